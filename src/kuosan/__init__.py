@@ -1,0 +1,3 @@
+"""kuosan: diffusion models on your own pictures."""
+
+__version__ = "0.1.0"
