@@ -1,0 +1,184 @@
+"""What a U-Net is made of: `UNetConfig`, and the shape we give a picture size by default. Torch-free.
+
+One set of fields covers DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021) and, with the context door, Stable
+Diffusion; docs/networks.md lists the settings of each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from kuosan.errors import Error, unknown
+
+TimeConditioning = Literal["add", "scale_shift"]
+Resample = Literal["conv", "conv_asymmetric", "block"]
+Size = Literal["tiny", "small", "medium", "large"]
+
+# channels at the first level, residual blocks a level, head width
+_SIZES: dict[str, tuple[int, int, int]] = {
+    "tiny": (32, 1, 32),
+    "small": (64, 1, 64),
+    "medium": (128, 2, 64),
+    "large": (192, 3, 64),
+}
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The fields of `networks.unet.UNet`; every impossible value is refused when the config is made."""
+
+    in_channels: int = 3  # of x, without `concat_channels`
+    out_channels: int = 3  # twice in_channels for a learned variance
+    channels: int = 128  # width at the first level
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # width of each level = channels * multiplier
+    blocks: int = 2  # residual blocks a level going down; one more going up
+    attention: tuple[bool, ...] = (False, True, False, False)  # self-attention after each block of the level
+    middle_attention: bool = True
+    head_channels: int | None = None  # width of one attention head; None = one head
+    time_conditioning: TimeConditioning = "add"  # DDPM adds; ADM scales and shifts after the norm
+    resample: Resample = "conv"  # stride-2 and nearest + 3x3 convs; DDPM's bottom-right padding; ADM's residual blocks
+    dropout: float = 0.0
+    groups: int = 32  # of every GroupNorm
+    norm_eps: float = 1e-5
+    cos_first: bool = True  # cos before sin in the time embedding (ADM); DDPM has sin first
+    freq_shift: float = 0.0  # frequencies 10000^(-i / (half - freq_shift)); 1 in DDPM
+    classes: int = 0  # label door; the table has one more row, the null label `classes`
+    context_width: int | None = None  # context door (cross-attention): not built yet
+    concat_channels: int = 0  # channels joined to x by the concat door
+    patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
+    checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
+
+    def __post_init__(self) -> None:
+        # YAML and JSON have no tuples
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        _check_numbers(self)
+        _check_levels(self)
+        _check_heads(self)
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions there are."""
+        return len(self.multipliers)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, the first the finest."""
+        return tuple(self.channels * m for m in self.multipliers)
+
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding: 4 x channels in DDPM and ADM alike."""
+        return 4 * self.channels
+
+    @property
+    def factor(self) -> int:
+        """Height and width of a picture must be multiples of this."""
+        return self.patch << (self.levels - 1)
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that means "no class", or None for a network without a label door."""
+        return self.classes or None
+
+
+def _refuse(config: UNetConfig, field: str, allowed: str, cure: str) -> Error:
+    return Error(f"UNetConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
+
+
+def _check_numbers(config: UNetConfig) -> None:
+    for field in ("in_channels", "out_channels", "channels", "blocks", "groups", "patch"):
+        if not _whole(getattr(config, field)) or getattr(config, field) < 1:
+            raise _refuse(config, field, "whole numbers from 1", f"Set {field} to 1 or more.")
+    for field in ("classes", "concat_channels"):
+        if not _whole(getattr(config, field)) or getattr(config, field) < 0:
+            raise _refuse(config, field, "whole numbers from 0", f"Set {field} to 0 to close that door.")
+    if not 0 <= config.dropout < 1:
+        raise _refuse(config, "dropout", "0 <= dropout < 1", "0.1 is DDPM's on CIFAR-10.")
+    if not (config.norm_eps > 0 and math.isfinite(config.norm_eps)):
+        raise _refuse(config, "norm_eps", "small positive numbers", "1e-5 is ADM's, 1e-6 DDPM's.")
+    if config.time_conditioning not in get_args(TimeConditioning):
+        raise unknown("time_conditioning", config.time_conditioning, get_args(TimeConditioning))
+    if config.resample not in get_args(Resample):
+        raise unknown("resample", config.resample, get_args(Resample))
+    if config.context_width is not None:
+        raise _refuse(config, "context_width", "None", "Cross-attention is not built yet: leave context_width out.")
+    if config.channels % 2:
+        raise _refuse(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
+    if not 0 <= config.freq_shift < config.channels // 2:
+        raise _refuse(config, "freq_shift", f"0 <= freq_shift < channels/2 = {config.channels // 2}", "ADM 0, DDPM 1.")
+
+
+def _check_levels(config: UNetConfig) -> None:
+    if not config.multipliers or not all(_whole(m) and m >= 1 for m in config.multipliers):
+        raise _refuse(config, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2).")
+    if not all(isinstance(on, bool) for on in config.attention):
+        raise _refuse(config, "attention", "true or false, one a level", "Example: (False, True, True).")
+    if len(config.attention) != config.levels:
+        cure = f"Give one of true or false for each of the {config.levels} multipliers {config.multipliers}."
+        raise _refuse(config, "attention", f"{config.levels} entries, not {len(config.attention)}", cure)
+    for width in config.widths:
+        if width % config.groups:
+            near = math.gcd(*config.widths)
+            cure = f"A level has {width} channels: choose groups that divide {near} (all levels), or other channels."
+            raise _refuse(config, "groups", f"divisors of every level's channels {config.widths}", cure)
+
+
+def _check_heads(config: UNetConfig) -> None:
+    head = config.head_channels
+    if head is None:
+        return
+    if not _whole(head) or head < 1:
+        raise _refuse(config, "head_channels", "whole numbers from 1, or None", "None gives one head.")
+    attending = [w for w, on in zip(config.widths, config.attention, strict=True) if on]
+    attending += [config.widths[-1]] * config.middle_attention
+    for width in attending:
+        if width % head:
+            cure = f"An attending level has {width} channels: choose a divisor of {math.gcd(*attending)}, or None."
+            raise _refuse(config, "head_channels", f"divisors of {sorted(set(attending))}", cure)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def default_unet(shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0) -> UNetConfig:
+    """A U-Net for pictures of `shape` (C, H, W): wide and low-resolution, attention at 16 x 16 and below.
+
+    Sides over 64 pixels enter in patches so that the finest level has at most 64 x 64 cells; the coarsest level has
+    about 8 x 8. "small" is 2.7 M parameters at 32 x 32.
+
+    Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
+    """
+    if size not in _SIZES:
+        raise unknown("network size", size, _SIZES)
+    count, height, width = shape
+    channels, blocks, head = _SIZES[size]
+    patch = 1
+    while max(height, width) > 64 * patch:
+        patch *= 2
+    levels = max(1, math.ceil(math.log2(max(height, width) / patch / 8)) + 1)
+    while levels > 1 and (height % (patch << (levels - 1)) or width % (patch << (levels - 1))):
+        levels -= 1
+    cells = max(height, width) / patch / 2 ** (levels - 1)
+    if cells > 16 or height % patch or width % patch:
+        step = patch * 2 ** max(0, math.ceil(math.log2(max(height, width) / patch / 16)))
+        low, high = (tuple(step * max(1, f(side / step)) for side in (height, width)) for f in (math.floor, math.ceil))
+        raise Error(
+            f"picture size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
+            f"{step} here. Resize or pad to {low[0]}x{low[1]} or {high[0]}x{high[1]}."
+        )
+    sides = [max(height, width) / patch / 2**i for i in range(levels)]
+    return UNetConfig(
+        in_channels=count,
+        out_channels=count,
+        channels=channels,
+        multipliers=(1, *[2] * (levels - 1)) if levels < 4 else (1, 2, *[4] * (levels - 2)),
+        blocks=blocks,
+        attention=tuple(side <= 16 for side in sides),
+        head_channels=head,
+        classes=classes,
+        patch=patch,
+    )

@@ -1,0 +1,128 @@
+"""The parts of a U-Net: time embedding, group norm, residual block, attention, resampling.
+
+Tensors stay channels_last from the entrance to the exit, so attention's tokens (B, H*W, C) are a view.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kuosan.networks.norm import GroupNorm
+
+
+def time_features(t: Tensor, width: int, *, cos_first: bool, freq_shift: float, dtype: torch.dtype) -> Tensor:
+    """Sines and cosines of t at geometric frequencies from 1 to 1/10000 (Ho et al. 2020): (B,) -> (B, width)."""
+    half = width // 2
+    steps = torch.arange(half, dtype=dtype, device=t.device)
+    angles = t.to(dtype)[:, None] * torch.exp(-math.log(10000) / (half - freq_shift) * steps)
+    waves = (angles.cos(), angles.sin()) if cos_first else (angles.sin(), angles.cos())
+    return torch.cat(waves, dim=1)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Average of each 2 x 2: (B, C, H, W) -> (B, C, H/2, W/2)."""
+    return F.avg_pool2d(x, 2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class DownConv(nn.Conv2d):
+    """A stride-2 3x3 convolution; `asymmetric` pads right and below only, as DDPM's TensorFlow did."""
+
+    def __init__(self, channels: int, *, asymmetric: bool) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+        self.asymmetric = asymmetric
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class UpConv(nn.Conv2d):
+    """Nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(upsample(x))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv2(act(norm2(conv1(act(norm1(x)))))), told the time between (Ho et al. 2020; ADM's resampling inside).
+
+    `time` is this block's share of the time conditioning: (B, out) to add, or (B, 2*out) to scale and shift with.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        *,
+        groups: int,
+        eps: float,
+        scale_shift: bool,
+        dropout: float = 0.0,
+        resample: str = "",  # "down", "up" or neither
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, channels, eps)
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.norm2 = GroupNorm(groups, out, eps)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+        self.resample = {"down": downsample, "up": upsample, "": None}[resample]
+        self.scale_shift = scale_shift
+        self.time_width = 2 * out if scale_shift else out
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.norm1(x, act=True)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h, act=True, scale=scale, shift=shift)
+        else:
+            h = self.norm2(h, act=True, bias=time)
+        if self.dropout and self.training:
+            h = F.dropout(h, self.dropout)
+        return cast(Tensor, self.shortcut(x) + self.conv2(h))
+
+
+class Attention(nn.Module):
+    """x + out(attention(norm(x))) between all pixels (B, C, H, W), in heads of `head_channels`."""
+
+    def __init__(self, channels: int, *, head_channels: int | None, groups: int, eps: float) -> None:
+        super().__init__()
+        self.heads = channels // (head_channels or channels)
+        self.norm = GroupNorm(groups, channels, eps)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
+        q, k, v = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        h = attend(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        return cast(Tensor, x + self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v: (B, heads, L, d) three times -> (B, heads, L, d).
+
+    Plain matmuls where a CPU must differentiate it in low precision: there the fused kernel's backward is slow.
+    """
+    low = q.dtype in (torch.bfloat16, torch.float16)
+    if q.device.type == "cpu" and q.requires_grad and low and q.shape[-2] <= 1024:
+        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+        return weights.to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)

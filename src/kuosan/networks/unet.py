@@ -1,0 +1,268 @@
+"""The U-Net (Ronneberger et al. 2015; Ho et al. 2020; Dhariwal & Nichol 2021): out = decoder(encoder(x, t)).
+
+It knows no noise: x, a clock t and conditions by door (label, concat) go in, `out_channels` come out.
+The encoder stands alone, for it is also the body of the noisy classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from kuosan.errors import Error
+from kuosan.networks.config import UNetConfig
+from kuosan.networks.initialise import initialise
+from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, time_features
+from kuosan.networks.norm import GroupNorm
+
+
+class Encoding(NamedTuple):
+    """What the encoder hands on: the coarsest features, every skip (finest first), and the time embedding."""
+
+    h: Tensor  # (B, C_last, H/2^k, W/2^k)
+    skips: list[Tensor]
+    emb: Tensor  # (B, time_width)
+
+
+def residual_block(config: UNetConfig, channels: int, out: int, resample: str = "") -> ResidualBlock:
+    """A residual block with the config's norm, conditioning and dropout."""
+    return ResidualBlock(
+        channels,
+        out,
+        groups=config.groups,
+        eps=config.norm_eps,
+        scale_shift=config.time_conditioning == "scale_shift",
+        dropout=config.dropout,
+        resample=resample,
+    )
+
+
+def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
+    """Self-attention where `wanted`, else the identity."""
+    if not wanted:
+        return nn.Identity()
+    return Attention(channels, head_channels=config.head_channels, groups=config.groups, eps=config.norm_eps)
+
+
+class Conditioning(nn.Linear):
+    """One matmul that makes every residual block's share of the time conditioning, handed out in order."""
+
+    def __init__(self, time_width: int, blocks: Iterable[ResidualBlock]) -> None:
+        self.widths = [block.time_width for block in blocks]
+        super().__init__(time_width, sum(self.widths))
+
+    def shares(self, emb: Tensor) -> Iterator[Tensor]:
+        """The shares of the embedding (B, time_width), one (B, block.time_width) a block."""
+        return iter(self(F.silu(emb)).split(self.widths, dim=1))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, each followed by its attention, then the way to the next resolution."""
+
+    def __init__(self, blocks: list[ResidualBlock], attentions: list[nn.Module], exit: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions)
+        self.exit = exit  # Identity, a convolution, or a resampling residual block
+
+
+def residual_blocks(modules: Iterable[nn.Module]) -> list[ResidualBlock]:
+    """All residual blocks inside `modules`, in the order they run."""
+    return [m for module in modules for m in module.modules() if isinstance(m, ResidualBlock)]
+
+
+class Encoder(nn.Module):
+    """The first half: entrance, levels going down, middle. `forward` gives an `Encoding`."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        entering = (config.in_channels + config.concat_channels) * config.patch**2
+        self.entrance = nn.Conv2d(entering, config.channels, 3, padding=1)
+        self.time = nn.Sequential(
+            nn.Linear(config.channels, config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
+        )
+        self.label = nn.Embedding(config.classes + 1, config.time_width) if config.classes else None
+        levels, channels = [], config.channels
+        for i, (width, wanted) in enumerate(zip(config.widths, config.attention, strict=True)):
+            blocks = [residual_block(config, width if j else channels, width) for j in range(config.blocks)]
+            attentions = [attention(config, width, wanted) for _ in blocks]
+            levels.append(Level(blocks, attentions, self._down(width, last=i == config.levels - 1)))
+            channels = width
+        self.levels = nn.ModuleList(levels)
+        self.middle = nn.ModuleList(
+            [
+                residual_block(config, channels, channels),
+                attention(config, channels, config.middle_attention),
+                residual_block(config, channels, channels),
+            ]
+        )
+        self.conditioning = Conditioning(config.time_width, residual_blocks([self.levels, self.middle]))
+
+    def _down(self, width: int, *, last: bool) -> nn.Module:
+        if last:
+            return nn.Identity()
+        if self.config.resample == "block":
+            return residual_block(self.config, width, width, "down")
+        return DownConv(width, asymmetric=self.config.resample == "conv_asymmetric")
+
+    def embed(self, t: Tensor, label: Tensor | None, batch: int) -> Tensor:
+        """The time embedding, with the label's row added: (B,) and (B,) -> (B, time_width), in the weights' dtype."""
+        first = cast(nn.Linear, self.time[0])
+        dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
+        with torch.autocast(t.device.type, enabled=False):  # bf16 cannot tell t = 999 from t = 1000
+            features = time_features(
+                t.expand(batch) if t.numel() == 1 else t,
+                self.config.channels,
+                cos_first=self.config.cos_first,
+                freq_shift=self.config.freq_shift,
+                dtype=dtype,
+            )
+            emb = cast(Tensor, self.time(features.to(first.weight.dtype)))
+            return emb if self.label is None else emb + self.label(label)
+
+    def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, concat: Tensor | None = None) -> Encoding:
+        _check(self.config, x, t, label, concat)
+        emb = self.embed(t, label, len(x))
+        shares = self.conditioning.shares(emb)
+        if concat is not None:
+            x = torch.cat([x, concat.to(x.dtype)], dim=1)
+        if self.config.patch > 1:
+            x = F.pixel_unshuffle(x, self.config.patch)
+        h = self.entrance(x.to(self.entrance.weight.dtype, memory_format=torch.channels_last))
+        skips = [h]
+        for level in cast(Iterable[Level], self.levels):
+            for block, attend in zip(level.blocks, level.attentions, strict=True):
+                h = attend(self._run(block, h, next(shares)))
+                skips.append(h)
+            if not isinstance(level.exit, nn.Identity):
+                is_block = isinstance(level.exit, ResidualBlock)
+                h = self._run(level.exit, h, next(shares)) if is_block else level.exit(h)
+                skips.append(h)
+        h = self._run(self.middle[0], h, next(shares))
+        h = self._run(self.middle[2], self.middle[1](h), next(shares))
+        return Encoding(h, skips, emb)
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return run(block, *inputs, recompute=self.config.checkpointing)
+
+
+class Decoder(nn.Module):
+    """The second half: levels going up, each block joined with its skip, then norm and the exit convolution."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        skips = _skip_widths(config)
+        levels, channels = [], config.widths[-1]
+        for i in reversed(range(config.levels)):
+            width, blocks = config.widths[i], []
+            for _ in range(config.blocks + 1):
+                blocks.append(residual_block(config, channels + skips.pop(), width))
+                channels = width
+            attentions = [attention(config, width, config.attention[i]) for _ in blocks]
+            levels.append(Level(blocks, attentions, self._up(width, last=i == 0)))
+        self.levels = nn.ModuleList(levels)
+        self.conditioning = Conditioning(config.time_width, residual_blocks([self.levels]))
+        self.norm = GroupNorm(config.groups, channels, config.norm_eps)
+        self.exit = nn.Conv2d(channels, config.out_channels * config.patch**2, 3, padding=1)
+
+    def _up(self, width: int, *, last: bool) -> nn.Module:
+        if last:
+            return nn.Identity()
+        return residual_block(self.config, width, width, "up") if self.config.resample == "block" else UpConv(width)
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        h, skips, emb = encoding
+        skips, shares = list(skips), self.conditioning.shares(emb)
+        recompute = self.config.checkpointing
+        for level in cast(Iterable[Level], self.levels):
+            for block, attend in zip(level.blocks, level.attentions, strict=True):
+                h = attend(run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute))
+            is_block = isinstance(level.exit, ResidualBlock)
+            h = run(level.exit, h, next(shares), recompute=recompute) if is_block else level.exit(h)
+        out = self.exit(self.norm(h, act=True))
+        return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else cast(Tensor, out)
+
+
+class UNet(nn.Module):
+    """The whole network; its weights are a pure function of (config, seed)."""
+
+    def __init__(self, config: UNetConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        device = torch.get_default_device()
+        with torch.device("meta"):  # torch's own initialisation would draw from its global generator
+            self.encoder = Encoder(config)
+            self.decoder = Decoder(config)
+        if device.type != "meta":
+            self.to_empty(device=device)
+            initialise(self, seed)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, in_channels, H, W)
+        t: Tensor,  # () | (1,) | (B,), whole or fractional
+        *,
+        label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
+        context: Tensor | None = None,
+        concat: Tensor | None = None,  # (B, concat_channels, H, W)
+    ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
+        if context is not None:
+            raise Error("this network has no context door (context_width is None): leave context out.")
+        return cast(Tensor, self.decoder(self.encoder(x, t, label=label, concat=concat))).to(x.dtype)
+
+
+def parameter_count(config: UNetConfig) -> int:
+    """How many weights a `UNet(config)` has, without making them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in UNet(config).parameters())
+
+
+def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+    """block(*inputs), its inside recomputed in the backward pass if asked (Chen et al. 2016)."""
+    if recompute and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
+    return block(*inputs)
+
+
+def _skip_widths(config: UNetConfig) -> list[int]:
+    skips = [config.channels]
+    for i, width in enumerate(config.widths):
+        skips += [width] * (config.blocks + (i < config.levels - 1))
+    return skips
+
+
+def _check(config: UNetConfig, x: Tensor, t: Tensor, label: Tensor | None, concat: Tensor | None) -> None:
+    """Refuse inputs this network cannot take; each sentence names the cure."""
+    if x.ndim != 4 or x.shape[1] != config.in_channels:
+        raise Error(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, H, W).")
+    B, _, H, W = x.shape
+    if H % config.factor or W % config.factor:
+        up = tuple(-(-side // config.factor) * config.factor for side in (H, W))
+        raise Error(
+            f"picture size {H}x{W}: this network takes sides that are multiples of {config.factor} "
+            f"(patch {config.patch}, {config.levels} levels). Resize or pad to {up[0]}x{up[1]}, or use fewer levels."
+        )
+    if t.numel() not in (1, B) or t.ndim > 1:
+        raise Error(f"t has shape {tuple(t.shape)}; allowed: (), (1,) or ({B},), one time a picture.")
+    if config.classes and (label is None or label.shape != (B,)):
+        got = "missing" if label is None else f"of shape {tuple(label.shape)}"
+        raise Error(
+            f"label is {got}; this network has {config.classes} classes: pass int64 labels of shape ({B},), "
+            f"{config.null_label} for none."
+        )
+    if not config.classes and label is not None:
+        raise Error("this network has no label door (classes is 0): leave label out, or train with classes.")
+    if config.concat_channels:
+        wanted = (B, config.concat_channels, H, W)
+        if concat is None or concat.shape != wanted:
+            got = "missing" if concat is None else f"of shape {tuple(concat.shape)}"
+            raise Error(f"concat is {got}; this network takes concat of shape {wanted}.")
+    elif concat is not None:
+        raise Error("this network has no concat door (concat_channels is 0): leave concat out.")
