@@ -1,0 +1,92 @@
+"""Where the steps of a walk lie: integer times as diffusers counts them, and even spacings of log SNR or sigma.
+
+Torch-free, like the schedules that use it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kuosan.errors import Error, unknown
+
+Array = NDArray[np.float64]
+
+Spacing = Literal["trailing", "leading", "linspace", "log_snr", "karras"]
+Last = Literal["clean", "first"]
+SPACINGS: tuple[str, ...] = ("trailing", "leading", "linspace", "log_snr", "karras")
+LASTS: tuple[str, ...] = ("clean", "first")
+TINY = 2.0**-53  # the least positive value of a uniform float64 draw
+
+
+def check_grid(
+    kind: str, spacings: tuple[str, ...], T: int | None, steps: int, spacing: str, last: str, offset: int
+) -> str:
+    """The spacing, once the grid is possible. Raises: Error."""
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, spacings)
+    if spacing not in spacings:
+        raise Error(f"spacing {spacing!r}: schedule {kind!r} has {', '.join(spacings)}.")
+    if last not in LASTS:
+        raise unknown("last", last, LASTS)
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise Error(f"steps {steps!r}: need a whole number, at least 1.")
+    if offset and spacing != "leading":
+        raise Error(f"offset {offset}: only spacing 'leading' has one; {spacing!r} was asked for.")
+    if T is not None and spacing in ("trailing", "leading", "linspace"):
+        if steps > T:
+            raise Error(f"steps {steps}: spacing {spacing!r} has at most T={T}; ask for fewer, or spacing log_snr.")
+        if spacing == "leading" and not 0 <= offset <= T - 1 - (steps - 1) * (T // steps):
+            raise Error(f"offset {offset}: the grid's first t would leave 0..{T - 1}; 0 always fits.")
+    return spacing
+
+
+def integer_times(T: int, steps: int, spacing: str, offset: int) -> Array:
+    """(steps,) falling times in 0..T-1, as diffusers counts them; one step of linspace starts at T-1, not at 0."""
+    if spacing == "trailing":
+        return np.asarray(np.round(np.arange(T, 0, -T / steps)[:steps]) - 1)
+    if spacing == "leading":
+        return np.asarray(np.arange(steps)[::-1] * (T // steps) + offset, dtype=np.float64)
+    return np.linspace(0, T - 1, steps, dtype=np.float64).round()[::-1] if steps > 1 else np.array([T - 1.0])
+
+
+def even_log_snr(high: float, low: float, steps: int, spacing: str, last: str, rho: float = 7.0) -> Array:
+    """Log SNRs from `high` noise to `low`, even in log SNR or in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5).
+
+    n values before a clean last level, n+1 where the last is the first trained one.
+    """
+    count = steps if last == "clean" else steps + 1
+    if spacing == "log_snr":
+        values = np.linspace(high, low, count)
+    else:
+        values = -2 * rho * np.log(np.linspace(math.exp(-high / 2 / rho), math.exp(-low / 2 / rho), count))
+    values[-1] = low
+    values[0] = high  # exact ends; one value alone is the noisy one
+    return values
+
+
+def in_unit(u: ArrayLike) -> Array:
+    """u as float64, all in [0, 1)."""
+    values = np.asarray(u, dtype=np.float64)
+    assert np.all((values >= 0) & (values < 1)), "u must lie in [0, 1)"
+    return values
+
+
+def sigmoid(x: ArrayLike) -> Array:
+    """1/(1 + exp(-x)) without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x, dtype=np.float64))))
+
+
+def normal_quantile(u: Array) -> Array:
+    """Phi^-1(u) for u in [0, 1); 0 is read as 2^-53."""
+    import torch
+
+    return np.asarray(torch.special.ndtri(torch.from_numpy(np.maximum(u, TINY))).numpy())
+
+
+def falling_interp(value: Array, table: Array) -> Array:
+    """The fractional index where a falling table, linear between entries, has the value; clamped to its ends."""
+    return np.asarray(np.interp(-value, -table, np.arange(len(table), dtype=np.float64)))

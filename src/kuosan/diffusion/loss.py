@@ -1,0 +1,70 @@
+"""The simple loss and its weights: weight(level) · mean((output - target)²), one value a picture.
+
+At a given x the output's error is k times the predicted data's, k = (a·sigma - b·alpha)/sigma. A weight is therefore
+written once, as the weight W of the squared error of x0, and w = W/k² makes it the same whatever is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kuosan.diffusion import names
+from kuosan.diffusion.denoiser import Network, evaluate
+from kuosan.diffusion.level import Level
+from kuosan.diffusion.prediction import row, target
+from kuosan.errors import Error
+
+# Each is sigma²·W: finite at alpha = 0 and at sigma = 0.
+SIGMA2_WEIGHTS: dict[str, Callable[[Level, float], Tensor]] = {
+    "snr": lambda level, _: level.alpha**2,  # W = SNR: DDPM's simple loss of eps (Ho et al. 2020, eq. 14)
+    "x0": lambda level, _: level.sigma**2,  # W = 1
+    "min_snr": lambda level, _: torch.minimum(level.alpha**2, 5 * level.sigma**2),  # gamma 5 (Hang et al. 2023)
+    "edm": lambda level, d: level.alpha**2 + (level.sigma / d) ** 2,  # (Karras et al. 2022, table 1)
+    "p2": lambda level, _: (
+        level.alpha**2 * level.sigma**2 / (level.alpha**2 + level.sigma**2)
+    ),  # k=1 (Choi et al. 2022)
+    "sigmoid": lambda level, _: level.alpha**2 * torch.sigmoid(2 - level.log_snr),  # (Kingma & Gao 2023, k = 2)
+}
+
+
+def weight(name: str, level: Level, prediction: str, sigma_data: float = 0.5) -> Tensor:
+    """w of the squared error of the output, float64 of the level's shape; simple is 1 for every prediction.
+
+    Raises: Error for an unknown name, or where the output does not tell x0 (eps at alpha = 0).
+    """
+    name = names.weight(name)
+    a, b, _ = row(prediction, level, sigma_data)
+    if name == "simple":
+        return torch.ones_like(level.alpha)
+    k2 = (a * level.sigma - b * level.alpha) ** 2
+    if torch.any(k2 == 0):
+        raise Error(f"weight {name!r} of prediction {prediction!r} at alpha = 0: it has no value; use weight 'simple'.")
+    return SIGMA2_WEIGHTS[name](level, sigma_data) / k2
+
+
+def simple_loss(
+    network: Network,
+    prediction: str,
+    x0: Tensor,
+    level: Level,
+    eps: Tensor,
+    *,
+    weight_name: str = "simple",
+    sigma_data: float = 0.5,
+    learned_variance: bool = False,
+    cond: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """The weighted loss of each picture, (B,) float32, for levels () or (B,)."""
+    out, _ = evaluate(network, prediction, level.add(x0, eps), level, sigma_data, learned_variance, cond)
+    wanted = target(prediction, x0, eps, level, sigma_data)
+    w = weight(weight_name, level, prediction, sigma_data)
+    return squared_error(out, wanted) * w.to(wanted.device, wanted.dtype)
+
+
+def squared_error(out: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared error of each picture: (B, C, H, W) twice -> (B,)."""
+    return (out.to(wanted.dtype) - wanted).square().flatten(1).mean(1)

@@ -1,0 +1,228 @@
+"""The names a user may give to the mathematics, and which of them go together. Torch-free.
+
+Every name is either understood or refused: `check` raises an Error for what would be wrong or without effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kuosan.diffusion.grids import LASTS, check_grid
+from kuosan.errors import Error, unknown
+
+SCHEDULES: tuple[str, ...] = ("discrete", "karras", "flow")
+BETAS: tuple[str, ...] = ("linear", "scaled_linear", "cosine", "sigmoid")
+PREDICTIONS: tuple[str, ...] = ("eps", "x0", "v", "flow", "edm")
+WEIGHTS: tuple[str, ...] = ("simple", "snr", "x0", "min_snr", "edm", "p2", "sigmoid")
+VARIANCES: tuple[str, ...] = ("beta", "posterior", "learned")
+
+PREDICTION_ALIASES = {
+    "epsilon": "eps",
+    "noise": "eps",
+    "sample": "x0",
+    "v_prediction": "v",
+    "velocity": "v",
+    "flow_prediction": "flow",
+}  # diffusers' words
+VARIANCE_ALIASES = {"fixed_large": "beta", "fixed_small": "posterior", "learned_range": "learned"}
+WEIGHT_ALIASES = {"uniform": "simple", "min_snr_gamma": "min_snr", "min-snr": "min_snr"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a sampler: its default, and the words or the range it takes."""
+
+    default: str | float
+    words: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+
+    def check(self, sampler: str, name: str, value: object) -> None:
+        if self.words:
+            if value not in self.words:
+                raise unknown(f"{name} of sampler {sampler!r}", value, self.words)
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            raise Error(f"{name} {value!r}: sampler {sampler!r} takes a number from {self.low:g} to {self.high:g}.")
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """What is known of a sampler without running it."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]  # other tools' spellings; case, spaces, dashes and underscores do not matter
+    default_steps: int
+    options: Mapping[str, Option] = field(default_factory=dict)
+    order: int = 1
+    per_step: int = 1  # network evaluations a step
+    finite_snr: bool = False  # cannot start where alpha = 0
+
+    def evaluations(self, steps: int, last: str = "clean") -> int:
+        """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0."""
+        return steps * self.per_step - (self.per_step - 1 if last == "clean" else 0)
+
+    def stochastic(self, options: Mapping[str, Any] | None = None) -> bool:
+        """Whether the walk draws noise between steps, with these options."""
+        given = options or {}
+        if "eta" in self.options:
+            return bool(given.get("eta", self.options["eta"].default))
+        return "variance" in self.options
+
+
+SAMPLERS: dict[str, SamplerSpec] = {
+    spec.name: spec
+    for spec in (
+        SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler", "ancestral"), 1000,
+                    {"variance": Option("beta", VARIANCES)}),
+        SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler",), 50, {"eta": Option(0.0)}),
+        SamplerSpec("euler", "Euler (Karras et al. 2022)", ("k_euler", "sample_euler", "EulerDiscreteScheduler",
+                    "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"), 50),
+        SamplerSpec("euler_ancestral", "Euler ancestral (k-diffusion)", ("Euler a", "k_euler_a", "k_euler_ancestral",
+                    "sample_euler_ancestral", "EulerAncestralDiscreteScheduler"), 50, {"eta": Option(1.0)}),
+        SamplerSpec("heun", "Heun (Karras et al. 2022)", ("k_heun", "sample_heun", "HeunDiscreteScheduler"), 25,
+                    order=2, per_step=2, finite_snr=True),
+        SamplerSpec("dpm_solver_2m", "DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M", "dpmpp_2m", "k_dpmpp_2m",
+                    "sample_dpmpp_2m", "dpm_solver++", "dpmsolver++", "dpm_solver++_2m", "dpm_solver_pp_2m",
+                    "DPMSolverMultistepScheduler", "dpm_solver_multistep"), 20, order=2),
+    )
+}  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """A spelling without case, spaces, dashes, underscores or a 'Scheduler' at its end."""
+    return re.sub(r"[\s_\-.]", "", name.lower()).replace("++", "pp").removesuffix("scheduler")
+
+
+SPELLINGS = {plain(alias): spec.name for spec in SAMPLERS.values() for alias in (spec.name, *spec.aliases)}
+
+
+def sampler(name: str) -> str:
+    """The canonical name of a sampler in any known spelling. Raises: Error, with the nearest name."""
+    key = plain(str(name))
+    if key in SPELLINGS:
+        return SPELLINGS[key]
+    for spacing in ("karras", "exponential"):
+        if key.endswith(spacing) and key.removesuffix(spacing) in SPELLINGS:
+            cure = "karras" if spacing == "karras" else "log_snr"
+            raise Error(f"sampler {name!r}: say sampler {SPELLINGS[key.removesuffix(spacing)]!r} and spacing {cure!r}.")
+    raise unknown("sampler", name, SAMPLERS)
+
+
+def prediction(name: str) -> str:
+    """The canonical name of a prediction; diffusers' words are understood. Raises: Error."""
+    found = PREDICTION_ALIASES.get(name, name)
+    if found not in PREDICTIONS:
+        raise unknown("prediction", name, PREDICTIONS)
+    return found
+
+
+def variance(name: str) -> str:
+    """The canonical name of DDPM's variance; diffusers' words are understood. Raises: Error."""
+    found = VARIANCE_ALIASES.get(name, name)
+    if found not in VARIANCES:
+        raise unknown("variance", name, VARIANCES)
+    return found
+
+
+def weight(name: str) -> str:
+    """The canonical name of a loss weight. Raises: Error."""
+    found = WEIGHT_ALIASES.get(name, name)
+    if found not in WEIGHTS:
+        raise unknown("weight", name, WEIGHTS)
+    return found
+
+
+def default_spacing(schedule: object) -> str | None:
+    """The spacing a schedule is walked in unless told; None leaves it to a schedule of the user's own."""
+    kind = getattr(schedule, "kind", None)
+    return {"discrete": "trailing", "karras": "karras", "flow": "trailing"}.get(str(kind))
+
+
+def starts_at_pure_noise(schedule: object) -> bool:
+    """Whether the schedule's grids begin at alpha = 0."""
+    return getattr(schedule, "kind", None) == "flow" or bool(getattr(schedule, "zero_terminal_snr", False))
+
+
+def check(
+    schedule: object,
+    prediction: str,
+    *,
+    sampler: object = None,
+    steps: int | None = None,
+    spacing: str | None = None,
+    last: str = "clean",
+    offset: int = 0,
+    learned_variance: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse what cannot be trained (schedule and prediction) or, where a sampler is named, what cannot be sampled.
+
+    A schedule or a sampler of the user's own is taken at its word: only the rules that its attributes can tell apply.
+    Raises: Error, naming the thing, its value, what is allowed and the cure.
+    """
+    check_model(schedule, prediction)
+    if steps is not None or spacing is not None or last != "clean" or offset:
+        check_walk(schedule, 1 if steps is None else steps, spacing, last, offset)
+    if sampler is None:
+        if options:
+            raise Error(f"options {', '.join(options)}: they belong to a sampler, and none is named.")
+    elif not callable(sampler):
+        check_sampler(schedule, str(sampler), learned_variance, options or {})
+
+
+def check_model(schedule: object, name: str) -> None:
+    """Refuse a prediction that a schedule's noisiest level does not allow."""
+    if name not in PREDICTIONS:
+        raise unknown("prediction", name, PREDICTIONS)
+    if name == "eps" and starts_at_pure_noise(schedule):
+        cause = "zero_terminal_snr" if getattr(schedule, "zero_terminal_snr", False) else "a flow schedule"
+        raise Error(
+            f"prediction 'eps' with {cause}: sampling starts at alpha = 0, where the noise tells nothing of the "
+            "picture; predict v, x0, flow or edm."
+        )
+
+
+def check_walk(schedule: object, steps: int, spacing: str | None, last: str, offset: int) -> None:
+    """Refuse a grid that a schedule does not have."""
+    spacings = getattr(schedule, "spacings", None)
+    spacing = spacing or default_spacing(schedule)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise Error(f"steps {steps!r}: need a whole number, at least 1.")
+    if last not in LASTS:
+        raise unknown("last", last, LASTS)
+    if spacings is None or spacing is None:
+        return
+    kind = str(getattr(schedule, "kind", "own"))
+    check_grid(kind, spacings, getattr(schedule, "T", None), steps, spacing, last, offset)
+    if kind == "discrete" and starts_at_pure_noise(schedule) and spacing in ("log_snr", "karras"):
+        raise Error(f"spacing {spacing!r} with zero_terminal_snr: the first level has no finite log SNR; use trailing.")
+
+
+def check_sampler(schedule: object, name: str, learned_variance: bool, options: Mapping[str, Any]) -> None:
+    """Refuse an option that a sampler lacks, and a sampler that cannot walk the schedule."""
+    spec = SAMPLERS[sampler(name)]
+    for key, value in options.items():
+        if key not in spec.options:
+            having = ", ".join(other.name for other in SAMPLERS.values() if key in other.options)
+            raise Error(
+                f"{key} {value!r}: sampler {spec.name!r} has no {key}; "
+                + (f"use {having}, or leave {key} out." if having else f"it has {', '.join(spec.options) or 'none'}.")
+            )
+        spec.options[key].check(spec.name, key, value)
+    if options.get("variance") == "learned" and not learned_variance:
+        raise Error("variance 'learned': this model predicts no variance; use variance 'beta' or 'posterior'.")
+    if spec.finite_snr and starts_at_pure_noise(schedule):
+        raise Error(
+            f"sampler {spec.name!r}: the grid starts at alpha = 0, where sigma/alpha is infinite; "
+            "use ddim, euler or dpm_solver_2m."
+        )
+
+
+def check_weight(name: str, schedule: object, prediction: str) -> None:
+    """Refuse a loss weight that is unknown, or a prediction the schedule does not allow."""
+    weight(name)
+    check_model(schedule, prediction)
