@@ -29,6 +29,7 @@ _SIZES: dict[str, tuple[int, int, int]] = {
 class UNetConfig:
     """The fields of `networks.unet.UNet`; every impossible value is refused when the config is made."""
 
+    kind: Literal["unet"] = "unet"  # which network this configures
     in_channels: int = 3  # of x, without `concat_channels`
     out_channels: int = 3  # twice in_channels for a learned variance
     channels: int = 128  # width at the first level
