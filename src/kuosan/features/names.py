@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lite0:
-    """EfficientNet-Lite0 on pictures resized to `size` pixels a side (224 is what it was trained at)."""
+    """EfficientNet-Lite0 on pictures resized to `size` pixels a side (224 is what it was trained at).
+
+    On 32-pixel pictures (400 of Fashion-MNIST a side) 128 pixels find noise of sigma 4/255 and missing classes as
+    surely as 224 (15 against 16 and 6 against 6 standard errors), blur less so (8 against 13), in a quarter of the
+    time. Always float32: in bf16 the features are 10 % off.
+    """
 
     size: int = 224
     dim: int = 1280
