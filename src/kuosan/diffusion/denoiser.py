@@ -60,11 +60,11 @@ def evaluate(
     """The network's output at a level, input scaled as its prediction wants, and the variance's fraction if learned."""
     scale = row(prediction, level, sigma_data).scale
     out = network(x * over(scale, x) if prediction == "edm" else x, clock(level, x), **(cond or {}))
-    channels = 2 * x.shape[1] if learned_variance else x.shape[1]
-    if out.shape != (x.shape[0], channels, *x.shape[2:]):
+    wanted = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if learned_variance else tuple(x.shape)
+    if out.shape != wanted:
         raise Error(
             f"the network put out {tuple(out.shape)} for an input of {tuple(x.shape)}; with learned_variance "
-            f"{learned_variance} it must be {(x.shape[0], channels, *x.shape[2:])}."
+            f"{learned_variance} it must be {wanted}."
         )
     if not learned_variance:
         return out, None
