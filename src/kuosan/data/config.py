@@ -1,0 +1,96 @@
+"""What a data set is and how its pictures are made alike: one frozen dataclass, checked as it is built. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from kuosan.errors import Error, unknown
+
+Channels = Literal["auto", "rgb", "grey"]
+Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"]
+
+PORTRAITS = "portraits"  # the path that means: the data set inside the package
+SIZES = (8, 1024)  # pixels a side, smallest and largest
+HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
+# Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
+MOST_PIXELS = 178_956_970
+COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and what is done to each.
+
+    Attributes:
+        path: `portraits` (inside the package), or a folder, .zip, IDX (.gz or not), .npz or .npy.
+        size: pixels a side of the square pictures made; None decides from the data and says so.
+        channels: `rgb`, `grey`, or `auto`: grey where every picture is.
+        resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
+            with `background`; `stretch` ignores the aspect; `centre` never scales, it cuts or repeats the edges;
+            `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all pictures share one
+            size at most 8 pixels below `size`, else `crop`.
+        background: what transparent pictures lie on: white, black, grey or #rrggbb.
+        flip: mirror half of the training pictures, drawn anew each time.
+        hold_out: fraction kept out of training, chosen by content; None is the data set's own split, else 0.05.
+        memory_gib: pictures are kept as bytes in memory when they fit in this.
+        workers: threads that decode; 0 decodes in the caller's.
+        max_pixels: a larger picture is refused from its header.
+    """
+
+    path: str = PORTRAITS
+    size: int | None = None
+    channels: Channels = "auto"
+    resize: Resize = "auto"
+    background: str = "white"
+    flip: bool = False
+    hold_out: float | None = None
+    memory_gib: float = 2.0
+    workers: int = 2
+    max_pixels: int = 64_000_000
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path.strip():
+            raise Error(f"path {self.path!r} is no path: give a folder, a .zip, IDX or .npz file, or {PORTRAITS!r}.")
+        if self.size is not None:
+            _whole("size", self.size, *SIZES, "or leave it out to decide from the data")
+        for name, value, allowed in (
+            ("channels", self.channels, get_args(Channels)),
+            ("resize", self.resize, get_args(Resize)),
+        ):
+            if value not in allowed:
+                raise unknown(name, value, allowed)
+        rgb(self.background)
+        if not isinstance(self.flip, bool):
+            raise Error(f"flip {self.flip!r} must be true or false.")
+        if self.hold_out is not None:
+            _number("hold_out", self.hold_out, 0.0, 0.9)
+        _number("memory_gib", self.memory_gib, 0.0, 4096.0)
+        _whole("workers", self.workers, 0, 64, "0 decodes in the calling thread")
+        _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
+
+
+def rgb(background: str) -> tuple[int, int, int]:
+    """The bytes of a colour by name or #rrggbb.
+
+    Raises:
+        Error: it is neither.
+    """
+    if isinstance(background, str):
+        if background in COLOURS:
+            return COLOURS[background]
+        if re.fullmatch("#[0-9a-fA-F]{6}", background):
+            red, green, blue = bytes.fromhex(background[1:])
+            return red, green, blue
+    raise unknown("background", background, [*COLOURS, "#rrggbb"])
+
+
+def _whole(name: str, value: object, low: int, high: int, cure: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise Error(f"{name} {value!r} must be a whole number from {low} to {high}: {cure}.")
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise Error(f"{name} {value!r} must be a number from {low:g} to {high:g}.")

@@ -1,0 +1,188 @@
+"""What will be used, resized, converted and skipped, and why: `examine(config) -> Report`, nothing changed.
+
+The report of an opened data set is the same one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kuosan.data.config import HOLD_OUT, DataConfig
+from kuosan.data.scan import Progress, Scan, scan
+from kuosan.data.sources import find_source
+from kuosan.files import write_atomic
+
+SHOWN = 5  # examples a kind in `lines`; the written list has all
+
+
+class Report:
+    """Every file of a data set accounted for."""
+
+    def __init__(self, config: DataConfig, scanned: Scan) -> None:
+        self.config, self.scan, self.plan = config, scanned, scanned.plan
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their labels: the source's own order, else numbers by value, names by alphabet."""
+        found = {entry.label for entry in self.scan.entries if entry.label is not None}
+        if self.scan.listing.classes:
+            return self.scan.listing.classes
+        numbers = all(name.isdigit() for name in found)
+        return tuple(sorted(found, key=lambda name: (int(name), name) if numbers else (0, name)))
+
+    @cached_property
+    def duplicates(self) -> list[tuple[str, str]]:
+        """(name, the earlier one of the same content); they are used, and fall on the same side of the split."""
+        first: dict[str, str] = {}
+        pairs = []
+        for entry, look in zip(self.scan.entries, self.scan.looks):
+            if first.setdefault(look.key, entry.name) != entry.name:
+                pairs.append((entry.name, first[look.key]))
+        return pairs
+
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (held out, train): as the source says, else by content, so that added files move no other."""
+        hold_out = HOLD_OUT if self.config.hold_out is None else self.config.hold_out
+        held = np.array(
+            [
+                int(look.key[:13], 16) / 16**13 < hold_out if entry.held_out is None else entry.held_out
+                for entry, look in zip(self.scan.entries, self.scan.looks)
+            ],
+            bool,
+        )
+        if held.all():
+            held[:] = False  # too few pictures to keep any out
+        return np.flatnonzero(held), np.flatnonzero(~held)
+
+    def summary(self) -> dict[str, object]:
+        """The counts, as written to summary.json."""
+        held, train = self.split()
+        labels = Counter(entry.label for entry in self.scan.entries)
+        enlarged = sum(min(look.width, look.height) < self.plan.side for look in self.scan.looks)
+        return {
+            "path": self.config.path,
+            "used": len(self.scan.entries),
+            "train": len(train),
+            "held_out": len(held),
+            "skipped": len(self.scan.refused),
+            "size": self.plan.size,
+            "why_this_size": self.plan.why,
+            "resize": self.plan.rule,
+            "channels": "grey" if self.plan.channels == 1 else "rgb",
+            "resized": sum((look.width, look.height) != (self.plan.size,) * 2 for look in self.scan.looks),
+            "smaller_than_size": enlarged,
+            "sizes": len({(look.width, look.height) for look in self.scan.looks}),
+            "modes": dict(Counter(look.mode for look in self.scan.looks).most_common()),
+            "converted": dict(Counter(note for look in self.scan.looks for note in look.notes).most_common()),
+            "classes": {name: labels[name] for name in self.classes},
+            "without_class": labels[None] if self.classes else 0,
+            "captions": sum(entry.caption is not None for entry in self.scan.entries),
+            "caption_problems": [f"{name}: {reason}" for name, reason in self.scan.listing.missing],
+            "duplicates": len(self.duplicates),
+            "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
+        }
+
+    def lines(self) -> list[str]:
+        """The report in sentences, the first what was found, the last what was skipped."""
+        told = self.summary()
+        lines = [f"{self.scan.listing.says}.", self._use(told), self._size(told)]
+        if self.classes:
+            counts = [f"{name} {count:,}" for name, count in told["classes"].items()]  # type: ignore[attr-defined]
+            shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
+            lines.append(f"{len(counts)} classes: {shown}.")
+        if told["captions"]:
+            lines.append(f"{told['captions']:,} of {told['used']:,} pictures have a caption.")
+        lines.append(
+            "Mirrored at random (flip)." if self.config.flip else "Not mirrored; set flip if left and right may swap."
+        )
+        for note, count in told["converted"].items():  # type: ignore[attr-defined]
+            lines.append(f"{count:,} {note}.")
+        if self.duplicates:
+            lines.append(
+                f"{len(self.duplicates):,} have the same content as another: used, never split apart. "
+                + _few(self.duplicates)
+            )
+        if self.scan.listing.missing:
+            lines.append(
+                f"{len(self.scan.listing.missing):,} captions without effect: " + _few(self.scan.listing.missing)
+            )
+        if self.scan.refused:
+            lines.append(f"{len(self.scan.refused):,} skipped: " + _few(self.scan.refused))
+        return lines
+
+    def _use(self, told: dict[str, object]) -> str:
+        held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
+        if not told["held_out"] and self.config.hold_out != 0:
+            held += " (too few pictures)"
+        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}."
+
+    def _size(self, told: dict[str, object]) -> str:
+        plan, count = self.plan, told["used"]
+        colour = "grey" if plan.channels == 1 else "colour"
+        done = {
+            "crop": "shorter side scaled, centre cut",
+            "pad": f"longer side scaled, rest filled with {self.config.background}",
+            "stretch": "stretched, aspect ignored",
+            "centre": "not scaled; cut, or edges repeated, about the centre",
+        }[plan.rule]
+        if plan.side != plan.size:
+            done += f" at {plan.side}, a window drawn at random"
+        changed = f"{told['resized']:,} of {count:,} brought to it ({done})" if told["resized"] else "none resized"
+        small = f"; {told['smaller_than_size']:,} are smaller" if told["smaller_than_size"] else ""
+        return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+
+
+def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
+    """Look at every file that `config` names as training would, keeping nothing.
+
+    Raises:
+        Error: the path names no data set. A data set without one usable picture is a report, not an error.
+    """
+    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """accepted.csv, rejected.csv and summary.json into `folder`, which is made.
+
+    Raises:
+        Error: they cannot be written.
+    """
+    held = set(report.split()[0].tolist())
+    twin = dict(report.duplicates)
+    size = f"{report.plan.size}x{report.plan.size}"
+    accepted = [["name", "from", "to", "mode", "done", "class", "caption", "held_out", "same_as", "content"]]
+    for i, (entry, look) in enumerate(zip(report.scan.entries, report.scan.looks)):
+        row = [entry.name, f"{look.width}x{look.height}", size, look.mode, "; ".join(look.notes), entry.label or ""]
+        accepted.append([*row, entry.caption or "", str(i in held).lower(), twin.get(entry.name, ""), look.key])
+    rejected = [["name", "reason"], *map(list, report.scan.refused)]
+    folder = Path(folder)
+    contents = {
+        "accepted.csv": _csv(accepted),
+        "rejected.csv": _csv(rejected),
+        "summary.json": json.dumps(report.summary(), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in contents.items():
+        write_atomic(folder / name, text.encode("utf-8", "surrogateescape"))
+    return [folder / name for name in contents]
+
+
+def _csv(rows: list[list[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _few(pairs: list[tuple[str, str]]) -> str:
+    more = f"; and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
+    return "; ".join(f"{name} ({reason})" for name, reason in pairs[:SHOWN]) + more + "."
+
+
+def _kind(reason: str) -> str:
+    return reason.split(":")[0].split("(")[0].strip()

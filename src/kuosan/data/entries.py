@@ -1,0 +1,61 @@
+"""The nouns of a source: an entry (one picture before anybody looked), a listing of them, a look's result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture before anybody has looked at it; `stamp` is (bytes, modification time) where files have one."""
+
+    name: str
+    label: str | None = None
+    caption: str | None = None
+    held_out: bool | None = None  # None: decided by content
+    stamp: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: `skipped` and `missing` are (name, reason) of files passed over, captions without a home."""
+
+    entries: list[Entry]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    says: str = ""
+    classes: tuple[str, ...] | None = None  # a fixed order, where the source has one
+    by_folder: bool = False  # classes may be the first-level folders of those that turn out to be pictures
+    in_order: bool = False  # entries keep their own order; else pictures are numbered by content
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at one file told: `reason` is empty where it can be used."""
+
+    reason: str = ""
+    key: str = ""  # hash of the content, 128 bits
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Entries, and the content of each."""
+
+    def listing(self) -> Listing:
+        """What is there; nothing is decoded."""
+        ...
+
+    def read(self, entry: Entry, i: int) -> bytes | np.ndarray:
+        """The i-th entry: a file's bytes, or pixels (H, W, 1 or 3) uint8.
+
+        Raises:
+            Refused: this one cannot be used.
+        """
+        ...

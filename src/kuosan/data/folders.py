@@ -1,0 +1,158 @@
+"""Folders and zips of pictures: every file is an entry, a caption, or skipped with a reason."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from kuosan.data.captions import Beside, read_beside
+from kuosan.data.entries import Entry, Listing
+from kuosan.data.headers import Refused
+from kuosan.errors import Error
+
+BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
+
+
+class Folder:
+    """All files below a folder; nothing in it is ever written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def listing(self) -> Listing:
+        """Every file below the folder; links to folders are followed, but never in a circle."""
+        stamps: dict[str, tuple[int, int]] = {}
+        skipped: list[tuple[str, str]] = []
+        _walk(self.path, "", frozenset(), stamps, skipped)
+        beside = read_beside(stamps, self._read_text)
+        return _listing(f"folder {self.path}", stamps, beside, skipped)
+
+    def read(self, entry: Entry, i: int) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            Refused: it has gone, or may not be read.
+        """
+        try:
+            return (self.path / entry.name).read_bytes()
+        except OSError as reason:
+            raise Refused(f"unreadable: {reason.strerror}") from None
+
+    def _read_text(self, name: str, limit: int) -> bytes:
+        with (self.path / name).open("rb") as file:
+            return file.read(limit)
+
+
+class ZipFolder:
+    """A zip of the same; read in place, never unpacked."""
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.path = path
+        self.most = BYTES_A_PIXEL * max_pixels
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as reason:
+            raise Error(f"{path} is no readable zip ({reason}): unpack it, or make it anew.") from None
+
+    def listing(self) -> Listing:
+        """Every member; a member packed twice under one name counts once."""
+        stamps: dict[str, tuple[int, int]] = {}
+        skipped: list[tuple[str, str]] = []
+        for info in self.zip.infolist():
+            name = posixpath.normpath(info.filename)
+            if info.is_dir():
+                continue
+            if _hidden(name):
+                skipped.append((name, "hidden"))
+            elif info.flag_bits & 1:
+                skipped.append((name, "encrypted"))
+            elif info.file_size > self.most:
+                skipped.append((name, f"too large: {info.file_size:,} bytes unpacked"))
+            elif name != info.filename or name.startswith(("/", "..")):
+                skipped.append((info.filename, "a name that leads out of the zip"))
+            else:
+                stamps[name] = (info.file_size, info.CRC)
+        return _listing(f"zip {self.path}", stamps, read_beside(stamps, self._read), skipped)
+
+    def read(self, entry: Entry, i: int) -> bytes:
+        """The bytes of one member.
+
+        Raises:
+            Refused: it is damaged, or longer than it said.
+        """
+        try:
+            return self._read(entry.name, self.most + 1)
+        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error) as reason:
+            raise Refused(f"unreadable in the zip: {reason}") from None
+        except zipfile.BadZipFile as reason:
+            raise Refused(f"damaged in the zip: {reason}") from None
+
+    def _read(self, name: str, limit: int) -> bytes:
+        with self.zip.open(name) as file:
+            return file.read(limit)
+
+
+def _walk(
+    root: Path, below: str, above: frozenset[tuple[int, int]], stamps: dict, skipped: list[tuple[str, str]]
+) -> None:
+    """Fill `stamps` (name -> bytes, mtime) and `skipped`; `above` are the folders on the way here."""
+    try:
+        here = os.stat(root / below)
+        inside = sorted(os.scandir(root / below), key=lambda item: item.name)
+    except OSError as reason:
+        if not below:
+            raise Error(f"cannot read the folder {root}: {reason.strerror}.") from None
+        skipped.append((below, f"unreadable folder: {reason.strerror}"))
+        return
+    above = above | {(here.st_dev, here.st_ino)}
+    for item in inside:
+        name = posixpath.join(below, item.name)
+        if _hidden(name):
+            skipped.append((name, "hidden"))
+            continue
+        try:
+            found = item.stat()
+        except OSError as reason:
+            skipped.append((name, f"unreadable: {reason.strerror}"))
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            if (found.st_dev, found.st_ino) in above:
+                skipped.append((name, "link in a circle"))
+            else:
+                _walk(root, name, above, stamps, skipped)
+        elif stat.S_ISREG(found.st_mode):
+            stamps[name] = (found.st_size, found.st_mtime_ns)
+        else:
+            skipped.append((name, "not a regular file"))
+
+
+def _hidden(name: str) -> bool:
+    """Files that systems leave behind; nobody means them as pictures."""
+    parts = name.split("/")
+    return (
+        "__MACOSX" in parts or any(part.startswith(".") for part in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
+    )
+
+
+def _listing(what: str, stamps: dict[str, tuple[int, int]], beside: Beside, skipped: list[tuple[str, str]]) -> Listing:
+    names = sorted(name for name in stamps if name not in beside.taken)
+    entries = [Entry(name, beside.labels.get(name), beside.captions.get(name), None, stamps[name]) for name in names]
+    return Listing(entries, sorted(skipped), beside.problems, f"{what}: {len(entries):,} files", by_folder=True)
+
+
+def folder_labels(names: list[str]) -> list[str | None]:
+    """The class of each picture: its first-level folder, below what all of them share; none where there is no choice.
+
+    A zip usually holds one folder that holds everything; that one is not a class.
+    """
+    parts = [name.split("/")[:-1] for name in names]
+    depth = 0
+    while all(len(part) > depth for part in parts) and len({part[depth] for part in parts}) == 1:
+        depth += 1
+    if not all(len(part) > depth for part in parts):
+        return [None] * len(names)
+    return [part[depth] for part in parts]

@@ -1,0 +1,133 @@
+"""IDX, the format of the MNIST family: a magic number, the shape as big-endian words, then the bytes.
+
+http://yann.lecun.com/exdb/mnist/ gives 00 00 08 NN for NN dimensions of unsigned bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from kuosan.data.config import DataConfig
+from kuosan.data.entries import Entry, Listing
+from kuosan.errors import Error
+
+MAGIC = b"\0\0\x08"
+TRAIN, TEST = "train", ("t10k", "test")
+
+
+def is_idx(path: Path, head: bytes) -> bool:
+    """Whether a file of these first bytes is IDX, or a gzip of it."""
+    if head[:3] == MAGIC:
+        return True
+    if head[:2] != b"\x1f\x8b":
+        return False
+    try:
+        with gzip.open(path) as file:
+            return file.read(3) == MAGIC
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def is_idx_folder(path: Path) -> bool:
+    """Whether a folder is a data set of IDX files rather than of pictures."""
+    return bool(_image_files(path))
+
+
+class Idx:
+    """Pictures of an IDX file with its labels beside it; of a folder, `train` is trained on and `t10k` held out."""
+
+    def __init__(self, path: Path, config: DataConfig) -> None:
+        self.path = path
+        files = _image_files(path) if path.is_dir() else [path]
+        tests = [file for file in files if file.name.startswith(TEST)]
+        trains = [file for file in files if file not in tests]
+        if len(trains) > 1 or len(tests) > 1:
+            raise Error(f"{path} holds several data sets: name one of {', '.join(file.name for file in files)}.")
+        if config.hold_out is not None and trains:
+            tests = []  # a fraction of the training file was asked for instead
+        self.parts = [(_pictures(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
+
+    def listing(self) -> Listing:
+        """The pictures in the order of the file, those held out after."""
+        entries = []
+        for pictures, labels, held_out in self.parts:
+            part = "test" if held_out else "train"
+            for i in range(len(pictures)):
+                label = None if labels is None else str(labels[i])
+                entries.append(Entry(f"{part}[{i}]", label, None, held_out or (False if len(self.parts) > 1 else None)))
+        found = sorted({int(label) for _, labels, _ in self.parts if labels is not None for label in np.unique(labels)})
+        h, w = self.parts[0][0].shape[1:3]
+        says = f"IDX {self.path}: {len(entries):,} pictures of {w}x{h}" + ("" if found else ", no labels beside it")
+        return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True)
+
+    def read(self, entry: Entry, i: int) -> np.ndarray:
+        """Pixels (H, W, C) of the i-th."""
+        for pictures, _, _ in self.parts:
+            if i < len(pictures):
+                return pictures[i]
+            i -= len(pictures)
+        raise AssertionError(entry)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(file for kind in ("idx3", "idx4") for file in folder.glob(f"*images*{kind}-ubyte*") if file.is_file())
+
+
+def _pictures(path: Path, config: DataConfig) -> np.ndarray:  # (N, H, W, C)
+    values = _array(path, int((config.memory_gib + 1) * 2**30))
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.ndim != 4 or values.shape[3] not in (1, 3) or 0 in values.shape:
+        raise Error(f"{path} has shape {values.shape}; pictures are (N, H, W) or (N, H, W, 3): is it the labels' file?")
+    return values
+
+
+def _labels(pictures: Path) -> np.ndarray | None:
+    name = pictures.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    stem = name.removesuffix(".gz")
+    for other in (pictures.with_name(stem), pictures.with_name(stem + ".gz")):
+        if other != pictures and other.is_file():
+            labels, count = _array(other, 1 << 30), len(_header(pictures))
+            if labels.ndim != 1:
+                raise Error(f"{other} has shape {labels.shape}; labels are (N,).")
+            if len(labels) != (have := _header(pictures)[0]):
+                raise Error(f"{other} has {len(labels)} labels for {have} pictures in {pictures.name} ({count} dims).")
+            return labels
+    return None
+
+
+def _header(path: Path) -> tuple[int, ...]:
+    try:
+        with _open(path) as file:
+            head = file.read(4)
+            if head[:3] != MAGIC or not 1 <= head[3] <= 4:
+                raise Error(f"{path} is no IDX file of bytes: it starts with {head.hex()}, not 000008 and a dimension.")
+            return tuple(int(word) for word in np.frombuffer(file.read(4 * head[3]), ">u4"))
+    except (OSError, EOFError, zlib.error, IndexError) as reason:
+        raise Error(f"{path} cannot be read ({reason}): fetch it again.") from None
+
+
+def _array(path: Path, most: int) -> np.ndarray:
+    shape = _header(path)
+    size = int(np.prod([1, *shape], dtype=object))
+    if size > most:
+        raise Error(f"{path} says it holds {size:,} bytes, more than memory_gib allows ({most:,}): raise memory_gib.")
+    try:
+        with _open(path) as file:
+            file.read(4 + 4 * len(shape))
+            content = file.read(size)
+    except (OSError, EOFError, zlib.error) as reason:
+        raise Error(f"{path} is damaged ({reason}): fetch it again.") from None
+    if len(content) < size:
+        raise Error(f"{path} is cut short: it holds {len(content):,} of {size:,} bytes. Fetch it again.")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _open(path: Path) -> gzip.GzipFile:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if zipped else path.open("rb")  # type: ignore[return-value]

@@ -1,0 +1,60 @@
+"""What earlier looks told, in a file the caller names: a file of the same size and time is not looked at again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from kuosan.data.config import DataConfig
+from kuosan.data.entries import Entry, Look
+from kuosan.files import write_atomic
+
+VERSION = 1
+
+
+class Ledger:
+    """Looks by name and stamp; a ledger that is damaged or of other settings is as good as none."""
+
+    def __init__(self, path: Path | None, config: DataConfig) -> None:
+        self.path = path
+        self.head = {"version": VERSION, "path": str(Path(config.path).absolute()), "max_pixels": config.max_pixels}
+        self.rows: dict[str, dict] = {}
+        if path is None:
+            return
+        try:
+            found = json.loads(path.read_text())
+            if found["head"] == self.head:
+                self.rows = {name: row for name, row in found["rows"].items() if isinstance(row, dict)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self.rows = {}
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether this very file has been looked at."""
+        return self.look(entry) is not None
+
+    def look(self, entry: Entry) -> Look | None:
+        """What was told of the file, if size and time are the same."""
+        row = self.rows.get(entry.name)
+        if row is None or entry.stamp is None or row.get("stamp") != list(entry.stamp):
+            return None
+        try:
+            look = Look(**row["look"])
+        except (TypeError, KeyError):
+            return None
+        return None if look.reason else Look(**{**row["look"], "notes": tuple(look.notes)})
+
+    def write(self, entries: list[Entry], looks: list[Look]) -> None:
+        """Put down what was told; the file is replaced whole.
+
+        Raises:
+            Error: it cannot be written.
+        """
+        if self.path is None:
+            return
+        rows = {
+            entry.name: {"stamp": entry.stamp, "look": asdict(look)}
+            for entry, look in zip(entries, looks)
+            if entry.stamp is not None and not look.reason
+        }
+        write_atomic(self.path, json.dumps({"head": self.head, "rows": rows}))

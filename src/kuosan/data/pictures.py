@@ -1,0 +1,202 @@
+"""The opened data set: `open_pictures(config) -> Pictures`, and batches of it as x0 in [-1, 1].
+
+Pictures have numbers 0 .. N-1; `train` and `held_out` are numbers. The random part of a batch (mirror, window) is
+drawn from the keys its caller gives, so a batch is a pure function of (numbers, keys).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kuosan.data.config import DataConfig
+from kuosan.data.dataset import DatasetSource
+from kuosan.data.decoding import Refused
+from kuosan.data.doctor import Report
+from kuosan.data.entries import Source
+from kuosan.data.images import from_uint8
+from kuosan.data.scan import Progress, Scan, load, scan
+from kuosan.data.sources import find_source
+from kuosan.errors import Error
+from kuosan.seeds import Key, rng
+
+AHEAD = 4  # batches decoded before they are asked for
+
+
+class Batch(NamedTuple):
+    """Some pictures: x0 (B, C, H, W) float32 in [-1, 1], ids (B,) int64, label (B,) int64 (-1: none) or None."""
+
+    x0: Tensor
+    ids: Tensor
+    label: Tensor | None = None
+    caption: list[str] | None = None  # empty where a picture has none
+
+
+Request = tuple[Sequence[int] | np.ndarray, Sequence[Key] | None]  # the ids of a batch, and a key for each
+
+
+class Pictures:
+    """A data set ready to be trained on.
+
+    Attributes:
+        shape: (C, H, W) of x0.
+        train, held_out: picture numbers, (N,) int64 each, disjoint.
+        classes: their names in the order of the labels; empty without classes.
+        labels: (N,) int64, -1 where a picture has none; None without classes.
+        captions: a text a picture, None where it has none; None if no picture has one.
+        attributes: of the portraits, a dict a picture; None elsewhere.
+        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does.
+        report: every file accounted for.
+    """
+
+    def __init__(self, source: Source, scanned: Scan, config: DataConfig) -> None:
+        if not scanned.entries:
+            raise _nothing(config, scanned)
+        self.source, self.scan, self.config, self.plan = source, scanned, config, scanned.plan
+        self.report = Report(config, scanned)
+        self.shape = (self.plan.channels, self.plan.size, self.plan.size)
+        self.held_out, self.train = self.report.split()
+        self.classes = self.report.classes
+        places = {name: i for i, name in enumerate(self.classes)}
+        names = [entry.label for entry in scanned.entries]
+        self.labels = np.array([-1 if name is None else places[name] for name in names]) if self.classes else None
+        texts = [entry.caption for entry in scanned.entries]
+        self.captions = texts if any(text is not None for text in texts) else None
+        self.attributes: list[dict[str, str]] | None = getattr(source, "attributes", None)
+        self.fingerprint = self._fingerprint()
+
+    def __len__(self) -> int:
+        return len(self.scan.entries)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pixels are held as bytes, or decoded anew for each batch."""
+        return self.scan.pixels is not None
+
+    def describe(self) -> list[str]:
+        """What will be trained on and what is done to it, a sentence a line."""
+        return self.report.lines()
+
+    def name(self, id: int) -> str:
+        """The file, or the place in the array, of one picture."""
+        return self.scan.entries[id].name
+
+    def pixels(self, id: int) -> np.ndarray:
+        """The bytes kept of one picture, (side, side, C); side is larger than the size shown for random_crop.
+
+        Raises:
+            Error: its file has gone, or is not what it was when the data set was opened.
+        """
+        if self.scan.pixels is not None:
+            return self.scan.pixels[id]
+        entry, place = self.scan.entries[id], self.scan.places[id]
+        try:
+            return load(self.source, entry, place, self.scan.looks[id], self.config, self.plan)[0]
+        except Refused as reason:
+            raise Error(
+                f"{entry.name} in {self.config.path} was good when the data set was opened and is now {reason}. "
+                "Put the file back, or start again so that the folder is looked at anew."
+            ) from None
+
+    def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[Key] | None = None) -> Batch:
+        """Pictures by number; mirrored and moved as drawn from `keys`, one a picture, or as they are without keys."""
+        return self._finish(ids, [self.pixels(int(id)) for id in ids], keys)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """`batch` of each request in order; pictures that are not in memory are decoded ahead in threads."""
+        if self.in_memory or self.config.workers == 0 or isinstance(self.source, DatasetSource):
+            for ids, keys in requests:
+                yield self.batch(ids, keys)
+            return
+        waiting: deque[tuple[Request, list[Future[np.ndarray]]]] = deque()
+        with ThreadPoolExecutor(self.config.workers, thread_name_prefix="kuosan-decode") as pool:
+            try:
+                for request in chain(requests, [None] * AHEAD):
+                    if request is not None:
+                        waiting.append((request, [pool.submit(self.pixels, int(id)) for id in request[0]]))
+                        if len(waiting) < AHEAD:
+                            continue
+                    if waiting:
+                        (ids, keys), pixels = waiting.popleft()
+                        yield self._finish(ids, [result.result() for result in pixels], keys)
+            finally:
+                for _, pixels in waiting:
+                    for result in pixels:
+                        result.cancel()
+
+    def _finish(self, ids: Sequence[int] | np.ndarray, pixels: list[np.ndarray], keys: Sequence[Key] | None) -> Batch:
+        assert keys is None or len(keys) == len(ids), (len(ids), len(keys or ()))
+        x0 = torch.from_numpy(
+            from_uint8(np.stack([self._drawn(*pair) for pair in zip(pixels, keys or [None] * len(ids))]))
+        )
+        numbers = np.asarray(ids, np.int64)
+        label = None if self.labels is None else torch.from_numpy(self.labels[numbers])
+        caption = None if self.captions is None else [self.captions[i] or "" for i in numbers]
+        return Batch(x0, torch.from_numpy(numbers.copy()), label, caption)
+
+    def _drawn(self, pixels: np.ndarray, key: Key | None) -> np.ndarray:
+        """The window and the mirror image that `key` draws; the middle, unmirrored, without one."""
+        size, spare = self.plan.size, self.plan.side - self.plan.size
+        top = left = spare // 2
+        if key is not None and (spare or self.config.flip):
+            draw = rng(*key)
+            mirrored = draw.random() < 0.5
+            if spare:
+                top, left = (int(place) for place in draw.integers(0, spare + 1, 2))
+            if mirrored and self.config.flip:
+                pixels = pixels[:, ::-1]
+        return pixels[top : top + size, left : left + size]
+
+    def _fingerprint(self) -> str:
+        digest = blake2b(digest_size=16)
+        digest.update(repr((self.plan.size, self.plan.side, self.plan.rule, self.plan.channels)).encode())
+        digest.update(repr((self.plan.background, self.config.flip, self.classes)).encode())
+        held = set(self.held_out.tolist())
+        for i, (entry, look) in enumerate(zip(self.scan.entries, self.scan.looks)):
+            digest.update(repr((look.key, entry.label, entry.caption, i in held)).encode())
+        return digest.hexdigest()
+
+
+def open_pictures(
+    data: DataConfig | Any,
+    config: DataConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> Pictures:
+    """Open what a config names, or a torch data set (with `config` for size, channels and the rest).
+
+    Args:
+        progress: called as (what, done, of) while files are looked at.
+        cache: a file for what was told of each file, so that the next opening is quicker; none by default.
+
+    Raises:
+        Error: nothing is there, or nothing of it can be used.
+    """
+    if isinstance(data, DataConfig):
+        config, source = data, find_source(data)
+    else:
+        config = config or DataConfig(path=type(data).__name__)
+        source = DatasetSource(data, config)
+    return Pictures(source, scan(source, config, keep=True, progress=progress, cache=cache), config)
+
+
+def _nothing(config: DataConfig, scanned: Scan) -> Error:
+    if not scanned.refused:
+        return Error(f"{config.path} is empty: put pictures (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF) into it.")
+    shown = "; ".join(f"{name}: {reason}" for name, reason in scanned.refused[:3])
+    more = len(scanned.refused) - 3
+    return Error(
+        f"no picture in {config.path} can be used. {shown}"
+        + (f"; and {more} more." if more > 0 else ".")
+        + " `kuosan doctor` lists them all."
+    )

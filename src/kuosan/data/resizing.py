@@ -1,0 +1,70 @@
+"""A picture brought to a square: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking)."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG
+
+
+def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, int]) -> np.ndarray:
+    """Pixels (H, W, C) uint8 as (size, size, C) by `rule`: crop, pad, stretch or centre.
+
+    `crop` scales the central square only, so a 1 x 20,000 strip costs no more than a square.
+    """
+    h, w = pixels.shape[:2]
+    match rule:
+        case "crop":
+            side = min(h, w)
+            left, top = (w - side) // 2, (h - side) // 2
+            return _scale(pixels, (left, top, left + side, top + side), size, size)
+        case "pad":
+            wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
+            sheet = np.empty((size, size, pixels.shape[2]), np.uint8)
+            sheet[:] = background if pixels.shape[2] == 3 else luma(np.array([[background]], np.uint8))[0, 0]
+            top, left = (size - high) // 2, (size - wide) // 2
+            sheet[top : top + high, left : left + wide] = _scale(pixels, (0, 0, w, h), wide, high)
+            return sheet
+        case "stretch":
+            return _scale(pixels, (0, 0, w, h), size, size)
+        case "centre":
+            return _window(_window(pixels, size, 0), size, 1)
+    raise AssertionError(rule)
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """Grey (H, W, 1) of colour (H, W, 3), 0.299 R + 0.587 G + 0.114 B."""
+    return np.rint(pixels @ np.array(LUMA))[..., None].astype(np.uint8)
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether red, green and blue agree in every pixel of (H, W, C)."""
+    return pixels.shape[2] == 1 or bool(
+        (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
+    )
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Pixels (H, W, 1 or 3) as (H, W, channels)."""
+    if pixels.shape[2] == channels:
+        return pixels
+    return luma(pixels) if channels == 1 else np.repeat(pixels, 3, axis=2)
+
+
+def _scale(pixels: np.ndarray, box: tuple[int, int, int, int], wide: int, high: int) -> np.ndarray:
+    left, top, right, bottom = box
+    if (right - left, bottom - top) == (wide, high):
+        return pixels[top:bottom, left:right]
+    flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    scaled = np.asarray(Image.fromarray(flat).resize((wide, high), Image.Resampling.BICUBIC, box=box))
+    return scaled[..., None] if scaled.ndim == 2 else scaled
+
+
+def _window(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """The central `size` rows or columns; where there are fewer, the edge is repeated."""
+    have = pixels.shape[axis]
+    places = np.clip(
+        np.arange(size) - (size - have) // 2 if have < size else np.arange(size) + (have - size) // 2, 0, have - 1
+    )
+    return pixels.take(places, axis)

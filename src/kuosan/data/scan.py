@@ -1,0 +1,210 @@
+"""Every file of a source looked at once: what it is, whether it can be used, and if so its pixels.
+
+Two passes: headers (kind, size, content hash), from which size and rule are decided; then pixels, because only
+decoding shows whether a file is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from kuosan.data.config import SIZES, DataConfig, rgb
+from kuosan.data.decoding import Refused, decode, read_header
+from kuosan.data.entries import Entry, Listing, Look, Source
+from kuosan.data.folders import folder_labels
+from kuosan.data.ledger import Ledger
+from kuosan.data.resizing import fit, is_grey, with_channels
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+A, B = TypeVar("A"), TypeVar("B")
+
+DEFAULT_SIZE = 64  # pixels a side at most where nobody says: what a CPU can learn in an evening
+BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 32, instead of scaling them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to every picture: `side` pixels are stored of which `size` are shown (random_crop), by `rule`."""
+
+    size: int
+    side: int
+    rule: str
+    channels: int
+    background: tuple[int, int, int]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The usable entries in the order of their numbers, with looks; the rest in `refused`; pixels if they were kept."""
+
+    listing: Listing
+    plan: Plan
+    entries: list[Entry]
+    looks: list[Look]
+    places: list[int]  # each entry's place in the listing, which is what the source reads by
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    pixels: np.ndarray | None = None  # (N, side, side, C) uint8
+
+
+def scan(
+    source: Source, config: DataConfig, *, keep: bool, progress: Progress | None = None, cache: Path | None = None
+) -> Scan:
+    """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`."""
+    listing = source.listing()
+    ledger = Ledger(cache, config)
+    jobs = list(enumerate(listing.entries))
+    heads = list(_each(lambda job: _head(source, config, ledger, *job), jobs, config, progress, "headers"))
+    good = [i for i, look in enumerate(heads) if not look.reason]
+    if not listing.in_order:
+        good.sort(key=lambda i: (heads[i].key, listing.entries[i].name))
+    plan = decide(config, [heads[i] for i in good])
+    store = None
+    if keep and good and len(good) * plan.side**2 * plan.channels <= config.memory_gib * 2**30:
+        store = np.zeros((len(good), plan.side, plan.side, plan.channels), np.uint8)
+
+    def look(job: tuple[int, int]) -> Look:
+        place, i = job
+        known = heads[i]
+        if store is None and ledger.knows(listing.entries[i]):
+            return known
+        return _pixels(source, listing.entries[i], i, known, config, plan, None if store is None else store[place])
+
+    looks = list(_each(look, list(enumerate(good)), config, progress, "pictures"))
+    for i, told in zip(good, looks):
+        heads[i] = told
+    ledger.write(listing.entries, heads)
+    kept = [place for place, told in enumerate(looks) if not told.reason]
+    if store is not None and len(kept) < len(good):
+        store = store[kept]
+    refused = [
+        *listing.skipped,
+        *((listing.entries[i].name, told.reason) for i, told in enumerate(heads) if told.reason),
+    ]
+    places, looks = [good[place] for place in kept], [looks[place] for place in kept]
+    entries = [listing.entries[i] for i in places]
+    if config.channels == "auto" and plan.channels == 3 and entries and all(told.grey for told in looks):
+        plan = replace(plan, channels=1)
+        store = None if store is None else np.ascontiguousarray(store[..., :1])
+    return Scan(listing, plan, _labelled(listing, entries), looks, places, sorted(refused), store)
+
+
+def content_key(content: bytes | np.ndarray) -> str:
+    """128 bits of BLAKE2b of a file's bytes, or of an array's shape and values."""
+    if isinstance(content, bytes):
+        return blake2b(content, digest_size=16).hexdigest()
+    return blake2b(repr(content.shape).encode() + content.tobytes(), digest_size=16).hexdigest()
+
+
+def decide(config: DataConfig, heads: list[Look]) -> Plan:
+    """Size, rule and channels from the settings and, where they leave it open, from what is there."""
+    sizes = {(head.width, head.height) for head in heads}
+    size, why = config.size, "as set"
+    if size is None:
+        size, why = _size(heads, sizes)
+    rule = config.resize
+    if rule == "auto":
+        near = len(sizes) == 1 and all(0 <= size - side <= BORDER for pair in sizes for side in pair)
+        rule = "centre" if near else "crop"
+    side = size
+    if rule == "random_crop":
+        side, rule = size * 9 // 8, "crop"
+    grey = config.channels == "grey" or (config.channels == "auto" and bool(heads) and all(head.grey for head in heads))
+    return Plan(size, side, rule, 1 if grey else 3, rgb(config.background), why)
+
+
+def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
+    if len(sizes) == 1:
+        ((w, h),) = sizes
+        if w == h <= DEFAULT_SIZE:
+            return max(SIZES[0], -(-w // 8) * 8), f"all pictures are {w}x{h}"
+    shorter = sorted(min(head.width, head.height) for head in heads) or [DEFAULT_SIZE]
+    tenth = shorter[len(shorter) // 10]
+    size = max(SIZES[0], min(DEFAULT_SIZE, 1 << (tenth.bit_length() - 1)))
+    return size, f"nine in ten pictures are at least {tenth} pixels on their shorter side; set size for another"
+
+
+def _head(source: Source, config: DataConfig, ledger: Ledger, i: int, entry: Entry) -> Look:
+    known = ledger.look(entry)
+    if known is not None:
+        return known
+    try:
+        if entry.stamp is not None and entry.stamp[0] > 8 * config.max_pixels:
+            raise Refused(f"too large: {entry.stamp[0]:,} bytes")
+        content = source.read(entry, i)
+        if isinstance(content, np.ndarray):
+            h, w, c = content.shape
+            return Look("", content_key(content), w, h, "L" if c == 1 else "RGB", c == 1)
+        if not content:
+            raise Refused("empty file")
+        header = read_header(content, config.max_pixels)
+    except Refused as reason:
+        return Look(str(reason))
+    grey = header.mode in ("1", "L", "LA", "La", "F", "I") or header.mode.startswith("I;16")
+    return Look("", content_key(content), header.width, header.height, header.mode, grey)
+
+
+def _pixels(
+    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan, store: np.ndarray | None
+) -> Look:
+    try:
+        pixels, notes = load(source, entry, i, head, config, plan)
+    except Refused as reason:
+        return replace(head, reason=str(reason))
+    if store is not None:
+        store[:] = pixels
+    return replace(head, grey=is_grey(pixels), notes=notes)
+
+
+def load(
+    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """One picture as planned, (side, side, C) uint8, and what was done to it.
+
+    Raises:
+        Refused: it cannot be decoded, or is not what it was when it was looked at.
+    """
+    content = source.read(entry, i)
+    notes: tuple[str, ...] = ()
+    if isinstance(content, np.ndarray):
+        pixels = content
+    else:
+        if content_key(content) != head.key:
+            raise Refused("changed since it was looked at")
+        decoded = decode(content, plan.background, config.max_pixels)
+        pixels, notes = decoded.pixels, decoded.notes
+    return with_channels(fit(pixels, plan.side, plan.rule, plan.background), plan.channels), notes
+
+
+def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
+    if not listing.by_folder or any(entry.label is not None for entry in entries):
+        return entries
+    labels = folder_labels([entry.name for entry in entries])
+    return [replace(entry, label=label) for entry, label in zip(entries, labels)]
+
+
+def _each(
+    work: Callable[[A], B], jobs: list[A], config: DataConfig, progress: Progress | None, what: str
+) -> Iterator[B]:
+    """`work` over `jobs` in order, in `config.workers` threads; at most a few hundred results wait."""
+    tell = progress or (lambda what, done, of: None)
+    if config.workers == 0:
+        for done, job in enumerate(jobs, 1):
+            yield work(job)
+            tell(what, done, len(jobs))
+        return
+    with ThreadPoolExecutor(config.workers) as pool:
+        rest, done = iter(jobs), 0
+        while chunk := list(islice(rest, 256)):
+            for result in pool.map(work, chunk):
+                done += 1
+                yield result
+                tell(what, done, len(jobs))
