@@ -1,0 +1,62 @@
+"""`kuosan doctor`: what of a folder would be used, resized or skipped, and why; nothing in it is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from kuosan.cli.console import counting, say
+from kuosan.data.config import DataConfig
+from kuosan.errors import Error
+
+
+def doctor(
+    data: str,
+    *,
+    out: Path | None = None,
+    size: int | None = None,
+    channels: Literal["auto", "rgb", "grey"] = "auto",
+    resize: Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"] = "auto",
+    background: str = "white",
+    hold_out: float | None = None,
+    max_pixels: int = DataConfig.max_pixels,
+) -> int:
+    """Look at every file of DATA as training would, and say what becomes of it.
+
+    Exit code 0 if there is something to train on, 1 if not.
+
+    Parameters
+    ----------
+    data
+        A folder, zip, IDX or npz file, or `portraits`.
+    out
+        Write accepted.csv, rejected.csv and summary.json into this folder.
+    size
+        Pixels a side; decided from the pictures if not given.
+    channels
+        Colour, grey, or decided from the pictures.
+    resize
+        How pictures of other sizes are brought to it.
+    background
+        What transparent pictures lie on: white, black, grey or #rrggbb.
+    hold_out
+        Fraction held out of training.
+    max_pixels
+        Larger pictures are refused from their header.
+    """
+    config = DataConfig(
+        data, size, channels, resize, background, hold_out=hold_out, max_pixels=max_pixels
+    )
+    from kuosan.data.doctor import examine, write
+
+    if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise Error(f"--out {out} lies inside {data}: the report would be looked at as data. Choose another folder.")
+    with counting("doctor") as progress:
+        report = examine(config, progress=progress)
+    for line in report.lines():
+        say(line)
+    if out is not None:
+        say(f"written: {', '.join(str(path) for path in write(report, out))}")
+    elif report.scan.refused:
+        say("The whole list: kuosan doctor DATA --out FOLDER")
+    return 0 if report.scan.entries else 1

@@ -1,0 +1,150 @@
+"""`kuosan train`: from a folder of pictures to a trained model; the same command again goes on where it stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from kuosan import config as trees
+from kuosan import options
+from kuosan.cli.console import console, counting, duration, say
+from kuosan.errors import Error
+from kuosan.files import size_text
+from kuosan.networks.config import Size
+from kuosan.train.config import RunConfig, resolve
+
+SHORT = {"channels": "data.channels", "name": "model.network.name", "size": "data.size"}  # keys that several have
+
+
+def train(
+    *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    out: Path | None = None,
+    config: Path | None = None,
+    network: Size = "small",
+    init: Path | None = None,
+    accept_new_data: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Train a diffusion model on DATA: a folder, zip, IDX or npz file of pictures, or `portraits`.
+
+    The same command again goes on where the run stopped, bit for bit. Every option of the configuration can be given
+    as --key value; `kuosan train --help` lists them, docs/cli.md explains them.
+
+    Parameters
+    ----------
+    tokens
+        The pictures, and options of the configuration.
+    out
+        The run's folder; runs/NAME OF THE DATA if not given.
+    config
+        A YAML file of options, below those given here.
+    network
+        The U-Net's size when its fields are not given: tiny, small, medium or large.
+    init
+        Start from the averaged weights of this run.
+    accept_new_data
+        Go on although the pictures are not the ones the run was trained on.
+    dry_run
+        Say what would be done, and do nothing.
+    """
+    tree, words = options.parse(list(tokens), RunConfig, SHORT)
+    if len(words) > 1:
+        raise Error(f"one data set at a time: {words[0]!r} and {words[1]!r} were given.")
+    if words and "path" in tree.get("data", {}):
+        raise Error(f"the pictures are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
+    if words:
+        tree.setdefault("data", {})["path"] = words[0]
+    if config is not None:
+        tree = trees.merge(trees.load(config), tree)
+    out, tree = _place(out, tree)
+    resolve(tree, (3, 64, 64), network)  # what can be refused before torch and the pictures load, is
+    return _run(out, tree, network, init, accept_new_data, dry_run)
+
+
+def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
+    """The run's folder, and the configuration with the data filled in from a run that is there already."""
+    path = tree.get("data", {}).get("path")
+    if out is None and path is None:
+        raise Error("no pictures given: kuosan train FOLDER (or zip, IDX, npz; `portraits` are built in).")
+    if out is None:
+        name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
+        return Path("runs") / name.removesuffix(".zip"), tree
+    if path is None:
+        if not (out / "config.yaml").is_file():
+            raise Error(f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {out}.")
+        tree = trees.merge(trees.load(out / "config.yaml"), tree)
+    return out, tree
+
+
+def _run(
+    out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool
+) -> int:
+    from kuosan.cli.console import TrainingReport
+    from kuosan.train import api
+    from kuosan.train.report import Silent
+
+    with counting("pictures") as progress:
+        asked = api.prepare(out, tree, size=network, progress=progress)
+    first = asked.world.first
+    if first:
+        say(f"compute: {asked.compute}")
+        for line in asked.pictures.describe():
+            say(f"pictures: {line}")
+    if dry_run:
+        if first:
+            _say_plan(api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True), asked)
+            say("dry run: nothing was written.")
+        return 0
+    with TrainingReport() if first else _Nobody() as report:
+        heard: Any = report if first else Silent()
+        run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
+        if first:
+            _say_plan(run, asked)
+        asked_to_stop = api.train(run)
+    if first:
+        _say_end(run, asked_to_stop)
+    return 128 + asked_to_stop if asked_to_stop else 0
+
+
+class _Nobody:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _say_plan(run: Any, asked: Any) -> None:
+    from kuosan.train.estimate import measure
+
+    config = run.config
+    if run.state.step >= config.train.max_steps:
+        return
+    cost = measure(run)
+    left = config.train.max_steps - run.state.step
+    epochs = config.train.max_steps * config.train.batch / len(asked.pictures.train)
+    schedule = config.model.schedule
+    detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
+    say(
+        f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} pictures, "
+        f"predicts {config.model.prediction}, schedule {detail}"
+    )
+    say(
+        f"training: {left} steps of {config.train.batch} ({epochs:.1f} epochs in all), "
+        f"about {duration(cost.seconds * left)}, about {size_text(cost.memory)} of memory"
+    )
+    say(f"run: {run.folder} (saved every {config.train.save_every} steps; Ctrl-C saves and stops)")
+
+
+def _say_end(run: Any, stopped: int) -> None:
+    folder, step, last = run.folder, run.state.step, run.config.train.max_steps
+    if stopped:
+        console.print()
+        say(f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. The same command goes on from there.")
+        return
+    say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
+    say(f"next: kuosan sample {folder} -n 16   (longer training: the same command with --max-steps {2 * last})")

@@ -1,0 +1,115 @@
+"""What hardware there is, and what follows from it: device, precision, memory format, threads. Each can be overridden."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kuosan.errors import Error, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how to compute; `auto` looks at the hardware."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps
+    precision: str = "auto"  # auto, bf16 or fp32: what the network's products are computed in; weights stay fp32
+    threads: int = 0  # processor threads; 0 lets torch choose
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:N", "mps"))
+        if not 0 <= self.threads <= 1024:
+            raise Error(f"threads = {self.threads} is not allowed: 0 (torch chooses) to 1024.")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The decision: where the network runs and in which numbers."""
+
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    name: str
+
+    def __str__(self) -> str:
+        numbers = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.dtype)]
+        layout = "channels_last" if self.device.type in ("cpu", "cuda") else "contiguous"
+        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
+        return f"{self.device} ({self.name}), {numbers}, {layout}{threads}"
+
+
+def choose(config: ComputeConfig | None = None) -> Compute:
+    """Decide from the configuration and the hardware; sets torch's thread count when one is asked for.
+
+    Raises:
+        Error: a device that this machine or this build of torch does not have.
+    """
+    import torch
+
+    config = config or ComputeConfig()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    fast = _has_fast_bf16(device)
+    dtype = torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and fast) else torch.float32
+    return Compute(device, dtype, torch.get_num_threads(), _name(device))
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            return torch.device("cuda", local % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise Error(f"device {wanted!r} is not a device; allowed: auto, cpu, cuda, cuda:N, mps.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Error("device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Error(f"device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise Error("device mps: torch sees no Apple GPU here; use --device cpu.")
+    return device
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """bf16 pays on CUDA from Ampere on, and on processors with AMX or AVX-512 BF16 instructions; else it is emulated."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and bool(_cpu_flags() & {"amx_bf16", "avx512_bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    line = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
+
+
+def _name(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return model or platform.processor() or platform.machine()

@@ -1,0 +1,102 @@
+"""The waist: what a checkpoint holds, and a network built from it. Everything above makes or uses a `Model`.
+
+A model is its network, the schedule of its noise, and what the network predicts: sampling needs nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from kuosan.diffusion.schedule import Discrete, Flow, Karras
+from kuosan.errors import Error
+from kuosan.networks.config import UNetConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kuosan.diffusion.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network that the caller brings as an nn.Module: called as `network(x, t)`, rebuilt by the caller when loading."""
+
+    kind: Literal["own"] = "own"
+    name: str = ""  # the class's name, shown when a run needs the network it was trained with
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a trained model is, in numbers and names: enough to build it and to sample from it."""
+
+    shape: tuple[int, int, int] | None = None  # channels, height, width of a picture; decided by the data
+    network: UNetConfig | OwnNetwork = field(default_factory=UNetConfig)  # unet, or own: a module given from Python
+    schedule: Discrete | Karras | Flow = field(default_factory=Discrete)  # the noise: discrete, karras (EDM) or flow
+    prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
+    sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
+    learned_variance: bool = False  # the network has 2C outputs, the second half the variance (Nichol & Dhariwal 2021)
+
+    def __post_init__(self) -> None:
+        from kuosan.diffusion import names
+
+        object.__setattr__(self, "prediction", names.prediction(self.prediction))
+        names.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
+        if not 0 < self.sigma_data:
+            raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
+
+
+@dataclass
+class Model:
+    """A network ready to denoise, with the configuration that says what it predicts and at which noise."""
+
+    config: ModelConfig
+    network: nn.Module
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of a picture."""
+        assert self.config.shape is not None, "a built model knows its shape"
+        return self.config.shape
+
+    def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:
+        """(x, level) -> Prediction, with the conditions bound."""
+        from kuosan.diffusion.denoiser import denoiser
+
+        return denoiser(
+            self.network,
+            self.config.prediction,
+            sigma_data=self.config.sigma_data,
+            learned_variance=self.config.learned_variance,
+            cond=cond,
+        )
+
+
+def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) -> Model:
+    """A model with freshly initialised weights; `network` is the caller's module where the configuration says `own`.
+
+    Raises:
+        Error: the configuration names a network of the caller's and none is given, or the other way round.
+    """
+    if isinstance(config.network, OwnNetwork):
+        if network is None:
+            raise Error(
+                f"this run was trained with a network of your own ({config.network.name}): the shell cannot build it; "
+                f"from Python, pass it: kuosan.load(run, network={config.network.name or 'MyNetwork'}(...))."
+            )
+        return Model(config, network)
+    if network is not None:
+        raise Error(f"network= was given ({type(network).__name__}), but this run has a kuosan U-Net: leave it out.")
+    from kuosan.networks.unet import UNet, initialise
+
+    unet = UNet(config.network)
+    initialise(unet, seed)
+    return Model(config, unet)
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """The few words about a model that a person wants to read before a run starts."""
+    kind = config.schedule.kind
+    if isinstance(config.schedule, Discrete):
+        kind = f"{config.schedule.betas}, T={config.schedule.T}"
+    return {"shape": config.shape, "schedule": kind, "prediction": config.prediction}

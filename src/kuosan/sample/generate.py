@@ -1,0 +1,163 @@
+"""Model + Request -> steps -> pictures: the one place where kuosan samples.
+
+`generate` yields after every denoising step, so that a caller can draw a bar, show a preview, write an animation or
+stop; it owns no bar itself. Trainer's previews, evaluation and the shell all come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from kuosan import seeds
+from kuosan.diffusion.guidance import clamp
+from kuosan.diffusion.samplers import SAMPLERS
+from kuosan.errors import Error
+from kuosan.sample.plan import Plan, plan
+from kuosan.sample.request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.diffusion.level import Level
+    from kuosan.diffusion.samplers import Sampler
+    from kuosan.model import Model
+
+EXACT_BATCH = 8  # every batch of an exact request is padded to this
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One denoising step of one batch: pictures `first` to `first + len(x0) - 1` after step `step` of `steps`."""
+
+    first: int
+    step: int  # 1 .. steps
+    steps: int
+    level: Level  # the noise that `x` still has
+    x0: Tensor  # (B, C, H, W) float32, the picture predicted so far
+    x: Tensor  # (B, C, H, W) float32, the sampler's state; the picture itself when done
+
+    @property
+    def done(self) -> bool:
+        """Whether `x` is the finished picture."""
+        return self.step == self.steps
+
+
+@torch.no_grad()
+def generate(
+    model: Model, request: Request, *, start: Tensor | None = None, noise: Tensor | None = None
+) -> Iterator[Frame]:
+    """Sample what the request asks for, batch by batch, step by step.
+
+    Args:
+        start: (C, H, W) or (n, C, H, W) pictures in [-1, 1] to start from (image to image), with `request.strength`.
+        noise: (n, C, H, W) standard normal noise to start from instead of the seeds'; for interpolation.
+
+    Raises:
+        Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
+    """
+    walk = plan(model.config, request)
+    _check_shapes(model, request, start, noise)
+    size = EXACT_BATCH if request.exact else min(request.batch, request.n)
+    for first in range(0, request.n, size):
+        rows = range(first, min(first + size, request.n))
+        yield from _batch(model, request, walk, rows, size if request.exact else len(rows), start, noise)
+
+
+def sample(
+    model: Model,
+    request: Request,
+    *,
+    start: Tensor | None = None,
+    noise: Tensor | None = None,
+    on_step: Callable[[Frame], None] | None = None,
+) -> Tensor:
+    """The finished pictures of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
+    pictures = []
+    for frame in generate(model, request, start=start, noise=noise):
+        if on_step is not None:
+            on_step(frame)
+        if frame.done:
+            pictures.append(frame.x)
+    return torch.cat(pictures)
+
+
+def picture_noise(seeds_: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """The noise that pictures of these seeds start from: (len(seeds_), *shape) standard normal."""
+    return seeds.normal([(seed, "sample/start", 0, 0) for seed in seeds_], shape)
+
+
+def request_noise(request: Request, rows: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """The noise that these pictures of a request start from; on an arc between two seeds' where it asks for that."""
+    if request.between is None:
+        return picture_noise([request.seed + row for row in rows], shape)
+    ends = picture_noise(request.between, shape)
+    places = torch.tensor([row / max(1, request.n - 1) for row in rows])
+    return slerp(ends[0], ends[1], places)
+
+
+def slerp(a: Tensor, b: Tensor, places: Tensor) -> Tensor:
+    """Spherical interpolation, which keeps noise as long as noise is: a, b (C, H, W), places (N,) in [0, 1].
+
+    Shoemake 1985: sin((1-s)w)/sin(w) a + sin(sw)/sin(w) b with w the angle between a and b.
+    """
+    angle = torch.arccos((a.double() * b.double()).sum() / (a.double().norm() * b.double().norm()))
+    s = places.double().reshape(-1, *[1] * a.ndim)
+    if angle.abs() < 1e-6:  # the same noise twice
+        return a.expand(len(places), *a.shape).clone()
+    return ((torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle)).float()
+
+
+def _batch(
+    model: Model,
+    request: Request,
+    walk: Plan,
+    rows: range,
+    size: int,
+    start: Tensor | None,
+    noise: Tensor | None,
+) -> Iterator[Frame]:
+    device = next(model.network.parameters()).device
+    keep = len(rows)
+    padded = [*rows, *[rows[-1]] * (size - keep)]
+    own_seeds = [request.seed + row for row in padded]
+
+    def step_noise(i: int, now: Level, to: Level) -> Tensor:
+        drawn = seeds.normal([(seed, "sample/step", i, 0) for seed in own_seeds], model.shape)
+        return drawn.to(device, non_blocking=True)
+
+    first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.shape)
+    x = _start(model, walk, first_noise, None if start is None else start[padded] if start.ndim == 4 else start)
+    denoise = model.denoiser()
+    if request.clip:
+        denoise = clamp(denoise)
+    sampler: Sampler = SAMPLERS[walk.sampler]
+    steps = len(walk.levels) - 1
+    walked = sampler(denoise, x.to(device), walk.levels, step_noise, **walk.options)
+    for i, step in enumerate(islice(walked, steps), start=1):
+        yield Frame(rows[0], i, steps, walk.levels[i], step.x0[:keep].float(), step.x[:keep].float())
+
+
+def _start(model: Model, walk: Plan, noise: Tensor, start: Tensor | None) -> Tensor:
+    level = walk.levels[0]
+    if start is None:
+        return noise * float(model.config.schedule.prior_std(level))
+    return float(level.alpha) * start.cpu().float() + float(level.sigma) * noise
+
+
+def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: Tensor | None) -> None:
+    if noise is not None and tuple(noise.shape) != (request.n, *model.shape):
+        raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.shape)}.")
+    if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
+        raise Error(
+            f"the picture to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "
+            f"resize it to {model.shape[1]} x {model.shape[2]} with {model.shape[0]} channel(s)."
+        )
+    if start is None and request.image is not None:
+        raise Error("request.image is set but no pixels were given: pass start=kuosan.open_picture(...).")
+    if start is not None and noise is not None:
+        raise Error("start= and noise= cannot both be given: a picture starts from its own noise or from yours.")

@@ -1,0 +1,83 @@
+"""What made a picture, carried inside it: enough to make it again, and to be read by other tools.
+
+A PNG holds `kuosan` (our JSON) and `parameters` (the line that A1111's web UI writes and many tools read).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kuosan
+from kuosan import config as trees
+from kuosan.data.images import read_png_text
+from kuosan.errors import Error
+from kuosan.sample.request import Request
+
+KEY = "kuosan"  # the PNG text chunk that holds the recipe
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What made one picture of a request."""
+
+    run: str  # the run or checkpoint, as it was named
+    step: int  # of the checkpoint
+    weights: str  # sha256 of its averaged weights
+    request: Request
+    picture: int  # which of the request's pictures: 0 .. n-1
+    compute: str  # device and precision, in words
+    precision: str  # bf16 or fp32
+    size: tuple[int, int]  # width, height
+    steps: int  # denoising steps really taken
+    format: int = FORMAT
+    version: str = kuosan.__version__
+
+    @property
+    def seed(self) -> int:
+        """The picture's own seed."""
+        return self.request.seed + self.picture
+
+    def text(self) -> dict[str, str]:
+        """The PNG's text chunks."""
+        request = self.request
+        line = (
+            f"Steps: {self.steps}, Sampler: {request.sampler}, Seed: {self.seed}, "
+            f"Size: {self.size[0]}x{self.size[1]}, Model hash: {self.weights[:10]}, Model: {Path(self.run).name}, "
+            f"Version: kuosan {self.version}"
+        )
+        return {"parameters": "\n" + line, KEY: json.dumps(trees.plain(self), ensure_ascii=False)}
+
+    def batch_request(self) -> tuple[Request, int]:
+        """The part of the request whose batch held the picture, and the picture's row in it: the same bytes again."""
+        request = self.request
+        if request.between is not None:  # every place on the arc depends on n
+            return request, self.picture
+        size = 1 if request.exact else min(request.batch, request.n)
+        first = self.picture // size * size
+        n = min(size, request.n - first)
+        return dataclasses.replace(request, n=n, seed=request.seed + first), self.picture - first
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a picture that kuosan made.
+
+    Raises:
+        Error: the file is no PNG, carries no recipe, or one of a newer version.
+    """
+    text = read_png_text(path).get(KEY)
+    if text is None:
+        raise Error(f"{path} carries no kuosan recipe; only pictures that `kuosan sample` wrote do.")
+    try:
+        tree: Any = json.loads(text)
+    except ValueError:
+        raise Error(f"the recipe in {path} is damaged: it is not valid JSON.") from None
+    if not isinstance(tree, dict):
+        raise Error(f"the recipe in {path} is damaged: it is no mapping.")
+    if tree.get("format", 0) != FORMAT:
+        raise Error(f"the recipe in {path} has format {tree.get('format')}; this kuosan reads {FORMAT}. Update kuosan.")
+    return trees.build(Recipe, tree)

@@ -1,0 +1,173 @@
+"""What a training run is: one tree of frozen dataclasses, resolved against the data and compared on resume. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kuosan import config as trees
+from kuosan.data.config import DataConfig
+from kuosan.device import ComputeConfig
+from kuosan.diffusion import names
+from kuosan.errors import Error, unknown
+from kuosan.model import ModelConfig
+from kuosan.networks.config import Size, default_unet
+
+LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
+
+# What may change between two starts of the same run: how long, how often and where, never what is learned.
+FREE_ON_RESUME = (
+    "train.max_steps",
+    "train.save_every",
+    "train.keep",
+    "train.evaluate_every",
+    "train.evaluate_pictures",
+    "train.preview_every",
+    "train.preview_pictures",
+    "train.preview_steps",
+    "train.micro_batch",
+    "compute.",
+    "data.path",
+    "data.workers",
+    "data.memory_gib",
+    "data.max_pixels",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained."""
+
+    max_steps: int = 20_000  # optimiser steps; may be raised on resume
+    batch: int = 64  # pictures a step, over all processes
+    micro_batch: int = 0  # pictures in memory at once, the rest accumulated; 0: the whole batch
+    lr: float = 2e-4  # AdamW's learning rate after warm-up
+    warmup: int = 200  # steps from 0 to lr
+    lr_shape: str = "constant"  # after warm-up: constant, cosine (to 0 at max_steps) or inverse_sqrt
+    betas: tuple[float, float] = (0.9, 0.99)  # AdamW's moment decays
+    weight_decay: float = 0.0  # AdamW's decay, on matrices and kernels only
+    clip: float = 1.0  # largest gradient norm; 0: no clipping
+    weight: str = "simple"  # the loss's weight over noise levels: simple, min_snr, ...
+    ema: float = 0.1  # width of the average of the weights as a fraction of the run (Karras et al. 2024); 0: no average
+    seed: int = 0  # of everything drawn in training
+    save_every: int = 500  # steps between saves
+    keep: int = 2  # saves kept, the newest; at least 2
+    evaluate_every: int = 500  # steps between held-out losses; 0: never
+    evaluate_pictures: int = 256  # held-out pictures in that loss
+    preview_every: int = 1000  # steps between preview grids; 0: never
+    preview_pictures: int = 16  # pictures in a preview
+    preview_steps: int = 20  # DPM-Solver++ steps of a preview
+    bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
+
+    def __post_init__(self) -> None:
+        for name, low in _WHOLE.items():
+            if getattr(self, name) < low:
+                raise Error(f"train.{name} = {getattr(self, name)} is not allowed: {low} or more.")
+        for name in ("lr", "weight_decay", "clip", "ema"):
+            if getattr(self, name) < 0:
+                raise Error(f"train.{name} = {getattr(self, name)} is not allowed: 0 or more.")
+        if self.lr == 0 or self.lr > 1:
+            raise Error(f"train.lr = {self.lr} is not allowed: above 0, at most 1; 2e-4 is usual.")
+        if self.ema > 0.28:
+            raise Error(f"train.ema = {self.ema} is not allowed: 0 (none) to 0.28 of the run's length.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise Error(f"train.betas = {self.betas} is not allowed: each from 0 to below 1.")
+        if self.lr_shape not in LR_SHAPES:
+            raise unknown("train.lr_shape", self.lr_shape, LR_SHAPES)
+        names.weight(self.weight)
+
+
+_WHOLE = {
+    "max_steps": 1,
+    "batch": 1,
+    "micro_batch": 0,
+    "warmup": 0,
+    "save_every": 1,
+    "keep": 2,
+    "evaluate_every": 0,
+    "evaluate_pictures": 1,
+    "preview_every": 0,
+    "preview_pictures": 1,
+    "preview_steps": 1,
+    "bad_steps": 1,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: the data, the model, the training, and where to compute."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def resolve(
+    tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size = "small", own: str | None = None
+) -> RunConfig:
+    """The whole configuration of a run from what its user said and the pictures' shape.
+
+    What is not said is filled in: the network from the pictures' shape and `size`, everything else from the defaults.
+
+    Args:
+        own: the class name of a network the caller brings, in place of the U-Net.
+
+    Raises:
+        Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
+    """
+    said = dict(tree.get("model", {}))
+    network = {"kind": "own", "name": own} if own else trees.plain(default_unet(shape, size))
+    learned = trees.merge(trees.plain(ModelConfig()), {k: v for k, v in said.items() if k == "learned_variance"})
+    if not own and learned["learned_variance"]:
+        network["out_channels"] = 2 * shape[0]
+    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, {"shape": list(shape)})
+    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    _check_fit(config)
+    return config
+
+
+def _check_fit(config: RunConfig) -> None:
+    model, shape = config.model, config.model.shape
+    assert shape is not None
+    if model.learned_variance:
+        raise Error(
+            "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "
+            "Leave it out; imported networks that learned a variance can be sampled."
+        )
+    names.check_weight(config.train.weight, model.schedule, model.prediction)
+    if model.network.kind != "unet":
+        return
+    for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0])):
+        if getattr(model.network, name) != wanted:
+            raise Error(
+                f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {wanted} channel(s); "
+                f"leave it out, or set data.channels."
+            )
+    factor = model.network.factor
+    if shape[1] % factor or shape[2] % factor:
+        raise Error(
+            f"pictures of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of {factor}. "
+            f"Set --data.size to such a number, or fewer --model.network.multipliers."
+        )
+
+
+def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
+    """What differs harmlessly between a run's stored configuration and the one given now, in words.
+
+    Raises:
+        Error: something differs that would make this another run; it names each key with both values and the choices.
+    """
+    changed = trees.differences(stored, now)
+    free = {key: pair for key, pair in changed.items() if key.startswith(FREE_ON_RESUME)}
+    fixed = {key: pair for key, pair in changed.items() if key not in free}
+    if fixed:
+        lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
+        raise Error(
+            f"{run} holds a run with another configuration:\n{lines}\n"
+            f"Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out ANOTHER, "
+            f"or start a new one from this run's weights with --out ANOTHER --init {run}."
+        )
+    return [f"{key}: {old} -> {new}" for key, (old, new) in free.items()]

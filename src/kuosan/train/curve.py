@@ -1,0 +1,54 @@
+"""The loss curve of a run as a picture, from its log."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kuosan.files import write_atomic
+
+
+def smooth(losses: np.ndarray, width: int) -> np.ndarray:
+    """A running mean over `width` steps, shorter at the beginning: (N,) -> (N,)."""
+    total = np.concatenate([[0.0], np.cumsum(losses)])
+    end = np.arange(1, len(losses) + 1)
+    begin = np.maximum(0, end - width)
+    return (total[end] - total[begin]) / (end - begin)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the curve: every step's loss, its running mean, and the held-out loss; by noise level beside it."""
+    from matplotlib.figure import Figure
+
+    steps = np.array([row["step"] for row in rows if row.get("loss") is not None])
+    losses = np.array([row["loss"] for row in rows if row.get("loss") is not None])
+    if not len(steps):
+        return
+    held = [(row["step"], row["held_out"]) for row in rows if row.get("held_out")]
+    figure = Figure(figsize=(11 if held else 6.5, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
+    axes[0].plot(steps, losses, lw=0.5, color="0.8", label="each step")
+    axes[0].plot(steps, smooth(losses, max(1, len(losses) // 50)), color="tab:blue", label="running mean")
+    if held:
+        axes[0].plot([s for s, _ in held], [h["loss"] for _, h in held], "o-", ms=3, color="tab:orange", label="held out")
+        _by_noise(axes[1], held)
+    top = np.quantile(losses, 0.99) * 1.3
+    axes[0].set(xlabel="step", ylabel="loss", ylim=(0, top if top > 0 else 1), title="training")
+    axes[0].legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, buffer.getvalue())
+
+
+def _by_noise(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    curves = np.array([h["by_noise"] for _, h in held])
+    bands = curves.shape[1]
+    for band in range(bands):
+        colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))
+        label = {0: "least noise", bands - 1: "most noise"}.get(band)
+        axis.plot([s for s, _ in held], curves[:, band], color=colour, label=label, lw=1)
+    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level")
+    axis.legend()

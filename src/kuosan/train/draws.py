@@ -1,0 +1,94 @@
+"""What one training step sees: pictures, noise levels and noise, each a pure function of (seed, step, row).
+
+Rows of a step are numbered over all processes, and the order of the pictures is a keyed permutation an epoch, one
+after the other: each epoch shows every picture exactly once, at any batch size and on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kuosan import seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.data.pictures import Batch, Pictures
+    from kuosan.diffusion.level import Level
+    from kuosan.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One process's share of a step: B pictures, their levels and their noise."""
+
+    batch: Batch
+    level: Level  # (B,)
+    eps: Tensor  # (B, C, H, W)
+
+
+@dataclass
+class Draws:
+    """The endless sequence of steps of one run."""
+
+    pictures: Pictures
+    schedule: Schedule
+    seed: int
+    batch: int
+    rank: int = 0
+    size: int = 1
+    retry: int = 0  # counts returns to an earlier save, so that the same steps draw other noise
+    _orders: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def ids(self, step: int) -> np.ndarray:
+        """The pictures of all rows of a step: (batch,)."""
+        positions = np.arange(step * self.batch, (step + 1) * self.batch)
+        return np.array([self._order(position // self._n)[position % self._n] for position in positions])
+
+    def draw(self, step: int) -> Drawn:
+        """This process's rows of a step."""
+        return self._with_noise(step, self.pictures.batch(*self._request(step)))
+
+    def _request(self, step: int) -> tuple[np.ndarray, list[seeds.Key]]:
+        rows = self._rows
+        return self.ids(step)[list(rows)], [self._key("train/augment", step, row) for row in rows]
+
+    def _with_noise(self, step: int, batch: Batch) -> Drawn:
+        rows, again = self._rows, f"/{self.retry}" if self.retry else ""
+        u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
+        eps = seeds.normal((self._key(f"train/noise{again}", step, row) for row in rows), self.pictures.shape)
+        return Drawn(batch, self.schedule.at(u), eps)
+
+    def ahead(self, first: int, last: int) -> Iterator[Drawn]:
+        """The steps `first` to `last - 1`, the next one drawn while the current one is used."""
+        batches = self.pictures.batches(self._request(step) for step in range(first, last))
+        with ThreadPoolExecutor(1, "draws") as worker:
+            waiting = worker.submit(lambda: self._with_noise(first, next(batches))) if first < last else None
+            for step in range(first + 1, last + 1):
+                assert waiting is not None
+                drawn = waiting.result()
+                if step < last:
+                    waiting = worker.submit(lambda step=step: self._with_noise(step, next(batches)))
+                yield drawn
+
+    @property
+    def _rows(self) -> range:
+        return range(self.rank, self.batch, self.size)
+
+    @property
+    def _n(self) -> int:
+        return len(self.pictures.train)
+
+    def _key(self, purpose: str, step: int, row: int) -> seeds.Key:
+        return (self.seed, purpose, step, row)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            self._orders[epoch] = self.pictures.train[seeds.permutation(self._n, self.seed, int(epoch))]
+        return self._orders[epoch]

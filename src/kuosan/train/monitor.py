@@ -1,0 +1,86 @@
+"""Judging a run while it trains, with the averaged weights and never touching the ones in training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kuosan import seeds
+from kuosan.data.images import grid, save_png, to_uint8
+from kuosan.diffusion.loss import simple_loss
+from kuosan.model import Model
+from kuosan.networks.precision import prepare
+from kuosan.sample.generate import sample
+from kuosan.sample.request import Request
+
+if TYPE_CHECKING:
+    from kuosan.data.pictures import Pictures
+    from kuosan.device import Compute
+    from kuosan.train.config import TrainConfig
+
+BANDS = 8  # noise levels at which the held-out loss is reported
+AT_ONCE = 64  # held-out pictures in memory
+
+
+@dataclass
+class Monitor:
+    """Held-out losses by noise level, and preview grids from fixed seeds."""
+
+    folder: Path
+    model: Model
+    pictures: Pictures
+    config: TrainConfig
+    compute: Compute
+    _held: tuple[Tensor, np.ndarray] | None = field(default=None, init=False)
+
+    def averaged_model(self, weights: dict[str, Tensor]) -> Model:
+        """A model of its own with these weights, ready to sample."""
+        network = copy.deepcopy(self.model.network).requires_grad_(False).eval()
+        network.load_state_dict(weights)
+        return Model(self.model.config, prepare(network, self.compute.device, self.compute.dtype))
+
+    @torch.no_grad()
+    def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
+        """The unweighted loss on held-out pictures, in `BANDS` bands from clean to noisy and over all; None without any.
+
+        The same pictures, levels and noise every time, so that the curve is smooth.
+        """
+        ids = self.pictures.held_out[: self.config.evaluate_pictures]
+        if not len(ids):
+            return None
+        model, config = self.averaged_model(weights), self.model.config
+        sums, counts = np.zeros(BANDS), np.zeros(BANDS, dtype=int)
+        for begin in range(0, len(ids), AT_ONCE):
+            part = ids[begin : begin + AT_ONCE]
+            keys = [(self.config.seed, "evaluate", 0, begin + row) for row in range(len(part))]
+            bands = (begin + np.arange(len(part))) % BANDS
+            level = config.schedule.at((bands + seeds.uniform(keys)) / BANDS)
+            eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], self.pictures.shape)
+            x0 = self.pictures.batch(part, None).x0
+            losses = simple_loss(
+                model.network,
+                config.prediction,
+                x0.to(self.compute.device),
+                level,
+                eps.to(self.compute.device),
+                sigma_data=config.sigma_data,
+            )
+            np.add.at(sums, bands, losses.double().cpu().numpy())
+            np.add.at(counts, bands, 1)
+        means = sums / np.maximum(counts, 1)
+        return {"loss": float(sums.sum() / counts.sum()), "by_noise": [round(float(m), 6) for m in means]}
+
+    def preview(self, weights: dict[str, Tensor], step: int) -> Path:
+        """A grid of pictures from fixed seeds: samples/step-00001000.png."""
+        request = Request(n=self.config.preview_pictures, seed=0, steps=self.config.preview_steps)
+        pictures = sample(self.averaged_model(weights), request).cpu().numpy()
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(path, grid(to_uint8(pictures)))
+        return path
