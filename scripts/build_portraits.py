@@ -93,10 +93,8 @@ def draw_svgs(codes: list[str], node_folder: Path) -> list[str]:
     script = node_folder / "build_portraits.mjs"  # node looks for packages beside the script
     shutil.copy(Path(__file__).with_suffix(".mjs"), script)
     lines = "".join(json.dumps(options(code)) + "\n" for code in codes)
-    done = subprocess.run(
-        ["node", script.name], cwd=node_folder, input=lines, stdout=subprocess.PIPE, text=True, check=True
-    )  # noqa: S603, S607
-    return [json.loads(line)["svg"] for line in done.stdout.splitlines()]
+    told = subprocess.check_output(["node", script.name], cwd=node_folder, input=lines, text=True)  # noqa: S603, S607
+    return [json.loads(line)["svg"] for line in told.splitlines()]
 
 
 def rasterise(svg: str) -> np.ndarray:  # (32, 32, 3)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kuosan.data.config import DataConfig, rgb
 from kuosan.data.entries import Entry, Listing
+from kuosan.data.pixels import rounded
 from kuosan.errors import Error
 
 PICTURES = ("x", "images", "image", "data", "x_train", "train_images", "arr_0")
@@ -28,9 +29,8 @@ class Arrays:
         found = _load(path, int((config.memory_gib + 1) * 2**30))
         name = next((name for name in PICTURES if name in found), None)
         if name is None:
-            raise Error(
-                f"{path} holds {', '.join(found) or 'nothing'}; name the pictures one of {', '.join(PICTURES)}."
-            )
+            have = ", ".join(found) or "nothing it knows"
+            raise Error(f"{path} holds {have}; name the pictures one of {', '.join(PICTURES)}.")
         label = next((other for other in LABELS if other in found), None)
         self.parts = [self._part(found, name, label, None)]
         for test, test_label in TESTS:
@@ -52,7 +52,10 @@ class Arrays:
         """Pixels (H, W, C) of the i-th."""
         for pictures, _, _ in self.parts:
             if i < len(pictures):
-                return on_background(pictures[i], self.background)
+                pixels = pictures[i]
+                return (
+                    laid_on(pixels[..., :3], pixels[..., 3:] / 255, self.background) if pixels.shape[2] == 4 else pixels
+                )
             i -= len(pictures)
         raise AssertionError(entry)
 
@@ -98,22 +101,13 @@ def to_bytes(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype == np.uint16:
-        return np.rint(values / 257.0).astype(np.uint8)
+        return rounded(values / 257.0)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
         if low >= -1 and high <= 1:  # NaN fails both
-            scaled = (values + 1) * 127.5 if low < 0 else values * 255.0
-            return np.rint(scaled).astype(np.uint8)
+            return rounded((values + 1) * 127.5 if low < 0 else values * 255.0)
         raise Error(f"{name} holds floats from {low:g} to {high:g}; pictures are in [0, 1] or [-1, 1], or bytes.")
     raise Error(f"{name} is {values.dtype}; pictures are uint8, uint16, bool, or floats in [0, 1] or [-1, 1].")
-
-
-def on_background(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """(H, W, C) with a fourth channel laid on `background`."""
-    if pixels.shape[2] != 4:
-        return pixels
-    alpha = pixels[..., 3:] / 255.0
-    return np.rint(alpha * pixels[..., :3] + (1 - alpha) * np.array(background, np.float64)).astype(np.uint8)
 
 
 def _load(path: Path, most: int) -> dict[str, np.ndarray]:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kuosan.data.arrays import channels_last, on_background, to_bytes
+from kuosan.data.arrays import channels_last, to_bytes
 from kuosan.data.config import DataConfig, rgb
-from kuosan.data.decoding import Refused, decode
+from kuosan.data.decoding import decode
 from kuosan.data.entries import Entry, Listing
+from kuosan.data.headers import Refused
+from kuosan.data.pixels import opaque
 from kuosan.errors import Error
 
 
@@ -69,7 +71,7 @@ class DatasetSource:
             if not np.isfinite(values).all():
                 raise Refused("holds NaN or infinite values")
             values = (np.clip(values, -1, None) + 1) / 2
-        return on_background(to_bytes(values, name), self.background)
+        return opaque(to_bytes(values, name), self.background)
 
 
 def _parts(item: Any, i: int) -> tuple[Any, Any]:

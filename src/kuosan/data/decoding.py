@@ -14,28 +14,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from PIL import (  # noqa: F401  # noqa: F401
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageCms,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from kuosan.data.headers import Refused, check_header
+from kuosan.data.pixels import laid_on, rounded
 from kuosan.errors import Error
 
-# The plugins imported above; anything else that Pillow knows stays shut.
+# Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "MPO"]
+for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo"):
+    import_module(f"PIL.{_plugin}ImagePlugin")
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {  # Exif 2.32, table 4.6.4 A: what brings the stored rows upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -119,7 +111,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except Error:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise Refused(f"not a picture of a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels)") from None
@@ -142,8 +134,8 @@ def _meaning(
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or clear is not None:
         notes.append("transparency laid on the background")
         rgba = _profiled(image.convert("RGBA"), opened, notes)
-        grey = mode in ("1", "L", "LA", "La") and len(set(background)) == 1
-        return _composite(rgba[..., :1] if grey else rgba[..., :3], rgba[..., 3:] / 255.0, background)
+        grey = mode in ("1", "L", "LA", "La")
+        return laid_on(rgba[..., :1] if grey else rgba[..., :3], rgba[..., 3:] / 255.0, background)
     if mode in ("P", "RGB", "RGBX", "YCbCr"):
         return _profiled(image.convert("RGB"), opened, notes)
     if mode == "CMYK":
@@ -182,13 +174,13 @@ def _is_srgb(profile: bytes) -> bool:
 
 
 def _grey16(image: Image.Image, clear: object, background: tuple[int, int, int], notes: list[str]) -> np.ndarray:
-    wide = np.asarray(image).astype(np.float64)
+    wide = np.asarray(image).astype(np.float64)  # (H, W)
     notes.append("16 bits scaled to 8")
-    grey = np.rint(wide / 257.0)[..., None]
+    grey = rounded(wide / 257.0)[..., None]
     if isinstance(clear, int):
         notes.append("transparency laid on the background")
-        return _composite(grey, (wide != clear)[..., None].astype(np.float64), background)
-    return grey.astype(np.uint8)
+        return laid_on(grey, (wide != clear)[..., None].astype(np.float64), background)
+    return grey
 
 
 def _float(image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -196,13 +188,7 @@ def _float(image: Image.Image, notes: list[str]) -> np.ndarray:
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise Refused("floating point outside [0, 1]: nobody has agreed which value is white; save it as 8 or 16 bits")
     notes.append("floating point, 1 is white")
-    return np.rint(values * 255)[..., None].astype(np.uint8)
-
-
-def _composite(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """alpha * colour + (1 - alpha) * background, in sRGB values as browsers do: (H, W, C), (H, W, 1) -> (H, W, C)."""
-    under = np.array(background if len(set(background)) > 1 or colour.shape[-1] == 3 else background[:1], np.float64)
-    return np.rint(alpha * colour + (1 - alpha) * under).astype(np.uint8)
+    return rounded(values * 255)[..., None]
 
 
 def _orientation(image: Image.Image) -> int:

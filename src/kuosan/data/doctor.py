@@ -30,7 +30,7 @@ class Report:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their labels: the source's own order, else numbers by value, names by alphabet."""
+        """Class names in the order of their labels: the source's own order, else numbers by value, names by letter."""
         found = {entry.label for entry in self.scan.entries if entry.label is not None}
         if self.scan.listing.classes:
             return self.scan.listing.classes
@@ -65,7 +65,8 @@ class Report:
         """The counts, as written to summary.json."""
         held, train = self.split()
         labels = Counter(entry.label for entry in self.scan.entries)
-        enlarged = sum(min(look.width, look.height) < self.plan.side for look in self.scan.looks)
+        shown = max if self.plan.rule == "pad" else min  # the side that is brought to size
+        enlarged = sum(shown(look.width, look.height) < self.plan.side for look in self.scan.looks)
         return {
             "path": self.config.path,
             "used": len(self.scan.entries),
@@ -77,7 +78,7 @@ class Report:
             "resize": self.plan.rule,
             "channels": "grey" if self.plan.channels == 1 else "rgb",
             "resized": sum((look.width, look.height) != (self.plan.size,) * 2 for look in self.scan.looks),
-            "smaller_than_size": enlarged,
+            "enlarged": 0 if self.plan.rule == "centre" else enlarged,
             "sizes": len({(look.width, look.height) for look in self.scan.looks}),
             "modes": dict(Counter(look.mode for look in self.scan.looks).most_common()),
             "converted": dict(Counter(note for look in self.scan.looks for note in look.notes).most_common()),
@@ -99,22 +100,18 @@ class Report:
             lines.append(f"{len(counts)} classes: {shown}.")
         if told["captions"]:
             lines.append(f"{told['captions']:,} of {told['used']:,} pictures have a caption.")
-        lines.append(
-            "Mirrored at random (flip)." if self.config.flip else "Not mirrored; set flip if left and right may swap."
-        )
+        mirrored = "Half are mirrored, drawn at random (flip)."
+        lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in told["converted"].items():  # type: ignore[attr-defined]
             lines.append(f"{count:,} {note}.")
-        if self.duplicates:
-            lines.append(
-                f"{len(self.duplicates):,} have the same content as another: used, never split apart. "
-                + _few(self.duplicates)
-            )
-        if self.scan.listing.missing:
-            lines.append(
-                f"{len(self.scan.listing.missing):,} captions without effect: " + _few(self.scan.listing.missing)
-            )
-        if self.scan.refused:
-            lines.append(f"{len(self.scan.refused):,} skipped: " + _few(self.scan.refused))
+        same, lost = self.duplicates, self.scan.listing.missing
+        for pairs, what in (
+            (same, "have the same content as another (used, never split apart)"),
+            (lost, "captions without effect"),
+            (self.scan.refused, "skipped"),
+        ):
+            if pairs:
+                lines.append(f"{len(pairs):,} {what}: {_few(pairs)}")
         return lines
 
     def _use(self, told: dict[str, object]) -> str:
@@ -135,7 +132,7 @@ class Report:
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
         changed = f"{told['resized']:,} of {count:,} brought to it ({done})" if told["resized"] else "none resized"
-        small = f"; {told['smaller_than_size']:,} are smaller" if told["smaller_than_size"] else ""
+        small = f"; {told['enlarged']:,} are smaller and were enlarged" if told["enlarged"] else ""
         return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
 
 

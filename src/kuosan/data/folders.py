@@ -14,6 +14,8 @@ from kuosan.data.entries import Entry, Listing
 from kuosan.data.headers import Refused
 from kuosan.errors import Error
 
+Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
+
 BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
 
 
@@ -25,7 +27,7 @@ class Folder:
 
     def listing(self) -> Listing:
         """Every file below the folder; links to folders are followed, but never in a circle."""
-        stamps: dict[str, tuple[int, int]] = {}
+        stamps: Stamps = {}
         skipped: list[tuple[str, str]] = []
         _walk(self.path, "", frozenset(), stamps, skipped)
         beside = read_beside(stamps, self._read_text)
@@ -60,7 +62,7 @@ class ZipFolder:
 
     def listing(self) -> Listing:
         """Every member; a member packed twice under one name counts once."""
-        stamps: dict[str, tuple[int, int]] = {}
+        stamps: Stamps = {}
         skipped: list[tuple[str, str]] = []
         for info in self.zip.infolist():
             name = posixpath.normpath(info.filename)
@@ -97,7 +99,7 @@ class ZipFolder:
 
 
 def _walk(
-    root: Path, below: str, above: frozenset[tuple[int, int]], stamps: dict, skipped: list[tuple[str, str]]
+    root: Path, below: str, above: frozenset[tuple[int, int]], stamps: Stamps, skipped: list[tuple[str, str]]
 ) -> None:
     """Fill `stamps` (name -> bytes, mtime) and `skipped`; `above` are the folders on the way here."""
     try:
@@ -132,13 +134,11 @@ def _walk(
 
 def _hidden(name: str) -> bool:
     """Files that systems leave behind; nobody means them as pictures."""
-    parts = name.split("/")
-    return (
-        "__MACOSX" in parts or any(part.startswith(".") for part in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
-    )
+    left_behind = ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return any(part.startswith(".") or part in left_behind for part in name.split("/"))
 
 
-def _listing(what: str, stamps: dict[str, tuple[int, int]], beside: Beside, skipped: list[tuple[str, str]]) -> Listing:
+def _listing(what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str, str]]) -> Listing:
     names = sorted(name for name in stamps if name not in beside.taken)
     entries = [Entry(name, beside.labels.get(name), beside.captions.get(name), None, stamps[name]) for name in names]
     return Listing(entries, sorted(skipped), beside.problems, f"{what}: {len(entries):,} files", by_folder=True)

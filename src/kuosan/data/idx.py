@@ -68,7 +68,8 @@ class Idx:
         """Pixels (H, W, C) of the i-th."""
         for pictures, _, _ in self.parts:
             if i < len(pictures):
-                return pictures[i]
+                pixels: np.ndarray = pictures[i]
+                return pixels
             i -= len(pictures)
         raise AssertionError(entry)
 

@@ -82,7 +82,9 @@ def read_png_text(path: str | Path) -> dict[str, str]:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()  # chunks may follow the pixels
-            return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
+            return {
+                key: str(value) for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)
+            }
     except FileNotFoundError:
         raise Error(f"{path}: no such picture.") from None
     except Exception as reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from kuosan.data.config import DataConfig
 from kuosan.data.entries import Entry, Look
@@ -19,7 +20,7 @@ class Ledger:
     def __init__(self, path: Path | None, config: DataConfig) -> None:
         self.path = path
         self.head = {"version": VERSION, "path": str(Path(config.path).absolute()), "max_pixels": config.max_pixels}
-        self.rows: dict[str, dict] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
         if path is None:
             return
         try:
@@ -28,10 +29,6 @@ class Ledger:
                 self.rows = {name: row for name, row in found["rows"].items() if isinstance(row, dict)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.rows = {}
-
-    def knows(self, entry: Entry) -> bool:
-        """Whether this very file has been looked at."""
-        return self.look(entry) is not None
 
     def look(self, entry: Entry) -> Look | None:
         """What was told of the file, if size and time are the same."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import DatasetSource
-from kuosan.data.decoding import Refused
 from kuosan.data.doctor import Report
 from kuosan.data.entries import Source
+from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.scan import Progress, Scan, load, scan
 from kuosan.data.sources import find_source
@@ -97,7 +97,8 @@ class Pictures:
             Error: its file has gone, or is not what it was when the data set was opened.
         """
         if self.scan.pixels is not None:
-            return self.scan.pixels[id]
+            kept: np.ndarray = self.scan.pixels[id]
+            return kept
         entry, place = self.scan.entries[id], self.scan.places[id]
         try:
             return load(self.source, entry, place, self.scan.looks[id], self.config, self.plan)[0]
@@ -120,7 +121,7 @@ class Pictures:
         waiting: deque[tuple[Request, list[Future[np.ndarray]]]] = deque()
         with ThreadPoolExecutor(self.config.workers, thread_name_prefix="kuosan-decode") as pool:
             try:
-                for request in chain(requests, [None] * AHEAD):
+                for request in chain(requests, repeat(None, AHEAD)):
                     if request is not None:
                         waiting.append((request, [pool.submit(self.pixels, int(id)) for id in request[0]]))
                         if len(waiting) < AHEAD:
@@ -134,10 +135,9 @@ class Pictures:
                         result.cancel()
 
     def _finish(self, ids: Sequence[int] | np.ndarray, pixels: list[np.ndarray], keys: Sequence[Key] | None) -> Batch:
-        assert keys is None or len(keys) == len(ids), (len(ids), len(keys or ()))
-        x0 = torch.from_numpy(
-            from_uint8(np.stack([self._drawn(*pair) for pair in zip(pixels, keys or [None] * len(ids))]))
-        )
+        drawn: Sequence[Key | None] = keys or [None] * len(ids)
+        assert len(drawn) == len(ids), (len(ids), len(drawn))
+        x0 = torch.from_numpy(from_uint8(np.stack([self._drawn(*pair) for pair in zip(pixels, drawn)])))
         numbers = np.asarray(ids, np.int64)
         label = None if self.labels is None else torch.from_numpy(self.labels[numbers])
         caption = None if self.captions is None else [self.captions[i] or "" for i in numbers]

@@ -85,7 +85,7 @@ def load_sheet() -> tuple[np.ndarray, list[dict[str, str]], np.ndarray]:
     assets = files("kuosan.data") / "assets"
     told = json.loads((assets / "portraits.json").read_text("utf-8"))
     with (assets / "portraits.webp").open("rb") as file, Image.open(file, formats=["WEBP"]) as image:
-        sheet = np.asarray(image.convert("RGB"))
+        sheet: np.ndarray = np.asarray(image.convert("RGB"))
     rows, columns = sheet.shape[0] // SIDE, sheet.shape[1] // SIDE
     pictures = sheet.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
     pictures = np.ascontiguousarray(pictures[: len(told["codes"])])
@@ -121,4 +121,5 @@ class Portraits:
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (32, 32, 3) of the i-th."""
-        return self.pictures[i]
+        pixels: np.ndarray = self.pictures[i]
+        return pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG
+from kuosan.data.pixels import luma
 
 
 def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, int]) -> np.ndarray:
@@ -22,7 +22,7 @@ def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, in
         case "pad":
             wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
             sheet = np.empty((size, size, pixels.shape[2]), np.uint8)
-            sheet[:] = background if pixels.shape[2] == 3 else luma(np.array([[background]], np.uint8))[0, 0]
+            sheet[:] = background if pixels.shape[2] == 3 else luma(np.array([[background]]))[0, 0]
             top, left = (size - high) // 2, (size - wide) // 2
             sheet[top : top + high, left : left + wide] = _scale(pixels, (0, 0, w, h), wide, high)
             return sheet
@@ -31,25 +31,6 @@ def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, in
         case "centre":
             return _window(_window(pixels, size, 0), size, 1)
     raise AssertionError(rule)
-
-
-def luma(pixels: np.ndarray) -> np.ndarray:
-    """Grey (H, W, 1) of colour (H, W, 3), 0.299 R + 0.587 G + 0.114 B."""
-    return np.rint(pixels @ np.array(LUMA))[..., None].astype(np.uint8)
-
-
-def is_grey(pixels: np.ndarray) -> bool:
-    """Whether red, green and blue agree in every pixel of (H, W, C)."""
-    return pixels.shape[2] == 1 or bool(
-        (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
-    )
-
-
-def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Pixels (H, W, 1 or 3) as (H, W, channels)."""
-    if pixels.shape[2] == channels:
-        return pixels
-    return luma(pixels) if channels == 1 else np.repeat(pixels, 3, axis=2)
 
 
 def _scale(pixels: np.ndarray, box: tuple[int, int, int, int], wide: int, high: int) -> np.ndarray:
@@ -64,7 +45,5 @@ def _scale(pixels: np.ndarray, box: tuple[int, int, int, int], wide: int, high: 
 def _window(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
     """The central `size` rows or columns; where there are fewer, the edge is repeated."""
     have = pixels.shape[axis]
-    places = np.clip(
-        np.arange(size) - (size - have) // 2 if have < size else np.arange(size) + (have - size) // 2, 0, have - 1
-    )
-    return pixels.take(places, axis)
+    first = (have - size) // 2 if have >= size else -((size - have) // 2)
+    return pixels.take(np.clip(np.arange(first, first + size), 0, have - 1), axis)

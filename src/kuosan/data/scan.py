@@ -17,16 +17,20 @@ from typing import TypeVar
 import numpy as np
 
 from kuosan.data.config import SIZES, DataConfig, rgb
-from kuosan.data.decoding import Refused, decode, read_header
+from kuosan.data.decoding import decode, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.folders import folder_labels
+from kuosan.data.headers import Refused
 from kuosan.data.ledger import Ledger
-from kuosan.data.resizing import fit, is_grey, with_channels
+from kuosan.data.pixels import is_grey, with_channels
+from kuosan.data.resizing import fit
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
-A, B = TypeVar("A"), TypeVar("B")
+Job = TypeVar("Job")
 
 DEFAULT_SIZE = 64  # pixels a side at most where nobody says: what a CPU can learn in an evening
+CHUNK = 256  # results that may wait for the slowest
+LOOKING, DECODING = "looking at files", "decoding pictures"
 BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 32, instead of scaling them
 
 
@@ -61,40 +65,49 @@ def scan(
     """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`."""
     listing = source.listing()
     ledger = Ledger(cache, config)
-    jobs = list(enumerate(listing.entries))
-    heads = list(_each(lambda job: _head(source, config, ledger, *job), jobs, config, progress, "headers"))
-    good = [i for i, look in enumerate(heads) if not look.reason]
+    looks = list(
+        _each(
+            lambda job: _head(source, config, ledger, *job),
+            list(enumerate(listing.entries)),
+            config,
+            progress,
+            LOOKING,
+        )
+    )
+    good = [i for i, look in enumerate(looks) if not look.reason]
     if not listing.in_order:
-        good.sort(key=lambda i: (heads[i].key, listing.entries[i].name))
-    plan = decide(config, [heads[i] for i in good])
+        good.sort(key=lambda i: (looks[i].key, listing.entries[i].name))
+    plan = decide(config, [looks[i] for i in good])
     store = None
     if keep and good and len(good) * plan.side**2 * plan.channels <= config.memory_gib * 2**30:
         store = np.zeros((len(good), plan.side, plan.side, plan.channels), np.uint8)
 
-    def look(job: tuple[int, int]) -> Look:
+    def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
-        known = heads[i]
-        if store is None and ledger.knows(listing.entries[i]):
-            return known
-        return _pixels(source, listing.entries[i], i, known, config, plan, None if store is None else store[place])
+        if store is None and ledger.look(listing.entries[i]) is not None:
+            return looks[i]
+        return _pixels(source, listing.entries[i], i, looks[i], config, plan, None if store is None else store[place])
 
-    looks = list(_each(look, list(enumerate(good)), config, progress, "pictures"))
-    for i, told in zip(good, looks):
-        heads[i] = told
-    ledger.write(listing.entries, heads)
-    kept = [place for place, told in enumerate(looks) if not told.reason]
-    if store is not None and len(kept) < len(good):
-        store = store[kept]
-    refused = [
-        *listing.skipped,
-        *((listing.entries[i].name, told.reason) for i, told in enumerate(heads) if told.reason),
-    ]
-    places, looks = [good[place] for place in kept], [looks[place] for place in kept]
-    entries = [listing.entries[i] for i in places]
-    if config.channels == "auto" and plan.channels == 3 and entries and all(told.grey for told in looks):
+    for i, look in zip(good, list(_each(decode_one, list(enumerate(good)), config, progress, DECODING))):
+        looks[i] = look
+    ledger.write(listing.entries, looks)
+    whole = [place for place, i in enumerate(good) if not looks[i].reason]
+    if store is not None and len(whole) < len(good):
+        store = store[whole]
+    return _finish(listing, plan, looks, [good[place] for place in whole], store, config)
+
+
+def _finish(
+    listing: Listing, plan: Plan, looks: list[Look], places: list[int], store: np.ndarray | None, config: DataConfig
+) -> Scan:
+    """The scan of the usable `places` of a listing; grey pictures stored as colour lose two channels."""
+    kept = [looks[i] for i in places]
+    if config.channels == "auto" and plan.channels == 3 and kept and all(look.grey for look in kept):
         plan = replace(plan, channels=1)
         store = None if store is None else np.ascontiguousarray(store[..., :1])
-    return Scan(listing, plan, _labelled(listing, entries), looks, places, sorted(refused), store)
+    bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
+    entries = _labelled(listing, [listing.entries[i] for i in places])
+    return Scan(listing, plan, entries, kept, places, sorted([*listing.skipped, *bad]), store)
 
 
 def content_key(content: bytes | np.ndarray) -> str:
@@ -192,8 +205,8 @@ def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
 
 
 def _each(
-    work: Callable[[A], B], jobs: list[A], config: DataConfig, progress: Progress | None, what: str
-) -> Iterator[B]:
+    work: Callable[[Job], Look], jobs: list[Job], config: DataConfig, progress: Progress | None, what: str
+) -> Iterator[Look]:
     """`work` over `jobs` in order, in `config.workers` threads; at most a few hundred results wait."""
     tell = progress or (lambda what, done, of: None)
     if config.workers == 0:
@@ -203,8 +216,8 @@ def _each(
         return
     with ThreadPoolExecutor(config.workers) as pool:
         rest, done = iter(jobs), 0
-        while chunk := list(islice(rest, 256)):
-            for result in pool.map(work, chunk):
+        while chunk := list(islice(rest, CHUNK)):
+            for look in pool.map(work, chunk):
                 done += 1
-                yield result
+                yield look
                 tell(what, done, len(jobs))
