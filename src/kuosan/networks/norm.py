@@ -47,7 +47,8 @@ class GroupNorm(nn.GroupNorm):
         if scale is not None and shift is not None:
             gain, offset = gain * (1 + scale.float()), torch.addcmul(offset + shift.float(), offset, scale.float())
         before = None if bias is None else bias.float()
-        return cast(Tensor, _CachedNorm.apply(x, before, gain, offset, self.num_groups, self.eps, act))
+        y = _CachedNorm.apply(x, before, gain, offset, self.num_groups, self.eps, act)  # type: ignore[no-untyped-call]
+        return cast(Tensor, y)
 
 
 class _CachedNorm(torch.autograd.Function):

@@ -1,0 +1,36 @@
+"""A network made ready to sample: low-precision weights in channels_last, its inputs and outputs still float32.
+
+The sampler's state stays float32: with a bf16 state 50 DDIM steps drift by 0.10, with bf16 weights alone by 0.01.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from kuosan.networks.norm import GroupNorm
+from kuosan.networks.unet import Conditioning, UNet
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
+    """A copy of `network` for inference on `device`: no dropout, no gradients, channels_last, weights in `dtype`.
+
+    A `UNet` keeps its time embedding, conditioning and norms in float32 (bf16 cannot tell t = 999 from 1000) and
+    answers in the dtype of x: float32 in, float32 out. Any other network gets `dtype` for all its weights, and takes
+    and gives that.
+    """
+    ready = copy.deepcopy(network).to(device).requires_grad_(False).eval()
+    exact = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
+    if isinstance(ready, UNet):
+        exact.append(ready.encoder.time)
+    kept = {parameter for module in exact for parameter in module.parameters()}
+    for parameter in ready.parameters():
+        layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+        wanted = parameter.dtype if parameter in kept or not parameter.is_floating_point() else dtype
+        parameter.data = parameter.data.to(dtype=wanted, memory_format=layout)
+    return ready
