@@ -11,6 +11,7 @@ import functools
 import io
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -132,10 +133,61 @@ def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant
     return "denoising-diffusion-pytorch", model, advance
 
 
+def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
+    """kuosan's own loop: `prepare`, `start` and `loop.train` as the shell calls them, precision by hardware.
+
+    The network has the widths, blocks and heads of diffusers' above. Only saves, held-out losses and previews are put
+    off beyond the last step, as in the peers; log, EMA, clipping and the non-finite guard run at every step. The loop
+    runs in a thread that waits for its turn in the report it makes at the end of each step.
+    """
+    from kuosan.train import loop
+    from kuosan.train.api import prepare, start
+    from kuosan.train.report import Silent
+    from kuosan.train.stop import Stop
+
+    folder = Path(tempfile.mkdtemp(prefix="kuosan-benchmark-"))
+    np.savez(folder / "pictures.npz", images=pictures[:, 0])
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+
+    class Turns(Silent):
+        def step(self, row: dict, max_steps: int) -> None:
+            done.release()
+            go.acquire()
+
+    network = {
+        "channels": widths[0],
+        "multipliers": [width // widths[0] for width in widths],
+        "blocks": 1,
+        "attention": [False] + [True] * (len(widths) - 1),
+        "head_channels": 8,
+    }
+    train = {"batch": batch, "max_steps": PREVIEWS_NEVER, "save_every": PREVIEWS_NEVER}
+    tree = {
+        "data": {"path": str(folder / "pictures.npz"), "flip": True, "hold_out": 0.0},
+        "model": {"network": network},
+        "train": {**train, "evaluate_every": 0, "preview_every": 0},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    run = start(prepare(folder / "run", tree), Turns())
+
+    def whole_run() -> None:
+        go.acquire()
+        loop.train(run, Stop())
+
+    threading.Thread(target=whole_run, daemon=True).start()
+
+    def advance(steps: int) -> None:
+        for _ in range(steps):
+            go.release()
+            done.acquire()
+
+    return "kuosan", run.model.network, advance
+
+
 def forever(loader: torch.utils.data.DataLoader) -> Iterator[dict[str, torch.Tensor]]:
     """Batches without end, an epoch after the other."""
     while True:
         yield from loader
 
 
-CONTESTANTS = {"diffusers": diffusers, "ddp": ddp}
+CONTESTANTS = {"kuosan": kuosan, "diffusers": diffusers, "ddp": ddp}
