@@ -65,7 +65,7 @@ def test_sample_is_the_listing_over_the_whole_chain_in_float64(T: int, start: fl
     assert (ours - hand).abs().max() <= 1e-10 * max(1.0, float(hand.abs().max()))
 
 
-@pytest.mark.parametrize("T, start, end", [(1, 0.02, 0.02), (10, 1e-4, 0.2), (1000, 1e-4, 0.02), (4000, 1e-5, 0.005)])
+@pytest.mark.parametrize("T, start, end", [(1, 0.02, 0.02), (10, 1e-4, 0.2), (1000, 1e-4, 0.02)])
 def test_every_step_is_the_listing_s_in_float32(T: int, start: float, end: float) -> None:
     network, states = net(), []
 

@@ -214,7 +214,8 @@ class Flow:
         return make_level(1000 * sigma, 1 - sigma, sigma)
 
     def shifted(self, sigma: Array) -> Array:
-        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+        # written so that 1 stays exactly 1 and nothing passes it
+        return self.shift * sigma / (self.shift * sigma + (1 - sigma))
 
     def at(self, u: ArrayLike) -> Level:
         sigma = np.maximum(in_unit(u), TINY)
