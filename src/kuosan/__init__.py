@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kuosan.sample.generate import Frame, generate
     from kuosan.sample.request import Request
     from kuosan.train.api import fit
-    from kuosan.trained import Trained, load, sample
+    from kuosan.trained import Trained, load
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,6 @@ _HOMES = {
     "generate": "sample.generate",
     "load": "trained",
     "open_pictures": "data.pictures",
-    "sample": "trained",
     "simple_loss": "diffusion.loss",
 }
 
@@ -85,7 +84,6 @@ __all__ = [
     "generate",
     "load",
     "open_pictures",
-    "sample",
     "simple_loss",
 ]
 
@@ -94,7 +92,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kuosan' has no attribute {name!r}")
     value = getattr(import_module(f"kuosan.{_HOMES[name]}"), name)
-    globals()[name] = value  # `kuosan.sample` is the function, although importing it loads the package of that name
+    globals()[name] = value
     return value
 
 

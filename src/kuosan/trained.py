@@ -12,14 +12,17 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
-from kuosan.sample.generate import sample as sample_model
+from kuosan.sample.generate import sample
 from kuosan.sample.plan import plan
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
+    from kuosan.sample.generate import Frame
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,32 @@ class Trained:
         return Recipe(
             self.name, self.step, self.weights, request, 0, str(self.compute), precision, (width, height), steps
         )
+
+
+    def sample(
+        self,
+        n: int = 16,
+        *,
+        seed: int = 0,
+        sampler: str = "dpm_solver_2m",
+        steps: int | None = None,
+        start: Tensor | None = None,
+        on_step: Callable[[Frame], None] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """New pictures: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
+
+        Args:
+            start: (C, H, W) or (n, C, H, W) in [-1, 1], to start from instead of from noise, with `strength=`.
+            on_step: called with a `Frame` after every denoising step.
+
+        Raises:
+            Error: what this model cannot be sampled with.
+        """
+        tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **options}
+        if start is not None:
+            tree.setdefault("image", "a tensor")
+        return sample(self.model, trees.build(Request, tree), start=start, on_step=on_step)
 
 
 def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute | None = None) -> Trained:
@@ -65,30 +94,6 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     ready = Model(config, prepare(model.network, compute.device, compute.dtype))
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
-
-
-def sample(
-    run: str | Path | Trained,
-    n: int = 16,
-    *,
-    seed: int = 0,
-    sampler: str = "dpm_solver_2m",
-    steps: int | None = None,
-    network: nn.Module | None = None,
-    start: Tensor | None = None,
-    on_step: Any = None,
-    **options: Any,
-) -> Tensor:
-    """Pictures from a run: (n, C, H, W) float32 in [-1, 1]. Further options are those of `sample.request.Request`.
-
-    Raises:
-        Error: whatever `load` and the request refuse.
-    """
-    trained = run if isinstance(run, Trained) else load(run, network=network)
-    tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **options}
-    if start is not None:
-        tree.setdefault("image", "given as a tensor")
-    return sample_model(trained.model, trees.build(Request, tree), start=start, on_step=on_step)
 
 
 def picture(model: Model, path: Path) -> Tensor:

@@ -104,7 +104,7 @@ def sample(
         raise Error("no model given: kuosan sample RUN (the folder that `kuosan train` made).")
     names.sampler(sampler)
     _refuse_early(run, request)
-    _make(run, request, out, columns, gif, ComputeConfig(device, precision, threads))
+    make(run, request, out, columns, gif, ComputeConfig(device, precision, threads))
 
 
 def _refuse_early(run: Path, request: Request) -> None:
@@ -118,7 +118,14 @@ def _refuse_early(run: Path, request: Request) -> None:
     choose(trees.build(ModelConfig, load(run / "config.yaml").get("model", {})), request)
 
 
-def _make(run: Path, request: Request, out: Path | None, columns: int | None, gif: bool, where: ComputeConfig) -> None:
+def make(
+    run: Path, request: Request, out: Path | None, columns: int | None, gif: bool, where: ComputeConfig
+) -> tuple[float, int]:
+    """Sample, write, and say what was made; the seconds of sampling and the network evaluations a picture.
+
+    Raises:
+        Error: what the run cannot be sampled with, or a folder that cannot be written.
+    """
     from kuosan import trained as opening
     from kuosan.device import choose
     from kuosan.sample import write
@@ -143,6 +150,7 @@ def _make(run: Path, request: Request, out: Path | None, columns: int | None, gi
         f"{len(paths)} pictures in {seconds:.1f} s ({seconds / len(paths):.2f} s each): {folder} "
         f"(sheet.png{', denoising.gif' if gif else ''})"
     )
+    return seconds, walk.evaluations
 
 
 def _say_plan(trained: Trained, request: Request, walk: Plan) -> None:

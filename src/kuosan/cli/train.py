@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
 from kuosan.train.config import RunConfig, resolve
@@ -23,7 +23,7 @@ SHORT = {"channels": "data.channels", "name": "model.network.name", "size": "dat
 def train(
     *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Path | None = None,
-    config: Path | None = None,
+    config: str | None = None,
     network: Size = "small",
     init: Path | None = None,
     accept_new_data: bool = False,
@@ -41,7 +41,7 @@ def train(
     out
         The run's folder; runs/NAME OF THE DATA if not given.
     config
-        A YAML file of options, below those given here.
+        A YAML file of options, or a recipe by name (portraits); options given here win.
     network
         The U-Net's size when its fields are not given: tiny, small, medium or large.
     init
@@ -59,10 +59,25 @@ def train(
     if words:
         tree.setdefault("data", {})["path"] = words[0]
     if config is not None:
-        tree = trees.merge(trees.load(config), tree)
+        tree = trees.merge(trees.load(recipe(config)), tree)
     out, tree = _place(out, tree)
     resolve(tree, (3, 64, 64), network)  # what can be refused before torch and the pictures load, is
     return _run(out, tree, network, init, accept_new_data, dry_run)
+
+
+def recipe(name: str) -> Path:
+    """A YAML file by its path, or one of kuosan's own recipes by its name.
+
+    Raises:
+        Error: neither.
+    """
+    own = Path(__file__).parent.parent / "recipes"
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        return Path(name)
+    names = sorted(path.stem for path in own.glob("*.yaml"))
+    if name not in names:
+        raise unknown("recipe", name, names)
+    return own / f"{name}.yaml"
 
 
 def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
