@@ -52,10 +52,7 @@ class Arrays:
         """Pixels (H, W, C) of the i-th."""
         for pictures, _, _ in self.parts:
             if i < len(pictures):
-                pixels = pictures[i]
-                return (
-                    laid_on(pixels[..., :3], pixels[..., 3:] / 255, self.background) if pixels.shape[2] == 4 else pixels
-                )
+                return opaque(pictures[i], self.background)
             i -= len(pictures)
         raise AssertionError(entry)
 

@@ -25,7 +25,7 @@ from kuosan.data.pixels import laid_on, rounded
 from kuosan.errors import Error
 
 # Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "MPO"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]  # JPEG includes MPO
 for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo"):
     import_module(f"PIL.{_plugin}ImagePlugin")
 ORIENTATION = 0x0112  # EXIF tag
@@ -38,6 +38,8 @@ TURNS = {  # Exif 2.32, table 4.6.4 A: what brings the stored rows upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Relative colorimetric with black point compensation, as image editors do
+INTENT, BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 SRGB = ImageCms.createProfile("sRGB")
 WHITE = (255, 255, 255)
 
@@ -69,7 +71,7 @@ def read_header(content: bytes, max_pixels: int = 64_000_000) -> Header:
     """
     with _opened(content, max_pixels) as image:
         width, height = image.size
-        if _orientation(image) >= 5:
+        if 5 <= _orientation(image) <= 8 and image.format != "TIFF":  # whose reader turns by itself
             width, height = height, width
         return Header(width, height, image.mode, str(image.format))
 
@@ -156,7 +158,7 @@ def _profiled(image: Image.Image, opened: Image.Image, notes: list[str]) -> np.n
         to = "RGBA" if image.mode == "RGBA" else "RGB"
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, SRGB, outputMode=to)
+            converted = ImageCms.profileToProfile(image, source, SRGB, INTENT, to, flags=BLACK_TO_BLACK)
             notes.append("colour profile converted to sRGB")
         except Exception:  # a profile for another mode, or a damaged one: viewers ignore it too
             notes.append("colour profile not usable, taken as sRGB")
