@@ -105,13 +105,13 @@ def _() -> Case:
 
 @case("PNG rgb, one colour clear")
 def _() -> Case:
-    clear = (P == P[2, 3]).all(2, keepdims=True)
+    clear = (P[2, 3] == P).all(2, keepdims=True)
     return saved(P, "PNG", transparency=tuple(int(v) for v in P[2, 3])), np.where(clear, 255.0, P)
 
 
 @case("PNG grey, one level clear")
 def _() -> Case:
-    return saved(GREY, "PNG", transparency=int(GREY[1, 1, 0])), np.where(GREY == GREY[1, 1, 0], 255.0, GREY)
+    return saved(GREY, "PNG", transparency=int(GREY[1, 1, 0])), np.where(GREY[1, 1, 0] == GREY, 255.0, GREY)
 
 
 @case("PNG 16-bit grey")

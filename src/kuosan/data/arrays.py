@@ -12,7 +12,7 @@ import numpy as np
 
 from kuosan.data.config import DataConfig, rgb
 from kuosan.data.entries import Entry, Listing
-from kuosan.data.pixels import rounded
+from kuosan.data.pixels import opaque, rounded
 from kuosan.errors import Error
 
 PICTURES = ("x", "images", "image", "data", "x_train", "train_images", "arr_0")
