@@ -49,11 +49,12 @@ def sha256(path: Path) -> str:
 def describe(directory: Path) -> bytes:
     """The manifest of the files now in `directory`."""
     entries = {name: Entry((directory / name).stat().st_size, sha256(directory / name)) for name in names(directory)}
-    body: dict[str, object] = {
-        "format": FORMAT,
-        "files": {name: entry._asdict() for name, entry in sorted(entries.items())},
-    }
-    return json.dumps(body | {"sha256": _own_sha256(body)}, indent=1).encode() + b"\n"
+    files = {name: entry._asdict() for name, entry in sorted(entries.items())}
+    return _text({"format": FORMAT, "files": files})
+
+
+def _text(body: Mapping[str, object]) -> bytes:
+    return json.dumps({**body, "sha256": _own_sha256(body)}, indent=1).encode() + b"\n"
 
 
 def _own_sha256(body: Mapping[str, object]) -> str:
@@ -86,7 +87,8 @@ def _parsed(path: Path) -> dict[str, Entry]:
     if path.stat().st_size > LIMIT:
         raise damaged
     try:
-        body = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        body = json.loads(content)
         own = body.pop("sha256")
         if own != _own_sha256(body):
             raise damaged
@@ -94,6 +96,8 @@ def _parsed(path: Path) -> dict[str, Entry]:
             raise Error(
                 f"{path.parent}: written in format {body['format']}, this kuosan reads {FORMAT}; update kuosan."
             )
+        if content != _text(body):  # not even a blank differs
+            raise damaged
         return {name: Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in body["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged from None

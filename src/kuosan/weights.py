@@ -86,7 +86,7 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors`, each whole and in its own dtype; tensors that share memory are written once each.
 
-    The file is neither atomic nor fsynced: write into a `files.staged` folder.
+    The file is neither atomic nor fsynced: write into a `files.staged` folder, which also explains a full disk.
     """
     # The widest dtypes first, so that every tensor starts at a multiple of its element.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -98,7 +98,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with explained(Path(path), nbytes(tensors)), open(path, "wb", buffering=1 << 20) as stream:
+    with open(path, "wb", buffering=1 << 20) as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
