@@ -16,12 +16,20 @@ TimeConditioning = Literal["add", "scale_shift"]
 Resample = Literal["conv", "conv_asymmetric", "block"]
 Size = Literal["tiny", "small", "medium", "large"]
 
-# channels at the first level, residual blocks a level, head width
-_SIZES: dict[str, tuple[int, int, int]] = {
-    "tiny": (32, 1, 32),
-    "small": (64, 1, 64),
-    "medium": (128, 2, 64),
-    "large": (192, 3, 64),
+
+@dataclass(frozen=True)
+class _Shape:
+    channels: int  # at the first level, doubled where pictures enter in patches
+    widest: int  # multipliers are 1, 2, 4, ... up to this
+    blocks: int
+    attends: int  # attention on levels of at most this many cells a side
+
+
+_SIZES = {
+    "tiny": _Shape(32, 2, 1, 8),
+    "small": _Shape(32, 4, 1, 8),
+    "medium": _Shape(64, 4, 2, 16),
+    "large": _Shape(128, 4, 2, 16),
 }
 
 
@@ -146,7 +154,7 @@ def _whole(value: object) -> bool:
 
 
 def default_unet(shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0) -> UNetConfig:
-    """A U-Net for pictures of `shape` (C, H, W): wide and low-resolution, attention at 16 x 16 and below.
+    """A U-Net for pictures of `shape` (C, H, W): wide where resolution is low, attention there only.
 
     Sides over 64 pixels enter in patches so that the finest level has at most 64 x 64 cells; the coarsest level has
     about 8 x 8. "small" is 2.7 M parameters at 32 x 32.
@@ -156,30 +164,34 @@ def default_unet(shape: tuple[int, int, int], size: Size = "small", *, classes: 
     if size not in _SIZES:
         raise unknown("network size", size, _SIZES)
     count, height, width = shape
-    channels, blocks, head = _SIZES[size]
-    patch = 1
-    while max(height, width) > 64 * patch:
+    side, plan, patch = max(height, width), _SIZES[size], 1
+    while side > 64 * patch:
         patch *= 2
-    levels = max(1, math.ceil(math.log2(max(height, width) / patch / 8)) + 1)
+    levels = max(1, math.ceil(math.log2(side / patch / 8)) + 1)
     while levels > 1 and (height % (patch << (levels - 1)) or width % (patch << (levels - 1))):
         levels -= 1
-    cells = max(height, width) / patch / 2 ** (levels - 1)
-    if cells > 16 or height % patch or width % patch:
-        step = patch * 2 ** max(0, math.ceil(math.log2(max(height, width) / patch / 16)))
-        low, high = (tuple(step * max(1, f(side / step)) for side in (height, width)) for f in (math.floor, math.ceil))
-        raise Error(
-            f"picture size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
-            f"{step} here. Resize or pad to {low[0]}x{low[1]} or {high[0]}x{high[1]}."
-        )
-    sides = [max(height, width) / patch / 2**i for i in range(levels)]
+    if side / (patch << (levels - 1)) > 16 or height % patch or width % patch:
+        raise _indivisible(height, width, patch << math.ceil(math.log2(side / patch / 16)))
     return UNetConfig(
         in_channels=count,
         out_channels=count,
-        channels=channels,
-        multipliers=(1, *[2] * (levels - 1)) if levels < 4 else (1, 2, *[4] * (levels - 2)),
-        blocks=blocks,
-        attention=tuple(side <= 16 for side in sides),
-        head_channels=head,
+        channels=plan.channels * (1 if patch == 1 else 2),
+        multipliers=tuple(min(2**i, plan.widest) for i in range(levels)),
+        blocks=plan.blocks,
+        attention=tuple(side / (patch << i) <= plan.attends for i in range(levels)),
+        head_channels=32,
+        groups=min(32, plan.channels // 4),
         classes=classes,
         patch=patch,
+    )
+
+
+def _indivisible(height: int, width: int, step: int) -> Error:
+    low, high = (
+        "x".join(str(step * max(1, rounded(side / step))) for side in (height, width))
+        for rounded in (math.floor, math.ceil)
+    )
+    return Error(
+        f"picture size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
+        f"{step}. Resize or pad to {low} or {high}."
     )

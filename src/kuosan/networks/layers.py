@@ -6,7 +6,7 @@ Tensors stay channels_last from the entrance to the exit, so attention's tokens 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +46,52 @@ class DownConv(nn.Conv2d):
 
 
 class UpConv(nn.Conv2d):
-    """Nearest neighbour, then a 3x3 convolution."""
+    """Nearest neighbour, then a 3x3 convolution.
+
+    Enlarged, a 3x3 kernel sees only 2x2 different pixels, so large pictures take four 2x2 convolutions before the
+    enlargement instead: four ninths of the multiplications.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(upsample(x))
+        if x.shape[2] * x.shape[3] < 256:  # below, summing the kernels costs more than it saves
+            return super().forward(upsample(x))
+        assert self.bias is not None
+        kernels = _halves(_halves(self.weight, 2), 4)  # (out, in, 2, 2, 2, 2): row phase, row, column phase, column
+        kernels = kernels.permute(2, 4, 0, 1, 3, 5).reshape(4 * self.out_channels, self.in_channels, 2, 2)
+        kernels = kernels.contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, kernels, self.bias.repeat(4), padding=1)
+        return cast(Tensor, _Interleave.apply(y))  # type: ignore[no-untyped-call]
+
+
+def _halves(kernel: Tensor, dim: int) -> Tensor:
+    """Replace a dimension of 3 taps by (phase, tap): the taps of an even output pixel, then of an odd one."""
+    a, b, c = kernel.unbind(dim)
+    return torch.stack([torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)], dim)
+
+
+class _Interleave(torch.autograd.Function):
+    """(B, 4C, H+1, W+1), the four phases each shifted by its own half pixel -> (B, C, 2H, 2W), channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        y = y.permute(0, 2, 3, 1)
+        B, H, W, C = y.shape[0], y.shape[1] - 1, y.shape[2] - 1, y.shape[3] // 4
+        phases, out = y.reshape(B, H + 1, W + 1, 2, 2, C), y.new_empty(B, H, 2, W, 2, C)
+        for p, q in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            out[:, :, p, :, q] = phases[:, p : p + H, q : q + W, p, q]
+        return out.view(B, 2 * H, 2 * W, C).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].permute(0, 2, 3, 1)
+        B, H, W, C = grad.shape[0], grad.shape[1] // 2, grad.shape[2] // 2, grad.shape[3]
+        grad, phases = grad.reshape(B, H, 2, W, 2, C), grad.new_zeros(B, H + 1, W + 1, 2, 2, C)
+        for p, q in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            phases[:, p : p + H, q : q + W, p, q] = grad[:, :, p, :, q]
+        return phases.view(B, H + 1, W + 1, 4 * C).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):

@@ -25,7 +25,7 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
     and gives that.
     """
     ready = copy.deepcopy(network).to(device).requires_grad_(False).eval()
-    exact = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
+    exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
     if isinstance(ready, UNet):
         exact.append(ready.encoder.time)
     kept = {parameter for module in exact for parameter in module.parameters()}

@@ -7,6 +7,7 @@ The encoder stands alone, for it is also the body of the noisy classifier.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, cast
 
 import torch
@@ -58,7 +59,8 @@ class Conditioning(nn.Linear):
 
     def shares(self, emb: Tensor) -> Iterator[Tensor]:
         """The shares of the embedding (B, time_width), one (B, block.time_width) a block."""
-        return iter(self(F.silu(emb)).split(self.widths, dim=1))
+        with full_precision(emb):
+            return iter(self(F.silu(emb)).split(self.widths, dim=1))
 
 
 class Level(nn.Module):
@@ -115,7 +117,8 @@ class Encoder(nn.Module):
         """The time embedding, with the label's row added: (B,) and (B,) -> (B, time_width), in the weights' dtype."""
         first = cast(nn.Linear, self.time[0])
         dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
-        with torch.autocast(t.device.type, enabled=False):  # bf16 cannot tell t = 999 from t = 1000
+        t = t.to(first.weight.device)
+        with full_precision(t):  # bf16 cannot tell t = 999 from t = 1000
             features = time_features(
                 t.expand(batch) if t.numel() == 1 else t,
                 self.config.channels,
@@ -224,6 +227,11 @@ def parameter_count(config: UNetConfig) -> int:
         return sum(p.numel() for p in UNet(config).parameters())
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast switched off where `x` is; the meta device knows none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
     """block(*inputs), its inside recomputed in the backward pass if asked (Chen et al. 2016)."""
     if recompute and torch.is_grad_enabled():
@@ -257,6 +265,12 @@ def _check(config: UNetConfig, x: Tensor, t: Tensor, label: Tensor | None, conca
             f"label is {got}; this network has {config.classes} classes: pass int64 labels of shape ({B},), "
             f"{config.null_label} for none."
         )
+    if label is not None and config.classes and label.device.type == "cpu":  # a GPU would have to be waited for
+        wrong = [int(i) for i in label if not 0 <= i <= config.classes]
+        if wrong:
+            raise Error(
+                f"label {wrong[0]}: this network takes 0 to {config.classes - 1}, or {config.classes} for none."
+            )
     if not config.classes and label is not None:
         raise Error("this network has no label door (classes is 0): leave label out, or train with classes.")
     if config.concat_channels:

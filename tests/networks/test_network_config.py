@@ -1,0 +1,92 @@
+"""UNetConfig refuses what cannot be built, and the default shapes fit their pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+
+from kuosan.errors import Error
+from kuosan.networks.config import Size, UNetConfig, default_unet
+from kuosan.networks.unet import parameter_count
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"channels": 0}, "channels is 0"),
+    ({"channels": 33, "groups": 33}, "channels is 33.*even"),
+    ({"channels": 128.0}, "channels is 128.0"),
+    ({"in_channels": True}, "in_channels is True"),
+    ({"blocks": 0}, "blocks is 0"),
+    ({"groups": 48}, r"groups is 48.*divisors of every level's channels \(128, 256, 256, 256\).*divide 128"),
+    ({"multipliers": ()}, "multipliers is"),
+    ({"multipliers": (1, 0)}, "multipliers is"),
+    ({"attention": (True,)}, r"attention is \(True,\).*4 entries, not 1"),
+    ({"attention": (1, 0, 0, 0)}, "attention is"),
+    ({"head_channels": 48}, "head_channels is 48.*divisors of.*256"),
+    ({"head_channels": 0}, "head_channels is 0"),
+    ({"time_conditioning": "multiply"}, "unknown time_conditioning 'multiply'"),
+    ({"resample": "conf"}, "unknown resample 'conf': did you mean 'conv'"),
+    ({"dropout": 1.0}, "dropout is 1.0"),
+    ({"dropout": float("nan")}, "dropout is nan"),
+    ({"norm_eps": 0.0}, "norm_eps is 0.0"),
+    ({"freq_shift": 64}, "freq_shift is 64"),
+    ({"classes": -1}, "classes is -1"),
+    ({"concat_channels": -1}, "concat_channels is -1"),
+    ({"patch": 0}, "patch is 0"),
+    ({"context_width": 768}, "context_width is 768.*not built yet"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD)
+def test_a_bad_value_is_refused_with_its_field_value_and_cure(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(Error, match=message):
+        UNetConfig(**fields)
+
+
+def test_lists_become_tuples_so_that_yaml_and_python_give_equal_configs() -> None:
+    lists = UNetConfig(multipliers=[1, 2], attention=[False, True])  # type: ignore[arg-type]
+    assert lists == UNetConfig(multipliers=(1, 2), attention=(False, True))
+    assert hash(lists)
+
+
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 64), (3, 64, 64), (4, 128, 96), (3, 256, 256), (3, 512, 512)]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "medium", "large"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_default_shape_takes_its_pictures(shape: tuple[int, int, int], size: Any) -> None:
+    config = default_unet(shape, size, classes=3)
+    _, height, width = shape
+    assert height % config.factor == 0 and width % config.factor == 0
+    assert (config.in_channels, config.out_channels, config.classes) == (shape[0], shape[0], 3)
+    finest = max(height, width) / config.patch
+    assert finest <= 64
+    assert finest / 2 ** (config.levels - 1) <= 16
+    assert all(finest / 2**i <= 16 for i, on in enumerate(config.attention) if on)
+    assert parameter_count(config) > 1e5
+
+
+def test_the_small_shape_for_32_pixels_has_2_7_million_parameters_and_each_size_more_than_the_last() -> None:
+    counts = [parameter_count(default_unet((1, 32, 32), size)) for size in get_args(Size)]
+    assert 2.65e6 < counts[1] < 2.75e6
+    assert counts == sorted(counts)
+
+
+ODD = [((3, 33, 32), r"33x32.*multiples of 4.*32x32 or 36x32"), ((3, 130, 130), r"130x130.*128x128 or 144x144")]
+
+
+@pytest.mark.parametrize(("shape", "message"), ODD)
+def test_a_side_that_cannot_be_halved_is_refused_with_the_nearest_sizes(shape: Any, message: str) -> None:
+    with pytest.raises(Error, match=message):
+        default_unet(shape)
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(Error, match="unknown network size 'smal': did you mean 'small'"):
+        default_unet((3, 32, 32), "smal")  # type: ignore[arg-type]
+
+
+def test_configuring_a_network_does_not_import_torch() -> None:
+    code = "import sys, kuosan.networks.config, kuosan.convert.diffusers; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
