@@ -17,7 +17,7 @@ from PIL import Image
 
 from kuosan.data.config import DataConfig
 from kuosan.data.decoding import decode
-from kuosan.data.doctor import examine
+from kuosan.data.doctor import examine, write
 from kuosan.data.headers import Refused
 from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
@@ -231,6 +231,7 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
     (folder / "dangling.png").symlink_to(folder / "nothing.png")
     (folder / "self.png").symlink_to(folder / "self.png")
     os.mkfifo(folder / "pipe.png")
+    (folder / os.fsdecode(b"no\xfftext.png")).write_bytes(b"x")
     report = examine(DataConfig(path=str(folder), workers=0))
     assert sorted(entry.name for entry in report.scan.entries) == ["jpeg_inside.png", "named.png/inside.png"]
     reasons = dict(report.scan.refused)
@@ -241,7 +242,10 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
     assert reasons["dangling.png"].startswith("unreadable")
     assert reasons["self.png"].startswith("unreadable")
     assert reasons["pipe.png"] == "not a regular file"
-    assert len(reasons) == 7
+    assert len(reasons) == 8
+    assert "\n".join(report.lines()).encode()  # what is said can be printed
+    write(report, tmp_path / "lists")
+    assert b"no\xfftext.png" in (tmp_path / "lists" / "rejected.csv").read_bytes()
 
 
 def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

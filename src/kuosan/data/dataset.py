@@ -62,6 +62,8 @@ class DatasetSource:
         if values.ndim == 2:
             values = values[None]
         name = f"item {i}"
+        if values.dtype.kind not in "biuf":
+            raise Error(f"{name} is a {type(picture).__name__}; a picture is a tensor, an array or a Pillow image.")
         if values.ndim != 3:
             raise Error(f"{name} has shape {values.shape}; a picture is (C, H, W), (H, W, C) or (H, W).")
         if values.shape[0] in (1, 3, 4):  # torch's order first, unlike files of arrays

@@ -178,7 +178,8 @@ def _csv(rows: list[list[str]]) -> str:
 
 def _few(pairs: list[tuple[str, str]]) -> str:
     more = f"; and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
-    return "; ".join(f"{name} ({reason})" for name, reason in pairs[:SHOWN]) + more + "."
+    shown = "; ".join(f"{name} ({reason})" for name, reason in pairs[:SHOWN])
+    return shown.encode("utf-8", "backslashreplace").decode() + more + "."  # names may be no text at all
 
 
 def _kind(reason: str) -> str:

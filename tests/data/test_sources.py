@@ -1,0 +1,338 @@
+"""Folders, zips, IDX, npz and Python data sets: what is found in them, and what is said when nothing is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_files import picture, saved
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from kuosan.data.config import DataConfig
+from kuosan.data.doctor import examine
+from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.errors import Error
+
+
+def put(folder: Path, *names: str, size: int = 16) -> None:
+    """A different small picture under each name."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(saved(picture(size, size, 3, name), "PNG"))
+
+
+def opened(path: Path, **settings: object) -> Pictures:
+    return open_pictures(DataConfig(path=str(path), **{"hold_out": 0, "workers": 0, **settings}))  # type: ignore[arg-type]
+
+
+def by_name(pictures: Pictures) -> dict[str, str | None]:
+    """name -> class."""
+    assert pictures.labels is not None
+    return {
+        pictures.name(i): pictures.classes[label] if label >= 0 else None for i, label in enumerate(pictures.labels)
+    }
+
+
+def test_classes_are_first_level_folders(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "cat/deep/2.png", "dog/1.png")
+    (tmp_path / "README.md").write_text("no picture, so it says nothing about classes")
+    pictures = opened(tmp_path)
+    assert pictures.classes == ("cat", "dog")
+    assert by_name(pictures) == {"cat/1.png": "cat", "cat/deep/2.png": "cat", "dog/1.png": "dog"}
+    assert pictures.batch(range(3)).label.dtype == torch.int64  # type: ignore[union-attr]
+
+
+def test_a_picture_outside_the_folders_means_no_classes(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "dog/1.png", "loose.png")
+    assert opened(tmp_path).classes == ()
+    assert opened(tmp_path).labels is None and opened(tmp_path).batch([0]).label is None
+
+
+def test_one_folder_that_holds_everything_is_no_class(tmp_path: Path) -> None:
+    put(tmp_path, "all/cat/1.png", "all/dog/1.png")
+    assert opened(tmp_path).classes == ("cat", "dog")
+    assert opened(tmp_path / "all" / "cat").classes == ()
+
+
+def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    put(tmp_path, "10/a.png", "9/b.png", "0/c.png")
+    assert opened(tmp_path).classes == ("0", "9", "10")
+
+
+def test_captions_come_from_metadata_and_from_text_beside(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png", "sub/d.png")
+    (tmp_path / "a.txt").write_text("beside\n a ")
+    (tmp_path / "b.txt").write_text("loses")
+    rows = [{"file_name": "b.png", "text": "wins"}, {"file_name": "sub/d.png", "caption": "deep é"}]
+    lines = [json.dumps(row) for row in rows]
+    lines += ["{broken", '{"text": "nobody"}', '{"file_name": "gone.png", "text": "x"}', "[1]", '{"file_name": 7}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    pictures = opened(tmp_path)
+    assert pictures.captions is not None
+    captions = {pictures.name(i): text for i, text in enumerate(pictures.captions)}
+    assert captions == {"a.png": "beside a", "b.png": "wins", "c.png": None, "sub/d.png": "deep é"}
+    assert pictures.report.scan.refused == []  # captions are no skipped pictures
+    places = [place for place, _ in pictures.report.scan.listing.missing]
+    assert places == [f"metadata.jsonl line {n}" for n in (3, 4, 5, 6, 7)]
+    ids = [i for i in range(4) if pictures.name(i) in ("a.png", "c.png")]
+    assert sorted(pictures.batch(ids).caption or []) == ["", "beside a"]
+
+
+def test_labels_may_come_from_metadata(tmp_path: Path) -> None:
+    put(tmp_path, "x/a.png", "x/b.png", "x/c.png")
+    rows = [{"file_name": "a.png", "label": "sun"}, {"file_name": "b.png", "label": 3}]
+    (tmp_path / "x" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert by_name(opened(tmp_path)) == {"x/a.png": "sun", "x/b.png": "3", "x/c.png": None}
+    assert opened(tmp_path).report.summary()["without_class"] == 1
+
+
+def test_captions_that_are_no_text_are_reported(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
+    pictures = opened(tmp_path)
+    assert pictures.captions is None
+    assert "not readable" in pictures.report.scan.listing.missing[0][1]
+
+
+def test_a_zip_is_the_same_as_the_folder_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    put(folder, "cat/1.png", "cat/2.png", "dog/1.png")
+    (folder / "cat" / "1.txt").write_text("a cat")
+    (folder / "bad.png").write_bytes(b"nothing")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        for each in sorted(folder.rglob("*.*")):
+            file.write(each, each.relative_to(tmp_path))
+        file.writestr("__MACOSX/._1.png", "x")
+        file.writestr("../outside.png", "x")
+    one, other = opened(folder), opened(tmp_path / "photos.zip")
+    assert by_name(other) == {f"photos/{name}": label for name, label in by_name(one).items()}
+    assert one.fingerprint == other.fingerprint
+    assert torch.equal(one.batch(range(3)).x0, other.batch(range(3)).x0)
+    assert one.captions == other.captions
+    reasons = dict(other.report.scan.refused)
+    assert set(reasons) == {"photos/bad.png", "__MACOSX/._1.png", "../outside.png"}
+
+
+def test_a_damaged_zip_member_is_skipped_and_a_damaged_zip_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("a.png", saved(picture(name="a"), "PNG"))
+        file.writestr("b.png", saved(picture(name="b"), "PNG"))
+    content = bytearray(path.read_bytes())
+    content[120] ^= 255
+    path.write_bytes(content)
+    pictures = opened(path)
+    assert [entry.name for entry in pictures.scan.entries] == ["b.png"]
+    assert "damaged in the zip" in dict(pictures.report.scan.refused)["a.png"]
+    path.write_bytes(content[:60])
+    with pytest.raises(Error, match="no readable zip"):
+        opened(path)
+
+
+def idx(values: np.ndarray) -> bytes:
+    return b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def test_idx_files_give_pictures_labels_and_a_test_part(tmp_path: Path) -> None:
+    train, test = picture(40, 9, 9, "idx"), picture(10, 9, 9, "idx test")
+    labels = np.arange(40, dtype=np.uint8) % 10
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(train)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(test))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(labels[:10]))
+    pictures = opened(tmp_path, hold_out=None)
+    assert pictures.shape == (1, 16, 16)  # 9 is bordered to the next multiple of 8
+    assert pictures.classes == tuple("0123456789")
+    assert pictures.train.tolist() == list(range(40)) and pictures.held_out.tolist() == list(range(40, 50))
+    assert (pictures.pixels(3)[3:12, 3:12, 0] == train[3]).all()
+    assert pictures.labels is not None and pictures.labels[:12].tolist() == [*range(10), 0, 1]
+    alone = opened(tmp_path / "train-images-idx3-ubyte.gz", hold_out=0.5)
+    assert len(alone) == 40 and 8 < len(alone.held_out) < 32
+    assert len(opened(tmp_path, hold_out=0.5)) == 40  # the test part stays out when a fraction is asked for
+
+
+def test_idx_files_that_lie_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "images-idx3-ubyte"
+    good = idx(picture(4, 5, 6))
+    for content, reason in (
+        (good[:-1], "cut short"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "more than memory_gib"),
+        (b"\0\0\x08\x01" + struct.pack(">I", 4) + b"abcd", "is it the labels"),
+        (b"\0\0\x08\x09" + bytes(80), "no IDX file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(Error, match=reason):
+            opened(path)
+    path.write_bytes(good)
+    (tmp_path / "labels-idx1-ubyte").write_bytes(idx(np.zeros(3, np.uint8)))
+    with pytest.raises(Error, match="3 labels for 4 pictures"):
+        opened(path)
+    gz = tmp_path / "x-images-idx3-ubyte.gz"
+    gz.write_bytes(gzip.compress(good)[:-12])
+    with pytest.raises(Error, match=r"damaged|cut short"):
+        opened(gz)
+
+
+ARRAY = picture(6, 8 * 8 * 3, 1, "array").reshape(6, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "exact"),
+    [
+        (ARRAY, True),
+        (ARRAY.transpose(0, 3, 1, 2), True),
+        (ARRAY / 255, True),
+        ((ARRAY / 127.5 - 1).astype(np.float32), True),
+        (ARRAY.astype(np.uint16) * 257, True),
+        (ARRAY[..., 0], False),
+    ],
+    ids=["bytes", "channels first", "floats to 1", "floats from -1", "16 bits", "grey"],
+)
+def test_arrays_mean_what_their_type_says(tmp_path: Path, values: np.ndarray, exact: bool) -> None:
+    np.savez(tmp_path / "a.npz", x=values, y=np.array([0, 1, 2, 0, 1, 2]))
+    pictures = opened(tmp_path / "a.npz")
+    want = ARRAY if exact else ARRAY[..., :1]
+    assert pictures.classes == ("0", "1", "2")
+    assert all((pictures.pixels(i) == want[i]).all() for i in range(6))
+    np.save(tmp_path / "a.npy", values)
+    assert (opened(tmp_path / "a.npy").pixels(5) == want[5]).all()
+
+
+def test_an_npz_may_bring_a_test_part_and_transparency(tmp_path: Path) -> None:
+    alpha = np.concatenate([ARRAY, np.zeros((6, 8, 8, 1), np.uint8)], 3)
+    np.savez_compressed(tmp_path / "a.npz", x_train=alpha, x_test=ARRAY[:2], y_train=np.ones((6, 1), int))
+    pictures = opened(tmp_path / "a.npz", hold_out=None)
+    assert pictures.held_out.tolist() == [6, 7] and len(pictures.train) == 6
+    assert (pictures.pixels(0) == 255).all() and (pictures.pixels(6) == ARRAY[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"x": ARRAY.astype(float) * 3}, "floats from"),
+        ({"x": np.full((2, 8, 8), np.nan)}, "floats from nan"),
+        ({"x": ARRAY.astype(np.int64)}, "int64"),
+        ({"x": ARRAY[0, 0]}, "shape"),
+        ({"x": ARRAY[:0]}, "shape"),
+        ({"x": ARRAY, "y": np.zeros(5, int)}, "labels are whole numbers"),
+        ({"x": ARRAY, "y": np.zeros(6)}, "labels are whole numbers"),
+        ({"weights": ARRAY}, "name the pictures one of"),
+        ({"x": np.array([{}, {}], object)}, "never loaded"),
+    ],
+)
+def test_arrays_without_agreed_meaning_are_errors(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(Error, match=reason):
+        opened(tmp_path / "a.npz")
+
+
+class Items(Dataset):  # type: ignore[type-arg]
+    """Any items as a data set."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> object:
+        return self.items[i]
+
+
+X = torch.from_numpy(ARRAY[0].transpose(2, 0, 1).copy())  # (3, 8, 8) bytes
+SETTINGS = DataConfig(path="mine", hold_out=0)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        X,
+        X / 255,
+        (X, 3),
+        [X / 255, torch.tensor(3)],
+        {"image": X, "label": 3},
+        ARRAY[0],
+        Image.fromarray(ARRAY[0]),
+        (Image.fromarray(ARRAY[0]).convert("RGBA"), 3),
+    ],
+    ids=["tensor", "floats", "pair", "list", "dict", "array", "Pillow", "Pillow with alpha"],
+)
+def test_items_of_a_python_data_set_are_understood(item: object) -> None:
+    pictures = open_pictures(Items(item, item), SETTINGS)
+    assert (pictures.pixels(1) == ARRAY[0]).all()
+    labelled = isinstance(item, tuple | list | dict)
+    assert pictures.classes == (("3",) if labelled else ())
+
+
+def test_floats_of_a_data_set_are_from_minus_one_if_any_item_is() -> None:
+    dark, light = torch.full((1, 8, 8), -1.0), torch.full((1, 8, 8), 0.5)
+    pictures = open_pictures(TensorDataset(torch.stack([light, dark])), SETTINGS)
+    assert [int(pictures.pixels(i)[0, 0, 0]) for i in range(2)] == [191, 0]
+    assert int(open_pictures(Items(light, light), SETTINGS).pixels(0)[0, 0, 0]) == 128
+
+
+def test_a_data_set_may_carry_captions() -> None:
+    assert open_pictures(Items((X, "a cat"), (X, "a dog")), SETTINGS).captions == ["a cat", "a dog"]
+
+
+def test_data_sets_that_cannot_be_learned_from_are_errors() -> None:
+    class Stream(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> object:
+            return iter([X])
+
+    for dataset, reason in (
+        (Stream(), "map-style"),
+        (Items(), "empty"),
+        (Items(X * 3.0), "floats from"),
+        (Items(torch.zeros(8)), "has shape"),
+        (Items({"pic": X}), "name the picture 'image'"),
+        (Items("text"), "str"),
+    ):
+        with pytest.raises(Error, match=reason):
+            open_pictures(dataset, SETTINGS)
+
+
+def test_a_path_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+    put(tmp_path / "flowers", "a.png")
+    with pytest.raises(Error, match=r"Did you mean .*flowers\?"):
+        opened(tmp_path / "flower")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.png", saved(picture(), "PNG"), "the folder it lies in"),
+        ("a.tar", b"x" * 600, "no data set kuosan knows"),
+        ("empty", b"", "no data set kuosan knows"),
+    ],
+)
+def test_a_file_of_another_kind_is_an_error(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Error, match=reason):
+        opened(tmp_path / name)
+
+
+def test_empty_folders_and_folders_of_text_are_errors_to_train_on_and_reports_to_the_doctor(tmp_path: Path) -> None:
+    with pytest.raises(Error, match="is empty: put pictures"):
+        opened(tmp_path)
+    for i in range(5):
+        (tmp_path / f"{i}.txt").write_text("words")
+    with pytest.raises(Error, match=r"no picture .* can be used. 0.txt: not a picture.*and 2 more.*kuosan doctor"):
+        opened(tmp_path)
+    report = examine(DataConfig(path=str(tmp_path)))
+    assert report.summary()["used"] == 0 and report.summary()["skipped"] == 5
+    assert any("5 skipped" in line for line in report.lines())
+
+
+def test_one_picture_is_trained_on_and_nothing_is_held_out(tmp_path: Path) -> None:
+    put(tmp_path, "only.png")
+    pictures = opened(tmp_path, hold_out=0.9)
+    assert pictures.train.tolist() == [0] and len(pictures.held_out) == 0
+    assert any("none held out (too few pictures)" in line for line in pictures.describe())
