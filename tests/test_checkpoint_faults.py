@@ -100,7 +100,10 @@ def test_an_io_error_at_every_operation_is_named_and_the_next_save_works(server,
     assert failed == total  # every operation matters: none fails without a word
 
 
-@pytest.mark.parametrize("mode, words", [("enospc", "no space is left"), ("dead", "input/output error")])
+@pytest.mark.parametrize(
+    "mode, words",
+    [("enospc", "no space is left"), pytest.param("dead", "input/output error", marks=pytest.mark.slow)],
+)
 def test_a_disk_that_fails_from_any_operation_on_leaves_the_old_checkpoint_whole(server, run, mode, words):
     total = count(server, run)
     for at in range(1, total + 1):
