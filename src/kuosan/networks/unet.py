@@ -27,7 +27,7 @@ class Encoding(NamedTuple):
 
     h: Tensor  # (B, C_last, H/2^k, W/2^k)
     skips: list[Tensor]
-    emb: Tensor  # (B, time_width)
+    emb: Tensor  # (B, time_width), or (1, time_width) where all pictures have one time
 
 
 def residual_block(config: UNetConfig, channels: int, out: int, resample: str = "") -> ResidualBlock:
@@ -57,10 +57,10 @@ class Conditioning(nn.Linear):
         self.widths = [block.time_width for block in blocks]
         super().__init__(time_width, sum(self.widths))
 
-    def shares(self, emb: Tensor) -> Iterator[Tensor]:
-        """The shares of the embedding (B, time_width), one (B, block.time_width) a block."""
+    def shares(self, emb: Tensor, batch: int) -> Iterator[Tensor]:
+        """The shares of the embedding (B or 1, time_width), one (B, block.time_width) a block."""
         with full_precision(emb):
-            return iter(self(F.silu(emb)).split(self.widths, dim=1))
+            return iter(self(F.silu(emb)).expand(batch, -1).split(self.widths, dim=1))
 
 
 class Level(nn.Module):
@@ -113,14 +113,20 @@ class Encoder(nn.Module):
             return residual_block(self.config, width, width, "down")
         return DownConv(width, asymmetric=self.config.resample == "conv_asymmetric")
 
-    def embed(self, t: Tensor, label: Tensor | None, batch: int) -> Tensor:
-        """The time embedding, with the label's row added: (B,) and (B,) -> (B, time_width), in the weights' dtype."""
+    def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
+        """The time embedding, with the label's row added: (B,) and (B,) -> (B, time_width), in the weights' dtype.
+
+        In sampling all pictures have one time: it is embedded once, (1, time_width), which also keeps a picture's bits
+        from depending on how many are beside it (a product of one row is rounded otherwise than one of many).
+        """
         first = cast(nn.Linear, self.time[0])
         dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
-        t = t.to(first.weight.device)
+        t = t.to(first.weight.device).reshape(-1)
+        if not torch.is_grad_enabled() and t.device.type == "cpu" and bool((t == t[0]).all()):
+            t = t[:1]
         with full_precision(t):  # bf16 cannot tell t = 999 from t = 1000
             features = time_features(
-                t.expand(batch) if t.numel() == 1 else t,
+                t,
                 self.config.channels,
                 cos_first=self.config.cos_first,
                 freq_shift=self.config.freq_shift,
@@ -131,8 +137,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, concat: Tensor | None = None) -> Encoding:
         _check(self.config, x, t, label, concat)
-        emb = self.embed(t, label, len(x))
-        shares = self.conditioning.shares(emb)
+        emb = self.embed(t, label)
+        shares = self.conditioning.shares(emb, len(x))
         if concat is not None:
             x = torch.cat([x, concat.to(x.dtype)], dim=1)
         if self.config.patch > 1:
@@ -182,7 +188,7 @@ class Decoder(nn.Module):
 
     def forward(self, encoding: Encoding) -> Tensor:
         h, skips, emb = encoding
-        skips, shares = list(skips), self.conditioning.shares(emb)
+        skips, shares = list(skips), self.conditioning.shares(emb, len(h))
         recompute = self.config.checkpointing
         for level in cast(Iterable[Level], self.levels):
             for block, attend in zip(level.blocks, level.attentions, strict=True):
