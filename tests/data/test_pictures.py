@@ -260,3 +260,11 @@ def test_unused_arguments_of_a_batch_are_none(tmp_path: Path) -> None:
     assert batch.label is None and batch.caption is None
     assert batch.ids.tolist() == [1, 0] and batch.ids.dtype == torch.int64
     assert batch.x0.dtype == torch.float32 and batch.x0.is_contiguous() and batch.x0.abs().max() <= 1
+
+
+def test_a_cache_made_for_grey_does_not_make_colour_grey(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "pictures", tmp_path / "looks.json"
+    fill(folder, 3)
+    config = DataConfig(path=str(folder), memory_gib=0)
+    assert open_pictures(replace(config, channels="grey"), cache=cache).shape[0] == 1
+    assert open_pictures(config, cache=cache).shape[0] == 3

@@ -136,6 +136,17 @@ def test_a_damaged_zip_member_is_skipped_and_a_damaged_zip_is_an_error(tmp_path:
         opened(path)
 
 
+def test_a_damaged_caption_in_a_zip_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("a.txt", "a caption that will be damaged")
+        file.writestr("a.png", saved(picture(name="a"), "PNG"))
+    path.write_bytes(path.read_bytes().replace(b"caption that", b"caption THAT"))
+    pictures = opened(path)
+    assert pictures.captions is None and len(pictures) == 1
+    assert "Bad CRC" in pictures.report.scan.listing.missing[0][1]
+
+
 def idx(values: np.ndarray) -> bytes:
     return b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 

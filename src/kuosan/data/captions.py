@@ -79,6 +79,6 @@ def _text(name: str, read: Callable[[str, int], bytes], limit: int, beside: Besi
         if len(content) > limit:
             raise ValueError(f"more than {limit:,} bytes")
         return content.decode("utf-8-sig")
-    except (OSError, ValueError, RuntimeError) as reason:
+    except Exception as reason:  # a damaged zip member fails in as many ways as a picture does
         beside.problems.append((name, f"captions not readable: {reason}"))
         return None

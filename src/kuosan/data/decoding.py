@@ -227,7 +227,6 @@ def _quiet() -> Iterator[None]:
     with _lock:
         if _inside == 0:
             warnings.filters.insert(0, _QUIET)  # type: ignore[attr-defined]
-            warnings._filters_mutated()  # type: ignore[attr-defined]
         _inside += 1
     try:
         yield
@@ -236,4 +235,3 @@ def _quiet() -> Iterator[None]:
             _inside -= 1
             if _inside == 0 and _QUIET in warnings.filters:
                 warnings.filters.remove(_QUIET)  # type: ignore[attr-defined]
-                warnings._filters_mutated()  # type: ignore[attr-defined]

@@ -19,7 +19,13 @@ class Ledger:
 
     def __init__(self, path: Path | None, config: DataConfig) -> None:
         self.path = path
-        self.head = {"version": VERSION, "path": str(Path(config.path).absolute()), "max_pixels": config.max_pixels}
+        self.head = {
+            "version": VERSION,
+            "path": str(Path(config.path).absolute()),
+            "max_pixels": config.max_pixels,
+            "background": config.background,  # grey pictures may be seen as grey on one, not on another
+            "resize": config.resize,
+        }
         self.rows: dict[str, dict[str, Any]] = {}
         if path is None:
             return

@@ -101,7 +101,7 @@ class Pictures:
             return kept
         entry, place = self.scan.entries[id], self.scan.places[id]
         try:
-            return load(self.source, entry, place, self.scan.looks[id], self.config, self.plan)[0]
+            return load(self.source, entry, place, self.scan.looks[id], self.config, self.plan)
         except Refused as reason:
             raise Error(
                 f"{entry.name} in {self.config.path} was good when the data set was opened and is now {reason}. "

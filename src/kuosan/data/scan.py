@@ -169,32 +169,34 @@ def _pixels(
     source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan, store: np.ndarray | None
 ) -> Look:
     try:
-        pixels, notes = load(source, entry, i, head, config, plan)
+        pixels, notes = _fitted(source, entry, i, head, config, plan)
     except Refused as reason:
         return replace(head, reason=str(reason))
     if store is not None:
-        store[:] = pixels
+        store[:] = with_channels(pixels, plan.channels)
     return replace(head, grey=is_grey(pixels), notes=notes)
 
 
-def load(
-    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One picture as planned, (side, side, C) uint8, and what was done to it.
+def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan) -> np.ndarray:
+    """One picture as planned, (side, side, C) uint8.
 
     Raises:
         Refused: it cannot be decoded, or is not what it was when it was looked at.
     """
+    return with_channels(_fitted(source, entry, i, head, config, plan)[0], plan.channels)
+
+
+def _fitted(
+    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The picture at its planned size, in the channels it has, and what was done to it."""
     content = source.read(entry, i)
-    notes: tuple[str, ...] = ()
     if isinstance(content, np.ndarray):
-        pixels = content
-    else:
-        if content_key(content) != head.key:
-            raise Refused("changed since it was looked at")
-        decoded = decode(content, plan.background, config.max_pixels)
-        pixels, notes = decoded.pixels, decoded.notes
-    return with_channels(fit(pixels, plan.side, plan.rule, plan.background), plan.channels), notes
+        return fit(content, plan.side, plan.rule, plan.background), ()
+    if content_key(content) != head.key:
+        raise Refused("changed since it was looked at")
+    decoded = decode(content, plan.background, config.max_pixels)
+    return fit(decoded.pixels, plan.side, plan.rule, plan.background), decoded.notes
 
 
 def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
