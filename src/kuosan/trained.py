@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from kuosan import checkpoint, manifest
 from kuosan import config as trees
 from kuosan.device import Compute, ComputeConfig, choose
@@ -44,7 +46,6 @@ class Trained:
         return Recipe(
             self.name, self.step, self.weights, request, 0, str(self.compute), precision, (width, height), steps
         )
-
 
     def sample(
         self,
@@ -91,7 +92,8 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
         reason = " ".join(str(error).split())[:300]
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None
     model.network.requires_grad_(False).eval()
-    ready = Model(config, prepare(model.network, compute.device, compute.dtype))
+    dtype = compute.dtype if config.network.kind == "unet" else torch.float32  # a caller's module is given float32
+    ready = Model(config, prepare(model.network, compute.device, dtype))
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
 

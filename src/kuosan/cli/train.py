@@ -15,7 +15,7 @@ from kuosan.cli.console import console, counting, duration, say
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
-from kuosan.train.config import RunConfig, resolve
+from kuosan.train.config import RunConfig, check
 
 SHORT = {"channels": "data.channels", "name": "model.network.name", "size": "data.size"}  # keys that several have
 
@@ -61,7 +61,7 @@ def train(
     if config is not None:
         tree = trees.merge(trees.load(recipe(config)), tree)
     out, tree = _place(out, tree)
-    resolve(tree, (3, 64, 64), network)  # what can be refused before torch and the pictures load, is
+    check(tree)  # what can be refused before torch and the pictures load, is
     return _run(out, tree, network, init, accept_new_data, dry_run)
 
 
@@ -95,9 +95,7 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
     return out, tree
 
 
-def _run(
-    out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool
-) -> int:
+def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool) -> int:
     from kuosan.cli.console import TrainingReport
     from kuosan.train import api
     from kuosan.train.report import Silent
@@ -159,7 +157,9 @@ def _say_end(run: Any, stopped: int) -> None:
     folder, step, last = run.folder, run.state.step, run.config.train.max_steps
     if stopped:
         console.print()
-        say(f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. The same command goes on from there.")
+        say(
+            f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. The same command goes on from there."
+        )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
     say(f"next: kuosan sample {folder} -n 16   (longer training: the same command with --max-steps {2 * last})")

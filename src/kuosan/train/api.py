@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from kuosan import config as trees
 from kuosan import options
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.device import Compute, choose
+from kuosan.errors import Error
+from kuosan.journal import Log
 from kuosan.networks.config import Size
-from kuosan.train import loop
-from kuosan.train.config import RunConfig, resolve
+from kuosan.train import loop, saving
+from kuosan.train.config import RunConfig, check, resolve
 from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave
+from kuosan.train.folder import stored
 from kuosan.train.loop import Run
 from kuosan.train.report import Lines, Report, Silent
-from kuosan.train.start import open_run, stored
+from kuosan.train.start import open_run
 from kuosan.train.stop import Stop
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ def prepare(
         Error: no usable pictures, or a configuration that cannot be trained.
     """
     stored(out)  # a folder of something else is refused before the pictures are read
-    data = resolve(tree, (3, 64, 64), size).data if network is None else trees.build(RunConfig, {"data": tree.get("data", {})}).data
+    check(tree)
+    if dataset is not None:
+        tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
+    data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
     pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
     own = type(network).__name__ if network is not None else None
     config = resolve(tree, pictures.shape, size, own=own)
@@ -83,19 +88,23 @@ def start(
 
 
 def train(run: Run) -> int:
-    """Train, draw the curve, let go of the run; the signal that stopped it, or 0."""
+    """Train, draw the curve, let go of the run; the signal that stopped it, or 0. Torch's generator stays as it was."""
     try:
-        with Stop() as stop, torch.random.fork_rng():
+        with Stop() as stop, loop.callers_generator(run.objective.compute.device):
             stopped = loop.train(run, stop)
         if run.log is not None:
-            draw(list(run.log.rows()), run.folder / "curve.png")
+            _draw_curve(run, run.log)
         return stopped
     finally:
-        if run.log is not None:
-            run.log.close()
-        if run.lock is not None:
-            run.lock.release()
+        saving.close(run)
         leave(run.world)
+
+
+def _draw_curve(run: Run, log: Log) -> None:
+    try:
+        draw(list(log.rows()), run.folder / "curve.png")
+    except Error as error:
+        run.report.say(f"warning: no curve: {error}")
 
 
 def fit(
@@ -131,6 +140,6 @@ def fit(
     heard = report or (Lines() if asked.world.first else Silent())
     run = start(asked, heard, init=Path(init) if init else None, accept_new_data=accept_new_data)
     stopped = train(run)
-    if stopped == signal.SIGINT:
-        raise KeyboardInterrupt
+    if stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process
+        signal.raise_signal(signal.Signals(stopped))
     return Path(out)

@@ -1,10 +1,10 @@
-"""What a training run is: one tree of frozen dataclasses, resolved against the data and compared on resume. Torch-free."""
+"""What a training run is: one tree of frozen dataclasses, resolved against the data, compared on resume. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
@@ -13,6 +13,11 @@ from kuosan.diffusion import names
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig
 from kuosan.networks.config import Size, default_unet
+from kuosan.sample.plan import choose
+from kuosan.sample.request import Request
+
+# What a network predicts on a kind of schedule when nobody says.
+USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
@@ -33,6 +38,8 @@ FREE_ON_RESUME = (
     "data.memory_gib",
     "data.max_pixels",
 )
+# Of these, what changes the order of sums, and with it the last bits of what is learned.
+INEXACT = ("train.micro_batch", "compute.")
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,17 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
+def check(tree: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before the pictures are read: all but the network, whose defaults follow from them.
+
+    Raises:
+        Error: whatever the configuration classes refuse.
+    """
+    said = tree.get("model", {})
+    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | _prediction(said)
+    _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
+
+
 def resolve(
     tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size = "small", own: str | None = None
 ) -> RunConfig:
@@ -119,25 +137,30 @@ def resolve(
         Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
     """
     said = dict(tree.get("model", {}))
-    network = {"kind": "own", "name": own} if own else trees.plain(default_unet(shape, size))
+    network: trees.Tree = {"kind": "own", "name": own} if own else trees.plain(default_unet(shape, size))
     learned = trees.merge(trees.plain(ModelConfig()), {k: v for k, v in said.items() if k == "learned_variance"})
     if not own and learned["learned_variance"]:
         network["out_channels"] = 2 * shape[0]
-    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, {"shape": list(shape)})
+    model = trees.merge(
+        trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape)}
+    )
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
     _check_fit(config)
     return config
 
 
+def _prediction(said: Mapping[str, Any]) -> dict[str, str]:
+    """The usual prediction of the schedule asked for, where none is said."""
+    schedule = said.get("schedule")
+    if "prediction" in said or not isinstance(schedule, Mapping):
+        return {}
+    return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
+
+
 def _check_fit(config: RunConfig) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
-    if model.learned_variance:
-        raise Error(
-            "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "
-            "Leave it out; imported networks that learned a variance can be sampled."
-        )
-    names.check_weight(config.train.weight, model.schedule, model.prediction)
+    _check_training(config)
     if model.network.kind != "unet":
         return
     for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0])):
@@ -154,6 +177,26 @@ def _check_fit(config: RunConfig) -> None:
         )
 
 
+def _check_training(config: RunConfig) -> None:
+    model, train = config.model, config.train
+    if model.learned_variance:
+        raise Error(
+            "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "
+            "Leave it out; imported networks that learned a variance can be sampled."
+        )
+    names.check_weight(train.weight, model.schedule, model.prediction)
+    if train.preview_every:
+        try:
+            choose(model, preview_request(train))
+        except Error as error:
+            raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
+
+
+def preview_request(train: TrainConfig) -> Request:
+    """What a preview shows: always the same seeds."""
+    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps)
+
+
 def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
     """What differs harmlessly between a run's stored configuration and the one given now, in words.
 
@@ -161,8 +204,7 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
         Error: something differs that would make this another run; it names each key with both values and the choices.
     """
     changed = trees.differences(stored, now)
-    free = {key: pair for key, pair in changed.items() if key.startswith(FREE_ON_RESUME)}
-    fixed = {key: pair for key, pair in changed.items() if key not in free}
+    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
     if fixed:
         lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
         raise Error(
@@ -170,4 +212,18 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
             f"Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out ANOTHER, "
             f"or start a new one from this run's weights with --out ANOTHER --init {run}."
         )
-    return [f"{key}: {old} -> {new}" for key, (old, new) in free.items()]
+    return [_said(key, old, new, now) for key, (old, new) in changed.items()]
+
+
+def _said(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> str:
+    text = f"{key}: {old} -> {new}"
+    if key == "train.max_steps" and now["train"]["lr_shape"] == "cosine":
+        return f"{text}; from here on the learning rate is that of a cosine over {new} steps, a jump from {old}'s."
+    if _is_in(key, INEXACT):
+        return f"{text}; the run goes on, but no longer bit for bit as it would have."
+    return text
+
+
+def _is_in(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `names`, or under one that ends with a dot."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)

@@ -16,7 +16,8 @@ def smooth(losses: np.ndarray, width: int) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(losses)])
     end = np.arange(1, len(losses) + 1)
     begin = np.maximum(0, end - width)
-    return (total[end] - total[begin]) / (end - begin)
+    mean: np.ndarray = (total[end] - total[begin]) / (end - begin)
+    return mean
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -33,7 +34,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].plot(steps, losses, lw=0.5, color="0.8", label="each step")
     axes[0].plot(steps, smooth(losses, max(1, len(losses) // 50)), color="tab:blue", label="running mean")
     if held:
-        axes[0].plot([s for s, _ in held], [h["loss"] for _, h in held], "o-", ms=3, color="tab:orange", label="held out")
+        axes[0].plot(
+            [s for s, _ in held], [h["loss"] for _, h in held], "o-", ms=3, color="tab:orange", label="held out"
+        )
         _by_noise(axes[1], held)
     top = np.quantile(losses, 0.99) * 1.3
     axes[0].set(xlabel="step", ylabel="loss", ylim=(0, top if top > 0 else 1), title="training")
@@ -44,7 +47,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _by_noise(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
-    curves = np.array([h["by_noise"] for _, h in held])
+    curves = np.array([h["by_noise"] for _, h in held], dtype=float)  # None, a band without pictures, becomes NaN
     bands = curves.shape[1]
     for band in range(bands):
         colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))

@@ -1,14 +1,23 @@
-"""The processes of a run: one by default, several under torchrun, which says who is who in the environment."""
+"""The processes of a run: one by default, several under torchrun, which says who is who in the environment.
+
+Only the first process reads saves, writes, prints and locks; what it decides, and what it fails at, every process
+hears through `World.on_first`, so that none is left waiting for one that gave up.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from kuosan.errors import Error
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,24 +38,42 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def tell(self, value: Any) -> Any:
-        """What the first process holds, on every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+    def on_first(self, act: Callable[[], T]) -> T:
+        """What `act` gives on the first process, on every process; `act` runs on the first alone.
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+        Raises:
+            Error: on every process, where `act` raised one on the first.
+        """
+        if self.size == 1:
+            return act()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = act()
+            except Error as error:
+                box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network as torch's DistributedDataParallel, which averages gradients; itself with one process."""
+        """The network as torch's DistributedDataParallel, which averages gradients; itself with one process.
+
+        Buffers are the first process's at every step: it alone saves them.
+        """
         if self.size == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network)
 
 
 def join(device: torch.device) -> World:
@@ -54,6 +81,8 @@ def join(device: torch.device) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(dist.get_rank(), size)

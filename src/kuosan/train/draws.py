@@ -48,7 +48,7 @@ class Draws:
     def ids(self, step: int) -> np.ndarray:
         """The pictures of all rows of a step: (batch,)."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
-        return np.array([self._order(position // self._n)[position % self._n] for position in positions])
+        return np.array([self._order(int(position) // self._n)[position % self._n] for position in positions])
 
     def draw(self, step: int) -> Drawn:
         """This process's rows of a step."""
@@ -67,13 +67,17 @@ class Draws:
     def ahead(self, first: int, last: int) -> Iterator[Drawn]:
         """The steps `first` to `last - 1`, the next one drawn while the current one is used."""
         batches = self.pictures.batches(self._request(step) for step in range(first, last))
+
+        def drawn_at(step: int) -> Drawn:
+            return self._with_noise(step, next(batches))
+
         with ThreadPoolExecutor(1, "draws") as worker:
-            waiting = worker.submit(lambda: self._with_noise(first, next(batches))) if first < last else None
+            waiting = worker.submit(drawn_at, first) if first < last else None
             for step in range(first + 1, last + 1):
                 assert waiting is not None
                 drawn = waiting.result()
                 if step < last:
-                    waiting = worker.submit(lambda step=step: self._with_noise(step, next(batches)))
+                    waiting = worker.submit(drawn_at, step)
                 yield drawn
 
     @property

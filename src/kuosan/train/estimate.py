@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import NamedTuple
 
 import torch
 
 from kuosan.data.pictures import Pictures
-from kuosan.train.loop import Run, backward
+from kuosan.train.distributed import World
+from kuosan.train.loop import Run, backward, callers_generator
 
 
 class Estimate(NamedTuple):
@@ -20,8 +22,9 @@ class Estimate(NamedTuple):
 
 
 def measure(run: Run) -> Estimate:
-    """Two forward and backward passes of one micro-batch, the second one timed; the gradients are thrown away."""
+    """Two forward and backward passes of one micro-batch, the second one timed; gradients and buffers are put back."""
     config, state = run.config.train, run.state
+    alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
     size = min(config.micro_batch or rows, rows)
     drawn = run.draws.draw(state.step)
@@ -33,14 +36,16 @@ def measure(run: Run) -> Estimate:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    with torch.random.fork_rng():
+    with callers_generator(run.objective.compute.device):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            backward(run, part)
+            backward(alone, part)
+        state.restore_buffers()
         begin = time.perf_counter()
-        backward(run, part)
+        backward(alone, part)
         if run.objective.compute.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - begin) * rows / size
+        state.restore_buffers()
     state.parameters.grads.zero_()
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64

@@ -1,9 +1,14 @@
-"""The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, judge, preview."""
+"""The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, judge, preview.
+
+What is random in it is keyed: pictures, levels and noise in `draws`, the network's own layers (dropout, say) by
+seeding torch's generator before each forward pass. So a step is a pure function of the state before it.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kuosan import checkpoint
-from kuosan.config import Tree, plain
+from kuosan import seeds
 from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.journal import Log
 from kuosan.model import Model
+from kuosan.train import saving
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Drawn, Draws
@@ -27,8 +32,7 @@ from kuosan.train.report import Report
 from kuosan.train.state import State
 from kuosan.train.stop import Stop
 
-MOST_RETRIES = 3  # returns to an earlier save before giving up
-MOST_FAILED_SAVES = 3  # failed saves in a row before giving up
+MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
 
 
 @dataclass
@@ -48,57 +52,80 @@ class Run:
     report: Report
     extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
     lock: Lock | None = None  # held on the first process
-    failed_saves: int = 0
-    saved_at: int = -1
+    saved_at: int = -1  # the step of the newest save; -1: there is none
+    tried_at: int = -1  # the step of the newest attempt
+    failed_saves: int = 0  # in a row
+    unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the log could not take yet
     clock: list[tuple[float, int]] = field(default_factory=list)
 
 
 def train(run: Run, stop: Stop) -> int:
     """Train until `max_steps`, or until `stop` asks; returns the signal that asked, or 0. The last step is saved."""
-    state, config = run.state, run.config.train
+    state, last = run.state, run.config.train.max_steps
     if run.saved_at < 0:
-        save(run)
-    while state.step < config.max_steps and not stop.asked:
+        saving.save(run, must=True)
+    preview(run)
+    while state.step < last:
         state.parameters.grads.zero_()
-        for drawn in run.draws.ahead(state.step, config.max_steps):
+        for drawn in run.draws.ahead(state.step, last):
             loss = backward(run, drawn)
             norm = float(state.parameters.grad_norm())
             loss, asked = share(run, loss, stop.asked)
             row = update(run, loss, norm)
             note(run, row)
-            if state.bad >= config.bad_steps:
+            wanted = bool(asked) or state.step == last
+            if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
                 go_back(run)
                 break
-            if state.step % config.save_every == 0 or state.step == config.max_steps or asked:
-                save(run)
+            if wanted or saving.is_due(run):
+                saving.save(run, must=wanted)
             if asked:
                 return asked
-    return stop.asked
+            preview(run)
+    return 0
 
 
 def backward(run: Run, drawn: Drawn) -> float:
     """Add this process's part of the step to the gradients; its part of the mean loss."""
-    config, world, total = run.config.train, run.world, 0.0
+    config, world = run.config.train, run.world
     rows = drawn.eps.shape[0]
     size = config.micro_batch or rows
+    total = torch.zeros((), dtype=torch.float64, device=run.objective.compute.device)
+    run.state.keep_buffers()
     for begin in range(0, rows, size):
         part = slice(begin, begin + size)
-        last = begin + size >= rows
-        sync = run.parallel.no_sync() if world.size > 1 and not last else _nothing()  # type: ignore[operator]
-        with sync:
+        alone = world.size > 1 and begin + size < rows  # processes average once, at the last part
+        with run.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            key_layers(run, begin // size)
             losses = run.objective.losses(run.parallel, drawn.batch.x0[part], drawn.level[part], drawn.eps[part])
-            (losses.sum() * (world.size / config.batch)).backward()  # parallel training averages over processes
-        total += float(losses.detach().double().sum())
-    return total / config.batch
+            torch.autograd.backward(
+                losses.sum() * (world.size / config.batch)
+            )  # parallel training averages over processes
+        total += losses.detach().double().sum()
+    return float(total) / config.batch
+
+
+def key_layers(run: Run, part: int) -> None:
+    """Seed torch's generator, which dropout and a caller's own random layers draw from, for one forward pass."""
+    purpose = f"train/layers/{run.draws.retry}"
+    draw = seeds.rng(run.config.train.seed, purpose, run.state.step, part * run.world.size + run.world.rank)
+    torch.manual_seed(int(draw.integers(2**63)))
+
+
+def callers_generator(device: torch.device) -> AbstractContextManager[None]:
+    """Leave torch's generator, which `key_layers` seeds, as the caller had it."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def share(run: Run, loss: float, asked: int) -> tuple[float, int]:
     """The mean loss over all processes, and the signal that any of them was sent."""
     if run.world.size == 1:
         return loss, asked
-    both = torch.tensor([loss, float(asked)], dtype=torch.float64, device=run.objective.compute.device)
-    loss, asked_sum = run.world.sum(both).tolist()
-    return loss, asked or int(asked_sum > 0) * 15
+    device = run.objective.compute.device
+    values = torch.zeros(1 + run.world.size, dtype=torch.float64, device=device)
+    values[0], values[1 + run.world.rank] = loss, asked
+    loss, *every = run.world.sum(values).tolist()
+    return loss, int(max(every))
 
 
 def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
@@ -112,6 +139,8 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
         set_rate(state.optimizer, rate)
         state.optimizer.step()
         state.ema.update(state.parameters.values)
+    else:
+        state.restore_buffers()
     state.parameters.grads.zero_()
     state.bad = 0 if good else state.bad + 1
     state.skipped += not good
@@ -121,19 +150,29 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
 
 
 def note(run: Run, row: dict[str, Any]) -> None:
-    """Write the step's row; judge and preview when it is time."""
+    """Write the step's row, with the held-out loss when it is time."""
     state, config = run.state, run.config.train
     row["images_per_s"] = speed(run)
     if run.log is None or run.monitor is None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
         row["held_out"] = run.monitor.held_out(state.averaged())
-    run.log.append(row)
+    saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
         run.report.say(f"step {state.step}: {row['skipped']}; the step was skipped ({state.bad} in a row).")
-    if config.preview_every and (state.step % config.preview_every == 0 or state.step == config.max_steps):
-        run.monitor.preview(state.averaged(), state.step)
+
+
+def preview(run: Run) -> None:
+    """Draw the grid of this step if it is time and there is none yet; a failure to write it is said, no more."""
+    step, config, monitor = run.state.step, run.config.train, run.monitor
+    timely = config.preview_every and step and (step % config.preview_every == 0 or step == config.max_steps)
+    if monitor is None or not timely or monitor.preview_path(step).exists():
+        return
+    try:
+        monitor.preview(run.state.averaged(), step)
+    except Error as error:
+        run.report.say(f"warning: no preview of step {step}: {error}")
 
 
 def speed(run: Run) -> float:
@@ -144,52 +183,28 @@ def speed(run: Run) -> float:
     return round((last - first) * run.config.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
 
 
-def save(run: Run) -> None:
-    """Write a checkpoint; a failure keeps the old one, is said, and is tried again at the next; too many end the run."""
-    if run.world.first and run.log is not None:
-        try:
-            if not run.state.is_finite():
-                raise Error(f"step {run.state.step}: weights are not finite; this state is not saved.")
-            run.log.flush()
-            run.state.save(run.folder, tree_of(run.config), run.config.train.keep, run.extra)
-            run.failed_saves, run.saved_at = 0, run.state.step
-        except Error as error:
-            run.failed_saves += 1
-            if run.failed_saves >= MOST_FAILED_SAVES or run.saved_at < 0 or run.state.step >= run.config.train.max_steps:
-                raise Error(f"{error} The last good save is untouched.", exit_code=74) from error
-            run.report.say(f"warning: {error} Training goes on; the next save is tried in {run.config.train.save_every} steps.")
-    run.world.wait()
-
-
-def tree_of(config: RunConfig) -> Tree:
-    """The configuration as plain values, as config.yaml has it."""
-    return plain(config)
-
-
 def go_back(run: Run) -> None:
-    """Return to the last good save after too many bad steps; later steps draw other noise.
+    """Return to the last good save after too many bad steps, or non-finite weights; later steps draw other noise.
 
-    Raises: Error after too many returns.
+    Raises:
+        Error: after too many returns without a save between.
     """
-    state = run.state
-    if state.retry >= MOST_RETRIES:
+    state, at = run.state, run.state.step
+    if state.returns >= MOST_RETURNS:
         raise Error(
-            f"step {state.step}: loss or gradient was not finite in {state.bad} steps in a row, after {state.retry} "
-            f"returns to a save. Lower --train.lr (now {run.config.train.lr:g}) or use --compute.precision fp32.",
+            f"step {at}: loss, gradient or weights were not finite again ({state.bad} steps in a row), after "
+            f"{state.returns} returns to the save of step {state.good_step}, which is untouched. Lower --train.lr (now "
+            f"{run.config.train.lr:g}), lengthen --train.warmup, or use --compute.precision fp32, with --out ANOTHER "
+            f"--init {run.folder}.",
             exit_code=70,
         )
-    retry, skipped = state.retry + 1, state.skipped
-    saved = checkpoint.load(checkpoint.latest(run.folder).path)
-    state.restore(saved)
-    state.retry, state.skipped, state.bad = retry, skipped, 0
-    run.draws.retry = retry
+    retry, returns, skipped = state.retry + 1, state.returns + 1, state.skipped
+    state.restore(run.world.on_first(lambda: saving.last_good(run)))
+    state.retry, state.returns, state.skipped, state.bad = retry, returns, skipped, 0
+    run.draws.retry, run.tried_at = retry, state.step
     run.clock.clear()
-    if run.log is not None:
-        run.log.truncate_after(state.step)
-    run.report.say(f"too many steps in a row were not finite: back to the save of step {state.step}, with other noise.")
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
+    saving.forget_rows(run)
+    run.report.say(
+        f"step {at}: too many steps in a row were not finite: back to the save of step {state.step}, with other noise "
+        f"(return {returns} of at most {MOST_RETURNS})."
+    )

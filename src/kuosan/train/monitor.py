@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,11 @@ from torch import Tensor
 from kuosan import seeds
 from kuosan.data.images import grid, save_png, to_uint8
 from kuosan.diffusion.loss import simple_loss
+from kuosan.files import explained
 from kuosan.model import Model
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
-from kuosan.sample.request import Request
+from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
@@ -41,13 +41,14 @@ class Monitor:
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""
-        network = copy.deepcopy(self.model.network).requires_grad_(False).eval()
+        own = self.model.config.network.kind == "own"  # a caller's module is called with float32, and keeps to it
+        network = prepare(self.model.network, self.compute.device)
         network.load_state_dict(weights)
-        return Model(self.model.config, prepare(network, self.compute.device, self.compute.dtype))
+        return Model(self.model.config, network if own else prepare(network, self.compute.device, self.compute.dtype))
 
     @torch.no_grad()
     def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The unweighted loss on held-out pictures, in `BANDS` bands from clean to noisy and over all; None without any.
+        """The unweighted loss on held-out pictures, in `BANDS` bands from clean to noisy and over all; None if none.
 
         The same pictures, levels and noise every time, so that the curve is smooth.
         """
@@ -73,14 +74,18 @@ class Monitor:
             )
             np.add.at(sums, bands, losses.double().cpu().numpy())
             np.add.at(counts, bands, 1)
-        means = sums / np.maximum(counts, 1)
-        return {"loss": float(sums.sum() / counts.sum()), "by_noise": [round(float(m), 6) for m in means]}
+        means = [round(float(total / n), 6) if n else None for total, n in zip(sums, counts)]
+        return {"loss": float(sums.sum() / counts.sum()), "by_noise": means}
+
+    def preview_path(self, step: int) -> Path:
+        """Where a preview lies: samples/step-00001000.png."""
+        return self.folder / "samples" / f"step-{step:08d}.png"
 
     def preview(self, weights: dict[str, Tensor], step: int) -> Path:
-        """A grid of pictures from fixed seeds: samples/step-00001000.png."""
-        request = Request(n=self.config.preview_pictures, seed=0, steps=self.config.preview_steps)
-        pictures = sample(self.averaged_model(weights), request).cpu().numpy()
-        path = self.folder / "samples" / f"step-{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(path, grid(to_uint8(pictures)))
+        """Write a grid of pictures from fixed seeds."""
+        pictures = sample(self.averaged_model(weights), preview_request(self.config)).cpu().numpy()
+        path = self.preview_path(step)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(path, grid(to_uint8(pictures)))
         return path

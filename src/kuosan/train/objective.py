@@ -1,4 +1,4 @@
-"""What training minimises: the weighted error of the network's prediction at drawn noise levels (Ho et al. 2020, eq. 14)."""
+"""What training minimises: the weighted error of the network's prediction at drawn levels (Ho et al. 2020, eq. 14)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Diffusion:
 
         def autocast(x: Tensor, t: Tensor) -> Tensor:
             with self._autocast():
-                return network(x, t)
+                out: Tensor = network(x, t)
+                return out
 
         return simple_loss(
             autocast, self.model.prediction, x0, level, eps, weight_name=self.weight, sigma_data=self.model.sigma_data

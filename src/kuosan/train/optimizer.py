@@ -42,7 +42,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors: `<group>.<what>`."""
+    """The optimiser's state as named tensors: `<group>.<what>`; empty before the first step."""
     state = {}
     for i, group in enumerate(optimizer.param_groups):
         for name, value in optimizer.state[group["params"][0]].items():
@@ -51,11 +51,22 @@ def tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
 
 
 def restore(optimizer: torch.optim.AdamW, state: dict[str, Tensor]) -> None:
-    """Put named tensors from `tensors` back, bit for bit."""
-    for i, group in enumerate(optimizer.param_groups):
+    """Put named tensors from `tensors` back, bit for bit.
+
+    Raises:
+        KeyError: they are another optimiser's.
+    """
+    groups = optimizer.param_groups
+    wanted = {f"{i}.{name}" for i in range(len(groups)) for name in ("step", "exp_avg", "exp_avg_sq")}
+    if state and set(state) != wanted:
+        raise KeyError(f"optimizer state has {sorted(state)}, not {sorted(wanted)}")
+    for i, group in enumerate(groups):
         (parameter,) = group["params"]
         own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{i}.")}
-        on = {name: value.to(parameter.device) if value.ndim else value for name, value in own.items()}
-        if group["fused"]:  # fused AdamW keeps its step count beside the parameter
-            on = {name: value.to(parameter.device) for name, value in own.items()}
-        optimizer.state[parameter] = {name: value.clone() for name, value in on.items()}
+        if own and own["exp_avg"].shape != parameter.shape:
+            raise KeyError(f"{i}.exp_avg has {len(own['exp_avg'])} entries, the network {len(parameter)}")
+        if not group["fused"]:  # only fused AdamW keeps its step count beside the parameter
+            own = {name: value.to(parameter.device) if value.ndim else value for name, value in own.items()}
+        else:
+            own = {name: value.to(parameter.device) for name, value in own.items()}
+        optimizer.state[parameter] = {name: value.clone() for name, value in own.items()}

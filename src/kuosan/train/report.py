@@ -1,4 +1,4 @@
-"""What a run tells the person who started it. The shell draws bars; from Python the default says a line now and then."""
+"""What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""All that a run is between two steps, to a checkpoint and back, bit for bit. No generator state: every draw is keyed."""
+"""All that a run is between two steps, to a checkpoint and back, bit for bit. No generator state: draws are keyed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from kuosan.train.config import TrainConfig
 from kuosan.train.ema import EMA
 from kuosan.train.parameters import FlatParameters
 
+_COUNTED = ("bad", "skipped", "retry", "returns", "good_step")  # what state.json holds of a State
+
 
 @dataclass
 class State:
@@ -28,7 +30,10 @@ class State:
     step: int = 0
     bad: int = 0  # steps in a row that were not finite
     skipped: int = 0  # such steps in all
-    retry: int = 0  # returns to an earlier save
+    retry: int = 0  # returns to an earlier save, so that the same steps draw other noise
+    returns: int = 0  # of them, those since the last save that was due
+    good_step: int = 0  # the last save that was due, after a finite step: where too many bad ones return to
+    _buffers: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, network: nn.Module, config: TrainConfig) -> State:
@@ -42,9 +47,18 @@ class State:
         views = self.parameters.named_views(self.ema.values.float())
         return {name: views.get(name, value).detach() for name, value in self.network.state_dict().items()}
 
+    def keep_buffers(self) -> None:
+        """Remember the network's buffers (batch norm's statistics, say), which a forward pass may change."""
+        self._buffers = [buffer.clone() for buffer in self.network.buffers()]
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Undo what forward passes did to the buffers since `keep_buffers`."""
+        for buffer, kept in zip(self.network.buffers(), self._buffers, strict=True):
+            buffer.copy_(kept)
+
     def save(self, run: Path, config: Tree, keep: int, extra: dict[str, Any]) -> Path:
         """Write a checkpoint of this instant; see `checkpoint.save` for what can go wrong."""
-        numbers = {"ema_updates": self.ema.updates, "bad": self.bad, "skipped": self.skipped, "retry": self.retry}
         return checkpoint.save(
             run,
             self.step,
@@ -52,20 +66,27 @@ class State:
             ema=self.averaged(),
             network=self.network.state_dict(),
             optimizer={**optimizers.tensors(self.optimizer), "ema.values": self.ema.values},
-            state={**numbers, **extra},
+            state={"ema_updates": self.ema.updates, **{name: getattr(self, name) for name in _COUNTED}, **extra},
             keep=keep,
+            keep_steps=(self.good_step,),
         )
 
     def restore(self, saved: checkpoint.Saved) -> None:
-        """Become the saved instant."""
+        """Become the saved instant.
+
+        Raises:
+            KeyError, RuntimeError: it is another network's or optimiser's.
+        """
         self.network.load_state_dict(saved.network)
         tensors = dict(saved.optimizer)
         self.ema.values.copy_(tensors.pop("ema.values"))
         self.ema.updates = saved.state["ema_updates"]
         optimizers.restore(self.optimizer, tensors)
         self.step = saved.step
-        self.bad, self.skipped, self.retry = (saved.state[name] for name in ("bad", "skipped", "retry"))
+        for name in _COUNTED:
+            setattr(self, name, saved.state[name])
 
     def is_finite(self) -> bool:
-        """Whether weights and average hold only finite numbers; what does not is never saved."""
-        return bool(torch.isfinite(self.parameters.values).all() and torch.isfinite(self.ema.values).all())
+        """Whether weights, average and moments hold only finite numbers; what does not is never saved."""
+        held = [self.parameters.values, self.ema.values, *optimizers.tensors(self.optimizer).values()]
+        return all(bool(torch.isfinite(values).all()) for values in held)

@@ -1,0 +1,173 @@
+"""A run's folder: what lies in it, whether it is what was asked for, and the two files that say so.
+
+A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
+and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from kuosan import checkpoint, files
+from kuosan import config as trees
+from kuosan.errors import Error
+from kuosan.files import Lock
+from kuosan.options import Tree
+from kuosan.train.config import RunConfig, refuse_changes
+
+if TYPE_CHECKING:
+    from kuosan.train.loop import Run
+
+CONFIG = "config.yaml"
+DATA = "data.json"
+LOG = "log.jsonl"
+
+
+@dataclass
+class Asked:
+    """What was asked of a run's folder."""
+
+    folder: Path
+    config: RunConfig
+    fingerprint: str  # of the pictures
+    init: Path | None
+    accept_new_data: bool
+
+
+@dataclass
+class Found:
+    """What the first process found there; it travels to the others."""
+
+    saved: checkpoint.Saved | None = None
+    weights: dict[str, Tensor] | None = None  # of --init
+    init: str | None = None  # the run whose weights this one began with
+    notes: list[str] = field(default_factory=list)
+
+
+def stored(folder: Path) -> Tree | None:
+    """The configuration of the run in a folder, None where there is none yet.
+
+    Raises:
+        Error: the folder holds something else, or neither config.yaml nor any save can be read.
+    """
+    with files.explained(folder, doing="read"):
+        if not folder.exists():
+            return None
+        if not folder.is_dir():
+            raise Error(f"{folder} is a file, not a folder; choose another --out.")
+        if checkpoint.checkpoints(folder):
+            return checkpoint.load_config(folder)
+        if (folder / CONFIG).is_file():
+            return trees.load(folder / CONFIG)
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    if others:
+        raise Error(
+            f"{folder} is not empty and holds no run ({', '.join(sorted(others)[:3])}); "
+            f"choose a new folder with --out, or empty this one yourself."
+        )
+    return None
+
+
+def look(asked: Asked, held: list[Lock] | None) -> Found:
+    """Lock the folder, and find what to start from."""
+    found, folder = Found(), asked.folder
+    if held is not None:
+        held.append(Lock(folder))
+        if not held[0].held:
+            found.notes.append(
+                f"warning: {folder} lies on a file system without locks: start no second training there."
+            )
+    before = stored(folder)
+    known = _known(folder)
+    if before is not None:
+        found.notes += _compare(asked, before, known)
+    found.init = known.get("init") or (None if asked.init is None else str(asked.init))
+    found.saved = _newest(folder, found.notes)
+    if found.saved is None and asked.init is not None:
+        saved = checkpoint.load(asked.init, parts=("ema",))
+        found.weights = saved.ema
+        found.notes += _init_notes(asked, saved)
+    return found
+
+
+def _compare(asked: Asked, before: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Refuse another configuration, data set or --init than the run's; what else there is to say."""
+    folder, now = asked.folder, trees.plain(asked.config)
+    notes = refuse_changes(before, now, str(folder))
+    if asked.init is not None and known.get("init") != str(asked.init) and checkpoint.checkpoints(folder):
+        raise Error(
+            f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
+        )
+    with contextlib.suppress(Error):
+        if trees.differences(before, trees.load(folder / CONFIG)):
+            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
+    print_ = known.get("fingerprint")
+    if print_ not in (None, asked.fingerprint):
+        if not asked.accept_new_data:
+            raise Error(
+                f"the pictures are not the ones this run was trained on ({folder} knows data {print_[:12]}, now "
+                f"{asked.fingerprint[:12]}): files were added, removed or changed. Put them back, say "
+                f"--accept-new-data to go on with these (no longer bit for bit the same run), or start a new run with "
+                f"--out ANOTHER --init {folder}."
+            )
+        notes.append("going on with other pictures, as --accept-new-data says; no longer bit for bit the same run.")
+    return notes
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What the run knows of its data: data.json, or where that is lost or damaged, the newest good save."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+        known = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        if isinstance(known["fingerprint"], str):
+            return dict(known)
+    if not checkpoint.checkpoints(folder):
+        return {}
+    state = checkpoint.load(folder, parts=()).state
+    return {"fingerprint": state.get("data"), "init": state.get("init")}
+
+
+def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
+    if not checkpoint.checkpoints(folder):
+        if (folder / LOG).is_file() and (folder / LOG).stat().st_size:
+            raise Error(
+                f"{folder} holds the log of a run but none of its saves ({folder / checkpoint.FOLDER} is empty or "
+                f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
+            )
+        return None
+    saved = checkpoint.load(folder)
+    notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
+    return saved
+
+
+def _init_notes(asked: Asked, saved: checkpoint.Saved) -> list[str]:
+    own = trees.plain(asked.config)["model"]
+    theirs = saved.config.get("model", {})
+    keys = [key for key in ("schedule", "prediction", "sigma_data") if own.get(key) != theirs.get(key)]
+    notes = [f"starting from the averaged weights of {asked.init}, step {saved.step}."]
+    return notes + [f"note: those were trained with model.{key} {theirs.get(key)}, now {own[key]}." for key in keys]
+
+
+def write_head(run: Run) -> None:
+    """Look for room, sweep what crashes left, and write config.yaml and data.json."""
+    folder, pictures = run.folder, run.draws.pictures
+    parameters = run.state.parameters.values.numel()
+    there = len(checkpoint.checkpoints(folder))
+    saves = max(1, run.config.train.keep + 1 - there)
+    files.room_for(folder, saves * 24 * parameters)  # two copies of the weights, two moments, the float64 average
+    with contextlib.suppress(OSError):
+        files.sweep(folder)
+    facts = {
+        "fingerprint": pictures.fingerprint,
+        "train": len(pictures.train),
+        "held_out": len(pictures.held_out),
+        "init": run.extra["init"],
+    }
+    files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
+    files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,120 @@
+"""Saves and log rows of a run, on disks that may be full: what fails is said and tried again, and nothing is lost.
+
+a row       kept in memory until the log takes it
+a save      that fails leaves the old ones; it is tried again when the next is due, and three in a row end the run
+the last    save before the run ends is tried three times at once
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from kuosan import checkpoint
+from kuosan.config import plain
+from kuosan.errors import Error
+
+if TYPE_CHECKING:
+    from kuosan.train.loop import Run
+
+MOST_FAILED = 3  # failed saves in a row before giving up
+PAUSE = 1.0  # seconds between attempts at a save that must not fail
+
+
+def is_due(run: Run) -> bool:
+    """Whether a save is due: `save_every` was reached since the last one, and the step just taken was finite."""
+    state, every = run.state, run.config.train.save_every
+    return state.bad == 0 and state.step // every > max(state.good_step, run.tried_at) // every
+
+
+def save(run: Run, *, must: bool) -> None:
+    """Write a checkpoint. A failure keeps the old one, is said, and is tried again when the next is due.
+
+    Raises:
+        Error: on every process, after three failures in a row, or of one that `must` succeed.
+    """
+    state = run.state
+    before = state.good_step, state.returns
+    if is_due(run):
+        state.good_step, state.returns = state.step, 0
+    run.tried_at = state.step
+    if run.world.on_first(lambda: _written(run, must)):
+        run.saved_at, run.failed_saves = state.step, 0
+    else:
+        state.good_step, state.returns = before
+
+
+def _written(run: Run, must: bool) -> bool:
+    """Whether the checkpoint was written; `must` tries at once again, but for a run's very first."""
+    for attempt in range(MOST_FAILED):
+        try:
+            _flush(run)
+            run.state.save(run.folder, plain(run.config), run.config.train.keep, run.extra)
+            return True
+        except Error as error:
+            run.failed_saves += 1
+            if run.saved_at < 0 or attempt + 1 == MOST_FAILED or (not must and run.failed_saves >= MOST_FAILED):
+                kept = f" The last good save, of step {run.saved_at}, is untouched." if run.saved_at >= 0 else ""
+                raise Error(f"{error} Step {run.state.step} is not saved.{kept}", exit_code=74) from error
+            if not must:
+                every = run.config.train.save_every
+                run.report.say(f"warning: {error} Training goes on; the next save is tried in {every} steps.")
+                return False
+            run.report.say(f"warning: {error} Trying again.")
+            time.sleep(PAUSE)
+    raise AssertionError("the last attempt raises or returns")
+
+
+def write_row(run: Run, row: dict[str, Any]) -> None:
+    """Put a row into the log; on a full disk it waits in memory, with those after it, for the next row or save."""
+    waiting = bool(run.unwritten)
+    run.unwritten.append(row)
+    try:
+        _write_rows(run)
+    except Error as error:
+        if not waiting:
+            run.report.say(f"warning: {error} Training goes on; the log's rows wait in memory.")
+
+
+def last_good(run: Run) -> checkpoint.Saved:
+    """The save to go back to: the last one that was due after a finite step; the newest good one if it is damaged."""
+    try:
+        return checkpoint.load(checkpoint.folder(run.folder, run.state.good_step))
+    except Error:
+        return checkpoint.load(run.folder)
+
+
+def forget_rows(run: Run) -> None:
+    """Drop the rows of steps after the state's, written and not; the repeated steps write them again."""
+    run.unwritten = [row for row in run.unwritten if row["step"] <= run.state.step]
+    if run.log is not None:
+        run.log.truncate_after(run.state.step)
+
+
+def close(run: Run) -> None:
+    """Write what waits, and let go of log and lock; what cannot be written is said."""
+    try:
+        if run.log is not None:
+            try:
+                _flush(run)
+            finally:
+                run.log.close()
+    except Error as error:
+        run.report.say(f"warning: {error} The log lacks its last {len(run.unwritten)} rows.")
+    finally:
+        if run.lock is not None:
+            run.lock.release()
+
+
+def _write_rows(run: Run) -> None:
+    assert run.log is not None
+    while run.unwritten:
+        run.log.append(run.unwritten[0])
+        del run.unwritten[0]
+
+
+def _flush(run: Run) -> None:
+    """The log, whole up to this step, on the disk: a checkpoint vouches for its rows."""
+    _write_rows(run)
+    assert run.log is not None
+    run.log.flush()
