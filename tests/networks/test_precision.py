@@ -26,15 +26,18 @@ def lively(config: UNetConfig) -> UNet:
 
 
 def ddim(network: nn.Module, x: Tensor, steps: int = 50) -> Tensor:
-    """DDIM with eta 0 on DDPM's linear betas (Song et al. 2021, eq. 12), the state in float32, x0 clipped."""
+    """DDIM with eta 0 on DDPM's linear betas (Song et al. 2021, eq. 12), the state in float32.
+
+    The network is read as v (Salimans & Ho 2022): a random one read as eps would be amplified by 1/alpha and clipped,
+    which no trained network is.
+    """
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     times = list(range(0, 1000, 1000 // steps))[::-1]
     with torch.no_grad():
         for t, after in zip(times, [*times[1:], None], strict=True):
             now, to = alpha_bar[t], 1.0 if after is None else alpha_bar[after]
-            eps = network(x, torch.tensor([float(t)]))
-            x0 = ((x - (1 - now) ** 0.5 * eps) / now**0.5).clamp(-1, 1)
-            eps = (x - now**0.5 * x0) / (1 - now) ** 0.5
+            v = network(x, torch.tensor([float(t)]))
+            x0, eps = now**0.5 * x - (1 - now) ** 0.5 * v, (1 - now) ** 0.5 * x + now**0.5 * v
             x = to**0.5 * x0 + (1 - to) ** 0.5 * eps
     return x
 
@@ -43,8 +46,9 @@ def test_fifty_ddim_steps_in_bf16_stay_within_two_hundredths_of_float32() -> Non
     network = lively(SMALL)
     x = seeds.normal([(0, "x", 0, i) for i in range(2)], (3, 16, 16))
     exact, low = ddim(prepare(network), x), ddim(prepare(network, dtype=torch.bfloat16), x)
-    assert exact.std() > 0.1
-    assert 0 < (exact - low).abs().mean() < 0.02
+    assert 0.3 < exact.std() < 3
+    assert (exact - x).std() > 0.2  # the network had its say
+    assert 0 < (exact - low).abs().max() < 0.02
 
 
 def test_preparing_copies_and_leaves_the_network_as_it_was() -> None:

@@ -6,6 +6,7 @@ Tensors stay channels_last from the entrance to the exit, so attention's tokens 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -158,10 +159,16 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v: (B, heads, L, d) three times -> (B, heads, L, d).
 
-    Plain matmuls where a CPU must differentiate it in low precision: there the fused kernel's backward is slow.
+    Plain matmuls in low precision on a CPU where they are quicker: in training (the fused kernel's backward is slow),
+    and wherever there are no tile instructions (AMX).
     """
     low = q.dtype in (torch.bfloat16, torch.float16)
-    if q.device.type == "cpu" and q.requires_grad and low and q.shape[-2] <= 1024:
+    if q.device.type == "cpu" and low and q.shape[-2] <= 1024 and (q.requires_grad or not _has_tiles()):
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
         return weights.to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+@cache
+def _has_tiles() -> bool:
+    return torch.cpu._is_amx_tile_supported()
