@@ -32,6 +32,8 @@ def check_grid(
         raise Error(f"spacing {spacing!r}: schedule {kind!r} has {', '.join(spacings)}.")
     if last not in LASTS:
         raise unknown("last", last, LASTS)
+    if last == "first" and kind == "flow":
+        raise Error("last 'first': a flow schedule has no first trained level; use last 'clean'.")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise Error(f"steps {steps!r}: need a whole number, at least 1.")
     if offset and spacing != "leading":

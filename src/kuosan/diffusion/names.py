@@ -76,7 +76,7 @@ class SamplerSpec:
 SAMPLERS: dict[str, SamplerSpec] = {
     spec.name: spec
     for spec in (
-        SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler", "ancestral"), 1000,
+        SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler",), 1000,
                     {"variance": Option("beta", VARIANCES)}),
         SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler",), 50, {"eta": Option(0.0)}),
         SamplerSpec("euler", "Euler (Karras et al. 2022)", ("k_euler", "sample_euler", "EulerDiscreteScheduler",

@@ -231,8 +231,6 @@ class Flow:
     def grid(self, steps: int, spacing: str | None = None, last: str = "clean", offset: int = 0) -> Level:
         """trailing: 1, 1 - 1/n, ..., 1/n, 0. linspace: n values from 1 to 1/1000, then 0. Both before the shift."""
         spacing = check_grid(self.kind, self.spacings, None, steps, spacing or "trailing", last, offset)
-        if last == "first":
-            raise Error("last 'first': a flow schedule has no first trained level; use last 'clean'.")
         noisy = 1 - np.arange(steps) / steps if spacing == "trailing" else np.linspace(1, 0.001, steps)
         return self.at_sigma(np.append(self.shifted(noisy), 0.0))
 
