@@ -13,12 +13,13 @@ import functools
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
 from kuosan.errors import Error
-from kuosan.options import Tree, dataclasses_in, hints, is_bool, members, type_text
+from kuosan.options import Tree as Tree
+from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
 
 T = TypeVar("T")
 
@@ -106,6 +107,8 @@ def _value(annotation: Any, value: Any, key: str) -> Any:
         return value
     if nested and isinstance(value, Mapping):
         return _dataclass(_choose(nested, value, key), value, key)
+    if nested and not (value is None and types.NoneType in members(annotation)):
+        raise Error(f"{key} = {value!r} is not allowed: it is a group of settings; write {key}.NAME, or a mapping.")
     return _leaf(annotation, value, key)
 
 
@@ -115,7 +118,13 @@ def _choose(members: list[type], tree: Mapping[str, Any], key: str) -> type:
     kinds = {get_args(hints(member)["kind"])[0]: member for member in members}
     kind = tree.get("kind", next(iter(kinds)))
     if kind not in kinds:
-        raise Error(f"{key}.kind = {kind!r} is unknown; allowed: {', '.join(kinds)}.")
+        elsewhere = [
+            f" {kind!r} is a value of {key}.{name}."
+            for member in members
+            for name, annotation in hints(member).items()
+            if get_origin(annotation) is Literal and kind in get_args(annotation)
+        ]
+        raise Error(f"{key}.kind = {kind!r} is unknown; allowed: {', '.join(kinds)}.{''.join(elsewhere[:1])}")
     return kinds[kind]
 
 

@@ -1,4 +1,4 @@
-"""What hardware there is, and what follows from it: device, precision, memory format, threads. Each can be overridden."""
+"""What hardware there is, and what follows from it: device, precision, memory format, threads, each overridable."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
-    """bf16 pays on CUDA from Ampere on, and on processors with AMX or AVX-512 BF16 instructions; else it is emulated."""
+    """bf16 pays on CUDA from Ampere on and on processors with AMX or AVX-512 BF16; elsewhere it is emulated."""
     import torch
 
     if device.type == "cuda":

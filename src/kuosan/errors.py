@@ -31,5 +31,5 @@ def unknown(thing: str, value: object, allowed: Iterable[str]) -> Error:
     """
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    guess = f" did you mean {near[0]!r}?" if near else ""
-    return Error(f"unknown {thing} {value!r}:{guess} Allowed: {', '.join(names)}.")
+    guess = f": did you mean {near[0]!r}?" if near else "."
+    return Error(f"unknown {thing} {value!r}{guess} Allowed: {', '.join(names)}.")

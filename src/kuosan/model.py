@@ -6,7 +6,7 @@ A model is its network, the schedule of its noise, and what the network predicts
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OwnNetwork:
-    """A network that the caller brings as an nn.Module: called as `network(x, t)`, rebuilt by the caller when loading."""
+    """A network that the caller brings as an nn.Module, called as `network(x, t)` and brought again when loading."""
 
     kind: Literal["own"] = "own"
     name: str = ""  # the class's name, shown when a run needs the network it was trained with
@@ -42,7 +42,7 @@ class ModelConfig:
 
         object.__setattr__(self, "prediction", names.prediction(self.prediction))
         names.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
-        if not 0 < self.sigma_data:
+        if not self.sigma_data > 0:
             raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
 
 
@@ -80,23 +80,19 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
     """
     if isinstance(config.network, OwnNetwork):
         if network is None:
-            raise Error(
-                f"this run was trained with a network of your own ({config.network.name}): the shell cannot build it; "
-                f"from Python, pass it: kuosan.load(run, network={config.network.name or 'MyNetwork'}(...))."
-            )
+            raise missing_network(config.network)
         return Model(config, network)
     if network is not None:
         raise Error(f"network= was given ({type(network).__name__}), but this run has a kuosan U-Net: leave it out.")
-    from kuosan.networks.unet import UNet, initialise
+    from kuosan.networks.unet import UNet
 
-    unet = UNet(config.network)
-    initialise(unet, seed)
-    return Model(config, unet)
+    return Model(config, UNet(config.network, seed))
 
 
-def describe(config: ModelConfig) -> dict[str, Any]:
-    """The few words about a model that a person wants to read before a run starts."""
-    kind = config.schedule.kind
-    if isinstance(config.schedule, Discrete):
-        kind = f"{config.schedule.betas}, T={config.schedule.T}"
-    return {"shape": config.shape, "schedule": kind, "prediction": config.prediction}
+def missing_network(config: OwnNetwork) -> Error:
+    """The sentence about a run whose network only its owner can build."""
+    name = config.name or "MyNetwork"
+    return Error(
+        f"this run was trained with a network of your own ({name}), which kuosan cannot build: "
+        f"from Python, pass it: kuosan.load(run, network={name}(...)).sample(16)."
+    )

@@ -42,12 +42,12 @@ class Option:
         if self.default is dataclasses.MISSING or self.default is None:
             return ""
         if isinstance(self.default, tuple | list):
-            return " ".join(str(value) for value in self.default)
-        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+            return ",".join(_typed(value) for value in self.default)
+        return _typed(self.default)
 
 
 def options(cls: type) -> dict[str, Option]:
-    """Every leaf of a configuration class by its dotted key, in the order of definition; unions list all their kinds."""
+    """Every leaf of a configuration class by its dotted key, in the order of definition; a union gives all kinds."""
     return {option.key: option for option in _walk(cls, "")}
 
 
@@ -74,7 +74,9 @@ def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = No
             continue
         if not _is_key(token):
             raise Error(f"{token!r} is no option; options are written --key value.")
-        name, _, attached = token[2:].partition("=")
+        name, equals, attached = token[2:].partition("=")
+        if equals and not attached:
+            raise Error(f"--{name}= has no value behind the equals sign.")
         key, negated = _resolve(name, known, short or {})
         option = known[key]
         if is_bool(option.type):
@@ -92,7 +94,12 @@ def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = No
 def words(key: str, value: Any) -> list[str]:
     """A key and its Python value as the tokens that `parse` reads back."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [f"--{key}={str(item).lower() if isinstance(item, bool) else item}" for item in values]
+    return [f"--{key}={_typed(item)}" for item in values]
+
+
+def _typed(value: Any) -> str:
+    """A value as one types it in a shell."""
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -118,7 +125,9 @@ def _resolve(name: str, known: Mapping[str, Option], short: Mapping[str, str]) -
         if negated:
             found = [key for key in found if is_bool(known[key].type)]
         if len(found) > 1:
-            raise Error(f"--{name} could be any of {', '.join('--' + key for key in found)}; write one of them in full.")
+            raise Error(
+                f"--{name} could be any of {', '.join('--' + key for key in found)}; write one of them in full."
+            )
         if found:
             return found[0], negated
     tails = {key.rsplit(".", 1)[-1]: key for key in known}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
 from kuosan.sample.plan import plan
-from kuosan.sample.recipe import Recipe
+from kuosan.sample.recipe import Recipe, fingerprint
 from kuosan.sample.request import Request
+
+WHITE = (255, 255, 255)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +40,23 @@ class Trained:
     weights: str  # sha256 of the averaged weights' file
     damaged: tuple[str, ...] = ()  # newer checkpoints that were passed over, in words
 
-    def recipe(self, request: Request) -> Recipe:
-        """What a request to this model will have made."""
+    def recipe(self, request: Request, start: Tensor | None = None) -> Recipe:
+        """What a request to this model will have made, from the pixels `start` where it names an image."""
         _, height, width = self.model.shape
         steps = plan(self.model.config, request).steps
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
         return Recipe(
-            self.name, self.step, self.weights, request, 0, str(self.compute), precision, (width, height), steps
+            self.name,
+            self.step,
+            self.weights,
+            request,
+            picture=0,
+            compute=str(self.compute),
+            precision=precision,
+            size=(width, height),
+            steps=steps,
+            threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
+            start=fingerprint(start),
         )
 
     def sample(
@@ -92,8 +104,9 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
         reason = " ".join(str(error).split())[:300]
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None
     model.network.requires_grad_(False).eval()
-    dtype = compute.dtype if config.network.kind == "unet" else torch.float32  # a caller's module is given float32
-    ready = Model(config, prepare(model.network, compute.device, dtype))
+    if config.network.kind != "unet":
+        compute = replace(compute, dtype=torch.float32)  # a caller's module may not take bf16
+    ready = Model(config, prepare(model.network, compute.device, compute.dtype))
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
 
@@ -104,17 +117,20 @@ def picture(model: Model, path: Path) -> Tensor:
     Raises:
         Error: no such file, or no picture that can be decoded.
     """
-    import torch
-
-    from kuosan.data.config import DataConfig
-    from kuosan.data.pictures import open_pictures
+    from kuosan.data.decoding import decode
+    from kuosan.data.headers import Refused
+    from kuosan.data.images import from_uint8
+    from kuosan.data.pixels import with_channels
+    from kuosan.data.resizing import fit
 
     channels, height, width = model.shape
     if height != width:
         raise Error(f"a model of {width}x{height} pictures cannot start from a file yet; give pixels from Python.")
-    config = DataConfig(str(path), size=height, channels="grey" if channels == 1 else "rgb", resize="crop")
-    opened = open_pictures(config)
-    return torch.as_tensor(opened.batch([0]).x0[0])
+    try:
+        pixels = decode(path).pixels
+    except Refused as reason:
+        raise Error(f"{path} cannot be started from: {reason}.") from None
+    return torch.from_numpy(from_uint8(with_channels(fit(pixels, height, "crop", WHITE), channels)))
 
 
 def checkpoint_of(run: Path, recipe: Recipe) -> Path:
@@ -127,7 +143,7 @@ def require_weights(trained: Trained, recipe: Recipe) -> None:
     """Raises: Error unless these are the very weights that made a recipe's picture."""
     if trained.weights != recipe.weights:
         raise Error(
-            f"{trained.name} holds other weights (step {trained.step}, {trained.weights[:10]}) than those that made the "
-            f"picture (step {recipe.step}, {recipe.weights[:10]}): that checkpoint is gone or the run is another one. "
+            f"{trained.name} holds other weights (step {trained.step}, {trained.weights[:10]}) than those that made "
+            f"the picture (step {recipe.step}, {recipe.weights[:10]}): that checkpoint is gone, or the run is another. "
             f"Name the right one: kuosan sample CHECKPOINT --like PICTURE."
         )

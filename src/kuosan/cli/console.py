@@ -90,5 +90,5 @@ class TrainingReport:
         last = row["step"] == max_steps
         if not sys.stdout.isatty() and (last or time.monotonic() - self.said > 30):
             self.said = time.monotonic()
-            left = (max_steps - row["step"])
+            left = max_steps - row["step"]
             self.say(f"step {row['step']}/{max_steps}  {news}  ({left} steps left)")

@@ -10,6 +10,7 @@ from typing import Any
 
 from kuosan.cli import page
 from kuosan.cli.console import duration, say
+from kuosan.cli.numbers import Whole
 from kuosan.cli.sample import make
 from kuosan.cli.train import recipe
 from kuosan.cli.train import train as train_command
@@ -27,7 +28,7 @@ CONTEST = (
 )
 
 
-def demo(*, out: Path = Path("demo"), minutes: float = 3.7, seed: int = 1) -> int:
+def demo(*, out: Path = Path("demo"), minutes: float = 3.7, seed: Whole = 1) -> int:
     """Train a diffusion model on the built-in portraits, sample it in every way there is, and show it on one page.
 
     Parameters
@@ -42,12 +43,11 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.7, seed: int = 1) -> in
     begin = time.perf_counter()
     run = out / "run"
     steps = _steps(run, minutes)
-    command = ["--config", "portraits", "--max-steps", str(steps)]
-    stopped = train_command(*command, out=run)
+    stopped = train_command("--max-steps", str(steps), config="portraits", out=run)
     if stopped:
         return stopped
     shown: dict[str, Any] = {"training": time.perf_counter() - begin, "steps": steps, "commands": {}}
-    shown["commands"]["training"] = f"kuosan train {' '.join(command)} --out {run}"
+    shown["commands"]["training"] = f"kuosan train --config portraits --max-steps {steps} --out {run}"
     _pictures(run, out, seed, shown)
     shutil.copyfile(run / "curve.png", out / "curve.png")
     shown["total"] = time.perf_counter() - begin

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from kuosan.cli.console import counting, say
+from kuosan.cli.numbers import Whole
 from kuosan.data.config import DataConfig
 from kuosan.errors import Error
 
@@ -14,12 +15,12 @@ def doctor(
     data: str,
     *,
     out: Path | None = None,
-    size: int | None = None,
+    size: Whole | None = None,
     channels: Literal["auto", "rgb", "grey"] = "auto",
     resize: Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"] = "auto",
     background: str = "white",
     hold_out: float | None = None,
-    max_pixels: int = DataConfig.max_pixels,
+    max_pixels: Whole = DataConfig.max_pixels,
 ) -> int:
     """Look at every file of DATA as training would, and say what becomes of it.
 
@@ -44,9 +45,7 @@ def doctor(
     max_pixels
         Larger pictures are refused from their header.
     """
-    config = DataConfig(
-        data, size, channels, resize, background, hold_out=hold_out, max_pixels=max_pixels
-    )
+    config = DataConfig(data, size, channels, resize, background, hold_out=hold_out, max_pixels=max_pixels)
     from kuosan.data.doctor import examine, write
 
     if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):

@@ -21,15 +21,26 @@ app = App(
 app.command("kuosan.cli.train:train", name="train", help="Train a model on pictures, or go on with a run.")
 app.command("kuosan.cli.sample:sample", name="sample", help="Make pictures with a trained model.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
-app.command("kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything.")
+app.command(
+    "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."
+)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one clear line and exit code 2, never a traceback."""
     # torch's worker threads spin while they wait: on a busy machine that costs 5-25x. Read when libgomp loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    words = list(sys.argv[1:] if tokens is None else tokens)
     try:
-        code = app(list(sys.argv[1:] if tokens is None else tokens), exit_on_error=False, print_error=False)
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        if words[:1] == ["train"] and not {"--help", "-h"}.isdisjoint(words):
+            from kuosan.cli import settings
+
+            settings.show()
+    except cyclopts.UnusedCliTokensError as error:
+        extra = " ".join(error.unused_tokens)
+        print(f"kuosan: error: {extra!r} is more than `kuosan {words[0]}` takes; see --help.", file=sys.stderr)
+        sys.exit(2)
     except cyclopts.CycloptsError as error:
         print(f"kuosan: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -21,7 +21,8 @@ main { max-width: 1060px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 2.1rem; margin: 0 0 .3rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 0 0 .6rem; }
 p { margin: .3rem 0 .8rem; color: var(--soft); max-width: 70ch; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem; margin: 1.2rem 0; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.2rem;
+          margin: 1.2rem 0; }
 img { max-width: 100%; height: auto; display: block; border-radius: 6px; background: #fff; }
 pre { margin: .8rem 0 0; padding: .6rem .8rem; overflow-x: auto; border-radius: 6px; background: var(--paper);
       border: 1px solid var(--line); font: 13px/1.45 ui-monospace, monospace; }
@@ -47,18 +48,28 @@ def write(out: Path, shown: dict[str, Any]) -> None:
     rows = "\n".join(_row(entry, slowest, commands[entry["name"]]) for entry in shown["contest"])
     body = f"""
 <h1>kuosan 扩散</h1>
-<p>These portraits did not exist {duration(shown["total"])} before this page was written. A diffusion model was trained on
-4,096 small drawings on this machine, and everything below was sampled from it. Each PNG carries the recipe that makes it
-again: <code>kuosan sample --like picture.png</code>.</p>
+<p>These portraits did not exist {
+        duration(shown["total"])
+    } before this page was written. A diffusion model was trained on
+4,096 small drawings on this machine, and everything below was sampled from it. Each PNG carries the recipe that makes
+it again: <code>kuosan sample --like picture.png</code>.</p>
 {_section("64 new portraits", "portraits.png", "Seeds in order, none picked out.", commands["portraits"])}
 <section><h2>Three samplers, the same weights, the same seeds</h2>{rows}</section>
 <div class="two">
 {_section("From noise to pictures", "denoising.gif", "50 DDIM steps.", commands["denoising"])}
 {_section("Training", "curve.png", trained, commands["training"])}
 </div>
-{_section("From one seed to another", "between.png", "Spherical interpolation between two seeds' noises.",
-          commands["between"])}
-<footer><p>kuosan {kuosan.__version__}. Training data: Toon Head by Johan Melin, CC BY 4.0, drawn with DiceBear by Florian
+{
+        _section(
+            "From one seed to another",
+            "between.png",
+            "Spherical interpolation between two seeds' noises.",
+            commands["between"],
+        )
+    }
+<footer><p>kuosan {
+        kuosan.__version__
+    }. Training data: Toon Head by Johan Melin, CC BY 4.0, drawn with DiceBear by Florian
 Körner (MIT).</p></footer>
 """
     html = (

@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from kuosan import config as trees
 from kuosan.cli.console import bar, say
-from kuosan.config import load
+from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.errors import Error
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
+    from kuosan.sample.generate import Frame
     from kuosan.sample.plan import Plan
+    from kuosan.sample.recipe import Recipe
     from kuosan.trained import Trained
+
+SHEET = 1024  # pictures on a sheet at most
 
 
 def sample(
     run: Path | None = None,
     *,
-    n: Annotated[int, Parameter(name=["--n", "-n"])] = 16,
+    n: Annotated[int, Parameter(name=["--n", "-n"], converter=whole)] = 16,
     sampler: str = "dpm_solver_2m",
-    steps: int | None = None,
-    seed: int = 0,
+    steps: Whole | None = None,
+    seed: Whole = 0,
     spacing: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
     clip: bool = True,
     image: Path | None = None,
     strength: float | None = None,
-    between: tuple[int, int] | None = None,
-    batch: int = 16,
-    exact: bool = False,
+    between: Annotated[tuple[int, int] | None, Parameter(negative=(), converter=whole)] = None,
+    batch: Whole = 16,
+    exact: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
-    columns: int | None = None,
-    gif: bool = False,
+    columns: Whole | None = None,
+    gif: Annotated[bool, Parameter(negative=())] = False,
     like: Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
-    threads: int = 0,
+    threads: Whole = 0,
 ) -> None:
     """Make N pictures with the model in RUN, and a sheet of them.
 
@@ -63,7 +73,7 @@ def sample(
     spacing
         Where the steps lie: trailing, leading, linspace, log_snr or karras.
     eta
-        DDIM's noise: 0 none, 1 as much as DDPM.
+        The noise of ddim (0 none, its default, to 1 as much as DDPM) and of euler_ancestral (default 1).
     variance
         DDPM's variance: beta, posterior or learned.
     clip
@@ -85,7 +95,8 @@ def sample(
     gif
         Write the denoising of the first batch as an animation too.
     like
-        Make the picture in this file again, by the recipe inside it.
+        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out, --device,
+        --precision and --threads go with it.
     device
         auto, cpu, cuda, cuda:1 or mps.
     precision
@@ -97,25 +108,18 @@ def sample(
         n, seed, sampler, steps, spacing, eta, variance, clip, None if image is None else str(image), strength,
         between, batch, exact,
     )  # fmt: skip
+    where = ComputeConfig(device, precision, threads)
     if like is not None:
-        _again(like, run, out, ComputeConfig(device, precision, threads))
+        _refuse_beside_like(request, columns, gif)
+        from kuosan.cli.again import again
+
+        again(like, run, out, where)
         return
     if run is None:
         raise Error("no model given: kuosan sample RUN (the folder that `kuosan train` made).")
     names.sampler(sampler)
     _refuse_early(run, request)
-    make(run, request, out, columns, gif, ComputeConfig(device, precision, threads))
-
-
-def _refuse_early(run: Path, request: Request) -> None:
-    """What a run's configuration alone can refuse, without loading torch."""
-    if not (run / "config.yaml").is_file():
-        return
-    from kuosan import config as trees
-    from kuosan.model import ModelConfig
-    from kuosan.sample.plan import choose
-
-    choose(trees.build(ModelConfig, load(run / "config.yaml").get("model", {})), request)
+    make(run, request, out, columns, gif, where)
 
 
 def make(
@@ -126,6 +130,8 @@ def make(
     Raises:
         Error: what the run cannot be sampled with, or a folder that cannot be written.
     """
+    if columns is not None and not 1 <= columns <= SHEET:
+        raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
     from kuosan import trained as opening
     from kuosan.device import choose
     from kuosan.sample import write
@@ -135,22 +141,112 @@ def make(
     for text in trained.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     walk = plan(trained.model.config, request)
-    _say_plan(trained, request, walk)
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
-    folder = out or run / "samples" / f"{walk.sampler}-{walk.steps}-seed{request.seed}"
+    recipe = trained.recipe(request, start)
+    folder = _folder(run, out, recipe, walk)
+    _say_plan(trained, request, walk)
     film = write.Film() if gif else None
-    begin = time.perf_counter()
-    images = _walk(trained, request, start, film)
+    images, begin = [], time.perf_counter()
+    write.recipe(folder, recipe)
+    try:
+        for frame in steps(trained, request, start):
+            if film is not None:
+                film.add(frame)
+            if frame.done:
+                write.pictures(folder, frame.x, recipe, frame.first)
+                images.append(frame.x[: max(0, SHEET - frame.first)].cpu())
+    except KeyboardInterrupt:
+        say(f"stopped: {sum(map(len, images))} of {request.n} pictures are finished, in {folder}.")
+        raise
     seconds = time.perf_counter() - begin
-    paths = write.pictures(folder, images, trained.recipe(request))
     write.sheet(folder / "sheet.png", images, columns)
     if film is not None:
         film.write(folder / "denoising.gif", columns)
     say(
-        f"{len(paths)} pictures in {seconds:.1f} s ({seconds / len(paths):.2f} s each): {folder} "
-        f"(sheet.png{', denoising.gif' if gif else ''})"
+        f"{request.n} picture{'s' * (request.n > 1)} in {seconds:.1f} s ({seconds / request.n:.2f} s each): {folder} "
+        f"(sheet.png{f' of the first {SHEET}' * (request.n > SHEET)}{', denoising.gif' * gif})"
     )
     return seconds, walk.evaluations
+
+
+def steps(trained: Trained, request: Request, start: Tensor | None) -> Iterator[Frame]:
+    """The frames of a request, with a bar over all their steps."""
+    from kuosan.sample.generate import generate
+
+    with bar() as progress:
+        task = progress.add_task("sampling", total=None)
+        for frame in generate(trained.model, request, start=start):
+            done = frame.first * frame.steps + len(frame.x) * frame.step
+            progress.update(task, completed=done, total=request.n * frame.steps)
+            yield frame
+
+
+def _refuse_early(run: Path, request: Request) -> None:
+    """What a run's configuration alone can refuse, without loading torch."""
+    if not (run / "config.yaml").is_file():
+        return
+    from kuosan.model import ModelConfig, OwnNetwork, missing_network
+    from kuosan.sample.plan import choose
+
+    config = trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
+    if isinstance(config.network, OwnNetwork):
+        raise missing_network(config.network)
+    choose(config, request)
+
+
+def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> None:
+    usual = Request()
+    given = [
+        field.name
+        for field in dataclasses.fields(Request)
+        if getattr(request, field.name) != getattr(usual, field.name)
+    ]
+    given += ["columns"] * (columns is not None) + ["gif"] * gif
+    if given:
+        raise Error(
+            f"--{given[0]} has no effect with --like, which makes a picture by its own recipe; leave it out. "
+            f"Only RUN, --out, --device, --precision and --threads go with --like."
+        )
+
+
+def _folder(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
+    """The folder to write, made and writable; without --out one that no other recipe's pictures lie in.
+
+    Raises:
+        Error: it lies inside a checkpoint, is a file, or cannot be written.
+    """
+    from kuosan import checkpoint, files, manifest
+
+    home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
+    name = f"{walk.sampler}-{walk.steps}-seed{recipe.request.seed}"
+    folder = out or _unused(home / "samples" / name, recipe)
+    inside = next(
+        (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None
+    )
+    if inside is not None:
+        raise Error(
+            f"--out {folder} lies inside the checkpoint {inside}, which holds nothing else; choose another folder."
+        )
+    with files.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise Error(f"cannot write into {folder}: permission is denied; choose another --out.", exit_code=74)
+    return folder
+
+
+def _unused(folder: Path, recipe: Recipe) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that holds no pictures of another recipe."""
+    candidates = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if _fits(path / "recipe.json", recipe))
+
+
+def _fits(path: Path, recipe: Recipe) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == trees.plain(recipe))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _say_plan(trained: Trained, request: Request, walk: Plan) -> None:
@@ -158,50 +254,6 @@ def _say_plan(trained: Trained, request: Request, walk: Plan) -> None:
     say(f"compute: {trained.compute}")
     say(
         f"model: {trained.name}, step {trained.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{request.n} pictures by {walk.sampler}, {walk.steps} steps ({walk.spacing}), "
-        f"{walk.evaluations} network evaluations each"
+        f"{request.n} picture{'s' * (request.n > 1)} by {walk.sampler}, {walk.steps} steps"
+        f"{f' ({walk.spacing})' if walk.spacing else ''}, {walk.evaluations} network evaluations each"
     )
-
-
-def _walk(trained: Trained, request: Request, start: Tensor | None, film: object) -> Tensor:
-    import torch
-
-    from kuosan.sample.generate import generate
-    from kuosan.sample.write import Film
-
-    finished = []
-    with bar() as progress:
-        task = progress.add_task("sampling", total=None)
-        for frame in generate(trained.model, request, start=start):
-            batches = -(-request.n // max(1, len(frame.x)))
-            done = frame.first // max(1, len(frame.x)) * frame.steps + frame.step
-            progress.update(task, completed=done, total=max(done, batches * frame.steps))
-            if isinstance(film, Film):
-                film.add(frame)
-            if frame.done:
-                finished.append(frame.x)
-    return torch.cat(finished)
-
-
-def _again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) -> None:
-    """Make the picture of a recipe again, from the same weights, in the same batch."""
-    import dataclasses
-
-    from kuosan import trained as opening
-    from kuosan.data.images import save_png, to_uint8
-    from kuosan.device import choose
-    from kuosan.sample import recipe as recipes
-
-    recipe = recipes.read(like)
-    if where.precision == "auto":
-        where = dataclasses.replace(where, precision=recipe.precision)
-    trained = opening.load(opening.checkpoint_of(run or Path(recipe.run), recipe), compute=choose(where))
-    opening.require_weights(trained, recipe)
-    request, row = recipe.batch_request()
-    start = opening.picture(trained.model, Path(request.image)) if request.image else None
-    images = _walk(trained, request, start, None)
-    path = out or like.with_name(f"{like.stem}-again.png")
-    if path.is_dir() or path.suffix.lower() != ".png":
-        path = path / like.name
-    save_png(path, to_uint8(images[row].cpu().numpy()), recipe.text())
-    say(f"made again: {path} (seed {recipe.seed}, step {trained.step} of {trained.name})")

@@ -17,7 +17,8 @@ from kuosan.files import size_text
 from kuosan.networks.config import Size
 from kuosan.train.config import RunConfig, check
 
-SHORT = {"channels": "data.channels", "name": "model.network.name", "size": "data.size"}  # keys that several have
+# Short names for what people look for first, where the last part alone would be ambiguous or nothing.
+SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
 
 
 def train(
@@ -26,13 +27,13 @@ def train(
     config: str | None = None,
     network: Size = "small",
     init: Path | None = None,
-    accept_new_data: bool = False,
-    dry_run: bool = False,
+    accept_new_data: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Train a diffusion model on DATA: a folder, zip, IDX or npz file of pictures, or `portraits`.
 
-    The same command again goes on where the run stopped, bit for bit. Every option of the configuration can be given
-    as --key value; `kuosan train --help` lists them, docs/cli.md explains them.
+    The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.
+    Every setting below can be given as --key value, by its last part alone where that is unique (--max-steps 5000).
 
     Parameters
     ----------
@@ -59,10 +60,21 @@ def train(
     if words:
         tree.setdefault("data", {})["path"] = words[0]
     if config is not None:
-        tree = trees.merge(trees.load(recipe(config)), tree)
+        tree = trees.merge(_groups(trees.load(recipe(config))), tree)
     out, tree = _place(out, tree)
+    if tree.get("model", {}).get("network", {}).get("kind") == "own":
+        raise Error(
+            "model.network.kind = own: a network of your own is brought from Python: "
+            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
+        )
     check(tree)  # what can be refused before torch and the pictures load, is
     return _run(out, tree, network, init, accept_new_data, dry_run)
+
+
+def _groups(tree: trees.Tree) -> trees.Tree:
+    """A configuration file's tree, once each of its top keys is a known group of settings."""
+    trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
+    return tree
 
 
 def recipe(name: str) -> Path:
@@ -158,7 +170,8 @@ def _say_end(run: Any, stopped: int) -> None:
     if stopped:
         console.print()
         say(
-            f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. The same command goes on from there."
+            f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. "
+            f"The same command goes on from there."
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")

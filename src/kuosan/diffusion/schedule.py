@@ -65,12 +65,12 @@ class Discrete:
     `zero_terminal_snr` shifts and scales sqrt(alpha_bar) to reach 0 at T-1 (Lin et al. 2023, algorithm 1).
     """
 
-    kind: Literal["discrete"] = "discrete"
-    betas: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
-    T: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    zero_terminal_snr: bool = False
+    kind: Literal["discrete"] = "discrete"  # trained levels by their betas
+    betas: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"  # discrete: how the betas rise
+    T: int = 1000  # discrete: how many levels are trained
+    beta_start: float = 1e-4  # discrete: the first beta
+    beta_end: float = 0.02  # discrete: the last beta; the cosine has neither
+    zero_terminal_snr: bool = False  # discrete: rescale so that the last level is pure noise (Lin et al. 2023)
 
     spacings: ClassVar[tuple[str, ...]] = SPACINGS
 
@@ -138,12 +138,12 @@ class Karras:
     In training ln(sigma) ~ N(p_mean, p_std²). The network's clock is ln(sigma)/4 (table 1).
     """
 
-    kind: Literal["karras"] = "karras"
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-    p_mean: float = -1.2
-    p_std: float = 1.2
+    kind: Literal["karras"] = "karras"  # EDM's noise
+    sigma_min: float = 0.002  # karras: the least noise of a walk
+    sigma_max: float = 80.0  # karras: the most noise of a walk
+    rho: float = 7.0  # karras: how much the steps crowd at low noise
+    p_mean: float = -1.2  # karras: mean of ln(sigma) in training
+    p_std: float = 1.2  # karras: standard deviation of ln(sigma) in training
 
     spacings: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
 
@@ -190,11 +190,11 @@ class Flow:
     logit_normal draws logit(sigma) ~ N(mean, std²) before it (Esser et al. 2024, eq. 19 and 23).
     """
 
-    kind: Literal["flow"] = "flow"
-    shift: float = 1.0
-    density: Literal["uniform", "logit_normal"] = "uniform"
-    mean: float = 0.0
-    std: float = 1.0
+    kind: Literal["flow"] = "flow"  # straight lines from data to noise
+    shift: float = 1.0  # flow: above 1 moves training and steps to more noise; 3 is Stable Diffusion 3's
+    density: Literal["uniform", "logit_normal"] = "uniform"  # flow: how sigma is drawn in training
+    mean: float = 0.0  # flow: of logit(sigma), with logit_normal
+    std: float = 1.0  # flow: of logit(sigma), with logit_normal
 
     spacings: ClassVar[tuple[str, ...]] = ("trailing", "linspace")
 

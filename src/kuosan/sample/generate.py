@@ -121,7 +121,7 @@ def _batch(
     start: Tensor | None,
     noise: Tensor | None,
 ) -> Iterator[Frame]:
-    device = next(model.network.parameters()).device
+    device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     keep = len(rows)
     padded = [*rows, *[rows[-1]] * (size - keep)]
     own_seeds = [request.seed + row for row in padded]
@@ -158,6 +158,10 @@ def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: T
             f"resize it to {model.shape[1]} x {model.shape[2]} with {model.shape[0]} channel(s)."
         )
     if start is None and request.image is not None:
-        raise Error("request.image is set but no pixels were given: pass start=kuosan.open_picture(...).")
+        raise Error(f"the request starts from {request.image!r}, but no pixels were given: pass them as start=.")
+    if start is not None and request.image is None:
+        raise Error(
+            "start= was given, but the request has no image: set image= (any name) and, if you like, strength=."
+        )
     if start is not None and noise is not None:
         raise Error("start= and noise= cannot both be given: a picture starts from its own noise or from yours.")

@@ -6,16 +6,20 @@ A PNG holds `kuosan` (our JSON) and `parameters` (the line that A1111's web UI w
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kuosan
 from kuosan import config as trees
 from kuosan.data.images import read_png_text
 from kuosan.errors import Error
 from kuosan.sample.request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY = "kuosan"  # the PNG text chunk that holds the recipe
 FORMAT = 1
@@ -34,6 +38,8 @@ class Recipe:
     precision: str  # bf16 or fp32
     size: tuple[int, int]  # width, height
     steps: int  # denoising steps really taken
+    threads: int = 0  # processor threads; 0 where they do not matter
+    start: str = ""  # sha256 of the pixels an image-to-image request started from
     format: int = FORMAT
     version: str = kuosan.__version__
 
@@ -61,6 +67,22 @@ class Recipe:
         first = self.picture // size * size
         n = min(size, request.n - first)
         return dataclasses.replace(request, n=n, seed=request.seed + first), self.picture - first
+
+
+def fingerprint(start: Tensor | None) -> str:
+    """The sha256 of a start picture's shape and pixels; empty without one."""
+    if start is None:
+        return ""
+    return hashlib.sha256(f"{tuple(start.shape)}".encode() + start.float().cpu().numpy().tobytes()).hexdigest()
+
+
+def require_start(recipe: Recipe, start: Tensor | None) -> None:
+    """Raises: Error unless this is the very picture that a recipe's request started from."""
+    if fingerprint(start) != recipe.start:
+        raise Error(
+            f"{recipe.request.image} is not the picture that the recipe started from (it has other pixels): "
+            f"put the one it was back in its place."
+        )
 
 
 def read(path: Path) -> Recipe:

@@ -28,6 +28,8 @@ class Request:
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 1_000_000:
             raise Error(f"n = {self.n} is not allowed: 1 to 1,000,000 pictures.")
+        if self.steps is not None and not 1 <= self.steps <= 10_000:
+            raise Error(f"steps = {self.steps} is not allowed: 1 to 10,000.")
         if not 0 <= self.seed < 2**63 - 1_000_000:
             raise Error(f"seed = {self.seed} is not allowed: 0 to 2^63 - 1,000,001.")
         if self.between is not None and self.image is not None:

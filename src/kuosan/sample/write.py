@@ -19,21 +19,26 @@ from kuosan.sample.recipe import Recipe
 SIDE = 128  # pixels a side that small pictures are enlarged to on sheets and in animations, by whole factors
 
 
-def pictures(folder: Path, images: Tensor, recipe: Recipe) -> list[Path]:
-    """Write (n, C, H, W) pictures as seed-00000007.png, each with its own recipe, and recipe.json beside them."""
+def recipe(folder: Path, recipe: Recipe) -> None:
+    """Write recipe.json, what all pictures of a request have in common."""
+    write_atomic(folder / "recipe.json", json.dumps(trees.plain(recipe), indent=1, ensure_ascii=False) + "\n")
+
+
+def pictures(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> list[Path]:
+    """Write pictures `first`, `first` + 1, ... of a request as seed-00000007.png, each with its own recipe."""
     paths = []
-    for i, picture in enumerate(to_uint8(images.cpu().numpy())):
+    for i, picture in enumerate(to_uint8(images.cpu().numpy()), start=first):
         own = dataclasses.replace(recipe, picture=i)
         name = f"place-{i:04d}.png" if recipe.request.between else f"seed-{own.seed:08d}.png"
         save_png(folder / name, picture, own.text())
         paths.append(folder / name)
-    write_atomic(folder / "recipe.json", json.dumps(trees.plain(recipe), indent=1, ensure_ascii=False) + "\n")
     return paths
 
 
-def sheet(path: Path, images: Tensor, columns: int | None = None) -> None:
-    """Write (n, C, H, W) pictures as one grid, small ones enlarged."""
-    save_png(path, grid(enlarged(to_uint8(images.cpu().numpy())), columns))
+def sheet(path: Path, images: Sequence[Tensor], columns: int | None = None) -> None:
+    """Write batches of (B, C, H, W) pictures as one grid, small ones enlarged."""
+    bytes_ = np.concatenate([to_uint8(batch.cpu().numpy()) for batch in images])
+    save_png(path, grid(enlarged(bytes_), columns))
 
 
 def enlarged(bytes_: np.ndarray) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""`kuosan sample --like picture.png`: the same picture again, byte for byte, by the recipe inside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from kuosan import trained as opening
+from kuosan.cli.console import say
+from kuosan.cli.sample import steps
+from kuosan.data.images import save_png, to_uint8
+from kuosan.device import ComputeConfig, choose
+from kuosan.errors import Error
+from kuosan.sample import recipe as recipes
+from kuosan.sample.recipe import Recipe
+
+
+def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) -> None:
+    """Make the picture of a recipe again, from the same weights, in the same batch.
+
+    Raises:
+        Error: no recipe, other weights or another picture to start from than the recipe's, or an unwritable file.
+    """
+    recipe = recipes.read(like)
+    if where.precision == "auto":
+        where = dataclasses.replace(where, precision=recipe.precision)
+    if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
+        where = dataclasses.replace(where, threads=recipe.threads)
+    home = run or _home(like, recipe)
+    trained = opening.load(opening.checkpoint_of(home, recipe), compute=choose(where))
+    opening.require_weights(trained, recipe)
+    request, row = recipe.batch_request()
+    start = opening.picture(trained.model, Path(request.image)) if request.image else None
+    recipes.require_start(recipe, start)
+    images = torch.cat([frame.x for frame in steps(trained, request, start) if frame.done])
+    path = out or like.with_name(f"{like.stem}-again.png")
+    if path.is_dir() or path.suffix.lower() != ".png":
+        path = path / like.name
+    save_png(path, to_uint8(images[row].cpu().numpy()), recipe.text())
+    say(f"made again: {path} (seed {recipe.seed}, step {trained.step} of {home}; {trained.compute})")
+
+
+def _home(like: Path, recipe: Recipe) -> Path:
+    """The run that a recipe names, or the one that the picture lies in, where that was moved."""
+    for folder in (Path(recipe.run), *like.resolve().parents):
+        if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
+            return folder
+    raise Error(f"{recipe.run}, the run that made {like}, is not here; name it: kuosan sample RUN --like {like}.")

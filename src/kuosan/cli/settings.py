@@ -1,0 +1,46 @@
+"""Every setting of a run, as `kuosan train --help` and docs/cli.md list them. Torch-free."""
+
+from __future__ import annotations
+
+from rich.panel import Panel
+from rich.table import Table
+
+from kuosan import options
+from kuosan.cli.console import console
+from kuosan.options import Option
+from kuosan.train.config import RunConfig
+
+
+def groups() -> dict[str, list[Option]]:
+    """The settings by their group: data, model, model.network, model.schedule, train, compute."""
+    found: dict[str, list[Option]] = {}
+    for option in options.options(RunConfig).values():
+        group, _, name = option.key.rpartition(".")
+        group = option.key.removesuffix(".kind") if name == "kind" else group
+        found.setdefault(group, []).append(option)
+    return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0].partition(".")[0])))
+
+
+def show() -> None:
+    """Print every setting with its type, default and meaning."""
+    console.print(
+        "Every setting, in a YAML file or as --key value; the last part of a key is enough where it is unique.\n"
+    )
+    for group, members in groups().items():
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for option in members:
+            default = f" [default: {option.default_text}]" if option.default_text else ""
+            kind = (
+                f" ({option.type_text})" if len(option.type_text) <= 30 else f" ({option.type_text.split('|')[0]}|...)"
+            )
+            table.add_row(f"--{option.key}", _plain(f"{option.doc}{kind}{default}"))
+        console.print(Panel(table, title=group, title_align="left"), soft_wrap=False)
+
+
+_ORDER = ("data", "model", "train", "compute")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
