@@ -119,13 +119,15 @@ def grey_profile(gamma: float) -> bytes:
     return icc(b"GRAY", {b"wtpt": xyz(D50), b"kTRC": curve(gamma)})
 
 
-def cmyk_profile(corners: np.ndarray) -> bytes:
-    """A printer profile whose 16 full-or-none ink mixtures have the Lab bytes `corners` (2, 2, 2, 2, 3)."""
+def lut_profile(corners: np.ndarray) -> bytes:
+    """A profile whose full-or-none mixtures have the Lab bytes `corners`: CMYK (2, 2, 2, 2, 3) or RGB (2, 2, 2, 3)."""
+    channels = corners.ndim - 1
     identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
     ramp = bytes(range(256))
-    body = b"mft1\0\0\0\0" + struct.pack(">BBBB", 4, 3, 2, 0) + identity + ramp * 4
+    body = b"mft1\0\0\0\0" + struct.pack(">BBBB", channels, 3, 2, 0) + identity + ramp * channels
     body += corners.astype(np.uint8).tobytes() + ramp * 3
-    return icc(b"CMYK", {b"wtpt": xyz(D50), b"A2B0": body}, b"prtr", b"Lab ")
+    tags = {b"wtpt": xyz(D50), b"A2B0": body, b"A2B1": body}  # perceptual, relative colorimetric
+    return icc(b"CMYK", tags, b"prtr", b"Lab ") if channels == 4 else icc(b"RGB ", tags, b"scnr", b"Lab ")
 
 
 def encode_srgb(linear: np.ndarray) -> np.ndarray:

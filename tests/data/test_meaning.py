@@ -10,9 +10,9 @@ import pytest
 from made_files import (
     P3_D50,
     chunk,
-    cmyk_profile,
     grey_profile,
     lab_to_srgb,
+    lut_profile,
     matrix_profile,
     over,
     picture,
@@ -247,7 +247,7 @@ def _() -> Case:
         lab[c, m, y, k] = corners[c, m, y, k] * [100 / 255, 1, 1] - [0, 128, 128]
     inks = picture(channels=4, name="corners") % 2
     want = lab_to_srgb(lab[tuple(inks.transpose(2, 0, 1))])
-    return saved(_cmyk(inks * 255), "TIFF", icc_profile=cmyk_profile(corners)), want
+    return saved(_cmyk(inks * 255), "TIFF", icc_profile=lut_profile(corners)), want
 
 
 @case("PNG Display P3 gamma 2.2")
@@ -288,7 +288,7 @@ def _() -> Case:
 
 @case("PNG rgb with a CMYK profile")
 def _() -> Case:
-    return saved(P, "PNG", icc_profile=cmyk_profile(np.full((2, 2, 2, 2, 3), 128))), P
+    return saved(P, "PNG", icc_profile=lut_profile(np.full((2, 2, 2, 2, 3), 128))), P
 
 
 for turn in range(1, 9):
@@ -413,6 +413,20 @@ def test_what_was_done_is_noted() -> None:
     assert notes["PNG rgba"] == ("transparency laid on the background",)
     assert notes["turned"] == ("turned upright (orientation 6)",)
     assert decode(CASES["PNG rgb"]()[0]).notes == ()
+
+
+def test_sixteen_bits_reach_black_and_white_exactly() -> None:
+    levels = np.array([[[0], [128], [129], [32767], [65406], [65407], [65535]]], np.uint16)
+    assert decode(png16(levels, 0)).pixels[0, :, 0].tolist() == [0, 0, 1, 127, 254, 255, 255]
+
+
+def test_the_darkest_colour_of_a_profile_is_black_and_its_paper_white() -> None:
+    corners = np.full((2, 2, 2, 3), 128, np.uint8)
+    corners[..., 0] = 150
+    corners[0, 0, 0, 0], corners[1, 1, 1, 0] = 60, 235  # L* 23.5 and 92, as a scanner sees ink and paper
+    made = saved(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8), "PNG", icc_profile=lut_profile(corners))
+    dark, bright = decode(made).pixels[0].astype(int)
+    assert dark.max() <= 2 and bright.min() >= 253
 
 
 REFUSED = {

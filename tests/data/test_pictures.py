@@ -46,6 +46,18 @@ def test_any_number_of_workers_and_memory_give_the_same_bits(tmp_path: Path) -> 
         assert torch.equal(x0, seen[0][1])
 
 
+def test_files_that_fail_only_when_decoded_leave_no_gap(tmp_path: Path) -> None:
+    fill(tmp_path, 12)
+    for i in (2, 5, 9):  # cut after the header, so that the first pass lets them in
+        whole = saved(picture(60, 60, 3, f"cut {i}"), "PNG")
+        (tmp_path / f"cut {i}.png").write_bytes(whole[: len(whole) // 2])
+    config = DataConfig(path=str(tmp_path), size=16)
+    kept, streamed = open_pictures(config), open_pictures(replace(config, memory_gib=0))
+    assert len(kept) == len(streamed) == 12 and len(kept.report.scan.refused) == 3
+    assert torch.equal(kept.batch(range(12)).x0, streamed.batch(range(12)).x0)
+    assert len({x0.numpy().tobytes() for x0 in kept.batch(range(12)).x0}) == 12
+
+
 def test_a_stopped_loader_leaves_no_thread(tmp_path: Path) -> None:
     import threading
 
