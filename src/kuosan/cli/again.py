@@ -9,7 +9,7 @@ import torch
 
 from kuosan import trained as opening
 from kuosan.cli.console import say
-from kuosan.cli.sample import steps
+from kuosan.cli.frames import frames
 from kuosan.data.images import save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
@@ -34,7 +34,7 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
     request, row = recipe.batch_request()
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
     recipes.require_start(recipe, start)
-    images = torch.cat([frame.x for frame in steps(trained, request, start) if frame.done])
+    images = torch.cat([frame.x for frame in frames(trained, request, start) if frame.done])
     path = out or like.with_name(f"{like.stem}-again.png")
     if path.is_dir() or path.suffix.lower() != ".png":
         path = path / like.name

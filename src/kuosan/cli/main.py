@@ -38,7 +38,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
             settings.show()
     except cyclopts.UnusedCliTokensError as error:
-        extra = " ".join(error.unused_tokens)
+        extra = " ".join(error.unused_tokens or ())
         print(f"kuosan: error: {extra!r} is more than `kuosan {words[0]}` takes; see --help.", file=sys.stderr)
         sys.exit(2)
     except cyclopts.CycloptsError as error:

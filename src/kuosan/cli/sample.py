@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from kuosan import config as trees
-from kuosan.cli.console import bar, say
+from kuosan.cli.console import say
+from kuosan.cli.frames import frames
 from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
@@ -20,11 +21,6 @@ from kuosan.errors import Error
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from kuosan.sample.generate import Frame
     from kuosan.sample.plan import Plan
     from kuosan.sample.recipe import Recipe
     from kuosan.trained import Trained
@@ -149,7 +145,7 @@ def make(
     images, begin = [], time.perf_counter()
     write.recipe(folder, recipe)
     try:
-        for frame in steps(trained, request, start):
+        for frame in frames(trained, request, start):
             if film is not None:
                 film.add(frame)
             if frame.done:
@@ -167,18 +163,6 @@ def make(
         f"(sheet.png{f' of the first {SHEET}' * (request.n > SHEET)}{', denoising.gif' * gif})"
     )
     return seconds, walk.evaluations
-
-
-def steps(trained: Trained, request: Request, start: Tensor | None) -> Iterator[Frame]:
-    """The frames of a request, with a bar over all their steps."""
-    from kuosan.sample.generate import generate
-
-    with bar() as progress:
-        task = progress.add_task("sampling", total=None)
-        for frame in generate(trained.model, request, start=start):
-            done = frame.first * frame.steps + len(frame.x) * frame.step
-            progress.update(task, completed=done, total=request.n * frame.steps)
-            yield frame
 
 
 def _refuse_early(run: Path, request: Request) -> None:
