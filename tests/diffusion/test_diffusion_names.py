@@ -102,6 +102,7 @@ SD = Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012)
         (Discrete(zero_terminal_snr=True), "v", {"sampler": "ddim", "steps": 50, "options": {"eta": 1.0}}),
         (Discrete(), "eps", {"sampler": "ddpm", "steps": 1000, "options": {"variance": "posterior"}}),
         (Discrete(), "eps", {"sampler": "ddpm", "options": {"variance": "learned"}, "learned_variance": True}),
+        (Discrete(), "eps", {"sampler": "ddpm", "options": {"variance": "fixed_small"}}),
         (SD, "eps", {"sampler": "DPM++ 2M", "steps": 20, "spacing": "leading", "last": "first", "offset": 1}),
         (Discrete(T=10), "eps", {"sampler": "ddim", "steps": 50, "spacing": "log_snr"}),
         (Karras(), "edm", {"sampler": "heun", "steps": 18}),
@@ -119,6 +120,8 @@ def test_what_works_is_allowed(schedule: object, prediction: str, asked: dict[st
     "schedule, prediction, asked, says",
     [
         (Discrete(), "epsilonn", {}, "did you mean|Allowed"),
+        (Discrete(), "v_prediction", {}, "called 'v'"),
+        (Discrete(), "eps", {"sampler": "ddpm", "options": {"variance": "learned_range"}}, "predicts no variance"),
         (Discrete(zero_terminal_snr=True), "eps", {}, "zero_terminal_snr"),
         (Flow(), "eps", {}, "a flow schedule"),
         (Discrete(), "eps", {"steps": 0}, "steps 0"),

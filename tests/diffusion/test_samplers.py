@@ -471,3 +471,19 @@ def test_the_table_of_samplers_and_the_torch_free_names_agree() -> None:
 def test_what_cannot_be_walked_is_refused(run: object, says: str) -> None:
     with pytest.raises(Error, match=says):
         list(run(start(GRIDS["linear"])))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("prediction", names.PREDICTIONS)
+def test_no_walk_reads_a_picture_s_values(name: str, prediction: str) -> None:
+    """On the meta device there are none to read: on a GPU, then, no step waits for one."""
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        assert t.is_meta and t.shape == (3,)
+        return torch.cat([x, x], 1)
+
+    levels, x = Discrete().grid(6), torch.empty(SHAPE, device="meta")
+    denoise = clamp(denoiser(network, prediction, learned_variance=True))
+    options = {"variance": "learned"} if name == "ddpm" else {}
+    for step in SAMPLERS[name](denoise, x, levels, lambda *_: torch.empty_like(x), **options):
+        assert step.x.is_meta and step.x.dtype == torch.float32

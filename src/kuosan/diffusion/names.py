@@ -176,6 +176,8 @@ def check(
 
 def check_model(schedule: object, name: str) -> None:
     """Refuse a prediction that a schedule's noisiest level does not allow."""
+    if name in PREDICTION_ALIASES:
+        raise Error(f"prediction {name!r}: here it is called {PREDICTION_ALIASES[name]!r}.")
     if name not in PREDICTIONS:
         raise unknown("prediction", name, PREDICTIONS)
     if name == "eps" and starts_at_pure_noise(schedule):
@@ -212,8 +214,8 @@ def check_sampler(schedule: object, name: str, learned_variance: bool, options: 
                 f"{key} {value!r}: sampler {spec.name!r} has no {key}; "
                 + (f"use {having}, or leave {key} out." if having else f"it has {', '.join(spec.options) or 'none'}.")
             )
-        spec.options[key].check(spec.name, key, value)
-    if options.get("variance") == "learned" and not learned_variance:
+        spec.options[key].check(spec.name, key, VARIANCE_ALIASES.get(str(value), value) if key == "variance" else value)
+    if "variance" in options and variance(options["variance"]) == "learned" and not learned_variance:
         raise Error("variance 'learned': this model predicts no variance; use variance 'beta' or 'posterior'.")
     if spec.finite_snr and starts_at_pure_noise(schedule):
         raise Error(

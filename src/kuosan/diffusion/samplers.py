@@ -19,7 +19,7 @@ from torch import Tensor
 from kuosan.diffusion import names
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error
 
 
 class Step(NamedTuple):
@@ -66,8 +66,7 @@ def ddpm(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, variance: st
     variance: beta (sigma_t² = beta_t), posterior (beta~_t), or learned, log sigma² = frac·log beta +
     (1 - frac)·log beta~ (Nichol & Dhariwal 2021, eq. 15).
     """
-    if variance not in names.VARIANCES:
-        raise unknown("variance", variance, names.VARIANCES)
+    variance = names.variance(variance)
     for i, (now, to) in enumerate(pairwise(levels)):
         p = pair(now, to)
         z = noise(i, now, to) if p.posterior > 0 and not p.still else None  # drawn first, as algorithm 2 does
