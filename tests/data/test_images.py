@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import picture
+from made_files import picture, png
 from PIL import Image
 
 from kuosan.data.images import enlarge, from_uint8, grid, png_bytes, read_png_text, save_gif, save_png, to_uint8
@@ -68,6 +68,9 @@ def test_a_png_without_text_and_a_file_that_is_none(tmp_path: Path) -> None:
     assert read_png_text(tmp_path / "a.png") == {}
     (tmp_path / "b.png").write_text("no")
     with pytest.raises(Error, match="no readable PNG"):
+        read_png_text(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes(png(9_000, 9_000, 1, 0, b""))
+    with pytest.raises(Error, match="9000x9000 is more than 64,000,000 pixels"):
         read_png_text(tmp_path / "b.png")
     with pytest.raises(Error, match="no such picture"):
         read_png_text(tmp_path / "c.png")

@@ -196,6 +196,15 @@ def test_the_size_follows_from_the_pictures(
     assert any(f"Size {want[0]}x{want[0]}" in line for line in pictures.describe())
 
 
+def test_small_pictures_of_several_sizes_are_scaled_so_that_all_fill_the_square(tmp_path: Path) -> None:
+    for i, side in enumerate((28, 30)):
+        (tmp_path / f"{i}.png").write_bytes(saved(picture(side, side, 3, f"{i}"), "PNG"))
+    assert open_pictures(DataConfig(path=str(tmp_path), size=32)).plan.rule == "crop"
+    (tmp_path / "1.png").unlink()
+    assert open_pictures(DataConfig(path=str(tmp_path), size=32)).plan.rule == "centre"
+    assert open_pictures(DataConfig(path=str(tmp_path), size=40)).plan.rule == "crop"
+
+
 def test_small_pictures_that_are_enlarged_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, 2, size=(40, 40))
     fill(tmp_path, 3, first=5, size=(20, 90))

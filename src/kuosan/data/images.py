@@ -16,6 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from kuosan.errors import Error
 from kuosan.files import write_atomic
 
+MOST_PIXELS = 64_000_000  # a picture whose recipe is read is no larger
+
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
     """Pictures in [-1, 1], (..., C, H, W), as bytes, (..., H, W, C); values beyond are clipped.
@@ -81,6 +83,8 @@ def read_png_text(path: str | Path) -> dict[str, str]:
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is more than {MOST_PIXELS:,} pixels")
             image.load()  # chunks may follow the pixels
             return {
                 key: str(value) for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)
