@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -212,14 +213,15 @@ def test_the_tables_are_the_listing_s_and_are_not_saved() -> None:
     assert {name for name, _ in diffusion.named_buffers()} == {"betas", "alphas", "alpha_bars"}
 
 
-def test_double_makes_the_tables_exact_and_half_keeps_them_in_float32() -> None:
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
+def test_double_makes_the_tables_exact_and_half_keeps_them_in_float32(low: torch.dtype) -> None:
     diffusion = DiffusionModel(net(), 50, 1e-4, 0.02).double()
     for ours, hand in zip(
         (diffusion.betas, diffusion.alphas, diffusion.alpha_bars), listing_tables(50, 1e-4, 0.02, torch.float64)
     ):
         assert torch.equal(ours, hand)
-    half = diffusion.to(torch.bfloat16)
-    assert half.betas.dtype == torch.float32 and half.model.conv.weight.dtype == torch.bfloat16
+    half = diffusion.to(low)
+    assert half.betas.dtype == torch.float32 and half.model.conv.weight.dtype == low
     assert half.sample((1, 3, 4, 4)).dtype == torch.float32
     assert math.isfinite(half(torch.zeros(2, 3, 4, 4), torch.tensor([1, 2]), torch.ones(2, 3, 4, 4)).item())
 
@@ -248,12 +250,21 @@ def test_a_state_dict_of_another_schedule_is_refused_with_its_T() -> None:
         DiffusionModel(net(), 100, 1e-4, 0.05).load_state_dict(state)
 
 
-def test_a_copy_samples_the_same() -> None:
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_samples_the_same(copied: Callable[[DiffusionModel], DiffusionModel]) -> None:
     diffusion = DiffusionModel(net(), 5, 1e-4, 0.2)
     torch.manual_seed(0)
     first = diffusion.sample((1, 3, 4, 4))
+    again = copied(diffusion)
     torch.manual_seed(0)
-    assert torch.equal(first, copy.deepcopy(diffusion).sample((1, 3, 4, 4)))
+    assert torch.equal(first, again.sample((1, 3, 4, 4)))
+    again.load_state_dict(diffusion.state_dict() | {"betas": diffusion.betas})
+
+
+def test_tables_saved_in_half_precision_load_too() -> None:
+    diffusion = DiffusionModel(net(), 1000, 1e-4, 0.02)
+    halves = {name: getattr(diffusion, name).bfloat16() for name in ("betas", "alphas", "alpha_bars")}
+    diffusion.load_state_dict(diffusion.state_dict() | halves, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +298,8 @@ def test_wrong_shapes_are_refused() -> None:
         diffusion(x0, torch.tensor(1), torch.zeros(1, 3, 4, 4))
     with pytest.raises(Error, match="put out"):
         DiffusionModel(lambda x, t: x[:, :1], 10, 1e-4, 0.2)(x0, 1, x0)
+    with pytest.raises(Error, match=r"uint8.*127\.5"):
+        diffusion(x0.byte(), torch.tensor(1), x0)
     for shape in (4, (), (0, 3), ("a",)):
         with pytest.raises(Error, match="shape"):
             diffusion.sample(shape)  # type: ignore[arg-type]
