@@ -93,6 +93,8 @@ class Report:
     def lines(self) -> list[str]:
         """The report in sentences, the first what was found, the last what was skipped."""
         told = self.summary()
+        if not self.scan.entries:
+            return [f"{self.scan.listing.says}.", "No picture can be used.", *self._noted()]
         lines = [f"{self.scan.listing.says}.", self._use(told), self._size(told)]
         if self.classes:
             counts = [f"{name} {count:,}" for name, count in told["classes"].items()]  # type: ignore[attr-defined]
@@ -104,15 +106,18 @@ class Report:
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in told["converted"].items():  # type: ignore[attr-defined]
             lines.append(f"{count:,} {note}.")
-        same, lost = self.duplicates, self.scan.listing.missing
-        for pairs, what in (
-            (same, "have the same content as another (used, never split apart)"),
-            (lost, "captions without effect"),
-            (self.scan.refused, "skipped"),
-        ):
-            if pairs:
-                lines.append(f"{len(pairs):,} {what}: {_few(pairs)}")
-        return lines
+        return lines + self._noted()
+
+    def _noted(self) -> list[str]:
+        """What a person may want to mend, with the first examples of each."""
+        reasons = Counter(_kind(reason) for _, reason in self.scan.refused).most_common()
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+        found = (
+            (self.duplicates, "have the same content as another (used, never split apart)"),
+            (self.scan.listing.missing, "captions without effect"),
+            (self.scan.refused, f"skipped ({why})"),
+        )
+        return [f"{len(pairs):,} {what}: {_few(pairs)}" for pairs, what in found if pairs]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
