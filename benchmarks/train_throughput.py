@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import turns
 from fashion_mnist import FOLDER, pictures
 
-NAMES = ("kuosan", "diffusers", "ddp")
+NAMES = ("kuosan", "kuosan-heads8", "diffusers", "diffusers-heads64", "ddp")
 
 
 def main() -> None:

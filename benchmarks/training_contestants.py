@@ -40,11 +40,12 @@ class Pictures(torch.utils.data.Dataset):
         return {"input": (x - 0.5) / 0.5}
 
 
-def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
+def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 8) -> Contestant:
     """diffusers' examples/unconditional_image_generation/train_unconditional.py as its README runs it (--use_ema).
 
     fp32, AdamW (0.95, 0.999), cosine schedule with 500 warm-up steps, gradient clipping to 1, EMA every step, the loss
-    read every step for the bar. Only the widths are ours: the script's default is for 256 pixels.
+    read every step for the bar. Only the widths are ours (the script's default is for 256 pixels); attention heads are
+    UNet2DModel's default, 8 channels wide, unless `head` says otherwise.
     """
     from accelerate import Accelerator
     from diffusers import DDPMScheduler, UNet2DModel
@@ -58,6 +59,7 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Cont
         out_channels=1,
         layers_per_block=1,
         block_out_channels=widths,
+        attention_head_dim=head,
         down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * (len(widths) - 1),
         up_block_types=("AttnUpBlock2D",) * (len(widths) - 1) + ("UpBlock2D",),
     )
@@ -96,7 +98,7 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Cont
                 ema.step(model.parameters())
             loss.detach().item()
 
-    return "diffusers", model, advance
+    return f"diffusers, heads of {head}", model, advance
 
 
 def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
@@ -133,10 +135,11 @@ def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant
     return "denoising-diffusion-pytorch", model, advance
 
 
-def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
+def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 64) -> Contestant:
     """kuosan's own loop: `prepare`, `start` and `loop.train` as the shell calls them, precision by hardware.
 
-    The network has the widths, blocks and heads of diffusers' above. Only saves, held-out losses and previews are put
+    The network has the widths and blocks of diffusers' above, and attention heads as wide as kuosan's default has them;
+    with `head` 8 both compute the same function. Only saves, held-out losses and previews are put
     off beyond the last step, as in the peers; log, EMA, clipping and the non-finite guard run at every step. The loop
     runs in a thread that waits for its turn in the report it makes at the end of each step.
     """
@@ -159,7 +162,7 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contest
         "multipliers": [width // widths[0] for width in widths],
         "blocks": 1,
         "attention": [False] + [True] * (len(widths) - 1),
-        "head_channels": 8,
+        "head_channels": head,
     }
     train = {"batch": batch, "max_steps": PREVIEWS_NEVER, "save_every": PREVIEWS_NEVER}
     tree = {
@@ -181,7 +184,7 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contest
             go.release()
             done.acquire()
 
-    return "kuosan", run.model.network, advance
+    return f"kuosan, heads of {head}", run.model.network, advance
 
 
 def forever(loader: torch.utils.data.DataLoader) -> Iterator[dict[str, torch.Tensor]]:
@@ -190,4 +193,10 @@ def forever(loader: torch.utils.data.DataLoader) -> Iterator[dict[str, torch.Ten
         yield from loader
 
 
-CONTESTANTS = {"kuosan": kuosan, "diffusers": diffusers, "ddp": ddp}
+CONTESTANTS = {
+    "kuosan": kuosan,
+    "kuosan-heads8": functools.partial(kuosan, head=8),
+    "diffusers": diffusers,
+    "diffusers-heads64": functools.partial(diffusers, head=64),
+    "ddp": ddp,
+}
