@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when libgomp loads; spinning threads cost 5-25x on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,3 +27,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(slow)
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(gpu)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps on six pictures of 8 x 8, shared: copy it before changing it."""
+    from shell import QUICK, kuosan, picture_folder
+
+    home = tmp_path_factory.mktemp("trained")
+    said = kuosan("train", picture_folder(home / "pictures"), "--out", home / "run", *QUICK)
+    assert said.code == 0, said
+    return home / "run"

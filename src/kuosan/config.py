@@ -117,7 +117,7 @@ def _choose(members: list[type], tree: Mapping[str, Any], key: str) -> type:
         return members[0]
     kinds = {get_args(hints(member)["kind"])[0]: member for member in members}
     kind = tree.get("kind", next(iter(kinds)))
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         elsewhere = [
             f" {kind!r} is a value of {key}.{name}."
             for member in members

@@ -18,6 +18,7 @@ app = App(
     help="Diffusion models on your own pictures: train, resume, sample, look.",
     version=kuosan.__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # `main` says that it stopped
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on pictures, or go on with a run.")
 app.command("kuosan.cli.sample:sample", name="sample", help="Make pictures with a trained model.")

@@ -167,8 +167,8 @@ def make(
 
 def _refuse_early(run: Path, request: Request) -> None:
     """What a run's configuration alone can refuse, without loading torch."""
-    if not (run / "config.yaml").is_file():
-        return
+    if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
+        return  # a checkpoint's own configuration is read when its bytes are checked
     from kuosan.model import ModelConfig, OwnNetwork, missing_network
     from kuosan.sample.plan import choose
 

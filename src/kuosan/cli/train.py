@@ -108,10 +108,13 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
 
 
 def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool) -> int:
+    from kuosan import checkpoint
     from kuosan.cli.console import TrainingReport
     from kuosan.train import api
     from kuosan.train.report import Silent
 
+    if init is not None:
+        checkpoint.load_config(init)  # refused before anything is written
     with counting("pictures") as progress:
         asked = api.prepare(out, tree, size=network, progress=progress)
     first = asked.world.first

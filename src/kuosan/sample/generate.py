@@ -105,9 +105,10 @@ def slerp(a: Tensor, b: Tensor, places: Tensor) -> Tensor:
 
     Shoemake 1985: sin((1-s)w)/sin(w) a + sin(sw)/sin(w) b with w the angle between a and b.
     """
-    angle = torch.arccos((a.double() * b.double()).sum() / (a.double().norm() * b.double().norm()))
+    cosine = (a.double() * b.double()).sum() / (a.double().norm() * b.double().norm())
+    angle = torch.arccos(cosine.clamp(-1, 1))  # rounding may carry the same noise twice past 1
     s = places.double().reshape(-1, *[1] * a.ndim)
-    if angle.abs() < 1e-6:  # the same noise twice
+    if angle < 1e-6:  # the same noise twice
         return a.expand(len(places), *a.shape).clone()
     return ((torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle)).float()
 

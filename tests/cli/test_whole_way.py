@@ -1,0 +1,208 @@
+"""Train, go on, sample, look, and make a picture again, as a person would type it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from shell import QUICK, kuosan, picture_folder, refused, tree
+
+SAMPLE = ["--precision", "fp32", "--threads", 1]
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+def test_training_says_what_it_will_do_before_and_what_to_do_next(tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "pictures")
+    said = kuosan("train", pictures, "--out", tmp_path / "run", *QUICK)
+    assert said.code == 0 and said.err == ""
+    for part in (
+        "compute: cpu",
+        "6 pictures used",
+        "model:",
+        "predicts v",
+        "training: 3 steps of 4",
+        "of memory",
+        "run: ",
+    ):
+        assert part in said.out
+    assert f"next: kuosan sample {tmp_path / 'run'}" in said.out
+    files = tree(tmp_path / "run")
+    assert {"config.yaml", "log.jsonl", "curve.png"} <= set(files)
+
+
+def test_the_run_alone_goes_on_and_further(run: Path) -> None:
+    said = kuosan("train", "--out", run, "--max-steps", 5)
+    assert said.code == 0, said
+    assert "going on from step 3 of 5" in said.out and "5 steps" in said.out
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_run_is_not_trained_again(run: Path) -> None:
+    before = {name: data for name, data in tree(run).items() if name.startswith("checkpoints")}
+    said = kuosan("train", "--out", run)
+    assert said.code == 0
+    assert {name: data for name, data in tree(run).items() if name.startswith("checkpoints")} == before
+
+
+def test_a_grey_run_goes_on_too(tmp_path: Path) -> None:
+    words = [word if word != "rgb" else "grey" for word in QUICK]
+    assert kuosan("train", picture_folder(tmp_path / "grey"), "--out", tmp_path / "run", *words).code == 0
+    said = kuosan("train", "--out", tmp_path / "run", "--max-steps", 4)
+    assert said.code == 0, said
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    said = kuosan("train", picture_folder(tmp_path / "pictures"), "--out", tmp_path / "run", "--dry-run", *QUICK)
+    assert said.code == 0 and "nothing was written" in said.out and "training: 3 steps" in said.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_from_a_file_give_way_to_those_on_the_command_line(tmp_path: Path) -> None:
+    settings = {"data": {"path": str(picture_folder(tmp_path / "pictures"))}, "train": {"lr": 0.5, "seed": 9}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    said = kuosan("train", "--config", tmp_path / "mine.yaml", "--out", tmp_path / "run", "--lr", "1e-3", *QUICK)
+    assert said.code == 0, said
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert stored["train"]["lr"] == 1e-3 and stored["train"]["seed"] == 9
+
+
+def test_init_starts_from_another_runs_weights(run: Path, tmp_path: Path) -> None:
+    said = kuosan("train", picture_folder(tmp_path / "more"), "--out", tmp_path / "second", "--init", run, *QUICK)
+    assert said.code == 0 and "starting from the averaged weights" in said.out
+
+
+def test_sixteen_pictures_a_sheet_and_their_recipe_are_written(run: Path) -> None:
+    said = kuosan("sample", run, "-n", 16, "--steps", 2, "--seed", 7, *SAMPLE)
+    assert said.code == 0, said
+    folder = run / "samples" / "dpm_solver_2m-2-seed7"
+    assert str(folder) in said.out
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["recipe.json", *[f"seed-{i:08d}.png" for i in range(7, 23)], "sheet.png"]
+    with Image.open(folder / "seed-00000007.png") as image:
+        assert image.size == (8, 8) and image.mode == "RGB"
+        record = json.loads(image.text["kuosan"])  # type: ignore[attr-defined]
+        line = image.text["parameters"]  # type: ignore[attr-defined]
+    assert "Steps: 2, Sampler: dpm_solver_2m, Seed: 7, Size: 8x8, Model hash: " in line
+    assert record["request"]["seed"] == 7 and record["picture"] == 0 and len(record["weights"]) == 64
+    with Image.open(folder / "sheet.png") as image:
+        assert image.size[0] == image.size[1] > 4 * 100  # 4 x 4, enlarged for people
+
+
+def test_columns_shape_the_sheet(run: Path) -> None:
+    kuosan("sample", run, "-n", 4, "--steps", 1, "--columns", 4, "--out", run / "row", *SAMPLE)
+    with Image.open(run / "row" / "sheet.png") as image:
+        assert image.size[0] > 3 * image.size[1]
+
+
+def test_the_animation_has_the_denoising_in_it(run: Path) -> None:
+    said = kuosan("sample", run, "-n", 4, "--steps", 6, "--gif", "--out", run / "film", *SAMPLE)
+    assert "denoising.gif" in said.out
+    with Image.open(run / "film" / "denoising.gif") as film:
+        assert film.n_frames == 6  # type: ignore[attr-defined]
+        assert film.info["loop"] == 0
+        first = np.asarray(film.convert("RGB"), dtype=float)
+        film.seek(5)
+        last = np.asarray(film.convert("RGB"), dtype=float)
+    with Image.open(run / "film" / "sheet.png") as sheet:
+        final = np.asarray(sheet, dtype=float)
+    assert np.abs(last - final).mean() < np.abs(first - final).mean()
+
+
+def test_a_second_request_never_overwrites_the_first_ones_pictures(run: Path) -> None:
+    kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, *SAMPLE)
+    before = tree(run / "samples" / "ddim-2-seed0")
+    said = kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, "--eta", 1, *SAMPLE)
+    assert "ddim-2-seed0-2" in said.out and tree(run / "samples" / "ddim-2-seed0") == before
+    again = kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, *SAMPLE)
+    assert "ddim-2-seed0-2" not in again.out and tree(run / "samples" / "ddim-2-seed0") == before
+
+
+def test_a_checkpoint_is_sampled_and_stays_as_it_was(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "step-00000000"
+    before = tree(checkpoint)
+    said = kuosan("sample", checkpoint, "-n", 1, "--steps", 1, *SAMPLE)
+    assert said.code == 0 and "step 0" in said.out
+    assert tree(checkpoint) == before and (run / "samples" / "dpm_solver_2m-1-seed0").is_dir()
+    refused("sample", run, "-n", 1, "--steps", 1, "--out", checkpoint / "x", *SAMPLE, naming=["inside the checkpoint"])
+    assert tree(checkpoint) == before
+
+
+REQUESTS = {
+    "batch": ["-n", 5, "--batch", 2],
+    "stochastic": ["-n", 3, "--sampler", "ddpm"],
+    "exact": ["-n", 5, "--exact"],
+    "between": ["-n", 3, "--sampler", "ddim", "--between", 4, 9],
+    "image": ["-n", 3, "--image", "IMAGE", "--strength", "0.7"],
+    "bf16": ["-n", 3, "--precision", "bf16"],
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_like_makes_the_very_same_bytes_again(run: Path, tmp_path: Path, kind: str) -> None:
+    start = picture_folder(tmp_path / "start", 1, side=20) / "0.png"
+    words = [start if word == "IMAGE" else word for word in REQUESTS[kind]]
+    common = ["--threads", 1] if kind == "bf16" else SAMPLE
+    assert kuosan("sample", run, *words, "--steps", 3, "--seed", 5, "--out", tmp_path / "made", *common).code == 0
+    for picture in sorted((tmp_path / "made").glob("[sp]*-0*.png")):
+        said = kuosan("sample", "--like", picture)
+        assert said.code == 0, said
+        assert picture.with_name(f"{picture.stem}-again.png").read_bytes() == picture.read_bytes(), picture.name
+
+
+def test_like_finds_a_run_that_was_moved_with_its_pictures(run: Path, tmp_path: Path) -> None:
+    kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE)
+    moved = Path(shutil.move(run, tmp_path / "elsewhere"))
+    said = kuosan("sample", "--like", moved / "samples" / "dpm_solver_2m-1-seed0" / "seed-00000000.png")
+    assert said.code == 0, said
+
+
+def test_like_refuses_other_weights_and_another_start(run: Path, tmp_path: Path) -> None:
+    start = picture_folder(tmp_path / "start", 2) / "0.png"
+    made = tmp_path / "made"
+    assert kuosan("sample", run, "-n", 1, "--steps", 2, "--image", start, "--out", made, *SAMPLE).code == 0
+    picture = made / "seed-00000000.png"
+    shutil.copy(tmp_path / "start" / "1.png", start)
+    refused("sample", "--like", picture, naming=["0.png", "other pixels"])
+    start.unlink()
+    refused("sample", "--like", picture, naming=["0.png"])
+    kuosan("train", "--out", run, "--max-steps", 5, "--keep", 2, "--save-every", 1)
+    assert not (run / "checkpoints" / "step-00000003").exists()
+    refused("sample", "--like", picture, naming=["other weights", "step 3", "checkpoint is gone"])
+    refused("sample", "--like", picture, tmp_path / "nowhere", naming=["nowhere"])
+
+
+def test_like_needs_a_picture_of_kuosans(run: Path, tmp_path: Path) -> None:
+    refused("sample", "--like", run / "curve.png", naming=["curve.png", "no kuosan recipe"])
+    refused("sample", "--like", run / "config.yaml", naming=["config.yaml", "no readable PNG"])
+    refused("sample", "--like", tmp_path / "none.png", naming=["none.png", "no such picture"])
+    refused("sample", "--like", run / "curve.png", "--steps", 5, naming=["--steps", "no effect"])
+    refused("sample", "--like", run / "curve.png", "--gif", naming=["--gif", "no effect"])
+
+
+def test_doctor_lists_what_would_be_used(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "pictures")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    before = tree(folder)
+    said = kuosan("doctor", folder, "--out", tmp_path / "report")
+    assert said.code == 0 and "6 pictures" in said.out
+    assert "broken.png" in (tmp_path / "report" / "rejected.csv").read_text()
+    assert tree(folder) == before
+
+
+def test_the_curve_and_the_log_can_be_read(trained_run: Path) -> None:
+    with Image.open(trained_run / "curve.png") as image:
+        image.load()
+        assert min(image.size) > 100
+    rows = [json.loads(line) for line in (trained_run / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] > 0 for row in rows)

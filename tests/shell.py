@@ -1,0 +1,73 @@
+"""The shell in this process: what a person would see, and the exit code."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from kuosan import seeds
+from kuosan.cli import console
+from kuosan.cli.main import main
+
+# A run of seconds: a network of one level on 8-pixel pictures.
+QUICK = [
+    *["--size", "8", "--channels", "rgb", "--model.network.channels", "32", "--multipliers", "1"],
+    *["--attention", "false", "--groups", "8", "--max-steps", "3", "--batch", "4", "--evaluate-every", "0"],
+    *["--preview-every", "0", "--warmup", "1", "--precision", "fp32", "--threads", "1", "--workers", "0"],
+]
+
+
+class Said(NamedTuple):
+    """What a command said on both channels, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def kuosan(*words: object) -> Said:
+    """Run `kuosan WORDS` here."""
+    out, err = io.StringIO(), io.StringIO()
+    console.console.file = out
+    code: object = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main([str(word) for word in words])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        console.console.file = sys.stdout
+    assert isinstance(code, int), code
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def refused(*words: object, naming: Sequence[str], code: int = 2) -> Said:
+    """Run a command that must fail with one clear message that names all of `naming`."""
+    said = kuosan(*words)
+    assert said.code == code, said
+    assert said.err.startswith("kuosan: error: "), said.err
+    assert "Traceback" not in said.err + said.out
+    for part in naming:
+        assert part in said.err, f"{part!r} is missing in: {said.err}"
+    return said
+
+
+def picture_folder(path: Path, count: int = 6, side: int = 8) -> Path:
+    """A folder of small colour PNGs."""
+    path.mkdir(parents=True)
+    for i in range(count):
+        pixels = seeds.rng(i, "test/pictures").integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{i}.png")
+    return path
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Every file under a folder with its content."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}

@@ -1,0 +1,64 @@
+"""Models small enough to sample in milliseconds, with no weight left at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from kuosan import seeds
+from kuosan.diffusion.schedule import Discrete, Flow, Karras
+from kuosan.model import Model, ModelConfig, build
+from kuosan.networks.config import UNetConfig
+from kuosan.networks.precision import prepare
+
+UNET = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8)
+
+
+def tiny_model(
+    schedule: Discrete | Karras | Flow | None = None,
+    prediction: str = "v",
+    shape: tuple[int, int, int] = (3, 8, 8),
+    dtype: torch.dtype = torch.float32,
+    learned_variance: bool = False,
+) -> Model:
+    """A U-Net whose every part matters: layers that start at zero get weights too."""
+    unet = replace(UNET, in_channels=shape[0], out_channels=shape[0] * (2 if learned_variance else 1))
+    config = ModelConfig(shape, unet, schedule or Discrete(), prediction, learned_variance=learned_variance)
+    model = build(config, seed=1)
+    with torch.no_grad():
+        for i, parameter in enumerate(model.network.parameters()):
+            if not parameter.any():
+                parameter.copy_(0.1 * seeds.normal([(0, "test/weights", i, 0)], tuple(parameter.shape))[0])
+    return Model(config, prepare(model.network, "cpu", dtype))
+
+
+class Counted(nn.Module):
+    """A network that counts its calls and the pictures in them, and remembers whether gradients were on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.calls, self.graded = network, 0, False
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        self.graded |= torch.is_grad_enabled()
+        return self.network(x, t)  # type: ignore[no-any-return]
+
+
+def counted(model: Model) -> tuple[Model, Counted]:
+    network = Counted(model.network)
+    return Model(model.config, network), network
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
