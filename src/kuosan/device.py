@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -65,19 +64,6 @@ def choose(config: ComputeConfig | None = None) -> Compute:
     fast = _has_fast_bf16(device)
     dtype = torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and fast) else torch.float32
     return Compute(device, dtype, torch.get_num_threads(), _name(device))
-
-
-def keep_memory() -> None:
-    """Have glibc keep the memory that torch frees on the CPU, instead of giving it back and asking anew each step.
-
-    About a tenth of a training step's time on Linux; elsewhere nothing happens. For a process of our own, never for a
-    caller's.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
-    if mallopt is not None:
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _device(wanted: str) -> torch.device:

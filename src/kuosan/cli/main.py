@@ -10,7 +10,6 @@ import cyclopts
 from cyclopts import App
 
 import kuosan
-from kuosan.device import keep_memory
 from kuosan.errors import Error
 
 app = App(
@@ -32,7 +31,6 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one clear line and exit code 2, never a traceback."""
     # torch's worker threads spin while they wait: on a busy machine that costs 5-25x. Read when libgomp loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    keep_memory()
     words = list(sys.argv[1:] if tokens is None else tokens)
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
