@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -145,3 +148,11 @@ def test_subsets_that_cannot_be_drawn_are_refused():
         kid_by_subsets(x, x, size=5, subsets=1)
     with pytest.raises(Error, match="paired"):
         kid_difference(x, x[:19], x)
+
+
+def test_kid_needs_no_torch():
+    code = (
+        "import sys, numpy as np; from kuosan.evaluate.kid import kid; "
+        "kid(np.eye(4), np.eye(4)); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
