@@ -3,8 +3,8 @@
     python benchmarks/resume_kills.py --kills 100
 
 Each trial is a run of 12 steps with a save every 3: killed one to three times (at a random file system operation of
-its saves, half of these tearing a write; or at a random instant), started again by the same call, and compared with a run
-that was never killed: weights, averages, moments, every row of the log.
+its saves, half of these tearing a write; or at a random instant), started again by the same call, and compared with a
+run that was never killed: weights, averages, moments, every row of the log.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -39,6 +39,13 @@ class Asked:
     fingerprint: str  # of the pictures
     init: Path | None
     accept_new_data: bool
+
+
+class Known(NamedTuple):
+    """What a run knows of itself: the fingerprints of its data, and the run whose weights it began with."""
+
+    prints: tuple[str, ...]
+    init: str | None
 
 
 @dataclass
@@ -88,7 +95,7 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
     known = _known(folder)
     if before is not None:
         found.notes += _compare(asked, before, known)
-    found.init = known.get("init") or (None if asked.init is None else str(asked.init))
+    found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = _newest(folder, found.notes)
     if found.saved is None and asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",))
@@ -97,23 +104,22 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
     return found
 
 
-def _compare(asked: Asked, before: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+def _compare(asked: Asked, before: Mapping[str, Any], known: Known) -> list[str]:
     """Refuse another configuration, data set or --init than the run's; what else there is to say."""
     folder, now = asked.folder, trees.plain(asked.config)
     notes = refuse_changes(before, now, str(folder))
-    if asked.init is not None and known.get("init") != str(asked.init) and checkpoint.checkpoints(folder):
+    if asked.init is not None and known.init != str(asked.init) and checkpoint.checkpoints(folder):
         raise Error(
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
         )
     with contextlib.suppress(Error):
         if trees.differences(before, trees.load(folder / CONFIG)):
             notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
-    print_ = known.get("fingerprint")
-    if print_ not in (None, asked.fingerprint):
+    if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
             raise Error(
-                f"the pictures are not the ones this run was trained on ({folder} knows data {print_[:12]}, now "
-                f"{asked.fingerprint[:12]}): files were added, removed or changed. Put them back, say "
+                f"the pictures are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
+                f"now {asked.fingerprint[:12]}): files were added, removed or changed. Put them back, say "
                 f"--accept-new-data to go on with these (no longer bit for bit the same run), or start a new run with "
                 f"--out ANOTHER --init {folder}."
             )
@@ -121,16 +127,16 @@ def _compare(asked: Asked, before: Mapping[str, Any], known: Mapping[str, Any]) 
     return notes
 
 
-def _known(folder: Path) -> dict[str, Any]:
-    """What the run knows of its data: data.json, or where that is lost or damaged, the newest good save."""
+def _known(folder: Path) -> Known:
+    """What a run knows of itself by data.json and its newest good save; either may be lost or damaged."""
+    prints, init = [], None
+    if checkpoint.checkpoints(folder):
+        state = checkpoint.load(folder, parts=()).state
+        prints, init = [str(state.get("data"))], state.get("init")
     with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        known = json.loads((folder / DATA).read_text(encoding="utf-8"))
-        if isinstance(known["fingerprint"], str):
-            return dict(known)
-    if not checkpoint.checkpoints(folder):
-        return {}
-    state = checkpoint.load(folder, parts=()).state
-    return {"fingerprint": state.get("data"), "init": state.get("init")}
+        head = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
+    return Known(tuple(prints), init)
 
 
 def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:

@@ -1,0 +1,121 @@
+"""A run that is stopped and started again is the run that was not: every bit of its weights, averages and losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+
+KINDS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "accumulating, mirrored, moved, dropping out": {
+        "train.micro_batch": 2,
+        "data.flip": "true",
+        "data.resize": "random_crop",
+        "data.size": 16,
+        "model.network.dropout": 0.2,
+        "train.lr_shape": "cosine",
+        "train.weight_decay": 0.1,
+        "compute.precision": "bf16",
+    },
+    "a module of one's own": {"train.micro_batch": 3, "train.ema": 0.05},
+}
+
+
+def network_of(kind: str) -> torch.nn.Module | None:
+    return OwnNetwork() if "own" in kind else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz", size=24)
+    n = 12
+    settings = {"data.size": 8, **KINDS[kind], "train.max_steps": n}
+    seen: list[Any] = []
+    assert go(tmp_path / "whole", data, settings, network=network_of(kind), seen=seen) == 0
+    whole = outcome(tmp_path / "whole")
+    assert len({row["loss"] for row in whole["rows"]}) == n
+    for k in range(1, n) if "own" in kind else (2, 5, 9):  # at a save's eve, after one, in between
+        out, again = tmp_path / f"at-{k}", list[Any]()
+        stopping = Stopping(k)
+        assert go(out, data, settings, network=network_of(kind), report=stopping, seen=again) == stopping.number
+        taken = outcome(out)["step"]
+        assert k <= taken <= k + 1, "it stops at once, or after the step in progress"
+        assert go(out, data, settings, network=network_of(kind), seen=again) == 0
+        assert again == seen, "pictures, levels and noise in the same order"
+        assert not differences(outcome(out), whole), f"stopped at {k}"
+
+
+@pytest.mark.slow
+def test_a_longer_run_goes_on_bit_for_bit_from_each_of_24_steps(tmp_path: Path) -> None:
+    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 24}
+    go(tmp_path / "whole", data, settings)
+    for k in range(24):
+        assert go(tmp_path / f"at-{k}", data, settings, report=Stopping(k)) or k == 0
+        go(tmp_path / f"at-{k}", data, settings)
+        assert not differences(outcome(tmp_path / f"at-{k}"), outcome(tmp_path / "whole")), k
+
+
+def test_five_resumes_in_a_row_leave_no_trace(tmp_path: Path) -> None:
+    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 14}
+    go(tmp_path / "whole", data, settings)
+    for k in (1, 3, 6, 9, 12):
+        assert go(tmp_path / "five", data, settings, report=Stopping(k))
+    assert go(tmp_path / "five", data, settings) == 0
+    assert not differences(outcome(tmp_path / "five"), outcome(tmp_path / "whole"))
+
+
+def test_a_run_in_two_halves_is_the_run_in_one(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz")
+    go(tmp_path / "whole", data, {"train.max_steps": 10, "train.evaluate_every": 5})
+    go(tmp_path / "halves", data, {"train.max_steps": 5, "train.evaluate_every": 5})
+    report = Stopping()
+    go(tmp_path / "halves", data, {"train.max_steps": 10, "train.evaluate_every": 5}, report=report)
+    assert any("train.max_steps: 5 -> 10" in line for line in report.said)
+    assert not differences(outcome(tmp_path / "halves"), outcome(tmp_path / "whole"))
+
+
+def test_training_leaves_torchs_own_generator_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    data = pictures(tmp_path / "pictures.npz")
+    go(tmp_path / "run", data, {"train.max_steps": 3, "model.network.dropout": 0.5})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_is_drawn_anew_each_step_part_and_seed_and_the_same_again(tmp_path: Path) -> None:
+    """The layers' stream depends on all of its key, and on nothing else."""
+    from kuosan.train import saving
+    from kuosan.train.loop import key_layers
+    from train.made_runs import begin
+
+    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), {"train.max_steps": 3})
+
+    def drawn(step: int, part: int, retry: int) -> float:
+        run.state.step, run.draws.retry = step, retry
+        key_layers(run, part)
+        return float(torch.rand(()))
+
+    with torch.random.fork_rng():
+        keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+        assert len({drawn(*key) for key in keys}) == len(keys)
+        torch.manual_seed(99)
+        assert drawn(0, 0, 0) == drawn(0, 0, 0)
+    saving.close(run)
+
+
+def test_the_estimate_before_a_run_leaves_no_trace(tmp_path: Path) -> None:
+    from kuosan.train import api
+    from kuosan.train.estimate import measure
+    from train.made_runs import begin
+
+    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 4}
+    go(tmp_path / "plain", data, settings, network=OwnNetwork())
+    run = begin(tmp_path / "measured", data, settings, network=OwnNetwork())
+    assert measure(run).seconds > 0
+    api.train(run)
+    assert not differences(outcome(tmp_path / "measured"), outcome(tmp_path / "plain"))
