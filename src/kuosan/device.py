@@ -13,6 +13,7 @@ from kuosan.errors import Error, unknown
 if TYPE_CHECKING:
     import torch
 
+CPUINFO = Path("/proc/cpuinfo")  # Linux only
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -45,7 +46,7 @@ class Compute:
     def __str__(self) -> str:
         numbers = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.dtype)]
         layout = "channels_last" if self.device.type in ("cpu", "cuda") else "contiguous"
-        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else ""
         return f"{self.device} ({self.name}), {numbers}, {layout}{threads}"
 
 
@@ -97,11 +98,12 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def _cpu_flags() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return set()
-    line = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+    line = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     return set(line.partition(":")[2].split())
+
+
+def _cpuinfo() -> list[str]:
+    return CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
 
 
 def _name(device: torch.device) -> str:
@@ -109,7 +111,5 @@ def _name(device: torch.device) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    model = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     return model or platform.processor() or platform.machine()

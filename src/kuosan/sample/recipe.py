@@ -102,4 +102,7 @@ def read(path: Path) -> Recipe:
         raise Error(f"the recipe in {path} is damaged: it is no mapping.")
     if tree.get("format", 0) != FORMAT:
         raise Error(f"the recipe in {path} has format {tree.get('format')}; this kuosan reads {FORMAT}. Update kuosan.")
-    return trees.build(Recipe, tree)
+    recipe = trees.build(Recipe, tree)
+    if not 0 <= recipe.picture < recipe.request.n:
+        raise Error(f"the recipe in {path} is damaged: picture {recipe.picture} of {recipe.request.n}.")
+    return recipe
