@@ -15,10 +15,7 @@ from kuosan.cli.console import console, counting, duration, say
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
-from kuosan.train.config import RunConfig, check
-
-# Short names for what people look for first, where the last part alone would be ambiguous or nothing.
-SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
+from kuosan.train.config import SHORT, RunConfig, check
 
 
 def train(

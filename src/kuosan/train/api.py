@@ -18,7 +18,7 @@ from kuosan.errors import Error
 from kuosan.journal import Log
 from kuosan.networks.config import Size
 from kuosan.train import loop, saving
-from kuosan.train.config import RunConfig, check, resolve
+from kuosan.train.config import SHORT, RunConfig, check, resolve
 from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave
 from kuosan.train.folder import stored
@@ -132,7 +132,7 @@ def fit(
         Error: whatever the shell's `train` refuses.
     """
     tokens = [word for key, value in settings.items() for word in options.words(key, value)]
-    tree, _ = options.parse(tokens, RunConfig)
+    tree, _ = options.parse(tokens, RunConfig, SHORT)
     dataset = None if isinstance(data, str | Path) else data
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)

@@ -16,6 +16,9 @@ from kuosan.networks.config import Size, default_unet
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 
+# Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
+SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
+
 # What a network predicts on a kind of schedule when nobody says.
 USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 

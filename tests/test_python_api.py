@@ -1,0 +1,114 @@
+"""docs/python.md is true: its code runs, and gives what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import kuosan
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the names of docs/python.md are after each of its sections' code, run in order as one reads it."""
+    home = tmp_path_factory.mktemp("page")
+    known: dict[str, Any] = {}
+    after: dict[str, dict[str, Any]] = {}
+    sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for section in sections:
+            for code in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+                exec(compile(code, str(PAGE), "exec"), known)
+            after[section.splitlines()[0]] = dict(known)
+    known["home"] = home
+    after["home"] = {"path": home}
+    return after
+
+
+def test_ones_own_network_and_data_set_are_trained_and_sampled(page: dict[str, dict[str, Any]]) -> None:
+    names = page["Your own network and data set"]
+    assert names["pictures"].shape == (4, 1, 16, 16) and names["pictures"].dtype == torch.float32
+    assert names["pictures"].abs().max() <= 1 + 1e-5
+    again = kuosan.load(page["home"]["path"] / "discs", network=names["Small"]()).sample(4, seed=7, steps=10)
+    assert torch.equal(again, names["pictures"])
+
+
+def test_the_same_call_goes_on_and_init_starts_anew(
+    page: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(page["home"]["path"])
+    names = page["Your own network and data set"]
+    small, discs = names["Small"], names["Discs"]
+    kuosan.fit(small(), discs(), out="discs", max_steps=22, batch=8, warmup=2)
+    assert "going on from step 20 of 22" in capsys.readouterr().out
+    kuosan.fit(small(), discs(), out="more", init="discs", max_steps=1, batch=8)
+    assert "averaged weights of discs" in capsys.readouterr().out
+
+
+def test_a_run_of_ones_own_network_asks_for_it(page: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(kuosan.Error, match=r"your own \(Small\)"):
+        kuosan.load(page["home"]["path"] / "discs")
+    with pytest.raises(kuosan.Error, match="do not fit the network"):
+        kuosan.load(page["home"]["path"] / "discs", network=page["The U-Net"]["Small"](width=16))
+    with pytest.raises(kuosan.Error, match="leave it out"):
+        kuosan.load(page["home"]["path"] / "discs-unet", network=nn.Identity())
+
+
+def test_the_unet_is_trained_sampled_and_started_from_a_picture(page: dict[str, dict[str, Any]]) -> None:
+    names = page["The U-Net"]
+    assert names["model"].model.config.prediction == "flow"  # the schedule's usual one
+    assert names["pictures"].shape == names["nearer"].shape == names["preview"].shape == (4, 1, 16, 16)
+    assert not torch.equal(names["pictures"], names["nearer"])
+
+
+def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, dict[str, Any]]) -> None:
+    names = page["The pieces"]
+    assert isinstance(names["schedule"], kuosan.diffusion.schedule.Schedule)
+    assert names["x"].shape == (4, 1, 16, 16) and names["x"].isfinite().all()
+    assert names["loss"].isfinite()
+    denoise, grid = names["denoise"], names["schedule"].grid(6)
+    start = torch.linspace(-2, 2, 256).reshape(1, 1, 16, 16)
+    with torch.no_grad():
+        *_, (mine, _) = names["my_euler"](denoise, start, grid, None)
+        *_, (theirs, _) = kuosan.SAMPLERS["euler"](denoise, start, grid, None)
+    assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_stps": 3}, "Did you mean --max-steps"),
+        ({"max_steps": 0}, "1 or more"),
+        ({"betas": (0.9, 0.99)}, "write one of them in full"),
+        ({"schedule": "cosine"}, "model.schedule.betas"),
+    ],
+)
+def test_a_wrong_setting_is_refused_as_in_the_shell(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(kuosan.Error, match=said):
+        kuosan.fit(None, "portraits", tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_options_of_sample_are_refused(page: dict[str, dict[str, Any]]) -> None:
+    model = page["The U-Net"]["model"]
+    for options, said in (
+        ({"stps": 3}, "Did you mean steps"),
+        ({"sampler": "dimm"}, "did you mean 'ddim'"),
+        ({"strength": 0.5}, "strength has no effect"),
+        ({"start": torch.zeros(3, 16, 16)}, "resize it to 16 x 16 with 1 channel"),
+    ):
+        with pytest.raises(kuosan.Error, match=said):
+            model.sample(2, **options)
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(kuosan.Error, match="does not exist"):
+        kuosan.load(tmp_path / "nowhere")
