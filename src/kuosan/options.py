@@ -181,7 +181,7 @@ def type_text(annotation: Any) -> str:
         elif member is types.NoneType:
             continue
         else:
-            names.append({"str": "text"}.get(member.__name__, member.__name__))
+            names.append({"str": "text", "Path": "path"}.get(member.__name__, member.__name__))
     return "|".join(names)
 
 

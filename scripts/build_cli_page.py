@@ -1,0 +1,124 @@
+"""Writes docs/cli.md: every verb's flags from its signature and docstring, every setting from its dataclass.
+
+Command: python scripts/build_cli_page.py; tests/test_docs.py fails while the page is not what this writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from cyclopts import Parameter
+
+from kuosan.cli import demo, doctor, sample, settings, train
+from kuosan.options import members, type_text
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+
+VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
+    "sample": ("RUN [OPTIONS]", sample.sample),
+    "doctor": ("DATA [OPTIONS]", doctor.doctor),
+    "demo": ("[OPTIONS]", demo.demo),
+}
+
+HEAD = """\
+# The shell
+
+*Written by `scripts/build_cli_page.py` from the code; change it there.*
+
+`kuosan --help` and `kuosan VERB --help` say the same, shorter. An option is `--key value` or `--key=value`. A mistake
+is one message on the error channel that names the thing, its value, what is allowed and the cure.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | `doctor` found nothing to train on |
+| 2 | wrong input |
+| 70 | training diverged, again and again |
+| 74 | a file could not be written; what was saved before is whole |
+| 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP; `train` has saved, and the same command goes on |
+"""
+
+SETTINGS = """\
+## Settings
+
+What `train` takes as `--key value`, a YAML file (`--config FILE`) as nested keys, and `kuosan.fit` as keywords. The
+last part of a key is enough where it is unique: `--max-steps 5000` is `--train.max_steps 5000`; `--size`, `--channels`
+and `--schedule` are `data.size`, `data.channels` and `model.schedule.kind`. Lists are given by repetition or with
+commas; a bare `--flag` is true, `--no-flag` false; `none` unsets. Unknown keys, wrong types and impossible combinations are refused.
+
+The network's fields are filled in from the pictures' size and `--network`, the prediction from the schedule; what is
+given wins. A schedule's settings belong to its kind, named in front of each.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    verbs = "\n".join(verb(name, usage, function) for name, (usage, function) in VERBS.items())
+    return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in settings.groups())
+
+
+def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
+    """One verb: what it does, and a table of its flags."""
+    text, docs = docstring(function)
+    rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
+    return (
+        f"## kuosan {name}\n\n`kuosan {name} {usage}`\n\n{text}\n\n| option | default | meaning |\n|---|---|---|\n"
+        + "\n".join([*rows, ""])
+    )
+
+
+def flags(function: Callable[..., Any], docs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Flag, default and meaning of every parameter. Raises: KeyError for one without documentation."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        annotation = hints[name]
+        shown = [item for item in get_args(annotation)[1:] if isinstance(item, Parameter) and item.name]
+        bare = get_args(annotation)[0] if get_origin(annotation) is typing.Annotated else annotation
+        kind = type_text(typing.Union[tuple(strip(member) for member in members(bare))])  # noqa: UP007
+        positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        names = [str(alias) for item in shown for alias in item.name or ()] or [f"--{name.replace('_', '-')}"]
+        flag = name.upper() if positional else ", ".join(names)
+        silent = parameter.default is None or parameter.default is False or parameter.default is inspect.Parameter.empty
+        default = "" if silent else str(parameter.default).lower()
+        if parameter.default is True:
+            names.append(f"--no-{name}")
+        value = "" if kind == "bool" or positional else f" {kind}"
+        yield f"`{flag}{value}`".replace("|", "\\|"), f"`{default}`" if default else "", docs[name]
+
+
+def strip(annotation: Any) -> Any:
+    """A type without what cyclopts is told about it."""
+    return get_args(annotation)[0] if get_origin(annotation) is typing.Annotated else annotation
+
+
+def docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The text before `Parameters`, and each parameter's words."""
+    text, _, section = (inspect.getdoc(function) or "").partition("Parameters\n----------\n")
+    found = re.findall(r"^(\w+)\n((?:    .*\n?)+)", section, flags=re.MULTILINE)
+    return text.strip(), {name: " ".join(words.split()) for name, words in found}
+
+
+def group(name: str) -> str:
+    """One group of settings as a table."""
+    rows = [
+        f"| `{option.key}` | {option.type_text.replace('|', ', ')} | {code(option.default_text)} | {option.doc} |"
+        for option in settings.groups()[name]
+    ]
+    return f"### {name}\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join([*rows, ""])
+
+
+def code(text: str) -> str:
+    """Text in code style; nothing for nothing."""
+    return f"`{text}`" if text else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")
