@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness import KILLED, ForkServer, Outcome, note
-from kuosan import checkpoint, seeds
+from kuosan import Error, checkpoint, seeds
+from kuosan.train import saving
 from kuosan.train.state import State
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 
@@ -45,8 +46,12 @@ def train(out: str, data: str, kind: str) -> None:
         return path
 
     State.save = noted  # type: ignore[method-assign]
-    report = Stopping()
-    go(Path(out), Path(data), KINDS[kind] | {"train.max_steps": STEPS}, network=network(kind), report=report)
+    saving.PAUSE, report = 0.0, Stopping()
+    try:
+        go(Path(out), Path(data), KINDS[kind] | {"train.max_steps": STEPS}, network=network(kind), report=report)
+    except Error as error:
+        note({"error": str(error), "said": report.said})
+        raise SystemExit(error.exit_code) from None
     note({"said": report.said})
 
 
@@ -66,7 +71,7 @@ class Killer:
         for kind in kinds:
             for run in (folder / f"first-{kind}", folder / f"whole-{kind}"):  # the first one of all is slow
                 begin = time.monotonic()
-                done = self._run(run, kind)
+                done = self.run(run, kind)
                 assert done.status == 0, done.output
                 self.seconds[kind] = time.monotonic() - begin
             self.operations[kind] = len(done.ops)
@@ -81,25 +86,26 @@ class Killer:
         for _ in range(int(draw.integers(1, 4))):
             if draw.random() < 0.5:
                 at = int(draw.integers(1, self.operations[kind] + 1))
-                ended = self._run(out, kind, at=at, mode="torn" if draw.random() < 0.5 else "kill")
+                ended = self.run(out, kind, at=at, mode="torn" if draw.random() < 0.5 else "kill")
                 inside += ended.status == KILLED
             else:
-                ended = self._run(out, kind, kill_after=float(draw.uniform(0.05, 1.0)) * self.seconds[kind])
+                ended = self.run(out, kind, kill_after=float(draw.uniform(0.05, 1.0)) * self.seconds[kind])
             kills += ended.status == KILLED
             lost += self._lost(out, ended)
             assert ended.status in (0, KILLED), ended.output
-        ended = self._run(out, kind)
+        ended = self.run(out, kind)
         assert ended.status == 0, ended.output
         different = differences(outcome(out), self.whole[kind])
         shutil.rmtree(out)
         return Trial(kind, inside, kills, lost, different)
 
+    def run(self, out: Path, kind: str, **faults: Any) -> Outcome:
+        """One start of a run; faults count below its checkpoints unless `prefix` says otherwise."""
+        return self.server.run("train.killing:train", out, self.data, kind, **{"prefix": out / "checkpoints", **faults})
+
     def close(self) -> None:
         """End the fork server."""
         self.server.close()
-
-    def _run(self, out: Path, kind: str, **faults: Any) -> Outcome:
-        return self.server.run("train.killing:train", out, self.data, kind, prefix=out / "checkpoints", **faults)
 
     def _lost(self, out: Path, ended: Outcome) -> int:
         """How many steps the newest good save lies behind the last one that was completed."""
