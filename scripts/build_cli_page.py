@@ -51,7 +51,8 @@ SETTINGS = """\
 What `train` takes as `--key value`, a YAML file (`--config FILE`) as nested keys, and `kuosan.fit` as keywords. The
 last part of a key is enough where it is unique: `--max-steps 5000` is `--train.max_steps 5000`; `--size`, `--channels`
 and `--schedule` are `data.size`, `data.channels` and `model.schedule.kind`. Lists are given by repetition or with
-commas; a bare `--flag` is true, `--no-flag` false; `none` unsets. Unknown keys, wrong types and impossible combinations are refused.
+commas; a bare `--flag` is true, `--no-flag` false; `none` unsets. Unknown keys, wrong types and impossible combinations
+are refused.
 
 The network's fields are filled in from the pictures' size and `--network`, the prediction from the schedule; what is
 given wins. A schedule's settings belong to its kind, named in front of each.

@@ -11,7 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+
+class Terminal(Console):
+    """rich's console, which leaves it to `main` to end where nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich caught."""
+        raise BrokenPipeError
+
+
+console = Terminal(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -65,6 +74,7 @@ class TrainingReport:
         self.progress = bar(TextColumn("{task.fields[news]}"))
         self.task: Any = None
         self.said = time.monotonic()
+        self.begun: tuple[float, int] | None = None  # when the first step was heard of, and which
         self.held_out: float | None = None
 
     def __enter__(self) -> TrainingReport:
@@ -88,7 +98,14 @@ class TrainingReport:
             self.task = self.progress.add_task("training", total=max_steps, completed=row["step"], news=news)
         self.progress.update(self.task, completed=row["step"], news=news)
         last = row["step"] == max_steps
-        if not sys.stdout.isatty() and (last or time.monotonic() - self.said > 30):
-            self.said = time.monotonic()
-            left = max_steps - row["step"]
-            self.say(f"step {row['step']}/{max_steps}  {news}  ({left} steps left)")
+        now = time.monotonic()
+        self.begun = self.begun or (now, row["step"])
+        if not sys.stdout.isatty() and (last or now - self.said > 30):
+            self.said = now
+            (begun, first), left = self.begun, max_steps - row["step"]
+            ahead = (
+                f"  {duration((now - begun) / (row['step'] - first) * left)} left"
+                if row["step"] > first and left
+                else ""
+            )
+            self.say(f"step {row['step']}/{max_steps}  {news}{ahead}")

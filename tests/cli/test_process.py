@@ -1,0 +1,72 @@
+"""The shell as a process of its own: exit codes, signals, and what lies on the disk afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kuosan import checkpoint
+from shell import QUICK, picture_folder
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kuosan.cli.main", *map(str, words)]
+    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)
+
+
+def test_a_mistake_is_one_line_and_exit_code_two() -> None:
+    process = start("sample", "nowhere", "--sampler", "dimm")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("kuosan: error: unknown sampler 'dimm': did you mean 'ddim'?") and err.count("\n") == 1
+
+
+def test_ctrl_c_while_sampling_ends_cleanly(trained_run: Path, tmp_path: Path) -> None:
+    process = start("sample", trained_run, "-n", 100_000, "--batch", 1, "--steps", 1, "--out", tmp_path / "out")
+    wait_for(lambda: len(list(tmp_path.glob("out/seed-*.png"))) > 3, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "kuosan: stopped.\n"
+    finished = int(out.split("stopped: ")[1].split(" of 100000")[0])
+    assert finished <= len(list(tmp_path.glob("out/seed-*.png"))) <= finished + 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_training_saves_and_says_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
+    words = [word if word != "3" else "100000" for word in QUICK]
+    process = start("train", picture_folder(tmp_path / "pictures"), "--out", tmp_path / "run", *words)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") > 3, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "saved. The same command goes on from there." in out and "Traceback" not in err
+    steps = log.read_text().count("\n")
+    assert checkpoint.load(tmp_path / "run", parts=()).step == steps
+
+
+def test_a_reader_that_goes_away_is_no_error(trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    process = start("sample", run, "-n", 2, "--steps", 1)
+    assert process.stdout is not None
+    process.stdout.close()
+    with process:
+        assert process.stderr is not None and process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
