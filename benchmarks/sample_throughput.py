@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--prime", type=int, default=8, help="training steps beforehand, see `primed`")
+    parser.add_argument("--prime", type=int, default=16, help="training steps beforehand, see `primed`")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="processor to run on")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
