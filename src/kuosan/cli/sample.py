@@ -211,6 +211,8 @@ def _folder(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
         raise Error(
             f"--out {folder} lies inside the checkpoint {inside}, which holds nothing else; choose another folder."
         )
+    if folder.is_file():
+        raise Error(f"--out {folder} is a file; name a folder for the pictures.")
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
