@@ -1,0 +1,87 @@
+"""The order of the pictures: every epoch each exactly once, whatever the batch, its parts, the processes, and stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kuosan.data.config import DataConfig
+from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.diffusion.schedule import Discrete
+from kuosan.train.draws import Draws
+from train.made_runs import pictures
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    path = pictures(tmp_path_factory.mktemp("draws") / "pictures.npz", n=23)
+    return open_pictures(DataConfig(str(path), hold_out=0.2, flip=True))
+
+
+def draws(opened: Pictures, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> Draws:
+    return Draws(opened, Discrete(), seed, batch, rank, size, retry)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch=st.integers(1, 60), seed=st.integers(0, 2**40))
+def test_each_epoch_shows_every_picture_exactly_once(opened: Pictures, batch: int, seed: int) -> None:
+    n = len(opened.train)
+    made = draws(opened, batch, seed=seed)
+    ids = np.concatenate([made.ids(step) for step in range(-(-4 * n // batch))])
+    epochs = [ids[begin : begin + n] for begin in range(0, 4 * n, n)]
+    assert all(sorted(epoch) == sorted(opened.train) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4, "in another order each"
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(2, 30), size=st.integers(2, 4), step=st.integers(0, 40))
+def test_the_processes_share_a_steps_rows(opened: Pictures, batch: int, size: int, step: int) -> None:
+    whole = draws(opened, batch).draw(step)
+    shares = [draws(opened, batch, rank, size).draw(step) for rank in range(min(size, batch))]
+    for rank, share in enumerate(shares):
+        rows = slice(rank, batch, min(size, batch) if size > batch else size)
+        assert torch.equal(share.batch.ids, whole.batch.ids[rows])
+        assert torch.equal(share.batch.x0, whole.batch.x0[rows])
+        assert torch.equal(share.eps, whole.eps[rows])
+        assert torch.equal(share.level.t, whole.level.t[rows])
+
+
+def test_starting_anywhere_gives_the_same_steps(opened: Pictures) -> None:
+    steps = list(draws(opened, 7).ahead(0, 12))
+    for first in (1, 5, 11):
+        for step, drawn in enumerate(draws(opened, 7).ahead(first, 12), start=first):
+            assert torch.equal(drawn.batch.x0, steps[step].batch.x0)
+            assert torch.equal(drawn.eps, steps[step].eps)
+    assert list(draws(opened, 7).ahead(4, 4)) == []
+
+
+def test_batches_of_another_size_walk_the_same_order(opened: Pictures) -> None:
+    walks = [np.concatenate([draws(opened, batch).ids(step) for step in range(120 // batch)]) for batch in (1, 4, 10)]
+    assert all((walk == walks[0]).all() for walk in walks)
+
+
+def test_a_retry_draws_other_noise_for_the_same_pictures(opened: Pictures) -> None:
+    first, again = draws(opened, 7).draw(3), draws(opened, 7, retry=1).draw(3)
+    assert torch.equal(first.batch.x0, again.batch.x0)
+    assert not torch.isclose(first.eps, again.eps).any()
+    assert not torch.equal(first.level.t, again.level.t)
+
+
+def test_another_seed_is_another_run(opened: Pictures, tmp_path: Path) -> None:
+    assert (draws(opened, 20).ids(0) != draws(opened, 20, seed=2).ids(0)).any()
+
+
+def test_levels_and_noise_are_what_they_are_named_for(opened: Pictures) -> None:
+    """u is uniform, eps standard normal: over 400 steps, to four standard errors."""
+    made = [draws(opened, 16).draw(step) for step in range(100)]
+    t = torch.cat([drawn.level.t for drawn in made]).double() / 1000
+    eps = torch.cat([drawn.eps for drawn in made]).double()
+    n = t.numel()
+    assert abs(t.mean() - 0.5) < 4 / (12 * n) ** 0.5
+    assert abs(eps.mean()) < 4 / eps.numel() ** 0.5
+    assert abs(eps.var() - 1) < 4 * (2 / eps.numel()) ** 0.5

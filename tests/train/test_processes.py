@@ -1,0 +1,86 @@
+"""Two processes under torchrun are the run of one: the same pictures, losses to rounding, saves for either."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.made_runs import Stopping, go, outcome, pictures
+
+SETTINGS = {"train.max_steps": 12, "train.batch": 6, "train.evaluate_every": 6}
+
+
+def launch(out: Path, data: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Train in two processes; what each noted."""
+    words = [f"{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
+    worker = Path(__file__).with_name("two_processes.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    tests = str(worker.parent.parent)
+    path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(worker), str(out), str(data)]
+    done = subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(out.with_name(f"{out.name}-rank{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures, and their run in one process."""
+    folder = tmp_path_factory.mktemp("processes")
+    go(folder / "one", pictures(folder / "pictures.npz"), SETTINGS)
+    return folder
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in outcome(out)["rows"]]
+
+
+def test_two_processes_see_the_same_pictures_and_have_the_same_losses_as_one(made: Path) -> None:
+    ranks = launch(made / "two", made / "pictures.npz")
+    seen: list[Any] = []
+    go(made / "again", made / "pictures.npz", SETTINGS, seen=seen)
+    for step, ids, *_ in seen:
+        shares = [dict(map(tuple, rank["ids"]))[step] for rank in ranks]
+        assert [shares[row % 2][row // 2] for row in range(6)] == ids
+    assert losses(made / "two") == pytest.approx(losses(made / "one"), rel=1e-6)
+    assert ranks[1]["said"] == [] or all("warning" not in line for line in ranks[1]["said"])
+
+
+def test_a_run_of_two_stops_saves_and_goes_on_bit_for_bit_and_one_goes_on_with_it(made: Path) -> None:
+    """A signal to one process stops both; resumed by two the losses are equal, by one they are so to rounding."""
+    ranks = launch(made / "stopped", made / "pictures.npz", stop=5)
+    assert [rank["code"] for rank in ranks] == [15, 15]
+    shutil.copytree(made / "stopped", made / "alone")
+    launch(made / "stopped", made / "pictures.npz")
+    two = made / "two"
+    if not two.exists():
+        launch(two, made / "pictures.npz")
+    assert losses(made / "stopped") == losses(two)
+    report = Stopping()
+    go(made / "alone", made / "pictures.npz", SETTINGS, report=report)
+    assert any("with processes 2, now 1" in line for line in report.said)
+    assert losses(made / "alone") == pytest.approx(losses(two), rel=1e-6)
+
+
+def test_an_error_of_the_first_process_ends_both_at_once(made: Path) -> None:
+    begin = time.monotonic()
+    ranks = launch(made / "one", made / "pictures.npz", **{"train.lr": 0.5})
+    assert time.monotonic() - begin < 60
+    assert [rank["code"] for rank in ranks] == [2, 2]
+    assert all("train.lr: the run has 0.001, now 0.5" in rank["error"] for rank in ranks)
+
+
+def test_processes_with_different_pictures_are_refused(made: Path) -> None:
+    other = pictures(made / "other.npz", seed=9)
+    ranks = launch(made / "differ", made / "pictures.npz", data1=other)
+    assert all("process 1 sees other pictures" in rank["error"] for rank in ranks)
+    assert not (made / "differ" / "config.yaml").exists()

@@ -1,0 +1,71 @@
+"""SIGINT, SIGTERM and SIGHUP to `kuosan train`: saved, said how to go on, the usual exit code, no lock left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kuosan import checkpoint
+from kuosan.files import Lock
+from train.made_runs import SMALL, differences, outcome, pictures
+
+STEPS = 60
+
+
+def command(out: Path, data: Path) -> list[str]:
+    words = [sys.executable, "-m", "kuosan.cli.main", "train", str(data), "--out", str(out)]
+    for key, value in {**SMALL, "train.max_steps": STEPS, "train.save_every": 50, "train.evaluate_every": 0}.items():
+        for item in value if isinstance(value, list) else [value]:
+            words += [f"--{key}", str(item)]
+    return words
+
+
+def start(out: Path, data: Path) -> subprocess.Popen[str]:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+
+def rows(out: Path) -> int:
+    log = out / "log.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals")
+    process = start(folder / "whole", pictures(folder / "pictures.npz"))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "done:" in said
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_the_same_command_goes_on_bit_for_bit(number: signal.Signals, whole: Path) -> None:
+    out, data = whole / number.name, whole / "pictures.npz"
+    process = start(out, data)
+    end = time.monotonic() + 100
+    while rows(out) < 5 and process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert f"stopped by {number.name} at step" in said
+    assert "The same command goes on from there" in said
+    step = rows(out)
+    path = checkpoint.latest(out).path
+    assert path is not None and checkpoint.step_of(path) == step, "the step in progress was finished and saved"
+    assert 5 <= step < STEPS
+    Lock(out).release()
+    process = start(out, data)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"going on from step {step} of {STEPS}" in said
+    assert not differences(outcome(out), outcome(whole / "whole"))
