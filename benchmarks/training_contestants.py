@@ -7,8 +7,10 @@ going up), on the same pictures (N, 1, 32, 32) uint8, with a horizontal flip, on
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
+import shutil
 import sys
 import tempfile
 import threading
@@ -111,7 +113,7 @@ def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant
     from denoising_diffusion_pytorch import denoising_diffusion_pytorch as package
     from PIL import Image
 
-    folder = Path(tempfile.mkdtemp(prefix="kuosan-benchmark-"))
+    folder = scratch()
     for i, picture in enumerate(pictures[:2000]):
         Image.fromarray(picture[0]).save(folder / f"{i}.png")
     package.cpu_count = lambda: 0
@@ -148,7 +150,7 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int 
     from kuosan.train.report import Silent
     from kuosan.train.stop import Stop
 
-    folder = Path(tempfile.mkdtemp(prefix="kuosan-benchmark-"))
+    folder = scratch()
     np.savez(folder / "pictures.npz", images=pictures[:, 0])
     go, done = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -185,6 +187,13 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int 
             done.acquire()
 
     return f"kuosan, heads of {head}", run.model.network, advance
+
+
+def scratch() -> Path:
+    """A folder of its own that is gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="kuosan-benchmark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def forever(loader: torch.utils.data.DataLoader) -> Iterator[dict[str, torch.Tensor]]:
