@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+CACHED = 1 << 16  # weights whose float64 copies fit a processor's cache: half the time of all at once
+
 
 def gamma_of(width: float) -> float:
     """The power `gamma` whose average has relative standard deviation `width` (Karras et al. 2024, eq. 126)."""
@@ -44,4 +46,7 @@ class EMA:
     def update(self, values: Tensor) -> None:
         """Take in the weights after one optimiser step that was really taken."""
         self.updates += 1
-        self.values.lerp_(values.double(), 1 - self.decay(self.updates))
+        new = 1 - self.decay(self.updates)
+        size = CACHED if values.device.type == "cpu" else max(1, values.numel())
+        for kept, part in zip(self.values.split(size), values.split(size), strict=True):
+            kept.lerp_(part.double(), new)
