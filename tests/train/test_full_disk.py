@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,38 @@ def test_a_preview_or_curve_that_cannot_be_written_is_said_and_no_more(
     monkeypatch.setattr(api, "draw", broken)
     assert api.train(begin(tmp_path / "run", data, SETTINGS, network=OwnNetwork(), report=report)) == 0
     assert "no curve" in report.said[-1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB, where this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no permission to mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_for_a_while_costs_no_bit(tmp_path: Path, small_disk: Path) -> None:
+    report, data, ballast = Stopping(), pictures(tmp_path / "pictures.npz"), small_disk / "ballast"
+
+    def step(row: dict[str, Any], max_steps: int) -> None:
+        if row["step"] == 3:
+            with contextlib.suppress(OSError), open(ballast, "wb") as stream:
+                while True:
+                    stream.write(bytes(4096))
+                    stream.flush()
+        if row["step"] == 5:
+            ballast.unlink()
+
+    report.step = step  # type: ignore[method-assign]
+    go(small_disk / "run", data, SETTINGS, network=OwnNetwork(), report=report)
+    warnings = [line for line in report.said if line.startswith("warning")]
+    assert any("bytes free" in line or "kB free" in line for line in warnings), warnings
+    go(tmp_path / "whole", data, SETTINGS, network=OwnNetwork())
+    assert not differences(outcome(small_disk / "run"), outcome(tmp_path / "whole"))
 
 
 @pytest.fixture(scope="module")

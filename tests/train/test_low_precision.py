@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from train.made_runs import go, outcome, pictures
 
 SETTINGS = {

@@ -48,5 +48,5 @@ class EMA:
         self.updates += 1
         new = 1 - self.decay(self.updates)
         size = CACHED if values.device.type == "cpu" else max(1, values.numel())
-        for kept, part in zip(self.values.split(size), values.split(size), strict=True):
+        for kept, part in zip(torch.split(self.values, size), torch.split(values, size), strict=True):
             kept.lerp_(part.double(), new)
