@@ -271,8 +271,8 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path):
     log = Log(tmp_path / "log.jsonl")
-    log.append({"step": 1, "loss": float("nan"), "norm": float("inf")})
-    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": null, "norm": null}\n'
+    log.append({"step": 1, "loss": float("nan"), "held_out": {"by_noise": [1.0, float("inf")]}})
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1, "loss": null, "held_out": {"by_noise": [1.0, null]}}\n'
 
 
 def test_a_row_that_fails_halfway_leaves_the_log_whole(tmp_path, monkeypatch):

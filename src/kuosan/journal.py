@@ -37,7 +37,7 @@ class Log:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row in one piece; NaN and infinities become null, which every JSON reader takes."""
         assert isinstance(row.get("step"), int), f"a log row needs its step: {dict(row)}"
-        line = json.dumps({name: _finite(value) for name, value in row.items()}, allow_nan=False).encode() + b"\n"
+        line = json.dumps(_finite(row), allow_nan=False).encode() + b"\n"
         with explained(self.path, len(line)):
             size = os.fstat(self._handle).st_size
             try:
@@ -87,6 +87,10 @@ class Log:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

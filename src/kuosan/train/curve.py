@@ -35,7 +35,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].plot(steps, smooth(losses, max(1, len(losses) // 50)), color="tab:blue", label="running mean")
     if held:
         axes[0].plot(
-            [s for s, _ in held], [h["loss"] for _, h in held], "o-", ms=3, color="tab:orange", label="held out"
+            [s for s, _ in held],
+            np.array([h["loss"] for _, h in held], dtype=float),
+            "o-",
+            ms=3,
+            color="tab:orange",
+            label="held out",
         )
         _by_noise(axes[1], held)
     top = np.quantile(losses, 0.99) * 1.3
