@@ -44,8 +44,7 @@ def read_beside(names: Iterable[str], read: Callable[[str, int], bytes]) -> Besi
             beside.taken.add(name)
             text = _text(name, read, MOST_CAPTION, beside)
             if text is not None:
-                for picture in (other for other in everything if other == stems[stem]):
-                    beside.captions.setdefault(picture, " ".join(text.split()))
+                beside.captions.setdefault(stems[stem], " ".join(text.split()))
     return beside
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class DatasetSource:
         self.background = rgb(config.background)
         self.max_pixels = config.max_pixels
         self.signed = False
+        self.reading = threading.Lock()  # a data set may share an open file between its items
 
     def listing(self) -> Listing:
         """Every item with its label (the second of a tuple, or `label` of a dict) or caption (text)."""
@@ -53,7 +55,8 @@ class DatasetSource:
         Raises:
             Error: it is no picture, or its values have no agreed meaning.
         """
-        picture, _ = _parts(self.dataset[i], i)
+        with self.reading:
+            picture, _ = _parts(self.dataset[i], i)
         if isinstance(picture, Image.Image):
             buffer = io.BytesIO()
             picture.save(buffer, "TIFF" if picture.mode in ("CMYK", "F") else "PNG")
@@ -72,7 +75,12 @@ class DatasetSource:
         if values.dtype.kind == "f" and self.signed:
             if not np.isfinite(values).all():
                 raise Refused("holds NaN or infinite values")
-            values = (np.clip(values, -1, None) + 1) / 2
+            if values.min() < -1.001 or values.max() > 1.001:  # beyond rounding
+                raise Error(
+                    f"{name} holds floats from {values.min():g} to {values.max():g}; pictures are in [0, 1] or "
+                    "[-1, 1]: undo the normalisation by mean and standard deviation, or clip."
+                )
+            values = (np.clip(values, -1, 1) + 1) / 2
         return opaque(to_bytes(values, name), self.background)
 
 
