@@ -91,11 +91,13 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
     keep_steps: Collection[int] = (),
+    constants: Collection[str] = (),
 ) -> Path:
     """Write the checkpoint of `step` so that it is there wholly or not at all, then rotate; returns its folder.
 
     When it returns, the disk has it. Only then are older ones deleted, down to the `keep` newest; those of `keep_steps`
-    stay for ever. Ones of a later step belong to a future that a roll-back gave up, and go too.
+    stay for ever. Ones of a later step belong to a future that a roll-back gave up, and go too. `constants` are
+    names of tensors that may hold infinities, a causal mask's say.
 
     Raises: Error where there is no room or permission, the disk fails, or a weight is not finite. The checkpoints that
         were there are untouched, unless the message says that an old one could not be deleted.
@@ -103,7 +105,7 @@ def save(
     assert keep >= 2, f"keep is {keep}: with fewer than 2, a damaged newest checkpoint would be the only one"
     parts = {"ema": ema, "network": network, "optimizer": optimizer}
     for part, tensors in parts.items():
-        if name := weights.first_nonfinite(tensors):
+        if name := weights.first_nonfinite({name: t for name, t in tensors.items() if name not in constants}):
             raise Error(
                 f"step {step} is not saved: {part} {name!r} holds NaN or infinity; go back to the last good save."
             )

@@ -89,7 +89,7 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     """Open a run folder (its newest good checkpoint) or a checkpoint folder for sampling.
 
     Args:
-        network: the caller's own module, where the run was trained with one; its weights are replaced.
+        network: the caller's own module, where the run was trained with one; its weights are replaced, nothing else.
 
     Raises:
         Error: not a run, a damaged or newer checkpoint, a network that does not fit.
@@ -103,7 +103,6 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None
-    model.network.requires_grad_(False).eval()
     if config.network.kind != "unet":
         compute = replace(compute, dtype=torch.float32)  # a caller's module may not take bf16
     ready = Model(config, prepare(model.network, compute.device, compute.dtype))

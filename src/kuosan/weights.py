@@ -31,6 +31,10 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -71,6 +75,16 @@ def kind(path: str | os.PathLike[str]) -> str:
 def nbytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of a file that holds `tensors`, within a few hundred a tensor."""
     return sum(tensor.numel() * tensor.element_size() + 256 for tensor in tensors.values()) + 64
+
+
+def unwritable(values: Mapping[str, object]) -> str | None:
+    """The name of the first value that a safetensors file cannot hold, and what it is; None if there is none."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            return f"{name!r} is a {type(value).__name__}"
+        if value.dtype not in _NAMES:
+            return f"{name!r} is {str(value.dtype).removeprefix('torch.')}"
+    return None
 
 
 def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:

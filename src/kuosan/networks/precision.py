@@ -24,7 +24,7 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
     answers in the dtype of x: float32 in, float32 out. Any other network gets `dtype` for all its weights, and takes
     and gives that.
     """
-    ready = copy.deepcopy(network).to(device).requires_grad_(False).eval()
+    ready = copy.deepcopy(network, _kept_activations(network)).to(device).requires_grad_(False).eval()
     exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
     if isinstance(ready, UNet):
         exact.append(ready.encoder.time)
@@ -34,3 +34,9 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
         wanted = parameter.dtype if parameter in kept or not parameter.is_floating_point() else dtype
         parameter.data = parameter.data.to(dtype=wanted, memory_format=layout)
     return ready
+
+
+def _kept_activations(network: nn.Module) -> dict[int, torch.Tensor]:
+    """deepcopy's memo for tensors with a history that modules keep as attributes, which it refuses to copy."""
+    kept = [value for module in network.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}

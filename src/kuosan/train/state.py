@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kuosan import checkpoint
+from kuosan import checkpoint, weights
 from kuosan.config import Tree
+from kuosan.errors import Error
 from kuosan.train import optimizer as optimizers
 from kuosan.train.config import TrainConfig
 from kuosan.train.ema import EMA
@@ -33,14 +34,25 @@ class State:
     retry: int = 0  # returns to an earlier save, so that the same steps draw other noise
     returns: int = 0  # of them, those since the last save that was due
     good_step: int = 0  # the last save that was due, after a finite step: where too many bad ones return to
+    constants: frozenset[str] = frozenset()  # buffers that hold infinities from the start, as causal masks do
     _buffers: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, network: nn.Module, config: TrainConfig) -> State:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Raises:
+            Error: nothing to train, or a network whose state dict cannot be saved.
+        """
+        if what := weights.unwritable(network.state_dict()):
+            raise Error(
+                f"{type(network).__name__}'s {what}, which safetensors cannot hold; keep it out of the state dict, as "
+                f"register_buffer(..., persistent=False) does. It takes tensors of {', '.join(weights.DTYPES)}."
+            )
         parameters = FlatParameters(network)
         ema = EMA(parameters.values, config.ema)
-        return cls(network, parameters, optimizers.adamw(parameters, config), ema)
+        masks = frozenset(name for name, buffer in network.named_buffers() if bool(buffer.isinf().any()))
+        return cls(network, parameters, optimizers.adamw(parameters, config), ema, constants=masks)
 
     def averaged(self) -> dict[str, Tensor]:
         """The network's state dict with the averaged weights, float32; buffers are the network's own."""
@@ -69,6 +81,7 @@ class State:
             state={"ema_updates": self.ema.updates, **{name: getattr(self, name) for name in _COUNTED}, **extra},
             keep=keep,
             keep_steps=(self.good_step,),
+            constants=self.constants,
         )
 
     def restore(self, saved: checkpoint.Saved) -> None:
