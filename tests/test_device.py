@@ -115,3 +115,15 @@ def test_flags_and_name_of_this_processor_are_read(monkeypatch: pytest.MonkeyPat
 @pytest.mark.gpu
 def test_a_real_card_is_chosen() -> None:
     assert choose().device.type == "cuda"
+
+
+def test_each_of_several_processes_takes_a_cuda_device_of_its_own(bare_cpu: pytest.MonkeyPatch) -> None:
+    bare_cpu.setattr(torch.cuda, "is_available", lambda: True)
+    bare_cpu.setattr(torch.cuda, "device_count", lambda: 2)
+    bare_cpu.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    bare_cpu.setattr(torch.cuda, "get_device_name", lambda device: "Card")
+    bare_cpu.setenv("LOCAL_RANK", "1")
+    bare_cpu.setenv("LOCAL_WORLD_SIZE", "2")
+    assert str(choose(ComputeConfig(device="cuda")).device) == "cuda:1"  # with its number, as set_device wants it
+    with pytest.raises(Error, match=r"cuda:0: several processes cannot share.*say cuda"):
+        choose(ComputeConfig(device="cuda:0"))

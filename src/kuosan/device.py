@@ -70,11 +70,10 @@ def choose(config: ComputeConfig | None = None) -> Compute:
 def _device(wanted: str) -> torch.device:
     import torch
 
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            local = int(os.environ.get("LOCAL_RANK", "0"))
-            return torch.device("cuda", local % torch.cuda.device_count())
+    if wanted == "auto" and not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wanted in ("auto", "cuda") and torch.cuda.is_available():  # torchrun's processes take one each
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         device = torch.device(wanted)
     except RuntimeError:
@@ -83,6 +82,10 @@ def _device(wanted: str) -> torch.device:
         raise Error("device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Error(f"device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0.")
+    if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise Error(
+            f"device {wanted}: several processes cannot share one CUDA device; say cuda, and each takes its own."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise Error("device mps: torch sees no Apple GPU here; use --device cpu.")
     return device

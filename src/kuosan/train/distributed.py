@@ -77,10 +77,21 @@ class World:
 
 
 def join(device: torch.device) -> World:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE); alone where there are none."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE); alone where there are none.
+
+    Raises:
+        Error: an environment that names several processes, but not which this one is.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if said == "1":
         return World()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing or not said.isdigit():
+        raise Error(
+            f"the environment says WORLD_SIZE={said}, but not {', '.join(missing) or 'how many that is'}: start "
+            "several processes by torchrun, or unset WORLD_SIZE for one."
+        )
+    size = int(said)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():

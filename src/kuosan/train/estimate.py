@@ -43,7 +43,7 @@ def measure(run: Run) -> Estimate:
         begin = time.perf_counter()
         backward(alone, part)
         if run.objective.compute.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(run.objective.compute.device)
         seconds = (time.perf_counter() - begin) * rows / size
         state.restore_buffers()
     state.parameters.grads.zero_()
