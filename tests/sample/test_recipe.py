@@ -48,6 +48,7 @@ def test_the_part_that_makes_a_picture_again_is_its_own_batch(request: Request, 
         ({}, "carries no kuosan recipe"),
         ({"kuosan": "{"}, "not valid JSON"),
         ({"kuosan": "[1]"}, "no mapping"),
+        ({"kuosan": "[" * 200_000}, "not valid JSON"),
         ({"kuosan": json.dumps({"format": 2})}, "format 2; this kuosan reads 1. Update"),
         ({"kuosan": json.dumps({"format": 1})}, "must be given"),
         ({"kuosan": json.dumps({**config.plain(RECIPE), "step": "x"})}, "step = 'x'"),
@@ -77,6 +78,7 @@ def test_pictures_are_named_by_their_seeds_and_carry_their_own_number(tmp_path: 
     assert [path.name for path in paths] == ["seed-00000013.png", "seed-00000014.png"]
     assert [recipes.read(path).picture for path in paths] == [3, 4]
     between = replace(RECIPE, request=Request(2, between=(1, 2)))
+    assert ", Seeds: 1 to 2, " in between.text()["parameters"]
     assert [path.name for path in write.pictures(tmp_path, torch.zeros(2, 3, 8, 8), between)] == [
         "place-0000.png",
         "place-0001.png",

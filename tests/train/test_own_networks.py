@@ -97,3 +97,20 @@ def test_loading_leaves_the_callers_network_trainable(tmp_path: Path) -> None:
     assert network.training and all(p.requires_grad for p in network.parameters())
     fit(network, tmp_path / "run", max_steps=3)  # the same network goes on
     assert kuosan.load(run, network=Small()).step == 3
+
+
+def test_a_size_of_the_unet_is_refused_beside_ones_own_network(tmp_path: Path) -> None:
+    with pytest.raises(Error, match=r"size = 16 is the U-Net's.*data.size"):
+        fit(Small(), tmp_path / "run", size=16)
+
+
+def test_what_becomes_of_the_pictures_is_said_from_python_too(tmp_path: Path) -> None:
+    class Heard(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    wide = torch.utils.data.TensorDataset(torch.zeros(4, 1, 20, 30))
+    kuosan.fit(Small(), wide, tmp_path / "run", report=Heard(), **{**SETTINGS, "preview_every": 0})
+    assert any("Size 16x16" in line and "4 of 4 brought to it" in line for line in Heard.said)

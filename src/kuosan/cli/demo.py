@@ -16,6 +16,7 @@ from kuosan.cli.train import recipe
 from kuosan.cli.train import train as train_command
 from kuosan.config import load
 from kuosan.device import ComputeConfig
+from kuosan.errors import Error
 from kuosan.sample.request import Request
 
 FEWEST, MOST = 300, 1500  # training steps, whatever the machine
@@ -40,6 +41,9 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.7, seed: Whole = 1) -> 
     seed
         The first seed of the pictures.
     """
+    Request(64, seed + 100)  # a seed that cannot be is refused now, not after training
+    if not 0 < minutes < 24 * 60:
+        raise Error(f"minutes = {minutes} is not allowed: above 0, below {24 * 60}.")
     begin = time.perf_counter()
     run = out / "run"
     steps = _steps(run, minutes)
@@ -95,8 +99,8 @@ def _pictures(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
         shown["contest"].append(entry)
     gif = Request(16, seed + 100, "ddim", 50)
     sample("denoising", gif, f"-n 16 --sampler ddim --steps 50 --seed {seed + 100} --columns 4 --gif", 4, gif=True)
-    between = Request(8, seed, "ddim", 50, between=(seed, seed + 3))
-    flags = f"-n 8 --sampler ddim --steps 50 --seed {seed} --between {seed} {seed + 3} --columns 8"
+    between = Request(8, sampler="ddim", steps=50, between=(seed, seed + 3))
+    flags = f"-n 8 --sampler ddim --steps 50 --between {seed} {seed + 3} --columns 8"
     sample("between", between, flags, 8)
 
 

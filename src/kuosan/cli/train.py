@@ -22,7 +22,7 @@ def train(
     *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Path | None = None,
     config: str | None = None,
-    network: Size = "small",
+    network: Size | None = None,
     init: Path | None = None,
     accept_new_data: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
@@ -41,7 +41,7 @@ def train(
     config
         A YAML file of options, or a recipe by name (portraits); options given here win.
     network
-        The U-Net's size when its fields are not given: tiny, small, medium or large.
+        The U-Net's size where its fields are not given: tiny, small (if not said), medium or large.
     init
         Start from the averaged weights of this run.
     accept_new_data
@@ -58,14 +58,17 @@ def train(
         tree.setdefault("data", {})["path"] = words[0]
     if config is not None:
         tree = trees.merge(_groups(trees.load(recipe(config))), tree)
+    going_on = "path" not in tree.get("data", {})
     out, tree = _place(out, tree)
+    if network is not None and going_on:
+        raise Error(f"--network {network} has no effect on {out}, which has its network already; leave it out.")
     if tree.get("model", {}).get("network", {}).get("kind") == "own":
         raise Error(
             "model.network.kind = own: a network of your own is brought from Python: "
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
     check(tree)  # what can be refused before torch and the pictures load, is
-    return _run(out, tree, network, init, accept_new_data, dry_run)
+    return _run(out, tree, network or "small", init, accept_new_data, dry_run)
 
 
 def _groups(tree: trees.Tree) -> trees.Tree:
@@ -108,6 +111,7 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
     from kuosan import checkpoint
     from kuosan.cli.console import TrainingReport
     from kuosan.train import api
+    from kuosan.train.distributed import leave
     from kuosan.train.report import Silent
 
     if init is not None:
@@ -120,9 +124,11 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
         for line in asked.pictures.describe():
             say(f"pictures: {line}")
     if dry_run:
+        run = api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True)
         if first:
-            _say_plan(api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True), asked)
+            _say_plan(run, asked)
             say("dry run: nothing was written.")
+        leave(asked.world)
         return 0
     with TrainingReport() if first else _Nobody() as report:
         heard: Any = report if first else Silent()

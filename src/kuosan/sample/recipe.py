@@ -51,8 +51,9 @@ class Recipe:
     def text(self) -> dict[str, str]:
         """The PNG's text chunks."""
         request = self.request
+        origin = f"Seed: {self.seed}" if request.between is None else "Seeds: {} to {}".format(*request.between)
         line = (
-            f"Steps: {self.steps}, Sampler: {request.sampler}, Seed: {self.seed}, "
+            f"Steps: {self.steps}, Sampler: {request.sampler}, {origin}, "
             f"Size: {self.size[0]}x{self.size[1]}, Model hash: {self.weights[:10]}, Model: {Path(self.run).name}, "
             f"Version: kuosan {self.version}"
         )
@@ -96,7 +97,7 @@ def read(path: Path) -> Recipe:
         raise Error(f"{path} carries no kuosan recipe; only pictures that `kuosan sample` wrote do.")
     try:
         tree: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Error(f"the recipe in {path} is damaged: it is not valid JSON.") from None
     if not isinstance(tree, dict):
         raise Error(f"the recipe in {path} is damaged: it is no mapping.")

@@ -34,6 +34,8 @@ class Request:
             raise Error(f"seed = {self.seed} is not allowed: 0 to 2^63 - 1,000,001.")
         if self.between is not None and self.image is not None:
             raise Error("between and image cannot both be given: one starts from two seeds, the other from a picture.")
+        if self.between is not None and self.seed:
+            raise Error(f"seed = {self.seed} has no effect with between, which names its own two seeds; leave it out.")
         if self.between is not None and min(self.between) < 0:
             raise Error(f"between = {self.between} is not allowed: two seeds, each 0 or more.")
         if not 1 <= self.batch <= 4096:

@@ -113,7 +113,7 @@ def fit(
     out: str | Path = "run",
     *,
     report: Report | None = None,
-    size: Size = "small",
+    size: Size | None = None,
     init: str | Path | None = None,
     accept_new_data: bool = False,
     **settings: Any,
@@ -127,17 +127,25 @@ def fit(
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net.
         data: a Dataset of pictures (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
+        size: the U-Net's, tiny to large; small if none. The pictures' is `**{"data.size": 64}`.
 
     Raises:
         Error: whatever the shell's `train` refuses.
     """
+    if network is not None and size is not None:
+        raise Error(
+            f"size = {size!r} is the U-Net's, and a network of your own was given: leave it out. "
+            'Pixels a side are **{"data.size": 64}.'
+        )
     tokens = [word for key, value in settings.items() for word in options.words(key, value)]
     tree, _ = options.parse(tokens, RunConfig, SHORT)
     dataset = None if isinstance(data, str | Path) else data
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
-    asked = prepare(Path(out), tree, size=size, network=network, dataset=dataset)
+    asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset)
     heard = report or (Lines() if asked.world.first else Silent())
+    for line in asked.pictures.describe():
+        heard.say(f"pictures: {line}")
     run = start(asked, heard, init=Path(init) if init else None, accept_new_data=accept_new_data)
     stopped = train(run)
     if stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process

@@ -172,6 +172,12 @@ def _check_fit(config: RunConfig) -> None:
                 f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {wanted} channel(s); "
                 f"leave it out, or set data.channels."
             )
+    for name in ("classes", "concat_channels"):
+        if getattr(model.network, name):
+            raise Error(
+                f"model.network.{name} = {getattr(model.network, name)} cannot be trained yet: nothing enters by that "
+                f"door. Leave it out; docs/status.md says what comes next."
+            )
     factor = model.network.factor
     if shape[1] % factor or shape[2] % factor:
         raise Error(

@@ -1,0 +1,67 @@
+"""What would have no effect, or would fail only after minutes, is refused at once and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shell import QUICK, picture_folder, refused
+
+
+@pytest.mark.parametrize("door", ["classes", "concat-channels"])
+def test_a_door_that_nothing_enters_by_is_refused_before_a_folder_is_made(door: str, tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "pictures")
+    words = ["train", pictures, "--out", tmp_path / "run", *QUICK, f"--model.network.{door}", "2"]
+    refused(*words, naming=[f"model.network.{door.replace('-', '_')} = 2", "cannot be trained yet"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_size_is_refused_for_a_run_that_goes_on(trained_run: Path) -> None:
+    refused(
+        "train", "--out", trained_run, "--network", "large", naming=["--network large", "no effect", "leave it out"]
+    )
+
+
+def test_a_seed_beside_two_seeds_is_refused(trained_run: Path) -> None:
+    words = ["sample", trained_run, "--sampler", "ddim", "--seed", 5, "--between", 1, 2]
+    refused(*words, naming=["seed = 5", "between"])
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1"])
+def test_a_demo_of_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
+    refused("demo", f"--minutes={minutes}", "--out", tmp_path / "demo", naming=["minutes"])
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_demo_with_an_impossible_seed_is_refused_before_it_trains(tmp_path: Path) -> None:
+    refused("demo", "--seed=-101", "--out", tmp_path / "demo", naming=["seed"])
+    assert not (tmp_path / "demo").exists()
+
+
+def test_an_environment_of_several_processes_without_a_rank_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    pictures = picture_folder(tmp_path / "pictures")
+    refused("train", pictures, "--out", tmp_path / "run", *QUICK, naming=["WORLD_SIZE=2", "not RANK", "torchrun"])
+
+
+def test_several_processes_do_a_dry_run_together(tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "pictures")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    words = ["train", str(pictures), "--out", str(tmp_path / "run"), *QUICK, "--device", "cpu", "--dry-run"]
+    done = subprocess.run(
+        [*launch, "--rdzv-endpoint", "localhost:0", "-m", "kuosan.cli.main", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("dry run: nothing was written.") == 1
+    assert not (tmp_path / "run").exists()
