@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from faults import scenario
-from kuosan import checkpoint, files, weights
+from kuosan import checkpoint, config, files, weights
 from kuosan.errors import Error
 
 
@@ -228,11 +228,13 @@ def test_pickle_inside_a_checkpoint_with_a_matching_manifest_is_refused(tmp_path
         ("!!python/object/apply:os.system [x]\n", "not plain YAML"),
         ("- 1\n", "holds list"),
         ("[" * 1000, "not plain YAML"),
+        ("a: &a [x, x]\nb: [*a, *a]\n", r"alias \*a: write it out"),
+        ("a: 1\nb: {c: 1, c: 2}\n", "c is given twice"),
     ],
 )
 def test_a_configuration_that_is_no_plain_mapping_is_refused(tmp_path, text, words):
     with pytest.raises(Error, match=words):
-        checkpoint.parse_config(text, tmp_path / "config.yaml")
+        config.parse(text, tmp_path / "config.yaml")
 
 
 def other(tmp_path: Path, what: str) -> Path:

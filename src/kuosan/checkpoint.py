@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from torch import Tensor
 
+from kuosan import config as trees
 from kuosan import files, manifest, weights
 from kuosan.errors import Error
 
@@ -109,7 +109,7 @@ def save(
             raise Error(
                 f"step {step} is not saved: {part} {name!r} holds NaN or infinity; go back to the last good save."
             )
-    text = config_text(config)
+    text = trees.dump(config)
     counted = json.dumps({"step": step, "state": dict(state)}, indent=1, allow_nan=False)
     needed = sum(weights.nbytes(tensors) for tensors in parts.values()) + len(text) + len(counted) + (1 << 16)
     final = folder(run, step)
@@ -187,7 +187,7 @@ def _load(path: Path, parts: Collection[str], damaged: tuple[str, ...] = ()) -> 
     for name in (CONFIG, STATE, *(f"{part}.safetensors" for part in PARTS)):
         if name not in entries:
             raise Error(f"{path} is not a checkpoint: {name} is missing; give a run or a checkpoint folder.")
-    config = parse_config(_text(path, CONFIG, entries), path / CONFIG)
+    config = trees.parse(_text(path, CONFIG, entries), path / CONFIG)
     step, state = _parse_state(_text(path, STATE, entries), path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for part in parts:
@@ -235,19 +235,3 @@ def _is_run(path: Path) -> bool:
             raise Error(f"{path} is the inside of a run: give {path.parent}.")
         what = "holds no checkpoints" if any(path.iterdir()) else "is empty"
     raise Error(f"{path} is not a run: it {what}; {cure}.")
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """A configuration as plain YAML, in its own order; what `parse_config` reads back."""
-    return str(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-
-
-def parse_config(text: str, path: Path) -> dict[str, Any]:
-    """The configuration in a config.yaml's text; `path` is for the message."""
-    try:
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Error(f"{path} is not plain YAML: {error}") from None
-    if not isinstance(config, dict):
-        raise Error(f"{path} holds {type(config).__name__}, not a configuration; give `name: value` lines.")
-    return config

@@ -40,9 +40,37 @@ def plain(config: Any) -> Tree:
     return tree
 
 
+class _Writer(yaml.SafeDumper):
+    """YAML in which a value that occurs twice is written twice."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+class _Reader(yaml.SafeLoader):
+    """Plain YAML without aliases, by which a page can stand for gigabytes, and without a key given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=f"alias *{event.anchor}: write it out", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def dump(tree: Mapping[str, Any]) -> str:
     """A tree as YAML text, keys in their own order."""
-    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    text: str = yaml.dump(
+        dict(tree), Dumper=_Writer, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
+    return text
 
 
 def load(path: Path) -> Tree:
@@ -52,11 +80,23 @@ def load(path: Path) -> Tree:
         Error: the file is missing, is not YAML, or holds no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise Error(f"cannot read the configuration {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Error(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise Error(f"{path} is not plain YAML: {error}") from None
+
+
+def parse(text: str, path: Path) -> Tree:
+    """The tree in a YAML file's text; `path` is for the message.
+
+    Raises:
+        Error: it is not plain YAML, or holds no mapping.
+    """
+    try:
+        tree = yaml.load(text, Loader=_Reader)  # noqa: S506 (a SafeLoader that takes less)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Error(f"{path} is not plain YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise Error(f"{path} holds {type(tree).__name__}, not a mapping of keys to values.")
     return tree

@@ -200,7 +200,7 @@ def test_nonsense_verbs_are_answered_with_the_near_one() -> None:
     [
         ("data: 5", ["data = 5", "group"]),
         ("- 1\n- 2", ["list"]),
-        ("data: [", ["valid YAML"]),
+        ("data: [", ["plain YAML"]),
         ("train: {max_stps: 3}", ["train.max_stps", "train.max_steps"]),
         ("training: {max_steps: 3}", ["training", "train"]),
         ("lr: 3", ["lr", "Allowed"]),
@@ -208,7 +208,7 @@ def test_nonsense_verbs_are_answered_with_the_near_one() -> None:
         ("train: {lr: [1]}", ["train.lr"]),
         ("model: {schedule: 5}", ["model.schedule = 5"]),
         ("model: {network: {kind: [1]}}", ["model.network.kind"]),
-        ("model: !!python/object/apply:os.system ['true']", ["valid YAML"]),
+        ("model: !!python/object/apply:os.system ['true']", ["plain YAML"]),
         ("", ["not a mapping"]),
     ],
 )
