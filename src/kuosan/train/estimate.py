@@ -1,9 +1,10 @@
-"""What a run will take, measured on two steps that leave no trace: seconds a step, and memory at its peak."""
+"""What a run will take, measured on a few steps that leave no trace: seconds a step, and memory at its peak."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ import torch
 from kuosan.data.pictures import Pictures
 from kuosan.train.distributed import World
 from kuosan.train.loop import Run, backward, callers_generator
+
+PASSES = 5  # timed
+PATIENCE = 4.0  # seconds of timing after which no further pass begins
 
 
 class Estimate(NamedTuple):
@@ -22,7 +26,9 @@ class Estimate(NamedTuple):
 
 
 def measure(run: Run) -> Estimate:
-    """Two forward and backward passes of one micro-batch, the second one timed; gradients and buffers are put back."""
+    """Forward and backward passes of one micro-batch: one to warm up, then up to `PASSES` timed ones, of which the
+    median counts; gradients and buffers are put back.
+    """
     config, state = run.config.train, run.state
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
@@ -40,16 +46,18 @@ def measure(run: Run) -> Estimate:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             backward(alone, part)
         state.restore_buffers()
-        begin = time.perf_counter()
-        backward(alone, part)
-        if run.objective.compute.device.type == "cuda":
-            torch.cuda.synchronize(run.objective.compute.device)
-        seconds = (time.perf_counter() - begin) * rows / size
-        state.restore_buffers()
+        seconds = []
+        while len(seconds) < PASSES and sum(seconds) < PATIENCE:
+            begin = time.perf_counter()
+            backward(alone, part)
+            if run.objective.compute.device.type == "cuda":
+                torch.cuda.synchronize(run.objective.compute.device)
+            seconds.append(time.perf_counter() - begin)
+            state.restore_buffers()
     state.parameters.grads.zero_()
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64
-    return Estimate(seconds, 24 * parameters + kept + in_memory(run.draws.pictures), parameters)
+    return Estimate(median(seconds) * rows / size, 24 * parameters + kept + in_memory(run.draws.pictures), parameters)
 
 
 def in_memory(pictures: Pictures) -> int:
