@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from kuosan import checkpoint, seeds
 from kuosan.train import api, loop
-from kuosan.train.ema import EMA, gamma_of
+from kuosan.train.ema import EMA, exact, gamma_of
 from train.made_runs import OwnNetwork, Stopping, begin, go, outcome, pictures
 
 UPDATES = 10_000
@@ -204,3 +205,11 @@ def test_an_average_that_forgets_its_count_on_resume_would_be_caught(
     go(tmp_path / "forgot", data, SETTINGS, network=OwnNetwork(), report=Stopping(3))
     go(tmp_path / "forgot", data, SETTINGS, network=OwnNetwork())
     assert outcome(tmp_path / "forgot") != outcome(tmp_path / "whole")
+
+
+def test_a_device_without_float64_has_its_average_on_the_cpu() -> None:
+    """Apple's GPUs raise a TypeError where a float64 tensor would be made on them."""
+    held = torch.tensor([1.0, 0.1])
+    apple = SimpleNamespace(device=torch.device("mps"), cpu=lambda: held)  # `.double()` would be an AttributeError
+    assert torch.equal(exact(apple), held.double())  # type: ignore[arg-type]
+    assert exact(held).dtype == torch.float64

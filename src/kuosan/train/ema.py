@@ -30,12 +30,17 @@ def gamma_of(width: float) -> float:
     return low
 
 
+def exact(values: Tensor) -> Tensor:
+    """The values in float64, on their device or, where that knows no float64 (Apple's GPUs), on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 class EMA:
     """The average of one flat buffer of weights."""
 
     def __init__(self, values: Tensor, width: float) -> None:
         self.gamma = gamma_of(width) if width else math.inf
-        self.values = values.double()
+        self.values = exact(values)
         self.updates = 0
 
     def decay(self, n: int) -> float:
@@ -47,6 +52,7 @@ class EMA:
         """Take in the weights after one optimiser step that was really taken."""
         self.updates += 1
         new = 1 - self.decay(self.updates)
+        values = values.to(self.values.device)
         size = CACHED if values.device.type == "cpu" else max(1, values.numel())
         for kept, part in zip(torch.split(self.values, size), torch.split(values, size), strict=True):
             kept.lerp_(part.double(), new)

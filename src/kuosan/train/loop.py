@@ -25,6 +25,7 @@ from kuosan.train import saving
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Drawn, Draws
+from kuosan.train.ema import exact
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion
 from kuosan.train.optimizer import learning_rate, set_rate
@@ -90,7 +91,7 @@ def backward(run: Run, drawn: Drawn) -> float:
     config, world = run.config.train, run.world
     rows = drawn.eps.shape[0]
     size = config.micro_batch or rows
-    total = torch.zeros((), dtype=torch.float64, device=run.objective.compute.device)
+    total = exact(torch.zeros((), device=run.objective.compute.device))
     run.state.keep_buffers()
     for begin in range(0, rows, size):
         part = slice(begin, begin + size)
@@ -101,7 +102,7 @@ def backward(run: Run, drawn: Drawn) -> float:
             torch.autograd.backward(
                 losses.sum() * (world.size / config.batch)
             )  # parallel training averages over processes
-        total += losses.detach().double().sum()
+        total += exact(losses.detach()).sum()
     return float(total) / config.batch
 
 
@@ -121,8 +122,7 @@ def share(run: Run, loss: float, asked: int) -> tuple[float, int]:
     """The mean loss over all processes, and the signal that any of them was sent."""
     if run.world.size == 1:
         return loss, asked
-    device = run.objective.compute.device
-    values = torch.zeros(1 + run.world.size, dtype=torch.float64, device=device)
+    values = exact(torch.zeros(1 + run.world.size, device=run.objective.compute.device))
     values[0], values[1 + run.world.rank] = loss, asked
     loss, *every = run.world.sum(values).tolist()
     return loss, int(max(every))

@@ -72,7 +72,7 @@ class Monitor:
                 eps.to(self.compute.device),
                 sigma_data=config.sigma_data,
             )
-            np.add.at(sums, bands, losses.double().cpu().numpy())
+            np.add.at(sums, bands, losses.cpu().double().numpy())
             np.add.at(counts, bands, 1)
         means = [round(float(total / n), 6) if n else None for total, n in zip(sums, counts)]
         return {"loss": float(sums.sum() / counts.sum()), "by_noise": means}

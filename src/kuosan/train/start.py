@@ -23,6 +23,7 @@ from kuosan.model import build
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Draws
+from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
 from kuosan.train.loop import Run
 from kuosan.train.monitor import Monitor
@@ -161,4 +162,4 @@ def _initialise(state: State, weights: Mapping[str, Tensor], asked: Asked) -> No
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise Error(f"--init {asked.init}: its network has another shape than this run's: {reason}") from None
-    state.ema.values.copy_(state.parameters.values.double())
+    state.ema.values.copy_(exact(state.parameters.values))
