@@ -73,18 +73,22 @@ def start(
     asked: Asked, report: Report, *, init: Path | None = None, accept_new_data: bool = False, dry: bool = False
 ) -> Run:
     """The run, locked against other processes, at its newest good save or at its beginning; `dry` writes nothing."""
-    return open_run(
-        asked.out,
-        asked.config,
-        asked.pictures,
-        asked.compute,
-        asked.world,
-        report,
-        network=asked.network,
-        init=init,
-        accept_new_data=accept_new_data,
-        dry=dry,
-    )
+    try:
+        return open_run(
+            asked.out,
+            asked.config,
+            asked.pictures,
+            asked.compute,
+            asked.world,
+            report,
+            network=asked.network,
+            init=init,
+            accept_new_data=accept_new_data,
+            dry=dry,
+        )
+    except BaseException:
+        leave(asked.world)  # a process that ends within its group may be aborted by the group's own threads
+        raise
 
 
 def train(run: Run) -> int:

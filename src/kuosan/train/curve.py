@@ -58,5 +58,5 @@ def _by_noise(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
         colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))
         label = {0: "least noise", bands - 1: "most noise"}.get(band)
         axis.plot([s for s, _ in held], curves[:, band], color=colour, label=label, lw=1)
-    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level")
+    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level, no weight")
     axis.legend()

@@ -46,7 +46,7 @@ def measure(run: Run) -> Estimate:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             backward(alone, part)
         state.restore_buffers()
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < PASSES and sum(seconds) < PATIENCE:
             begin = time.perf_counter()
             backward(alone, part)

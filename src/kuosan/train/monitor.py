@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.data.images import grid, save_png, to_uint8
-from kuosan.diffusion.loss import simple_loss
+from kuosan.diffusion.loss import simple_loss, weight
 from kuosan.files import explained
 from kuosan.model import Model
 from kuosan.networks.precision import prepare
@@ -37,7 +37,6 @@ class Monitor:
     pictures: Pictures
     config: TrainConfig
     compute: Compute
-    _held: tuple[Tensor, np.ndarray] | None = field(default=None, init=False)
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""
@@ -48,15 +47,17 @@ class Monitor:
 
     @torch.no_grad()
     def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The unweighted loss on held-out pictures, in `BANDS` bands from clean to noisy and over all; None if none.
+        """The loss on held-out pictures: `loss` with training's weight over all levels, `by_noise` without a weight in
+        `BANDS` bands from clean to noisy. None if no picture is held out.
 
         The same pictures, levels and noise every time, so that the curve is smooth.
         """
-        ids = self.pictures.held_out[: self.config.evaluate_pictures]
+        order = seeds.permutation(len(self.pictures.held_out), self.config.seed, -1)  # classes lie one after another
+        ids = self.pictures.held_out[order][: self.config.evaluate_pictures]
         if not len(ids):
             return None
         model, config = self.averaged_model(weights), self.model.config
-        sums, counts = np.zeros(BANDS), np.zeros(BANDS, dtype=int)
+        sums, counts, weighted = np.zeros(BANDS), np.zeros(BANDS, dtype=int), 0.0
         for begin in range(0, len(ids), AT_ONCE):
             part = ids[begin : begin + AT_ONCE]
             keys = [(self.config.seed, "evaluate", 0, begin + row) for row in range(len(part))]
@@ -72,10 +73,13 @@ class Monitor:
                 eps.to(self.compute.device),
                 sigma_data=config.sigma_data,
             )
-            np.add.at(sums, bands, losses.cpu().double().numpy())
+            losses = losses.cpu().double()
+            weights_here = weight(self.config.weight, level, config.prediction, config.sigma_data)
+            weighted += float((losses * weights_here).sum())
+            np.add.at(sums, bands, losses.numpy())
             np.add.at(counts, bands, 1)
         means = [round(float(total / n), 6) if n else None for total, n in zip(sums, counts)]
-        return {"loss": float(sums.sum() / counts.sum()), "by_noise": means}
+        return {"loss": weighted / len(ids), "by_noise": means}
 
     def preview_path(self, step: int) -> Path:
         """Where a preview lies: samples/step-00001000.png."""

@@ -1,0 +1,79 @@
+"""Held-out losses: training's own weight over all levels, and pictures from everywhere in the held-out part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from kuosan.data.pictures import Batch
+from kuosan.device import ComputeConfig, choose
+from kuosan.diffusion.loss import simple_loss
+from kuosan.model import Model, ModelConfig, OwnNetwork
+from kuosan.train.config import TrainConfig
+from kuosan.train.monitor import Monitor
+
+
+class Constant(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x, t):
+        return self.value.expand_as(x)
+
+
+class Held:
+    """Held-out pictures whose brightness is their number, and a record of which were asked for."""
+
+    shape = (1, 4, 4)
+    held_out = np.arange(200)
+
+    def __init__(self):
+        self.asked: list[int] = []
+
+    def batch(self, ids, keys=None):
+        self.asked += [int(id) for id in ids]
+        x0 = torch.tensor(np.asarray(ids) / 100.0 - 1).float().reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+        return Batch(x0, torch.as_tensor(np.asarray(ids)))
+
+
+def monitor(tmp_path, weight: str, pictures: int = 200):
+    config = ModelConfig((1, 4, 4), OwnNetwork(name="Constant"), prediction="x0")
+    train = TrainConfig(weight=weight, evaluate_pictures=pictures)
+    return Monitor(tmp_path, Model(config, Constant()), Held(), train, choose(ComputeConfig("cpu", "fp32")))
+
+
+@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+def test_the_held_out_loss_has_the_weight_of_training(tmp_path, weight):
+    watch = monitor(tmp_path, weight)
+    seen = []
+
+    def record(network, prediction, x0, level, eps, **options):
+        losses = simple_loss(network, prediction, x0, level, eps, **options)
+        seen.append(simple_loss(network, prediction, x0, level, eps, **{**options, "weight_name": weight}))
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kuosan.train.monitor.simple_loss", record)
+        held = watch.held_out(watch.model.network.state_dict())
+    assert held["loss"] == pytest.approx(float(torch.cat(seen).double().mean()), rel=1e-6)
+
+
+def test_a_part_of_the_held_out_pictures_is_drawn_from_all_of_them(tmp_path):
+    watch = monitor(tmp_path, "simple", pictures=40)
+    watch.held_out(watch.model.network.state_dict())
+    first = watch.pictures.asked
+    assert len(set(first)) == 40 and max(first) > 150
+    again = replace(watch, pictures=Held())
+    again.held_out(again.model.network.state_dict())
+    assert again.pictures.asked == first
+
+
+def test_without_held_out_pictures_there_is_no_loss(tmp_path):
+    watch = monitor(tmp_path, "simple")
+    watch.pictures = SimpleNamespace(held_out=np.array([], dtype=int))
+    assert watch.held_out({}) is None
