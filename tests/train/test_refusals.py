@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kuosan import Error, checkpoint
+from kuosan import config as trees
 from kuosan.train import api, saving
 from kuosan.train.config import check, resolve
 from kuosan.train.distributed import World
@@ -190,3 +191,20 @@ def test_what_needs_no_pictures_is_refused_before_they_are_read() -> None:
     grey = {"multipliers": [1, 2], "attention": [False, True], "in_channels": 1, "out_channels": 1}
     check({"model": {"network": grey}})  # whether it fits is known with the pictures
     resolve({"model": {"network": grey}}, (1, 32, 32))
+
+
+def test_a_run_of_no_step_begins_anew_with_other_settings(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz")
+    run = begin(tmp_path / "run", data, SETTINGS)  # as a start that fails after the save of step 0
+    saving.save(run, must=True)
+    saving.close(run)
+    go(tmp_path / "run", data, {**SETTINGS, "train.lr": 5e-4})
+    assert outcome(tmp_path / "run")["rows"][0]["lr"] <= 5e-4
+    assert trees.load(tmp_path / "run" / "config.yaml")["train"]["lr"] == 5e-4
+    with pytest.raises(Error, match="another configuration"):
+        go(tmp_path / "run", data, {**SETTINGS, "train.lr": 1e-4})
+
+
+def test_fit_without_pictures_says_so() -> None:
+    with pytest.raises(Error, match="no pictures given"):
+        api.fit()

@@ -64,7 +64,9 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> 
 def _steps(run: Path, minutes: float) -> int:
     """As many steps as fit into the time on this machine; those of the run that is there already, if one is."""
     if (run / "config.yaml").is_file():
-        return int(load(run / "config.yaml")["train"]["max_steps"])
+        steps = int(load(run / "config.yaml")["train"]["max_steps"])
+        say(f"demo: {run} is there already: it goes on to its {steps} steps, whatever the minutes.")
+        return steps
     from kuosan.train import api
     from kuosan.train.estimate import measure
     from kuosan.train.report import Silent

@@ -48,6 +48,15 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except Error as error:
         print(f"kuosan: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(
+            f"kuosan: error: out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
+            "(train: --micro-batch 8; sample: --batch 4), or use a smaller --network or --size.",
+            file=sys.stderr,
+        )
+        sys.exit(71)  # sysexits' EX_OSERR
     except KeyboardInterrupt:
         print("kuosan: stopped.", file=sys.stderr)
         sys.exit(130)
@@ -55,6 +64,12 @@ def main(tokens: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a CPU or a GPU allocator gave up; torch is asked only if it is loaded."""
+    gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    return isinstance(error, MemoryError | gpu) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
 
     A `UNet` keeps its time embedding, conditioning and norms in float32 (bf16 cannot tell t = 999 from 1000) and all
     convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the difference to float32, but
-    its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by grey levels. It answers in the dtype of x: float32 in, float32 out. Any other network gets `dtype` for all its weights, and takes
-    and gives that.
+    its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by grey levels. It answers
+    in the dtype of x: float32 in, float32 out. Any other network gets `dtype` for all its weights, and takes and gives
+    that.
     """
     ready = copy.deepcopy(network, _kept_activations(network)).to(device).requires_grad_(False).eval()
     exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]

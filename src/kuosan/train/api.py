@@ -144,6 +144,8 @@ def fit(
     tokens = [word for key, value in settings.items() for word in options.words(key, value)]
     tree, _ = options.parse(tokens, RunConfig, SHORT)
     dataset = None if isinstance(data, str | Path) else data
+    if data is None and "path" not in tree.get("data", {}):
+        raise Error("no pictures given: pass data=, a torch Dataset or a path ('portraits' are built in).")
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
     asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset)

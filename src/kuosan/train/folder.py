@@ -93,15 +93,30 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
             )
     before = stored(folder)
     known = _known(folder)
+    anew = False
     if before is not None:
-        found.notes += _compare(asked, before, known)
+        try:
+            found.notes += _compare(asked, before, known)
+        except Error:
+            anew = _untrained(folder)
+            if not anew:
+                raise
+            known = Known((), None)
+            found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
-    found.saved = _newest(folder, found.notes)
+    found.saved = None if anew else _newest(folder, found.notes)
     if found.saved is None and asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",))
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)
     return found
+
+
+def _untrained(folder: Path) -> bool:
+    """Whether a run was only begun: its saves are of step 0 and its log is empty, so there is nothing to lose."""
+    log = folder / LOG
+    begun = all(checkpoint.step_of(path) == 0 for path in checkpoint.checkpoints(folder))
+    return begun and not (log.is_file() and log.stat().st_size)
 
 
 def _compare(asked: Asked, before: Mapping[str, Any], known: Known) -> list[str]:
