@@ -347,3 +347,31 @@ def test_one_picture_is_trained_on_and_nothing_is_held_out(tmp_path: Path) -> No
     pictures = opened(tmp_path, hold_out=0.9)
     assert pictures.train.tolist() == [0] and len(pictures.held_out) == 0
     assert any("none held out (too few pictures)" in line for line in pictures.describe())
+
+
+def test_a_test_file_of_idx_alone_is_split_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(picture(200, 9, 9, "idx test")))
+    for path in (tmp_path, tmp_path / "t10k-images-idx3-ubyte"):
+        assert 0 < len(opened(path, hold_out=None).held_out) < 100
+        assert 50 < len(opened(path, hold_out=0.5).held_out) < 150
+
+
+def test_an_idx_file_that_hold_out_leaves_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(picture(40, 9, 9, "idx")))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(picture(10, 9, 9, "idx test")))
+    assert "t10k-images-idx3-ubyte is not used" in opened(tmp_path, hold_out=0.5).describe()[0]
+
+
+def test_arrays_without_a_known_name_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", faces=picture(4, 9, 9, "a"), y=np.zeros(4, np.uint8))
+    with pytest.raises(Error, match=r"holds faces, y; name the pictures one of x, images"):
+        opened(tmp_path / "a.npz")
+
+
+def test_the_files_counted_are_those_used_and_those_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved(picture(name="a"), "PNG"))
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / ".hidden").write_text("x")
+    (tmp_path / "circle").symlink_to(".")
+    lines = opened(tmp_path).describe()
+    assert lines[0].endswith(": 4 files.") and lines[-1].startswith("3 skipped"), lines

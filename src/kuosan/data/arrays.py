@@ -27,10 +27,7 @@ class Arrays:
         self.path = path
         self.background = rgb(config.background)
         found = _load(path, int((config.memory_gib + 1) * 2**30))
-        name = next((name for name in PICTURES if name in found), None)
-        if name is None:
-            have = ", ".join(found) or "nothing it knows"
-            raise Error(f"{path} holds {have}; name the pictures one of {', '.join(PICTURES)}.")
+        name = next(name for name in PICTURES if name in found)
         label = next((other for other in LABELS if other in found), None)
         self.parts = [self._part(found, name, label, None)]
         for test, test_label in TESTS:
@@ -117,6 +114,9 @@ def _load(path: Path, most: int) -> dict[str, np.ndarray]:
             raise Error(f"{path} unpacks to {size:,} bytes, more than memory_gib allows ({most:,}): raise memory_gib.")
         with np.load(path, allow_pickle=False) as found:
             wanted = {*PICTURES, *LABELS, *(name for pair in TESTS for name in pair)}
+            if not {*PICTURES} & {*found.files}:
+                have = ", ".join(found.files[:8]) or "nothing"
+                raise Error(f"{path} holds {have}; name the pictures one of {', '.join(PICTURES)}.")
             return {name: found[name] for name in found.files if name in wanted}
     except Error:
         raise

@@ -141,7 +141,9 @@ def _hidden(name: str) -> bool:
 def _listing(what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str, str]]) -> Listing:
     names = sorted(name for name in stamps if name not in beside.taken)
     entries = [Entry(name, beside.labels.get(name), beside.captions.get(name), None, stamps[name]) for name in names]
-    return Listing(entries, sorted(skipped), beside.problems, f"{what}: {len(entries):,} files", by_folder=True)
+    return Listing(
+        entries, sorted(skipped), beside.problems, f"{what}: {len(entries) + len(skipped):,} files", by_folder=True
+    )
 
 
 def folder_labels(names: list[str]) -> list[str | None]:

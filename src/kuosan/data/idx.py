@@ -47,8 +47,11 @@ class Idx:
         trains = [file for file in files if file not in tests]
         if len(trains) > 1 or len(tests) > 1:
             raise Error(f"{path} holds several data sets: name one of {', '.join(file.name for file in files)}.")
+        self.unused: list[Path] = []
         if config.hold_out is not None and trains:
-            tests = []  # a fraction of the training file was asked for instead
+            self.unused, tests = tests, []  # a fraction of the training file was asked for instead
+        if not trains:
+            trains, tests = tests, []  # a test file alone is a data set like any other
         self.parts = [(_pictures(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
 
     def listing(self) -> Listing:
@@ -62,6 +65,8 @@ class Idx:
         found = sorted({int(label) for _, labels, _ in self.parts if labels is not None for label in np.unique(labels)})
         h, w = self.parts[0][0].shape[1:3]
         says = f"IDX {self.path}: {len(entries):,} pictures of {w}x{h}" + ("" if found else ", no labels beside it")
+        if self.unused:
+            says += f"; {self.unused[0].name} is not used, as hold_out asks for a part of the other file"
         return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True)
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
