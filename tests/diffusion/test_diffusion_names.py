@@ -137,6 +137,7 @@ def test_what_works_is_allowed(schedule: object, prediction: str, asked: dict[st
         (Discrete(), "eps", {"offset": 1}, "leading"),
         (Discrete(), "eps", {"steps": 1000, "spacing": "leading", "offset": 1}, "offset 1"),
         (Discrete(zero_terminal_snr=True), "v", {"spacing": "karras"}, "zero_terminal_snr"),
+        (Discrete(T=10, zero_terminal_snr=True), "v", {"steps": 11}, "at most T=10; ask for fewer.$"),
         (Discrete(), "eps", {"sampler": "dimm"}, "did you mean 'ddim'"),
         (Discrete(), "eps", {"sampler": "heun", "options": {"eta": 0.5}}, "'heun' has no eta"),
         (Discrete(), "eps", {"sampler": "ddim", "options": {"variance": "beta"}}, "'ddim' has no variance; use ddpm"),

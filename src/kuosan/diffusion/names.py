@@ -199,7 +199,15 @@ def check_walk(schedule: object, steps: int, spacing: str | None, last: str, off
     if spacings is None or spacing is None:
         return
     kind = str(getattr(schedule, "kind", "own"))
-    check_grid(kind, spacings, getattr(schedule, "T", None), steps, spacing, last, offset)
+    T = getattr(schedule, "T", None)
+    if (
+        T is not None
+        and steps > T
+        and starts_at_pure_noise(schedule)
+        and spacing in ("trailing", "leading", "linspace")
+    ):
+        raise Error(f"steps {steps}: with zero_terminal_snr there are at most T={T}; ask for fewer.")
+    check_grid(kind, spacings, T, steps, spacing, last, offset)
     if kind == "discrete" and starts_at_pure_noise(schedule) and spacing in ("log_snr", "karras"):
         raise Error(f"spacing {spacing!r} with zero_terminal_snr: the first level has no finite log SNR; use trailing.")
 
