@@ -206,3 +206,35 @@ def test_the_curve_and_the_log_can_be_read(trained_run: Path) -> None:
         assert min(image.size) > 100
     rows = [json.loads(line) for line in (trained_run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] > 0 for row in rows)
+
+
+def test_a_sheet_is_told_apart_from_a_single_picture(run: Path) -> None:
+    kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE)
+    sheet = run / "samples" / "dpm_solver_2m-1-seed0" / "sheet.png"
+    refused("sample", "--like", sheet, naming=["sheet.png", "single pictures", "not its sheets"])
+
+
+def test_pictures_between_seeds_are_named_by_both(run: Path) -> None:
+    assert kuosan("sample", run, "-n", 3, "--steps", 2, "--between", 4, 9, *SAMPLE).code == 0
+    said = kuosan("sample", "--like", run / "samples" / "dpm_solver_2m-2-seeds4-9" / "place-0001.png")
+    assert "place 1 between seeds 4 and 9" in said.out, said
+
+
+def test_commands_to_copy_are_quoted(run: Path, tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "my pictures")
+    said = kuosan("train", pictures, "--out", tmp_path / "my run", *QUICK)
+    assert f"kuosan sample '{tmp_path / 'my run'}' -n 16" in said.out
+    kuosan("sample", tmp_path / "my run", "-n", 1, "--steps", 1, "--out", tmp_path / "my out", *SAMPLE)
+    shutil.rmtree(tmp_path / "my run")
+    picture = tmp_path / "my out" / "seed-00000000.png"
+    refused("sample", "--like", picture, naming=[f"kuosan sample RUN --like '{picture}'"])
+
+
+@pytest.mark.parametrize("text", [None, "x: [", "model: {prediction: eps}", "surprise: 1"])
+def test_the_runs_copy_of_the_configuration_is_not_needed(run: Path, text: str | None) -> None:
+    copy = run / "config.yaml"
+    copy.unlink() if text is None else copy.write_text(text)
+    assert kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE).code == 0
+    said = kuosan("train", "--out", run, "--max-steps", 4)
+    assert said.code == 0, said
+    assert yaml.safe_load(copy.read_text())["model"]["prediction"] == "v"

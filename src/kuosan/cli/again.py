@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -39,7 +40,7 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
     if path.is_dir() or path.suffix.lower() != ".png":
         path = path / like.name
     save_png(path, to_uint8(images[row].cpu().numpy()), recipe.text())
-    say(f"made again: {path} (seed {recipe.seed}, step {trained.step} of {home}; {trained.compute})")
+    say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 
 def _home(like: Path, recipe: Recipe) -> Path:
@@ -47,4 +48,6 @@ def _home(like: Path, recipe: Recipe) -> Path:
     for folder in (Path(recipe.run), *like.resolve().parents):
         if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
             return folder
-    raise Error(f"{recipe.run}, the run that made {like}, is not here; name it: kuosan sample RUN --like {like}.")
+    raise Error(
+        f"{recipe.run}, the run that made {like}, is not here; name it: kuosan sample RUN --like {quote(str(like))}."
+    )

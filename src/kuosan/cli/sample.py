@@ -172,7 +172,10 @@ def _refuse_early(run: Path, request: Request) -> None:
     from kuosan.model import ModelConfig, OwnNetwork, missing_network
     from kuosan.sample.plan import choose
 
-    config = trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
+    try:
+        config = trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
+    except Error:
+        return  # a damaged copy: the checkpoint's own decides
     if isinstance(config.network, OwnNetwork):
         raise missing_network(config.network)
     choose(config, request)
@@ -202,7 +205,9 @@ def _folder(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     from kuosan import checkpoint, files, manifest
 
     home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
-    name = f"{walk.sampler}-{walk.steps}-seed{recipe.request.seed}"
+    begin = recipe.request.between
+    origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
+    name = f"{walk.sampler}-{walk.steps}-{origin}"
     folder = out or _unused(home / "samples" / name, recipe)
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None

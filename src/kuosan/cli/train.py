@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -101,9 +102,17 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
         name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
         return Path("runs") / name.removesuffix(".zip"), tree
     if path is None:
-        if not (out / "config.yaml").is_file():
-            raise Error(f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {out}.")
-        tree = trees.merge(trees.load(out / "config.yaml"), tree)
+        from kuosan import checkpoint  # a save's own configuration: the run's copy may be lost, damaged or edited
+
+        if checkpoint.checkpoints(out):
+            before = checkpoint.load_config(out)
+        elif (out / "config.yaml").is_file():
+            before = trees.load(out / "config.yaml")
+        else:
+            raise Error(
+                f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
+            )
+        tree = trees.merge(before, tree)
     return out, tree
 
 
@@ -181,4 +190,7 @@ def _say_end(run: Any, stopped: int) -> None:
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
-    say(f"next: kuosan sample {folder} -n 16   (longer training: the same command with --max-steps {2 * last})")
+    say(
+        f"next: kuosan sample {quote(str(folder))} -n 16   "
+        f"(longer training: the same command with --max-steps {2 * last})"
+    )

@@ -48,6 +48,16 @@ class Recipe:
         """The picture's own seed."""
         return self.request.seed + self.picture
 
+    @property
+    def origin(self) -> str:
+        """Where the picture's noise comes from, in words."""
+        between = self.request.between
+        return (
+            f"seed {self.seed}"
+            if between is None
+            else "place {} between seeds {} and {}".format(self.picture, *between)
+        )
+
     def text(self) -> dict[str, str]:
         """The PNG's text chunks."""
         request = self.request
@@ -94,7 +104,10 @@ def read(path: Path) -> Recipe:
     """
     text = read_png_text(path).get(KEY)
     if text is None:
-        raise Error(f"{path} carries no kuosan recipe; only pictures that `kuosan sample` wrote do.")
+        raise Error(
+            f"{path} carries no kuosan recipe; only the single pictures that `kuosan sample` wrote do "
+            f"(seed-00000007.png, place-0002.png), not its sheets."
+        )
     try:
         tree: Any = json.loads(text)
     except (ValueError, RecursionError):
