@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from kuosan.cli import page
@@ -51,7 +52,7 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> 
     if stopped:
         return stopped
     shown: dict[str, Any] = {"training": time.perf_counter() - begin, "steps": steps, "commands": {}}
-    shown["commands"]["training"] = f"kuosan train --config portraits --max-steps {steps} --out {run}"
+    shown["commands"]["training"] = f"kuosan train --config portraits --max-steps {steps} --out {quote(str(run))}"
     _pictures(run, out, seed, shown)
     shutil.copyfile(run / "curve.png", out / "curve.png")
     shown["total"] = time.perf_counter() - begin
@@ -75,6 +76,8 @@ def _steps(run: Path, minutes: float) -> int:
     trial = api.start(asked, Silent(), dry=True)
     seconds = measure(trial).seconds
     fitting = round(minutes * 60 / seconds / 100) * 100
+    if fitting < FEWEST:
+        say(f"demo: {minutes:g} minutes are too few here for pictures worth showing: {FEWEST} steps are trained.")
     return max(FEWEST, min(MOST, fitting))
 
 
@@ -84,13 +87,15 @@ def _pictures(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
 
     def sample(name: str, request: Request, flags: str, columns: int, gif: bool = False) -> tuple[float, int]:
         folder = out / "pictures" / name
-        shown["commands"][name] = f"kuosan sample {run} {flags} --out {folder}"
+        shown["commands"][name] = f"kuosan sample {quote(str(run))} {flags} --out {quote(str(folder))}"
         result = make(run, request, folder, columns, gif, where)
         shutil.copyfile(folder / "sheet.png", out / f"{name}.png")
         if gif:
             shutil.copyfile(folder / "denoising.gif", out / "denoising.gif")
         return result
 
+    first = out / "pictures" / "portraits" / f"seed-{seed:08d}.png"
+    shown["commands"]["like"] = f"kuosan sample --like {quote(str(first))}"
     sample("portraits", Request(64, seed, batch=32), f"-n 64 --seed {seed} --batch 32 --columns 16", 16)
     shown["contest"] = []
     for title, sampler, steps, words in CONTEST:

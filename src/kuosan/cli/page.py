@@ -51,8 +51,8 @@ def write(out: Path, shown: dict[str, Any]) -> None:
 <p>These portraits did not exist {
         duration(shown["total"])
     } before this page was written. A diffusion model was trained on
-4,096 small drawings on this machine, and everything below was sampled from it. Each PNG carries the recipe that makes
-it again: <code>kuosan sample --like picture.png</code>.</p>
+4,096 small drawings on this machine, and everything below was sampled from it. The single pictures lie in
+<code>pictures/</code>, each with the recipe that makes it again: <code>{escape(commands["like"])}</code>.</p>
 {_section("64 new portraits", "portraits.png", "Seeds in order, none picked out.", commands["portraits"])}
 <section><h2>Three samplers, the same weights, the same seeds</h2>{rows}</section>
 <div class="two">
