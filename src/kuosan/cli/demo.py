@@ -20,7 +20,7 @@ from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 from kuosan.sample.request import Request
 
-FEWEST, MOST = 300, 20_000  # training steps, whatever the machine
+FEWEST, MOST = 500, 20_000  # training steps, whatever the machine
 
 # name on the page, sampler, steps, what is said of it
 CONTEST = (
