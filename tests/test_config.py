@@ -154,3 +154,9 @@ def test_a_request_that_makes_no_sense_is_refused(settings: dict[str, Any], said
     with pytest.raises(Error) as caught:
         Request(**settings)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["0\x85", "a\u2028b", "\u2029", "扩散 照片"])
+def test_a_path_with_any_line_end_of_unicode_survives_yaml(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.yaml").write_text(config.dump({"data": {"path": name}}), encoding="utf-8")
+    assert config.load(tmp_path / "c.yaml") == {"data": {"path": name}}

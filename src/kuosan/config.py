@@ -67,10 +67,16 @@ class _Reader(yaml.SafeLoader):
 
 def dump(tree: Mapping[str, Any]) -> str:
     """A tree as YAML text, keys in their own order."""
-    text: str = yaml.dump(
-        dict(tree), Dumper=_Writer, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
-    )
-    return text
+
+    def written(plain_unicode: bool) -> str:
+        text: str = yaml.dump(
+            dict(tree), Dumper=_Writer, sort_keys=False, allow_unicode=plain_unicode, default_flow_style=None, width=120
+        )
+        return text
+
+    text = written(True)
+    # YAML reads these as line ends and folds them into spaces; PyYAML writes them as they are unless told to escape
+    return written(False) if any(end in text for end in "\x85\u2028\u2029") else text
 
 
 def load(path: Path) -> Tree:
