@@ -50,7 +50,15 @@ def test_a_flag_without_documentation_fails(builder: ModuleType) -> None:
 def test_groups_hold_every_setting_once() -> None:
     listed = [option.key for members in settings.groups().values() for option in members]
     assert sorted(listed) == sorted(options(RunConfig))
-    assert list(settings.groups()) == ["data", "model", "model.network", "model.schedule", "train", "compute"]
+    assert list(settings.groups()) == [
+        "data",
+        "model",
+        "model.network",
+        "model.schedule",
+        "model.task",
+        "train",
+        "compute",
+    ]
 
 
 def test_short_names_stand_for_settings_that_exist() -> None:

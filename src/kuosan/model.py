@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
+from kuosan.tasks.generation import Generation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,7 @@ class ModelConfig:
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
     sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
     learned_variance: bool = False  # the network has 2C outputs, the second half the variance (Nichol & Dhariwal 2021)
+    task: Generation = field(default_factory=Generation)  # what the network is told beside the noise
 
     def __post_init__(self) -> None:
         from kuosan.diffusion import names

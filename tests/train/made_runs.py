@@ -114,7 +114,7 @@ def go(out: Path, data: Path, settings: Mapping[str, Any] = {}, **more: Any) -> 
         if seen is not None:
             batch = drawn.batch
             seen.append(
-                (run.state.step, batch.ids.tolist(), digest(batch.x0), drawn.level.t.tolist(), digest(drawn.eps))
+                (run.state.step, batch.ids.tolist(), digest(batch.x0), drawn.u.tolist(), digest(drawn.eps))
             )
         return real(run, drawn)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from kuosan.data.config import DataConfig
 from kuosan.data.pictures import Pictures, open_pictures
-from kuosan.diffusion.schedule import Discrete
 from kuosan.train.draws import Draws
 from train.made_runs import pictures
 
@@ -24,7 +23,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 
 
 def draws(opened: Pictures, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> Draws:
-    return Draws(opened, Discrete(), seed, batch, rank, size, retry)
+    return Draws(opened, seed, batch, rank, size, retry)
 
 
 @settings(max_examples=25, deadline=None)
@@ -48,7 +47,7 @@ def test_the_processes_share_a_steps_rows(opened: Pictures, batch: int, size: in
         assert torch.equal(share.batch.ids, whole.batch.ids[rows])
         assert torch.equal(share.batch.x0, whole.batch.x0[rows])
         assert torch.equal(share.eps, whole.eps[rows])
-        assert torch.equal(share.level.t, whole.level.t[rows])
+        assert np.array_equal(share.u, whole.u[rows])
 
 
 def test_starting_anywhere_gives_the_same_steps(opened: Pictures) -> None:
@@ -69,7 +68,7 @@ def test_a_retry_draws_other_noise_for_the_same_pictures(opened: Pictures) -> No
     first, again = draws(opened, 7).draw(3), draws(opened, 7, retry=1).draw(3)
     assert torch.equal(first.batch.x0, again.batch.x0)
     assert not torch.isclose(first.eps, again.eps).any()
-    assert not torch.equal(first.level.t, again.level.t)
+    assert not np.array_equal(first.u, again.u)
 
 
 def test_another_seed_is_another_run(opened: Pictures, tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_another_seed_is_another_run(opened: Pictures, tmp_path: Path) -> None:
 def test_levels_and_noise_are_what_they_are_named_for(opened: Pictures) -> None:
     """u is uniform, eps standard normal: over 400 steps, to four standard errors."""
     made = [draws(opened, 16).draw(step) for step in range(100)]
-    t = torch.cat([drawn.level.t for drawn in made]).double() / 1000
+    t = torch.from_numpy(np.concatenate([drawn.u for drawn in made]))
     eps = torch.cat([drawn.eps for drawn in made]).double()
     n = t.numel()
     assert abs(t.mean() - 0.5) < 4 / (12 * n) ** 0.5

@@ -15,6 +15,7 @@ from kuosan.diffusion.loss import simple_loss
 from kuosan.model import Model, ModelConfig, OwnNetwork
 from kuosan.train.config import TrainConfig
 from kuosan.train.monitor import Monitor
+from kuosan.train.objective import Diffusion
 
 
 class Constant(torch.nn.Module):
@@ -44,7 +45,8 @@ class Held:
 def monitor(tmp_path, weight: str, pictures: int = 200):
     config = ModelConfig((1, 4, 4), OwnNetwork(name="Constant"), prediction="x0")
     train = TrainConfig(weight=weight, evaluate_pictures=pictures)
-    return Monitor(tmp_path, Model(config, Constant()), Held(), train, choose(ComputeConfig("cpu", "fp32")))
+    objective = Diffusion(config, weight, choose(ComputeConfig("cpu", "fp32")))
+    return Monitor(tmp_path, Model(config, Constant()), Held(), train, objective)
 
 
 @pytest.mark.parametrize("weight", ["simple", "min_snr"])
@@ -58,7 +60,7 @@ def test_the_held_out_loss_has_the_weight_of_training(tmp_path, weight):
         return losses
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kuosan.train.monitor.simple_loss", record)
+        patch.setattr("kuosan.train.objective.simple_loss", record)
         held = watch.held_out(watch.model.network.state_dict())
     assert held["loss"] == pytest.approx(float(torch.cat(seen).double().mean()), rel=1e-6)
 

@@ -64,7 +64,7 @@ def prepare(
     data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
     pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
     own = type(network).__name__ if network is not None else None
-    config = resolve(tree, pictures.shape, size, own=own)
+    config = resolve(tree, pictures.shape, size, own=own, classes=tuple(pictures.classes))
     compute = choose(config.compute)
     return Asked(out, config, pictures, compute, join(compute.device), network)
 

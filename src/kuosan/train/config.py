@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +128,11 @@ def check(tree: Mapping[str, Any]) -> None:
 
 
 def resolve(
-    tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size = "small", own: str | None = None
+    tree: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    size: Size = "small",
+    own: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the pictures' shape.
 
@@ -135,6 +140,7 @@ def resolve(
 
     Args:
         own: the class name of a network the caller brings, in place of the U-Net.
+        classes: the names of the data's classes, in the order of their labels.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
@@ -144,12 +150,33 @@ def resolve(
     learned = trees.merge(trees.plain(ModelConfig()), {k: v for k, v in said.items() if k == "learned_variance"})
     if not own and learned["learned_variance"]:
         network["out_channels"] = 2 * shape[0]
+    task = _task(said, classes)
+    if not own:
+        network["classes"] = len(task.get("class_names", ()))
     model = trees.merge(
-        trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape)}
+        trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape), "task": task}
     )
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
     _check_fit(config)
     return config
+
+
+def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
+    """The task that was asked for, with the data's classes filled in."""
+    task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
+    if not task.labels:
+        return trees.plain(task)
+    if not classes:
+        raise Error(
+            "labels = true, but the pictures have no classes: put each class into its own folder, give a `label` in "
+            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file; or leave --labels out."
+        )
+    if task.class_names and task.class_names != classes:
+        raise Error(
+            f"class_names = {', '.join(task.class_names)}, but the data have {', '.join(classes)}: leave class_names "
+            f"out, the data give them."
+        )
+    return trees.plain(task) | {"drop": task.dropped, "class_names": list(classes)}
 
 
 def _prediction(said: Mapping[str, Any]) -> dict[str, str]:
@@ -172,12 +199,16 @@ def _check_fit(config: RunConfig) -> None:
                 f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {wanted} channel(s); "
                 f"leave it out, or set data.channels."
             )
-    for name in ("classes", "concat_channels"):
-        if getattr(model.network, name):
-            raise Error(
-                f"model.network.{name} = {getattr(model.network, name)} cannot be trained yet: nothing enters by that "
-                f"door. Leave it out; docs/status.md says what comes next."
-            )
+    if model.network.classes != len(model.task.class_names):
+        raise Error(
+            f"model.network.classes = {model.network.classes}, but {len(model.task.class_names)} classes are trained "
+            f"on: leave it out; --labels sets it from the data."
+        )
+    if model.network.concat_channels:
+        raise Error(
+            f"model.network.concat_channels = {model.network.concat_channels} cannot be trained yet: nothing enters by "
+            f"that door. Leave it out; docs/status.md says what comes next."
+        )
     factor = model.network.factor
     if shape[1] % factor or shape[2] % factor:
         raise Error(
@@ -212,6 +243,8 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
     Raises:
         Error: something differs that would make this another run; it names each key with both values and the choices.
     """
+    with contextlib.suppress(Error):  # an older run knows nothing of newer settings, which had their defaults
+        stored = trees.plain(trees.build(RunConfig, stored))
     changed = trees.differences(stored, now)
     fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
     if fixed:

@@ -1,4 +1,4 @@
-"""What one training step sees: pictures, noise levels and noise, each a pure function of (seed, step, row).
+"""What one training step sees: pictures, where on the schedule, noise; each a pure function of (seed, step, row).
 
 Rows of a step are numbered over all processes, and the order of the pictures is a keyed permutation an epoch, one
 after the other: each epoch shows every picture exactly once, at any batch size and on any number of processes.
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kuosan.data.pictures import Batch, Pictures
-    from kuosan.diffusion.level import Level
-    from kuosan.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,19 @@ class Drawn:
     """One process's share of a step: B pictures, their levels and their noise."""
 
     batch: Batch
-    level: Level  # (B,)
+    u: np.ndarray  # (B,) uniform in [0, 1): where the objective draws each picture's level
     eps: Tensor  # (B, C, H, W)
+    drop: np.ndarray  # (B,) uniform in [0, 1): whether a picture is shown without its condition
+
+    def part(self, rows: slice) -> Drawn:
+        """Some of its pictures."""
+        batch = self.batch._replace(
+            x0=self.batch.x0[rows],
+            ids=self.batch.ids[rows],
+            label=None if self.batch.label is None else self.batch.label[rows],
+            caption=None if self.batch.caption is None else self.batch.caption[rows],
+        )
+        return Drawn(batch, self.u[rows], self.eps[rows], self.drop[rows])
 
 
 @dataclass
@@ -37,7 +46,6 @@ class Draws:
     """The endless sequence of steps of one run."""
 
     pictures: Pictures
-    schedule: Schedule
     seed: int
     batch: int
     rank: int = 0
@@ -62,7 +70,8 @@ class Draws:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
         u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
         eps = seeds.normal((self._key(f"train/noise{again}", step, row) for row in rows), self.pictures.shape)
-        return Drawn(batch, self.schedule.at(u), eps)
+        drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
+        return Drawn(batch, u, eps, drop)
 
     def ahead(self, first: int, last: int) -> Iterator[Drawn]:
         """The steps `first` to `last - 1`, the next one drawn while the current one is used."""

@@ -34,7 +34,7 @@ def measure(run: Run) -> Estimate:
     rows = -(-config.batch // run.world.size)
     size = min(config.micro_batch or rows, rows)
     drawn = run.draws.draw(state.step)
-    part = type(drawn)(drawn.batch, drawn.level[:size], drawn.eps[:size])
+    part = drawn.part(slice(size))
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -98,7 +98,7 @@ def backward(run: Run, drawn: Drawn) -> float:
         alone = world.size > 1 and begin + size < rows  # processes average once, at the last part
         with run.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
             key_layers(run, begin // size)
-            losses = run.objective.losses(run.parallel, drawn.batch.x0[part], drawn.level[part], drawn.eps[part])
+            losses = run.objective.losses(run.parallel, drawn.part(part))
             torch.autograd.backward(
                 losses.sum() * (world.size / config.batch)
             )  # parallel training averages over processes

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.data.images import grid, save_png, to_uint8
-from kuosan.diffusion.loss import simple_loss, weight
 from kuosan.files import explained
 from kuosan.model import Model
 from kuosan.networks.precision import prepare
@@ -21,8 +20,8 @@ from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
-    from kuosan.device import Compute
     from kuosan.train.config import TrainConfig
+    from kuosan.train.objective import Diffusion
 
 BANDS = 8  # noise levels at which the held-out loss is reported
 AT_ONCE = 64  # held-out pictures in memory
@@ -36,19 +35,22 @@ class Monitor:
     model: Model
     pictures: Pictures
     config: TrainConfig
-    compute: Compute
+    objective: Diffusion
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""
         own = self.model.config.network.kind == "own"  # a caller's module is called with float32, and keeps to it
-        network = prepare(self.model.network, self.compute.device)
+        network = prepare(self.model.network, self.objective.compute.device)
         network.load_state_dict(weights)
-        return Model(self.model.config, network if own else prepare(network, self.compute.device, self.compute.dtype))
+        return Model(
+            self.model.config,
+            network if own else prepare(network, self.objective.compute.device, self.objective.compute.dtype),
+        )
 
     @torch.no_grad()
     def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """The loss on held-out pictures: `loss` with training's weight over all levels, `by_noise` without a weight in
-        `BANDS` bands from clean to noisy. None if no picture is held out.
+        """What the objective says of held-out pictures: `loss` over all levels, `by_noise` in `BANDS` bands from clean
+        to noisy. None if no picture is held out.
 
         The same pictures, levels and noise every time, so that the curve is smooth.
         """
@@ -56,30 +58,23 @@ class Monitor:
         ids = self.pictures.held_out[order][: self.config.evaluate_pictures]
         if not len(ids):
             return None
-        model, config = self.averaged_model(weights), self.model.config
-        sums, counts, weighted = np.zeros(BANDS), np.zeros(BANDS, dtype=int), 0.0
+        model = self.averaged_model(weights)
+        sums: dict[str, np.ndarray] = {}
+        counts = np.zeros(BANDS, dtype=int)
         for begin in range(0, len(ids), AT_ONCE):
             part = ids[begin : begin + AT_ONCE]
             keys = [(self.config.seed, "evaluate", 0, begin + row) for row in range(len(part))]
             bands = (begin + np.arange(len(part))) % BANDS
-            level = config.schedule.at((bands + seeds.uniform(keys)) / BANDS)
+            level = self.objective.level((bands + seeds.uniform(keys)) / BANDS)
             eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], self.pictures.shape)
-            x0 = self.pictures.batch(part, None).x0
-            losses = simple_loss(
-                model.network,
-                config.prediction,
-                x0.to(self.compute.device),
-                level,
-                eps.to(self.compute.device),
-                sigma_data=config.sigma_data,
-            )
-            losses = losses.cpu().double()
-            weights_here = weight(self.config.weight, level, config.prediction, config.sigma_data)
-            weighted += float((losses * weights_here).sum())
-            np.add.at(sums, bands, losses.numpy())
+            judged = self.objective.judge(model.network, self.pictures.batch(part, None), level, eps)
+            for name, values in judged.items():
+                np.add.at(sums.setdefault(name, np.zeros(BANDS)), bands, values.numpy())
             np.add.at(counts, bands, 1)
-        means = [round(float(total / n), 6) if n else None for total, n in zip(sums, counts)]
-        return {"loss": weighted / len(ids), "by_noise": means}
+        return {
+            name: by_band(total, counts) if name.endswith("by_noise") else float(total.sum() / counts.sum())
+            for name, total in sums.items()
+        }
 
     def preview_path(self, step: int) -> Path:
         """Where a preview lies: samples/step-00001000.png."""
@@ -93,3 +88,8 @@ class Monitor:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, grid(to_uint8(pictures)))
         return path
+
+
+def by_band(total: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    """The mean of each band, None of one without pictures."""
+    return [round(float(value / n), 6) if n else None for value, n in zip(total, counts)]

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kuosan.diffusion.loss import simple_loss
+from kuosan.diffusion.loss import simple_loss, weight
+from kuosan.tasks.generation import condition
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from kuosan.data.pictures import Batch
     from kuosan.device import Compute
+    from kuosan.diffusion.denoiser import Network
     from kuosan.diffusion.level import Level
     from kuosan.model import ModelConfig
+    from kuosan.train.draws import Drawn
 
 
 @dataclass(frozen=True)
@@ -25,22 +31,50 @@ class Diffusion:
     weight: str
     compute: Compute
 
-    def losses(self, network: nn.Module, x0: Tensor, level: Level, eps: Tensor) -> Tensor:
-        """Each picture's loss: (B,) float32. x0 and eps (B, C, H, W), level (B,)."""
-        device = self.compute.device
-        x0 = x0.to(device, non_blocking=True)
-        eps = eps.to(device, non_blocking=True)
+    def level(self, u: np.ndarray) -> Level:
+        """The noise levels of draws u (B,) in [0, 1)."""
+        return self.model.schedule.at(u)
 
-        def autocast(x: Tensor, t: Tensor) -> Tensor:
-            with self._autocast():
-                out: Tensor = network(x, t)
-                return out
-
-        return simple_loss(
-            autocast, self.model.prediction, x0, level, eps, weight_name=self.weight, sigma_data=self.model.sigma_data
+    def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Each picture's loss: (B,) float32."""
+        return self._losses(
+            autocast(network, self.compute), drawn.batch, self.level(drawn.u), drawn.eps, self.weight, drawn.drop
         )
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.compute.dtype == torch.float32:
+    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+        """Of held-out pictures, (B,) float64 each: `loss` with training's weight, `by_noise` without one."""
+        error = self._losses(network, batch, level, eps, "simple", None).cpu().double()
+        own = weight(self.weight, level, self.model.prediction, self.model.sigma_data)
+        return {"loss": error * own, "by_noise": error}
+
+    def _losses(
+        self, network: Network, batch: Batch, level: Level, eps: Tensor, name: str, drop: np.ndarray | None
+    ) -> Tensor:
+        device = self.compute.device
+        cond = condition(self.model.task, batch.label, drop)
+        return simple_loss(
+            network,
+            self.model.prediction,
+            batch.x0.to(device, non_blocking=True),
+            level,
+            eps.to(device, non_blocking=True),
+            weight_name=name,
+            sigma_data=self.model.sigma_data,
+            cond={door: value.to(device, non_blocking=True) for door, value in cond.items()},
+        )
+
+
+def autocast(network: nn.Module, compute: Compute) -> Network:
+    """The network as it is called in training: in the device's precision."""
+
+    def precision() -> AbstractContextManager[object]:
+        if compute.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.compute.device.type, dtype=self.compute.dtype)
+        return torch.autocast(compute.device.type, dtype=compute.dtype)
+
+    def called(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        with precision():
+            out: Tensor = network(x, t, **cond)
+            return out
+
+    return called

@@ -110,7 +110,7 @@ def _ready(
         model,
         world.parallel(model.network),
         state,
-        Draws(pictures, config.model.schedule, train.seed, train.batch, world.rank, world.size, state.retry),
+        Draws(pictures, train.seed, train.batch, world.rank, world.size, state.retry),
         Diffusion(config.model, train.weight, compute),
         None,
         None,
@@ -131,7 +131,7 @@ def _attach(run: Run, lock: Lock) -> None:
         run.report.say(
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
-    run.monitor = Monitor(run.folder, run.model, run.draws.pictures, run.config.train, run.objective.compute)
+    run.monitor = Monitor(run.folder, run.model, run.draws.pictures, run.config.train, run.objective)
 
 
 def _restore(state: State, saved: checkpoint.Saved, asked: Asked) -> None:
