@@ -21,6 +21,7 @@ def doctor(
     background: str = "white",
     hold_out: float | None = None,
     max_pixels: Whole = DataConfig.max_pixels,
+    label_column: str = DataConfig.label_column,
 ) -> int:
     """Look at every file of DATA as training would, and say what becomes of it.
 
@@ -44,8 +45,19 @@ def doctor(
         Fraction held out of training.
     max_pixels
         Larger pictures are refused from their header.
+    label_column
+        Column of metadata.csv or metadata.jsonl that holds the class.
     """
-    config = DataConfig(data, size, channels, resize, background, hold_out=hold_out, max_pixels=max_pixels)
+    config = DataConfig(
+        data,
+        size,
+        channels,
+        resize,
+        background,
+        hold_out=hold_out,
+        max_pixels=max_pixels,
+        label_column=label_column,
+    )
     from kuosan.data.doctor import examine, write
 
     if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):

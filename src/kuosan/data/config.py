@@ -12,6 +12,7 @@ Channels = Literal["auto", "rgb", "grey"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"]
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
+LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
 HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
@@ -37,6 +38,8 @@ class DataConfig:
         memory_gib: pictures are kept as bytes in memory when they fit in this.
         workers: threads that decode; 0 decodes in the caller's.
         max_pixels: a larger picture is refused from its header.
+        label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
+            attributes, that holds the class.
     """
 
     path: str = PORTRAITS
@@ -49,6 +52,7 @@ class DataConfig:
     memory_gib: float = 2.0
     workers: int = 2
     max_pixels: int = 64_000_000
+    label_column: str = LABEL
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
@@ -69,6 +73,8 @@ class DataConfig:
         _number("memory_gib", self.memory_gib, 0.0, 4096.0)
         _whole("workers", self.workers, 0, 64, "0 decodes in the calling thread")
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
+        if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
+            raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
 
 def rgb(background: str) -> tuple[int, int, int]:

@@ -10,12 +10,15 @@ import numpy as np
 from PIL import Image
 
 from kuosan.data.arrays import channels_last, to_bytes
-from kuosan.data.config import DataConfig, rgb
+from kuosan.data.captions import CAPTIONS, class_name
+from kuosan.data.config import LABEL, DataConfig, rgb
 from kuosan.data.decoding import decode
 from kuosan.data.entries import Entry, Listing
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import opaque
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
+
+PICTURES = ("image", "x", "x0", "pixel_values", "img")  # keys that a dict's picture may have
 
 
 class DatasetSource:
@@ -35,19 +38,39 @@ class DatasetSource:
         self.dataset = dataset
         self.background = rgb(config.background)
         self.max_pixels = config.max_pixels
+        self.label_column = config.label_column
         self.signed = False
         self.reading = threading.Lock()  # a data set may share an open file between its items
 
     def listing(self) -> Listing:
-        """Every item with its label (the second of a tuple, or `label` of a dict) or caption (text)."""
+        """Every item with its label (the second of a tuple, or a dict's `label_column`) or caption (text).
+
+        Raises:
+            Error: an item is no picture, or has no such key.
+        """
         entries = []
         for i in range(len(self.dataset)):
-            picture, beside = _parts(self.dataset[i], i)
+            item = self.dataset[i]
+            picture = _picture(item, i)
             self.signed |= _lowest(picture) < 0
-            label = str(int(beside)) if _is_label(beside) else None
-            entries.append(Entry(f"item {i}", label, beside if isinstance(beside, str) else None))
+            entries.append(Entry(f"item {i}", *self._told(item, i)))
         says = f"{type(self.dataset).__name__}: {len(entries):,} items"
         return Listing(entries, says=says, in_order=True)
+
+    def _told(self, item: Any, i: int) -> tuple[str | None, str | None]:
+        """The label and the caption of an item."""
+        if isinstance(item, dict):
+            if self.label_column != LABEL and self.label_column not in item:
+                raise unknown(f"label_column of item {i}", self.label_column, [k for k in item if k not in PICTURES])
+            caption = next((item[name] for name in CAPTIONS if isinstance(item.get(name), str)), None)
+            return _label(item.get(self.label_column)), caption
+        if self.label_column != LABEL:
+            raise Error(
+                f"label_column is {self.label_column!r}, but item {i} is a {type(item).__name__}, which has no keys: "
+                "leave label_column out, or give items as dicts."
+            )
+        beside = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
+        return (None, beside) if isinstance(beside, str) else (_label(beside), None)
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th item.
@@ -56,7 +79,7 @@ class DatasetSource:
             Error: it is no picture, or its values have no agreed meaning.
         """
         with self.reading:
-            picture, _ = _parts(self.dataset[i], i)
+            picture = _picture(self.dataset[i], i)
         if isinstance(picture, Image.Image):
             buffer = io.BytesIO()
             picture.save(buffer, "TIFF" if picture.mode in ("CMYK", "F") else "PNG")
@@ -84,22 +107,21 @@ class DatasetSource:
         return opaque(to_bytes(values, name), self.background)
 
 
-def _parts(item: Any, i: int) -> tuple[Any, Any]:
+def _picture(item: Any, i: int) -> Any:
     if isinstance(item, dict):
-        picture = next((item[name] for name in ("image", "x", "x0", "pixel_values", "img") if name in item), None)
+        picture = next((item[name] for name in PICTURES if name in item), None)
         if picture is None:
             raise Error(f"item {i} has the keys {', '.join(map(str, item))}; name the picture 'image'.")
-        return picture, item.get("label", item.get("text"))
-    if isinstance(item, tuple | list) and len(item) > 0:
-        return item[0], item[1] if len(item) > 1 else None
-    return item, None
+        return picture
+    return item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
 
 
-def _is_label(beside: Any) -> bool:
-    if isinstance(beside, bool) or beside is None or isinstance(beside, str):
-        return False
-    values = np.asarray(beside)
-    return values.ndim == 0 and values.dtype.kind in "iu"
+def _label(value: Any) -> str | None:
+    """A number or text as the name of a class; a tensor or array of one number is that number."""
+    if isinstance(value, str) or value is None:
+        return class_name(value)
+    values = np.asarray(value)
+    return str(int(values)) if values.ndim == 0 and values.dtype.kind in "iu" else None
 
 
 def _lowest(picture: Any) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from kuosan.data.scan import Progress, Scan, scan
 from kuosan.data.sources import find_source
 from kuosan.files import write_atomic
 
+NUMBER = r"-?[0-9]{1,300}(\.[0-9]+)?"  # a class that is a number, and no infinite one
 SHOWN = 5  # examples a kind in `lines`; the written list has all
 
 
@@ -34,8 +36,8 @@ class Report:
         found = {entry.label for entry in self.scan.entries if entry.label is not None}
         if self.scan.listing.classes:
             return self.scan.listing.classes
-        numbers = all(name.isdigit() for name in found)
-        return tuple(sorted(found, key=lambda name: (int(name), name) if numbers else (0, name)))
+        numbers = all(re.fullmatch(NUMBER, name) for name in found)
+        return tuple(sorted(found, key=lambda name: (float(name), name) if numbers else (0, name)))
 
     @cached_property
     def duplicates(self) -> list[tuple[str, str]]:
@@ -100,6 +102,9 @@ class Report:
             counts = [f"{name} {count:,}" for name, count in told["classes"].items()]  # type: ignore[attr-defined]
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
             lines.append(f"{len(counts)} classes: {shown}.")
+        elif self.scan.listing.columns:
+            lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
+            lines[-1] += " Set label_column to one of them to take it as the class."
         if told["captions"]:
             lines.append(f"{told['captions']:,} of {told['used']:,} pictures have a caption.")
         mirrored = "Half are mirrored, drawn at random (flip)."
@@ -114,10 +119,15 @@ class Report:
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
         found = (
             (self.duplicates, "have the same content as another (used, never split apart)"),
-            (self.scan.listing.missing, "captions without effect"),
+            (self._without_class(), "have no class: a model with labels learns them under the null label"),
+            (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
         return [f"{len(pairs):,} {what}: {_few(pairs)}" for pairs, what in found if pairs]
+
+    def _without_class(self) -> list[tuple[str, str]]:
+        """The pictures that have no class where others have one."""
+        return [(entry.name, "") for entry in self.scan.entries if self.classes and entry.label is None]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
@@ -183,7 +193,7 @@ def _csv(rows: list[list[str]]) -> str:
 
 def _few(pairs: list[tuple[str, str]]) -> str:
     more = f"; and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
-    shown = "; ".join(f"{name} ({reason})" for name, reason in pairs[:SHOWN])
+    shown = "; ".join(f"{name} ({reason})" if reason else name for name, reason in pairs[:SHOWN])
     return shown.encode("utf-8", "backslashreplace").decode() + more + "."  # names may be no text at all
 
 

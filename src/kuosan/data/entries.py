@@ -29,6 +29,7 @@ class Listing:
     says: str = ""
     classes: tuple[str, ...] | None = None  # a fixed order, where the source has one
     by_folder: bool = False  # classes may be the first-level folders of those that turn out to be pictures
+    columns: tuple[str, ...] = ()  # what else is told of pictures and could be their class
     in_order: bool = False  # entries keep their own order; else pictures are numbered by content
 
 

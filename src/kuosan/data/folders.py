@@ -9,10 +9,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from kuosan.data.captions import Beside, read_beside
+from kuosan.data.captions import CAPTIONS, METADATA, Beside, read_beside
+from kuosan.data.config import LABEL, DataConfig
 from kuosan.data.entries import Entry, Listing
 from kuosan.data.headers import Refused
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 
 Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
 
@@ -22,15 +23,21 @@ BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels h
 class Folder:
     """All files below a folder; nothing in it is ever written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
+        self.label_column = config.label_column
 
     def listing(self) -> Listing:
-        """Every file below the folder; links to folders are followed, but never in a circle."""
+        """Every file below the folder; links to folders are followed, but never in a circle.
+
+        Raises:
+            Error: nothing beside the pictures has the column asked for.
+        """
         stamps: Stamps = {}
         skipped: list[tuple[str, str]] = []
         _walk(self.path, "", frozenset(), stamps, skipped)
-        beside = read_beside(stamps, self._read_text)
+        beside = read_beside(stamps, self._read_text, self.label_column)
+        _check_column(self.path, self.label_column, beside)
         return _listing(f"folder {self.path}", stamps, beside, skipped)
 
     def read(self, entry: Entry, i: int) -> bytes:
@@ -52,16 +59,21 @@ class Folder:
 class ZipFolder:
     """A zip of the same; read in place, never unpacked."""
 
-    def __init__(self, path: Path, max_pixels: int) -> None:
+    def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
-        self.most = BYTES_A_PIXEL * max_pixels
+        self.label_column = config.label_column
+        self.most = BYTES_A_PIXEL * config.max_pixels
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as reason:
             raise Error(f"{path} is no readable zip ({reason}): unpack it, or make it anew.") from None
 
     def listing(self) -> Listing:
-        """Every member; a member packed twice under one name counts once."""
+        """Every member; a member packed twice under one name counts once.
+
+        Raises:
+            Error: nothing beside the pictures has the column asked for.
+        """
         stamps: Stamps = {}
         skipped: list[tuple[str, str]] = []
         for info in self.zip.infolist():
@@ -78,7 +90,9 @@ class ZipFolder:
                 skipped.append((info.filename, "a name that leads out of the zip"))
             else:
                 stamps[name] = (info.file_size, info.CRC)
-        return _listing(f"zip {self.path}", stamps, read_beside(stamps, self._read), skipped)
+        beside = read_beside(stamps, self._read, self.label_column)
+        _check_column(self.path, self.label_column, beside)
+        return _listing(f"zip {self.path}", stamps, beside, skipped)
 
     def read(self, entry: Entry, i: int) -> bytes:
         """The bytes of one member.
@@ -142,7 +156,29 @@ def _listing(what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str,
     names = sorted(name for name in stamps if name not in beside.taken)
     entries = [Entry(name, beside.labels.get(name), beside.captions.get(name), None, stamps[name]) for name in names]
     return Listing(
-        entries, sorted(skipped), beside.problems, f"{what}: {len(entries) + len(skipped):,} files", by_folder=True
+        entries,
+        sorted(skipped),
+        beside.problems,
+        f"{what}: {len(entries) + len(skipped):,} files",
+        by_folder=True,
+        columns=_columns(beside),
+    )
+
+
+def _columns(beside: Beside) -> tuple[str, ...]:
+    """What could be a class: every column but the captions'."""
+    return tuple(column for column in beside.columns if column not in CAPTIONS)
+
+
+def _check_column(path: Path, column: str, beside: Beside) -> None:
+    """Refuse a column that nobody has; `label` is where classes are looked for unasked."""
+    if column == LABEL or column in beside.columns:
+        return
+    if beside.columns:
+        raise unknown("label_column", column, beside.columns)
+    raise Error(
+        f"label_column is {column!r}, but no {' or '.join(METADATA)} with columns is in {path}: write one "
+        f"(file_name,{column}), or leave label_column out to take folders as classes."
     )
 
 

@@ -15,12 +15,13 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
+from kuosan.data.config import LABEL
 from kuosan.data.entries import Entry, Listing
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 
 SIDE = 32
 HEAD = ("hair", "hair_color", "rear_hair", "beard", "skin")  # what the held-out combinations are made of
-LABEL = "hair_color"
+CLASS = "hair_color"  # the attribute that is the class where nobody says
 
 # attribute -> value -> the words of the caption; the order is the order of the code letters in the JSON
 WORDS: dict[str, dict[str, str]] = {
@@ -99,25 +100,28 @@ def load_sheet() -> tuple[np.ndarray, list[dict[str, str]], np.ndarray]:
 
 
 class Portraits:
-    """The portraits as a source: label = hair colour, caption = all attributes in a sentence."""
+    """The portraits as a source: label = one attribute (hair colour), caption = all attributes in a sentence."""
 
-    def __init__(self, hold_out: float | None) -> None:
+    def __init__(self, hold_out: float | None, label_column: str = LABEL) -> None:
         if hold_out not in (None, 0, 0.0):
             raise Error(
                 f"hold_out {hold_out!r}: the portraits bring their own held-out part (a tenth of all combinations of "
                 "hair, beard and skin); leave hold_out out to use it, or set 0 to train on all."
             )
+        if label_column != LABEL and label_column not in WORDS:
+            raise unknown("label_column", label_column, [LABEL, *WORDS])
+        self.attribute = CLASS if label_column == LABEL else label_column
         self.pictures, self.attributes, held_out = load_sheet()
         self.held_out = held_out & (hold_out is None)
 
     def listing(self) -> Listing:
         """All portraits in the order of the sheet."""
         entries = [
-            Entry(f"portrait {i}", attributes[LABEL], caption(attributes), bool(held))
+            Entry(f"portrait {i}", attributes[self.attribute], caption(attributes), bool(held))
             for i, (attributes, held) in enumerate(zip(self.attributes, self.held_out))
         ]
         says = f"the embedded portraits: {len(entries):,} Toon Heads of {SIDE}x{SIDE} (Johan Melin, CC BY 4.0)"
-        return Listing(entries, says=says, classes=tuple(WORDS[LABEL]), in_order=True)
+        return Listing(entries, says=says, classes=tuple(WORDS[self.attribute]), in_order=True)
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (32, 32, 3) of the i-th."""

@@ -6,11 +6,11 @@ Files (folders, zips) are decoded later; arrays (IDX, npz, the portraits) are pi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kuosan.data.arrays import Arrays
-from kuosan.data.config import PORTRAITS, DataConfig
+from kuosan.data.config import LABEL, PORTRAITS, DataConfig
 from kuosan.data.entries import Source
 from kuosan.data.folders import Folder, ZipFolder
 from kuosan.data.idx import Idx, is_idx, is_idx_folder
@@ -25,11 +25,11 @@ def find_source(config: DataConfig) -> Source:
         Error: nothing is there, or nothing that holds pictures.
     """
     if config.path == PORTRAITS:
-        return Portraits(config.hold_out)
+        return Portraits(config.hold_out, config.label_column)
     path = Path(config.path).expanduser()
     try:
         if path.is_dir():
-            return Idx(path, config) if is_idx_folder(path) else Folder(path)
+            return _numbered(Idx, path, config) if is_idx_folder(path) else Folder(path, config)
         if not path.exists():
             raise _not_there(path)
         if not path.is_file():
@@ -39,15 +39,25 @@ def find_source(config: DataConfig) -> Source:
     except PermissionError:
         raise Error(f"no permission to read {path}: change its mode, or run as a user who may.") from None
     if path.suffix.lower() in (".npz", ".npy"):
-        return Arrays(path, config)
+        return _numbered(Arrays, path, config)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return ZipFolder(path, config.max_pixels)
+        return ZipFolder(path, config)
     if is_idx(path, head):
-        return Idx(path, config)
+        return _numbered(Idx, path, config)
     raise Error(
         f"{path} is no data set kuosan knows. Give a folder or .zip of pictures, an IDX file (.gz or not), "
         f"an .npz or .npy file, or {PORTRAITS!r}; for one picture, give the folder it lies in."
     )
+
+
+def _numbered(kind: Callable[[Path, DataConfig], Source], path: Path, config: DataConfig) -> Source:
+    """Arrays, whose labels lie in an array of their own: there is no column to choose."""
+    if config.label_column != LABEL:
+        raise Error(
+            f"label_column is {config.label_column!r}, but {path} holds arrays, and labels as one more array: "
+            "leave label_column out. It chooses a column of metadata.csv or metadata.jsonl in a folder or zip."
+        )
+    return kind(path, config)
 
 
 def _not_there(path: Path) -> Error:
