@@ -1,0 +1,65 @@
+"""What a classifier is made of: `ClassifierConfig`, and the shape we give a picture size by default. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from kuosan.errors import Error
+from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig, default_unet
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The fields of `networks.classifier.Classifier`: those of a U-Net's first half, and of the head on it."""
+
+    kind: Literal["classifier"] = "classifier"  # names a picture's class instead of denoising it
+    noisy: bool = True  # classifier: of noisy pictures, told the noise; false: a judge of clean ones
+    in_channels: int = 3  # channels of x
+    classes: int = 10  # classifier: how many classes are told apart
+    channels: int = 64  # width at the first level
+    multipliers: tuple[int, ...] = (1, 2, 2)  # width of each level = channels * multiplier
+    blocks: int = 1  # residual blocks a level
+    attention: tuple[bool, ...] = (False, False, True)  # self-attention after each block of the level
+    middle_attention: bool = True  # self-attention behind the coarsest level
+    head_channels: int | None = None  # width of one attention head; None = one head
+    time_conditioning: TimeConditioning = "add"  # DDPM adds; ADM scales and shifts after the norm
+    resample: Resample = "conv"  # stride-2 convs; DDPM's bottom-right padding; ADM's residual blocks
+    dropout: float = 0.0  # in residual blocks
+    groups: int = 32  # groups of every GroupNorm
+    norm_eps: float = 1e-5  # of every GroupNorm
+    patch: int = 1  # pixel-unshuffle at the entrance
+    checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
+        object.__setattr__(self, "attention", tuple(self.attention))
+        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 2:
+            raise Error(f"ClassifierConfig.classes is {self.classes!r}; allowed: whole numbers from 2.")
+        _ = self.encoder
+
+    @property
+    def encoder(self) -> UNetConfig:
+        """The U-Net whose first half this is. Raises: Error for impossible values, in this class's name."""
+        own = {field.name for field in fields(self)} - {"kind", "noisy", "classes"}
+        try:
+            return UNetConfig(out_channels=self.in_channels, **{name: getattr(self, name) for name in own})
+        except Error as error:
+            raise Error(str(error).replace("UNetConfig.", "ClassifierConfig.")) from None
+
+    @property
+    def factor(self) -> int:
+        """Height and width of a picture must be multiples of this."""
+        return self.encoder.factor
+
+
+def default_classifier(
+    shape: tuple[int, int, int], size: Size = "small", *, classes: int, noisy: bool = True
+) -> ClassifierConfig:
+    """A classifier for pictures of `shape` (C, H, W): the first half of `default_unet` of that size.
+
+    Raises: `Error` for an unknown size, a side that cannot be halved often enough, or fewer than two classes.
+    """
+    whole = default_unet(shape, size)
+    same = {field.name for field in fields(ClassifierConfig)} - {"kind", "noisy", "classes"}
+    return ClassifierConfig(noisy=noisy, classes=classes, **{name: getattr(whole, name) for name in same})
