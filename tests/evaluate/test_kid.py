@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kuosan.errors import Error
-from kuosan.evaluate.kid import checked, kid, kid_by_subsets, kid_difference, mmd2, pairs
+from kuosan.evaluate.estimate import checked
+from kuosan.evaluate.kid import kid, kid_by_subsets, kid_difference, mmd2, pairs
 from kuosan.seeds import rng
 
 
@@ -96,7 +97,7 @@ def test_the_order_of_the_pictures_and_of_the_sets_changes_nothing():
 
 
 def test_chunks_change_nothing():
-    x, y = checked(gaussian("x", 70, 8), gaussian("y", 50, 8), least=2)
+    x, y = checked(gaussian("x", 70, 8), gaussian("y", 50, 8), least=2, metric="KID")
     whole, parts = pairs(x, y), pairs(x, y, chunk=16)
     np.testing.assert_allclose(parts.xx, whole.xx, rtol=1e-12)
     np.testing.assert_allclose(parts.yx, whole.yx, rtol=1e-12)
@@ -132,7 +133,7 @@ def test_a_paired_difference_is_surer_than_two_distances():
         (np.zeros((2, 4)), np.zeros((5, 4)), "2 pictures"),
         (np.zeros((5, 4)), np.zeros((5, 3)), "4 and 3 wide"),
         (np.zeros(5), np.zeros((5, 3)), "shape"),
-        (np.full((5, 3), np.nan), np.zeros((5, 3)), "not finite: 5 rows"),
+        (np.full((5, 3), np.nan), np.zeros((5, 3)), "not finite: 5 of 5 rows"),
     ],
 )
 def test_features_that_cannot_be_compared_are_refused(x, y, says):

@@ -13,20 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kuosan.errors import Error
+from kuosan.evaluate.estimate import Array, Estimate, checked, spread
 from kuosan.seeds import rng
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and the standard error of it: with other pictures from the same sources it varies by about `error`."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Pairs:
 
 def mmd2(x: ArrayLike, y: ArrayLike) -> float:
     """Unbiased MMD^2 of features x (N, D) and y (M, D) with the cubic kernel (Binkowski et al. 2018, eq. 4)."""
-    return pairs(*checked(x, y, least=2)).mmd2()
+    return pairs(*checked(x, y, least=2, metric="KID")).mmd2()
 
 
 def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
@@ -81,7 +72,7 @@ def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
     Raises:
         Error: fewer than 3 rows a side, widths that differ, or features that are not finite.
     """
-    sums = pairs(*checked(x, y, least=3))
+    sums = pairs(*checked(x, y, least=3, metric="KID"))
     return Estimate(sums.mmd2(), float(np.sqrt(spread(sums.without_x()) + spread(sums.without_y()))))
 
 
@@ -91,8 +82,8 @@ def kid_difference(a: ArrayLike, b: ArrayLike, y: ArrayLike) -> Estimate:
     Most of both errors is shared (the same y, the same start noise) and cancels: the jackknife leaves out a[i] and
     b[i] together. This is the error by which to tell two samplers of one model apart.
     """
-    x_a, real = checked(a, y, least=3)
-    x_b, _ = checked(b, y, least=3)
+    x_a, real = checked(a, y, least=3, metric="KID")
+    x_b, _ = checked(b, y, least=3, metric="KID")
     if len(x_a) != len(x_b):
         raise Error(f"a difference of two KIDs is paired by seed: {len(x_a)} rows against {len(x_b)}; give as many.")
     p, q = pairs(x_a, real), pairs(x_b, real)
@@ -106,7 +97,7 @@ def kid_by_subsets(x: ArrayLike, y: ArrayLike, *, subsets: int = 100, size: int 
     Raises:
         Error: `size` above the rows of a side (or below 2), fewer than 2 subsets, or what `kid` refuses.
     """
-    x, y = checked(x, y, least=2)
+    x, y = checked(x, y, least=2, metric="KID")
     if not 2 <= size <= min(len(x), len(y)):
         raise Error(f"KID subset size {size}: allowed is 2 to {min(len(x), len(y))}, the rows of the smaller side.")
     if subsets < 2:
@@ -139,24 +130,3 @@ def own(x: Array) -> Array:
     """k(x_i, x_i): (N,)."""
     k: Array = (np.square(x).sum(axis=1) / x.shape[1] + 1) ** 3
     return k
-
-
-def spread(left_out: Array) -> float:
-    """The jackknife's variance of an estimate from its values with one row left out (Efron & Stein 1981)."""
-    n = len(left_out)
-    return float((n - 1) / n * np.square(left_out - left_out.mean()).sum())
-
-
-def checked(x: ArrayLike, y: ArrayLike, *, least: int) -> tuple[Array, Array]:
-    """Both sets as float64 (N, D) and (M, D), or an `Error` that names what is wrong."""
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    for rows in (a, b):
-        if rows.ndim != 2:
-            raise Error(f"KID takes features (N, D), one row a picture; got shape {rows.shape}.")
-        if len(rows) < least:
-            raise Error(f"KID of {len(rows)} pictures: at least {least} a side are needed.")
-        if not np.isfinite(rows).all():
-            raise Error(f"KID of features that are not finite: {int((~np.isfinite(rows)).any(axis=1).sum())} rows.")
-    if a.shape[1] != b.shape[1]:
-        raise Error(f"KID of features {a.shape[1]} and {b.shape[1]} wide: both sides need the same feature network.")
-    return a, b

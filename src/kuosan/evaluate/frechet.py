@@ -1,0 +1,122 @@
+"""The Fréchet distance of two sets of features, each taken for a Gaussian (Fréchet 1957; Heusel et al. 2017, FID).
+
+    d^2 = |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1^1/2 C2 C1^1/2)^1/2
+
+It is FID only on the standard Inception features; `label` gives every other its own name. It is biased: two samples of
+one distribution are apart, the more so the fewer rows a feature has, which `floor` measures on real pictures. Symmetric
+eigenvalues in float64 need no matrix square root to converge and take covariances of any rank.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kuosan.errors import Error
+from kuosan.evaluate.estimate import Array, Estimate, checked, checked_rows, groups, spread
+from kuosan.evaluate.statistics import About, Statistics, gather, same_features
+from kuosan.seeds import rng
+
+STANDARD = "6726825d"  # the SHA-256 of pt_inception-2015-12-05-6726825d.pth begins so
+
+
+def label(about: About) -> str:
+    """What the distance may be called: "FID" on the standard Inception file, else "FD (name of the features)"."""
+    standard = about.features.startswith("inception") and about.hash.startswith(STANDARD)
+    return "FID" if standard else f"FD ({about.features or 'unnamed features'})"
+
+
+def frechet(a: Statistics, b: Statistics, *, force: bool = False) -> float:
+    """The squared distance of two Gaussians, never below 0.
+
+    Raises:
+        Error: other features on the two sides; `n` not above the features of a picture, unless `force`.
+    """
+    same_features(a, b)
+    for side in (a, b):
+        enough(side.n, side.dim, force=force)
+    return distance(a.mean, a.cov, b.mean, b.cov)
+
+
+def enough(n: int, dim: int, *, force: bool = False) -> None:
+    """Refuse a sample that cannot span its features: a covariance of `n` rows has rank n - 1 at most."""
+    if n <= dim and not force:
+        raise Error(
+            f"the Fréchet distance of {n} pictures on {dim} features: a covariance needs more than {dim} pictures, "
+            "and ten times as many to be worth reading. Use KID, which is unbiased at any size, or give force."
+        )
+
+
+def distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+    """The formula itself, of means (D,) and covariances (D, D)."""
+    shift = mean_a - mean_b
+    root = square_root(cov_a)
+    overlap = np.linalg.eigvalsh(symmetric(root @ cov_b @ root))
+    value = shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(overlap.clip(0)).sum()
+    return max(float(value), 0.0)
+
+
+def square_root(cov: Array) -> Array:
+    """The symmetric root of a covariance (D, D), of any rank; eigenvalues below 0 are rounding and count as 0."""
+    values, vectors = np.linalg.eigh(symmetric(cov))
+    root: Array = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    return root
+
+
+def symmetric(matrix: Array) -> Array:
+    """The matrix without the asymmetry that rounding left."""
+    half: Array = (matrix + matrix.T) / 2
+    return half
+
+
+def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False, seed: int = 0) -> Estimate:
+    """The distance of rows x (N, D) and y (M, D), with the standard error of leaving out groups of rows on each side.
+
+    The error is how far other pictures would move the value; it knows nothing of the bias, for which see `floor`.
+
+    Raises:
+        Error: what `frechet` refuses.
+    """
+    a, b = checked(x, y, least=4, metric="the Fréchet distance")
+    for rows in (a, b):
+        enough(len(rows), a.shape[1], force=force)
+    whole_a, whole_b = gather([a]), gather([b])
+    variance = 0.0
+    for rows, other, purpose in ((a, whole_b, "frechet a"), (b, whole_a, "frechet b")):
+        root = square_root(other.cov)  # the same for all groups
+        number = groups(len(rows), seed, purpose)
+        left_out = [_from_root(gather([rows[number != g]]), other, root) for g in range(number.max() + 1)]
+        variance += spread(np.array(left_out))
+    return Estimate(frechet(whole_a, whole_b, force=True), float(np.sqrt(variance)))
+
+
+def _from_root(a: Statistics, b: Statistics, root: Array) -> float:
+    """`distance` with the root of b's covariance known."""
+    shift = a.mean - b.mean
+    overlap = np.sqrt(np.linalg.eigvalsh(symmetric(root @ a.cov @ root)).clip(0)).sum()
+    return float(shift @ shift + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap)
+
+
+def floor(real: ArrayLike, n: int, m: int, *, repeats: int = 3, seed: int = 0, force: bool = False) -> Estimate:
+    """The distance of `n` real pictures from `m` others of the same source: what a perfect model would score.
+
+    The rows (N, D) are dealt anew `repeats` times, without overlap between the sides; `error` is their standard
+    deviation. Give the sizes of the comparison that the floor is for: it depends on both.
+
+    Raises:
+        Error: n + m above the rows there are, or too few for the features, or fewer than 2 repeats.
+    """
+    rows = checked_rows(real, least=2, metric="the Fréchet floor")
+    if n < 2 or m < 2 or n + m > len(rows):
+        raise Error(
+            f"the Fréchet floor of {n} against {m} pictures needs {n + m} real ones, there are {len(rows)}: "
+            f"ask for halves, {len(rows) // 2} against {len(rows) // 2}, and say so beside it."
+        )
+    if repeats < 2:
+        raise Error(f"the Fréchet floor from {repeats} repeats: at least 2 are needed to say how far it varies.")
+    values = []
+    for i in range(repeats):
+        order = rng(seed, "frechet floor", i).permutation(len(rows))
+        a, b = gather([rows[order[:n]]]), gather([rows[order[n : n + m]]])
+        values.append(frechet(a, b, force=force))
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)))
