@@ -159,15 +159,6 @@ def test_what_would_be_wrong_or_without_effect_is_refused(
         names.check(schedule, prediction, **asked)
 
 
-def test_weights_are_checked_with_their_schedule() -> None:
-    for weight in names.WEIGHTS:
-        names.check_weight(weight, Discrete(), "eps")
-    with pytest.raises(Error, match="did you mean"):
-        names.check_weight("min_snrr", Discrete(), "eps")
-    with pytest.raises(Error, match="flow"):
-        names.check_weight("simple", Flow(), "eps")
-
-
 def test_every_default_can_be_walked() -> None:
     for schedule in (Discrete(), Karras(), Flow()):
         for name, spec in names.SAMPLERS.items():

@@ -12,6 +12,7 @@ from kuosan.diffusion.level import Level
 from kuosan.diffusion.loss import SIGMA2_WEIGHTS, simple_loss, weight
 from kuosan.diffusion.prediction import PREDICTIONS, target
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
+from kuosan.diffusion.weighting import Weight, check_weight
 from kuosan.errors import Error
 
 SCHEDULES = (Discrete(), Discrete(betas="cosine", T=100), Karras(), Flow(shift=2.0))
@@ -33,7 +34,7 @@ def wrong(prediction: str, schedule: Discrete | Karras | Flow) -> object:
 
 
 def test_the_weights_and_the_torch_free_names_agree() -> None:
-    assert {"simple", *SIGMA2_WEIGHTS} == set(names.WEIGHTS)
+    assert {"simple", "vlb", *SIGMA2_WEIGHTS} == set(names.WEIGHTS)
 
 
 @pytest.mark.parametrize("name", [name for name in names.WEIGHTS if name != "simple"])
@@ -41,7 +42,7 @@ def test_the_weights_and_the_torch_free_names_agree() -> None:
 def test_a_weight_means_the_same_loss_whatever_is_predicted(name: str, schedule: Discrete | Karras | Flow) -> None:
     level, (x0, eps) = levels(schedule), pair()
     losses = [
-        simple_loss(wrong(prediction, schedule), prediction, x0, level, eps, weight_name=name)  # type: ignore[arg-type]
+        simple_loss(wrong(prediction, schedule), prediction, x0, level, eps, weight_name=name, schedule=schedule)  # type: ignore[arg-type]
         for prediction in PREDICTIONS
     ]
     for loss in losses[1:]:
@@ -52,8 +53,13 @@ def test_published_weights() -> None:
     level = levels(Discrete())
     snr = (level.alpha / level.sigma) ** 2
     least = torch.minimum(snr, torch.full_like(snr, 5.0))
-    hand = {  # Hang et al. 2023, section 3.4; Salimans & Ho 2022, section 4; Choi et al. 2022, eq. 8
+    hand: dict[tuple[str | Weight, str], Tensor] = {
+        # Hang et al. 2023, section 3.4; Salimans & Ho 2022, section 4; Choi et al. 2022, eq. 8
         ("min_snr", "eps"): least / snr,
+        (Weight("min_snr", min_snr_gamma=20.0), "v"): snr.clamp(max=20) / (snr + 1),
+        (Weight("p2", p2_k=2.0, p2_gamma=0.5), "eps"): 1 / (2 + snr) ** 0.5,
+        ("v", "x0"): snr + 1,
+        ("v", "eps"): 1 + 1 / snr,
         ("min_snr", "x0"): least,
         ("min_snr", "v"): least / (snr + 1),
         ("snr", "x0"): snr,
@@ -66,6 +72,36 @@ def test_published_weights() -> None:
     }
     for (name, prediction), value in hand.items():
         torch.testing.assert_close(weight(name, level, prediction), value, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("name", ["snr", "x0", "v", "flow", "edm"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
+def test_a_prediction_s_own_weight_is_the_simple_loss_of_it(name: str, schedule: Discrete | Karras | Flow) -> None:
+    own = weight(name, levels(schedule), "eps" if name == "snr" else name)
+    torch.testing.assert_close(own, torch.ones_like(own), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Karras(), Flow(), Flow(shift=3.0), Flow(density="logit_normal", mean=-0.5, std=1.3, shift=2.0)],
+    ids=repr,
+)
+def test_the_bound_s_weight_is_half_the_slope_of_the_snr_over_training_s_draws(schedule: Karras | Flow) -> None:
+    """-dSNR/du/2 (Kingma et al. 2021, eq. 17), by a difference over u; so the mean over u does not see the density."""
+    u, h = torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95], dtype=torch.float64), 1e-6
+    snr = [torch.exp(schedule.at((u + step).numpy()).log_snr) for step in (-h, h)]
+    w = weight("vlb", schedule.at(u.numpy()), "x0", schedule=schedule)
+    torch.testing.assert_close(w, (snr[0] - snr[1]) / (4 * h), rtol=1e-6, atol=0)
+
+
+def test_the_discrete_bound_s_weight_is_half_the_snr_s_fall_times_T() -> None:
+    schedule = Discrete(T=10, beta_start=0.01, beta_end=0.3)
+    snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
+    w = weight("vlb", schedule.at_t(range(10)), "x0", schedule=schedule)
+    torch.testing.assert_close(w[1:], torch.from_numpy(10 * (snr[:-1] - snr[1:]) / 2))
+    beta = 1 - schedule.alpha_bar[1] / schedule.alpha_bar[0]
+    posterior = beta * (1 - schedule.alpha_bar[0]) / (1 - schedule.alpha_bar[1])
+    assert float(w[0]) == pytest.approx(10 / (2 * posterior))
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0])
@@ -108,9 +144,9 @@ def test_weights_are_finite_at_every_level_that_training_draws(
     level = schedule.at([0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
     if prediction == "eps" and float(level.alpha.min()) == 0 and name != "simple":
         with pytest.raises(Error, match="alpha = 0"):
-            weight(name, level, prediction)
+            weight(name, level, prediction, schedule=schedule)
     else:
-        w = weight(name, level, prediction)
+        w = weight(name, level, prediction, schedule=schedule)
         assert torch.isfinite(w).all() and (w >= 0).all() and w.dtype == torch.float64
 
 
@@ -145,3 +181,25 @@ def test_conditions_and_learned_variance_pass_through() -> None:
 def test_unknown_weights_are_refused() -> None:
     with pytest.raises(Error, match="did you mean 'min_snr'"):
         weight("min_snrr", levels(Discrete()), "eps")
+
+
+def test_weights_are_checked_with_their_schedule_and_their_numbers_with_the_name() -> None:
+    class Own:
+        pass
+
+    for name in names.WEIGHTS:
+        check_weight(name, Discrete(), "eps")
+    with pytest.raises(Error, match="did you mean"):
+        check_weight("min_snrr", Discrete(), "eps")
+    with pytest.raises(Error, match="flow"):
+        check_weight("simple", Flow(), "eps")
+    for schedule in (Own(), None):
+        with pytest.raises(Error, match="has no elbo_weight"):
+            check_weight("vlb", schedule, "v")
+    with pytest.raises(Error, match=r"min_snr_gamma = 3.0: weight 'simple' has none"):
+        Weight("simple", min_snr_gamma=3.0)
+    with pytest.raises(Error, match=r"p2_k = 2: weight 'min_snr' has none"):
+        Weight("min_snr", p2_k=2)
+    with pytest.raises(Error, match="above 0"):
+        Weight("p2", p2_gamma=0.0)
+    assert Weight("elbo").name == "vlb"

@@ -6,12 +6,15 @@ Torch-free, like the schedules that use it.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kuosan.errors import Error, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -87,6 +90,11 @@ def normal_quantile(u: Array) -> Array:
     import torch
 
     return np.asarray(torch.special.ndtri(torch.from_numpy(np.maximum(u, TINY))).numpy())
+
+
+def normal_density(z: Tensor) -> Tensor:
+    """phi(z), the standard normal density."""
+    return (z**2 / -2).exp() / math.sqrt(2 * math.pi)
 
 
 def falling_interp(value: Array, table: Array) -> Array:

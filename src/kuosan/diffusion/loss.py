@@ -12,38 +12,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kuosan.diffusion import names
 from kuosan.diffusion.denoiser import Network, evaluate
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.prediction import row, target
+from kuosan.diffusion.weighting import Weight, elbo_weight
 from kuosan.errors import Error
 
-# Each is sigma²·W: finite at alpha = 0 and at sigma = 0.
-SIGMA2_WEIGHTS: dict[str, Callable[[Level, float], Tensor]] = {
-    "snr": lambda level, _: level.alpha**2,  # W = SNR: DDPM's simple loss of eps (Ho et al. 2020, eq. 14)
-    "x0": lambda level, _: level.sigma**2,  # W = 1
-    "min_snr": lambda level, _: torch.minimum(level.alpha**2, 5 * level.sigma**2),  # gamma 5 (Hang et al. 2023)
-    "edm": lambda level, d: level.alpha**2 + (level.sigma / d) ** 2,  # (Karras et al. 2022, table 1)
-    "p2": lambda level, _: (
-        level.alpha**2 * level.sigma**2 / (level.alpha**2 + level.sigma**2)
-    ),  # k=1 (Choi et al. 2022)
-    "sigmoid": lambda level, _: level.alpha**2 * torch.sigmoid(2 - level.log_snr),  # (Kingma & Gao 2023, k = 2)
+# Each is sigma²·W of (level, numbers, sigma_data): finite at alpha = 0 and at sigma = 0.
+SIGMA2_WEIGHTS: dict[str, Callable[[Level, Weight, float], Tensor]] = {
+    # k² of a prediction: the simple loss of that prediction, whatever is predicted
+    "snr": lambda level, *_: level.alpha**2,  # eps, W = SNR: DDPM's simple loss (Ho et al. 2020, eq. 14)
+    "x0": lambda level, *_: level.sigma**2,  # W = 1
+    "v": lambda level, *_: (level.alpha**2 + level.sigma**2) ** 2,  # W = SNR + 1 where alpha² + sigma² = 1
+    "flow": lambda level, *_: (level.alpha + level.sigma) ** 2,  # W = 1/sigma² where alpha + sigma = 1
+    "edm": lambda level, _, d: level.alpha**2 + (level.sigma / d) ** 2,  # (Karras et al. 2022, table 1)
+    "min_snr": lambda level, w, _: torch.minimum(level.alpha**2, w.min_snr_gamma * level.sigma**2),  # Hang et al. 2023
+    "p2": lambda level, w, _: (
+        level.alpha**2 * (level.sigma**2 / (w.p2_k * level.sigma**2 + level.alpha**2)) ** w.p2_gamma
+    ),  # Choi et al. 2022, eq. 8
+    "sigmoid": lambda level, *_: level.alpha**2 * torch.sigmoid(2 - level.log_snr),  # (Kingma & Gao 2023, k = 2)
 }
 
 
-def weight(name: str, level: Level, prediction: str, sigma_data: float = 0.5) -> Tensor:
+def weight(
+    name: str | Weight, level: Level, prediction: str, sigma_data: float = 0.5, schedule: object = None
+) -> Tensor:
     """w of the squared error of the output, float64 of the level's shape; simple is 1 for every prediction.
 
-    Raises: Error for an unknown name, or where the output does not tell x0 (eps at alpha = 0).
+    `vlb` is the variational bound's own weight, -dSNR/du/2 for levels `schedule.at(u)` (Kingma et al. 2021, eq. 17):
+    the mean over u is the bound's part between the first and the last level, in nats a dimension.
+    Raises: Error for an unknown name, for vlb without a schedule, or where the output does not tell x0 (eps, alpha 0).
     """
-    name = names.weight(name)
+    made = Weight(name) if isinstance(name, str) else name
     a, b, _ = row(prediction, level, sigma_data)
-    if name == "simple":
+    if made.name == "simple":
         return torch.ones_like(level.alpha)
     k2 = (a * level.sigma - b * level.alpha) ** 2
     if torch.any(k2 == 0):
-        raise Error(f"weight {name!r} of prediction {prediction!r} at alpha = 0: it has no value; use weight 'simple'.")
-    return SIGMA2_WEIGHTS[name](level, sigma_data) / k2
+        raise Error(
+            f"weight {made.name!r} of prediction {prediction!r} at alpha = 0: it has no value; use weight 'simple'."
+        )
+    if made.name == "vlb":
+        return elbo_weight(schedule)(level) / k2
+    return SIGMA2_WEIGHTS[made.name](level, made, sigma_data) / k2
 
 
 def simple_loss(
@@ -53,15 +64,16 @@ def simple_loss(
     level: Level,
     eps: Tensor,
     *,
-    weight_name: str = "simple",
+    weight_name: str | Weight = "simple",
+    schedule: object = None,
     sigma_data: float = 0.5,
     learned_variance: bool = False,
     cond: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """The weighted loss of each picture, (B,) float32, for levels () or (B,)."""
+    """The weighted loss of each picture, (B,) float32, for levels () or (B,); `schedule` for the weight vlb."""
     out, _ = evaluate(network, prediction, level.add(x0, eps), level, sigma_data, learned_variance, cond)
     wanted = target(prediction, x0, eps, level, sigma_data)
-    w = weight(weight_name, level, prediction, sigma_data)
+    w = weight(weight_name, level, prediction, sigma_data, schedule)
     return squared_error(out, wanted) * w.to(wanted.device, wanted.dtype)
 
 

@@ -16,7 +16,7 @@ from kuosan.errors import Error, unknown
 SCHEDULES: tuple[str, ...] = ("discrete", "karras", "flow")
 BETAS: tuple[str, ...] = ("linear", "scaled_linear", "cosine", "sigmoid")
 PREDICTIONS: tuple[str, ...] = ("eps", "x0", "v", "flow", "edm")
-WEIGHTS: tuple[str, ...] = ("simple", "snr", "x0", "min_snr", "edm", "p2", "sigmoid")
+WEIGHTS: tuple[str, ...] = ("simple", "snr", "x0", "v", "flow", "edm", "min_snr", "p2", "sigmoid", "vlb")
 VARIANCES: tuple[str, ...] = ("beta", "posterior", "learned")
 
 PREDICTION_ALIASES = {
@@ -28,7 +28,7 @@ PREDICTION_ALIASES = {
     "flow_prediction": "flow",
 }  # diffusers' words
 VARIANCE_ALIASES = {"fixed_large": "beta", "fixed_small": "posterior", "learned_range": "learned"}
-WEIGHT_ALIASES = {"uniform": "simple", "min_snr_gamma": "min_snr", "min-snr": "min_snr"}
+WEIGHT_ALIASES = {"uniform": "simple", "eps": "snr", "min_snr_gamma": "min_snr", "min-snr": "min_snr", "elbo": "vlb"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class SamplerSpec:
     order: int = 1
     per_step: int = 1  # network evaluations a step
     finite_snr: bool = False  # cannot start where alpha = 0
+    at_log_snr: bool = False  # asks the schedule for levels between those of the grid
 
     def evaluations(self, steps: int, last: str = "clean") -> int:
         """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0."""
@@ -230,9 +231,3 @@ def check_sampler(schedule: object, name: str, learned_variance: bool, options: 
             f"sampler {spec.name!r}: the grid starts at alpha = 0, where sigma/alpha is infinite; "
             "use ddim, euler or dpm_solver_2m."
         )
-
-
-def check_weight(name: str, schedule: object, prediction: str) -> None:
-    """Refuse a loss weight that is unknown, or a prediction the schedule does not allow."""
-    weight(name)
-    check_model(schedule, prediction)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kuosan.diffusion.betas import check_discrete, discrete_alpha_bar, posterior_beta
 from kuosan.diffusion.grids import (
     SPACINGS,
     TINY,
@@ -24,6 +24,7 @@ from kuosan.diffusion.grids import (
     falling_interp,
     in_unit,
     integer_times,
+    normal_density,
     normal_quantile,
     sigmoid,
 )
@@ -130,6 +131,18 @@ class Discrete:
         """1: a variance-preserving walk starts from N(0, I), even where alpha > 0."""
         return level.sigma * 0 + 1
 
+    def elbo_weight(self, level: Level) -> Tensor:
+        """sigma²·W at trained levels, W = T·(SNR_{t-1} - SNR_t)/2: T times the bound's KL, in nats, with beta~.
+
+        t = 0 has the decoder's T/(2·beta~_1), as in Ho et al. 2020.
+        """
+        import torch
+
+        snr = np.exp(self.log_snr)
+        first = 1 / posterior_beta(self.alpha_bar, min(1, self.T - 1))
+        rise = torch.from_numpy(np.append(first, -np.diff(snr)))
+        return self.T / 2 * level.sigma**2 * rise[level.t.long()]
+
 
 @dataclass(frozen=True)
 class Karras:
@@ -180,6 +193,10 @@ class Karras:
     def prior_std(self, level: Level) -> Tensor:
         """sigma: the walk starts from sigma_max·N(0, I)."""
         return level.sigma * 1
+
+    def elbo_weight(self, level: Level) -> Tensor:
+        """sigma²·W, W = -dSNR/du/2: the variational bound's weight under training's density of sigma."""
+        return self.p_std / normal_density((level.sigma.log() - self.p_mean) / self.p_std)
 
 
 @dataclass(frozen=True)
@@ -238,6 +255,14 @@ class Flow:
         """sigma, which is 1 at the start of a whole walk."""
         return level.sigma * 1
 
+    def elbo_weight(self, level: Level) -> Tensor:
+        """sigma²·W, W = -dSNR/du/2 = alpha²/sigma² · d logit(sigma)/du under training's density of sigma."""
+        alpha, sigma = level.alpha, level.sigma
+        if self.density == "uniform":
+            return alpha * (self.shift * alpha + sigma) ** 2 / (self.shift * sigma)
+        z = (sigma.log() - alpha.log() - math.log(self.shift) - self.mean) / self.std
+        return (alpha**2 * self.std / normal_density(z)).nan_to_num(0.0)  # at alpha = 0 the weight's limit is 0
+
 
 def make_level(t: Array, alpha: Array, sigma: Array) -> Level:
     from kuosan.diffusion.level import Level
@@ -252,47 +277,3 @@ def join(*levels: Level) -> Level:
 
     t, alpha, sigma = (torch.cat([getattr(level, name) for level in levels]) for name in ("t", "alpha", "sigma"))
     return Level(t, alpha, sigma)
-
-
-@lru_cache(maxsize=64)
-def discrete_alpha_bar(schedule: Discrete) -> Array:
-    """(T,) float64, read-only: the cumulative product of 1 - beta, rescaled if the schedule says so."""
-    alpha_bar: Array = np.cumprod(1 - discrete_betas(schedule), dtype=np.float64)
-    if schedule.zero_terminal_snr:
-        root = np.sqrt(alpha_bar)
-        alpha_bar = np.square((root - root[-1]) * (root[0] / (root[0] - root[-1])))
-    alpha_bar.flags.writeable = False
-    return alpha_bar
-
-
-def discrete_betas(schedule: Discrete) -> Array:
-    """(T,) float64: the betas before any rescaling, exactly as given for this T."""
-    T, start, end = schedule.T, schedule.beta_start, schedule.beta_end
-    match schedule.betas:
-        case "linear":
-            return np.linspace(start, end, T)
-        case "scaled_linear":
-            return np.asarray(np.linspace(math.sqrt(start), math.sqrt(end), T) ** 2, dtype=np.float64)
-        case "sigmoid":
-            return sigmoid(np.linspace(-6, 6, T)) * (end - start) + start
-        case "cosine":
-            f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * math.pi / 2) ** 2
-            return np.asarray(np.minimum(1 - f[1:] / f[:-1], 0.999), dtype=np.float64)
-
-
-def check_discrete(schedule: Discrete) -> None:
-    """Raises: Error for betas or T that make no schedule, or numbers without effect."""
-    names = ("linear", "scaled_linear", "cosine", "sigmoid")
-    start, end = schedule.beta_start, schedule.beta_end
-    if schedule.betas not in names:
-        raise unknown("betas", schedule.betas, names)
-    if isinstance(schedule.T, bool) or not isinstance(schedule.T, int) or schedule.T < 1:
-        raise Error(f"T {schedule.T!r}: need a whole number of steps, at least 1, for example 1000.")
-    if not (0 < start < 1 and 0 < end < 1 and start <= end):
-        raise Error(
-            f"beta_start {start!r}, beta_end {end!r}: need 0 < beta_start <= beta_end < 1, for example 1e-4 and 0.02."
-        )
-    if schedule.betas == "cosine" and (start, end) != (1e-4, 0.02):
-        raise Error(f"beta_start {start:g}, beta_end {end:g}: betas 'cosine' has neither; leave them out.")
-    if schedule.zero_terminal_snr and schedule.T < 2:
-        raise Error("zero_terminal_snr needs T of at least 2: with one step nothing but noise would be left.")

@@ -11,6 +11,7 @@ from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
+from kuosan.diffusion.weighting import check_weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig
 from kuosan.networks.config import Size, default_unet
@@ -224,7 +225,7 @@ def _check_training(config: RunConfig) -> None:
             "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "
             "Leave it out; imported networks that learned a variance can be sampled."
         )
-    names.check_weight(train.weight, model.schedule, model.prediction)
+    check_weight(train.weight, model.schedule, model.prediction)
     if train.preview_every:
         try:
             choose(model, preview_request(train))

@@ -44,7 +44,7 @@ class Diffusion:
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
         """Of held-out pictures, (B,) float64 each: `loss` with training's weight, `by_noise` without one."""
         error = self._losses(network, batch, level, eps, "simple", None).cpu().double()
-        own = weight(self.weight, level, self.model.prediction, self.model.sigma_data)
+        own = weight(self.weight, level, self.model.prediction, self.model.sigma_data, self.model.schedule)
         return {"loss": error * own, "by_noise": error}
 
     def _losses(
@@ -59,6 +59,7 @@ class Diffusion:
             level,
             eps.to(device, non_blocking=True),
             weight_name=name,
+            schedule=self.model.schedule,
             sigma_data=self.model.sigma_data,
             cond={door: value.to(device, non_blocking=True) for door, value in cond.items()},
         )
@@ -72,9 +73,9 @@ def autocast(network: nn.Module, compute: Compute) -> Network:
             return nullcontext()
         return torch.autocast(compute.device.type, dtype=compute.dtype)
 
-    def called(x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+    def called(*inputs: Tensor, **cond: Tensor) -> Tensor:
         with precision():
-            out: Tensor = network(x, t, **cond)
+            out: Tensor = network(*inputs, **cond)
             return out
 
     return called
