@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from kuosan import seeds
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.model import Model, ModelConfig, build
+from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.precision import prepare
+from kuosan.tasks.generation import Generation
 
 UNET = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8)
 
@@ -24,10 +26,32 @@ def tiny_model(
     shape: tuple[int, int, int] = (3, 8, 8),
     dtype: torch.dtype = torch.float32,
     learned_variance: bool = False,
+    task: Generation = Generation(),  # noqa: B008 (frozen)
 ) -> Model:
     """A U-Net whose every part matters: layers that start at zero get weights too."""
-    unet = replace(UNET, in_channels=shape[0], out_channels=shape[0] * (2 if learned_variance else 1))
-    config = ModelConfig(shape, unet, schedule or Discrete(), prediction, learned_variance=learned_variance)
+    unet = replace(
+        UNET,
+        in_channels=shape[0],
+        out_channels=shape[0] * (2 if learned_variance else 1),
+        classes=len(task.class_names),
+    )
+    noise, out = schedule or Discrete(), {"learned_variance": learned_variance, "task": task}
+    return with_weights(ModelConfig(shape, unet, noise, prediction, **out), dtype)
+        ModelConfig(shape, unet, noise, prediction, learned_variance=learned_variance, task=task), dtype
+    )
+
+
+def tiny_classifier(schedule: Discrete | Karras | Flow | None = None, names: tuple[str, ...] = ("a", "b")) -> Model:
+    """A noisy classifier of 8 x 8 colour pictures."""
+    network = ClassifierConfig(
+        in_channels=3, classes=len(names), channels=32, multipliers=(1, 2), attention=(False, True), groups=8
+    )
+    task = Generation(labels=True, class_names=names)
+    return with_weights(ModelConfig((3, 8, 8), network, schedule or Discrete(), task=task))
+
+
+def with_weights(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Model:
+    """A model of this configuration, without a weight that is zero."""
     model = build(config, seed=1)
     with torch.no_grad():
         for i, parameter in enumerate(model.network.parameters()):
@@ -43,10 +67,10 @@ class Counted(nn.Module):
         super().__init__()
         self.network, self.calls, self.graded = network, 0, False
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         self.calls += 1
         self.graded |= torch.is_grad_enabled()
-        return self.network(x, t)  # type: ignore[no-any-return]
+        return self.network(x, t, **cond)  # type: ignore[no-any-return]
 
 
 def counted(model: Model) -> tuple[Model, Counted]:

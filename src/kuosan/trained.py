@@ -15,6 +15,7 @@ from kuosan.errors import Error
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
+from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan
 from kuosan.sample.recipe import Recipe, fingerprint
 from kuosan.sample.request import Request
@@ -22,7 +23,7 @@ from kuosan.sample.request import Request
 WHITE = (255, 255, 255)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -40,7 +41,18 @@ class Trained:
     weights: str  # sha256 of the averaged weights' file
     damaged: tuple[str, ...] = ()  # newer checkpoints that were passed over, in words
 
-    def recipe(self, request: Request, start: Tensor | None = None) -> Recipe:
+    def helpers(self, request: Request) -> dict[str, Trained]:
+        """The classifier and the weaker model that a request names, opened, by those words.
+
+        Raises:
+            Error: not a run, or one that cannot be opened.
+        """
+        paths = {"classifier": request.classifier, "reference": request.reference}
+        return {name: load(path, compute=self.compute) for name, path in paths.items() if path is not None}
+
+    def recipe(
+        self, request: Request, start: Tensor | None = None, helpers: Mapping[str, Trained] | None = None
+    ) -> Recipe:
         """What a request to this model will have made, from the pixels `start` where it names an image."""
         _, height, width = self.model.shape
         steps = plan(self.model.config, request).steps
@@ -57,6 +69,8 @@ class Trained:
             steps=steps,
             threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
             start=fingerprint(start),
+            classifier=_weights(helpers, "classifier"),
+            reference=_weights(helpers, "reference"),
         )
 
     def sample(
@@ -82,7 +96,17 @@ class Trained:
         tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **options}
         if start is not None:
             tree.setdefault("image", "a tensor")
-        return sample(self.model, trees.build(Request, tree), start=start, on_step=on_step)
+        request = trees.build(Request, tree)
+        return sample(self.model, request, start=start, guides=guides_of(self.helpers(request)), on_step=on_step)
+
+
+def _weights(helpers: Mapping[str, Trained] | None, name: str) -> str:
+    return helpers[name].weights if helpers and name in helpers else ""
+
+
+def guides_of(helpers: Mapping[str, Trained]) -> Guides:
+    """The models of opened helpers, as `sample.generate` takes them."""
+    return Guides(**{name: helper.model for name, helper in helpers.items()})
 
 
 def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute | None = None) -> Trained:
@@ -103,7 +127,7 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None
-    if config.network.kind != "unet":
+    if config.network.kind == "own":
         compute = replace(compute, dtype=torch.float32)  # a caller's module may not take bf16
     ready = Model(config, prepare(model.network, compute.device, compute.dtype))
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
@@ -145,4 +169,13 @@ def require_weights(trained: Trained, recipe: Recipe) -> None:
             f"{trained.name} holds other weights (step {trained.step}, {trained.weights[:10]}) than those that made "
             f"the picture (step {recipe.step}, {recipe.weights[:10]}): that checkpoint is gone, or the run is another. "
             f"Name the right one: kuosan sample CHECKPOINT --like PICTURE."
+        )
+
+
+def require_helper(name: str, helper: Trained, recipe: Recipe) -> None:
+    """Raises: Error unless a classifier or weaker model has the very weights that a recipe's picture was made with."""
+    if helper.weights != getattr(recipe, name):
+        raise Error(
+            f"the {name} {helper.name} holds other weights (step {helper.step}, {helper.weights[:10]}) than those that "
+            f"guided the picture ({getattr(recipe, name)[:10]}): put that checkpoint back in its place."
         )

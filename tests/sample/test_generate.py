@@ -79,7 +79,7 @@ def test_every_sampler_walks_every_schedule_that_it_does_not_refuse(name: str, s
     try:
         choose(model.config, request)
     except Error as error:
-        assert name == "heun" and "alpha = 0" in str(error)
+        assert names.SAMPLERS[name].finite_snr and "alpha = 0" in str(error)
         return
     pictures = sample(model, request)
     assert pictures.shape == (2, 3, 8, 8) and pictures.dtype == torch.float32

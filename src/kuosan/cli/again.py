@@ -35,7 +35,11 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
     request, row = recipe.batch_request()
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
     recipes.require_start(recipe, start)
-    images = torch.cat([frame.x for frame in frames(trained, request, start) if frame.done])
+    helpers = trained.helpers(request)
+    for name, helper in helpers.items():
+        opening.require_helper(name, helper, recipe)
+    guides = opening.guides_of(helpers)
+    images = torch.cat([frame.x for frame in frames(trained, request, start, guides) if frame.done])
     path = out or like.with_name(f"{like.stem}-again.png")
     if path.is_dir() or path.suffix.lower() != ".png":
         path = path / like.name

@@ -21,6 +21,7 @@ from kuosan.errors import Error
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
+    from kuosan.model import ModelConfig
     from kuosan.sample.plan import Plan
     from kuosan.sample.recipe import Recipe
     from kuosan.trained import Trained
@@ -38,6 +39,19 @@ def sample(
     spacing: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
+    classes: Annotated[list[str] | None, Parameter(name="--class", negative=())] = None,
+    guidance: Annotated[float | None, Parameter(name=["--guidance", "--guidance-scale", "--cfg"])] = None,
+    negative: Annotated[str | None, Parameter(name="--negative")] = None,
+    reference: Path | None = None,
+    guidance_interval: Annotated[tuple[float, float] | None, Parameter(negative=())] = None,
+    guidance_rescale: float | None = None,
+    classifier: Path | None = None,
+    classifier_scale: float | None = None,
+    threshold: float | None = None,
+    s_churn: float | None = None,
+    s_tmin: float | None = None,
+    s_tmax: float | None = None,
+    s_noise: float | None = None,
     clip: bool = True,
     image: Path | None = None,
     strength: float | None = None,
@@ -72,6 +86,33 @@ def sample(
         The noise of ddim (0 none, its default, to 1 as much as DDPM) and of euler_ancestral (default 1).
     variance
         DDPM's variance: beta, posterior or learned.
+    classes
+        The class of the pictures, by name or number, or `none`; given again, the classes take turns. Without it each
+        class in turn.
+    guidance
+        Classifier-free guidance: 1 is none, 3 a usual scale.
+    negative
+        With --guidance: the class to lead away from, instead of from no class.
+    reference
+        With --guidance: a weaker run to lead away from (autoguidance), an early checkpoint say.
+    guidance_interval
+        Guide only where sigma/alpha lies between these two numbers.
+    guidance_rescale
+        With --guidance: 0 (none) to 1, how far the contrast is brought back to the unguided prediction's.
+    classifier
+        Guide by the noisy classifier in this run (kuosan train --objective classifier).
+    classifier_scale
+        With --classifier: how strongly; 1 if not given.
+    threshold
+        Dynamic thresholding at this percentile, in --clip's place; 99.5 is usual.
+    s_churn
+        Heun's added noise over the whole walk (Karras et al. 2022); s_tmin, s_tmax and s_noise go with it.
+    s_tmin
+        With --s-churn: the least sigma/alpha at which noise is added.
+    s_tmax
+        With --s-churn: the most.
+    s_noise
+        With --s-churn: the standard deviation of the added noise; 1 if not given.
     clip
         Keep predicted pictures within black and white at every step.
     image
@@ -101,8 +142,12 @@ def sample(
         Processor threads; 0 lets torch choose.
     """
     request = Request(
-        n, seed, sampler, steps, spacing, eta, variance, clip, None if image is None else str(image), strength,
-        between, batch, exact,
+        n=n, seed=seed, sampler=sampler, steps=steps, spacing=spacing, eta=eta, variance=variance, s_churn=s_churn,
+        s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise, classes=tuple(classes or ()), guidance=guidance,
+        negative=negative, reference=_text(reference), guidance_interval=guidance_interval,
+        guidance_rescale=guidance_rescale, classifier=_text(classifier), classifier_scale=classifier_scale,
+        threshold=threshold, clip=clip, image=_text(image), strength=strength, between=between, batch=batch,
+        exact=exact,
     )  # fmt: skip
     where = ComputeConfig(device, precision, threads)
     if like is not None:
@@ -118,6 +163,10 @@ def sample(
     make(run, request, out, columns, gif, where)
 
 
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def make(
     run: Path, request: Request, out: Path | None, columns: int | None, gif: bool, where: ComputeConfig
 ) -> tuple[float, int]:
@@ -130,7 +179,7 @@ def make(
         raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
     from kuosan import trained as opening
     from kuosan.device import choose
-    from kuosan.sample import write
+    from kuosan.sample import guided, write
     from kuosan.sample.plan import plan
 
     trained = opening.load(run, compute=choose(where))
@@ -138,14 +187,17 @@ def make(
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     walk = plan(trained.model.config, request)
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
-    recipe = trained.recipe(request, start)
+    helpers = trained.helpers(request)
+    guides = opening.guides_of(helpers)
+    guided.check(trained.model, request, guides)
+    recipe = trained.recipe(request, start, helpers)
     folder = _folder(run, out, recipe, walk)
     _say_plan(trained, request, walk)
     film = write.Film() if gif else None
     images, begin = [], time.perf_counter()
     write.recipe(folder, recipe)
     try:
-        for frame in frames(trained, request, start):
+        for frame in frames(trained, request, start, guides):
             if film is not None:
                 film.add(frame)
             if frame.done:
@@ -169,16 +221,27 @@ def _refuse_early(run: Path, request: Request) -> None:
     """What a run's configuration alone can refuse, without loading torch."""
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
         return  # a checkpoint's own configuration is read when its bytes are checked
-    from kuosan.model import ModelConfig, OwnNetwork, missing_network
-    from kuosan.sample.plan import choose
+    from kuosan.model import OwnNetwork, missing_network
+    from kuosan.sample.plan import check_guides, choose
 
-    try:
-        config = trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
-    except Error:
-        return  # a damaged copy: the checkpoint's own decides
+    config = _stored(run)
+    if config is None:
+        return
     if isinstance(config.network, OwnNetwork):
         raise missing_network(config.network)
     choose(config, request)
+    others = [None if path is None else _stored(Path(path)) for path in (request.classifier, request.reference)]
+    check_guides(config, request, *others)
+
+
+def _stored(run: Path) -> ModelConfig | None:
+    """The model of a run by its config.yaml; None where that is damaged or not there: the checkpoint's own decides."""
+    from kuosan.model import ModelConfig
+
+    try:
+        return trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
+    except Error:
+        return None
 
 
 def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> None:

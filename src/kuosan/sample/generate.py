@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from kuosan import seeds
-from kuosan.diffusion.guidance import clamp
+from kuosan.diffusion import names
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.errors import Error
+from kuosan.sample.guided import Guides, check, guided
 from kuosan.sample.plan import Plan, plan
 from kuosan.sample.request import Request
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kuosan.diffusion.samplers import Sampler
     from kuosan.model import Model
 
+NOBODY = Guides()
 EXACT_BATCH = 8  # every batch of an exact request is padded to this
 
 
@@ -49,23 +51,30 @@ class Frame:
 
 @torch.no_grad()
 def generate(
-    model: Model, request: Request, *, start: Tensor | None = None, noise: Tensor | None = None
+    model: Model,
+    request: Request,
+    *,
+    start: Tensor | None = None,
+    noise: Tensor | None = None,
+    guides: Guides = NOBODY,
 ) -> Iterator[Frame]:
     """Sample what the request asks for, batch by batch, step by step.
 
     Args:
         start: (C, H, W) or (n, C, H, W) pictures in [-1, 1] to start from (image to image), with `request.strength`.
         noise: (n, C, H, W) standard normal noise to start from instead of the seeds'; for interpolation.
+        guides: the classifier and the weaker model that the request names.
 
     Raises:
         Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
     """
     walk = plan(model.config, request)
     _check_shapes(model, request, start, noise)
+    check(model, request, guides)
     size = EXACT_BATCH if request.exact else min(request.batch, request.n)
     for first in range(0, request.n, size):
         rows = range(first, min(first + size, request.n))
-        yield from _batch(model, request, walk, rows, size if request.exact else len(rows), start, noise)
+        yield from _batch(model, request, guides, walk, rows, size if request.exact else len(rows), start, noise)
 
 
 def sample(
@@ -74,11 +83,12 @@ def sample(
     *,
     start: Tensor | None = None,
     noise: Tensor | None = None,
+    guides: Guides = NOBODY,
     on_step: Callable[[Frame], None] | None = None,
 ) -> Tensor:
     """The finished pictures of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
     pictures = []
-    for frame in generate(model, request, start=start, noise=noise):
+    for frame in generate(model, request, start=start, noise=noise, guides=guides):
         if on_step is not None:
             on_step(frame)
         if frame.done:
@@ -116,6 +126,7 @@ def slerp(a: Tensor, b: Tensor, places: Tensor) -> Tensor:
 def _batch(
     model: Model,
     request: Request,
+    guides: Guides,
     walk: Plan,
     rows: range,
     size: int,
@@ -133,12 +144,13 @@ def _batch(
 
     first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.shape)
     x = _start(model, walk, first_noise, None if start is None else start[padded] if start.ndim == 4 else start)
-    denoise = model.denoiser()
-    if request.clip:
-        denoise = clamp(denoise)
+    denoise = guided(model, request, guides, padded, device)
     sampler: Sampler = SAMPLERS[walk.sampler]
+    options = dict(walk.options)
+    if names.SAMPLERS[walk.sampler].at_log_snr:
+        options["at_log_snr"] = model.config.schedule.at_log_snr
     steps = len(walk.levels) - 1
-    walked = sampler(denoise, x.to(device), walk.levels, step_noise, **walk.options)
+    walked = sampler(denoise, x.to(device), walk.levels, step_noise, **options)
     for i, step in enumerate(islice(walked, steps), start=1):
         yield Frame(rows[0], i, steps, walk.levels[i], step.x0[:keep].float(), step.x[:keep].float())
 

@@ -5,18 +5,20 @@ Refuses what cannot be sampled, before anything is computed; `choose` does so wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kuosan.diffusion import names
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
+from kuosan.tasks.generation import NULL
 
 if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
     from kuosan.model import ModelConfig
     from kuosan.sample.request import Request
 
+OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # of samplers, by the names of a request's fields
 STRENGTH = 0.6  # of an image-to-image request that names none
 
 
@@ -29,18 +31,19 @@ class Choice:
     steps: int
     spacing: str | None
     options: dict[str, Any]
+    passes: int = 1  # of the network at each evaluation: two under classifier-free guidance
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations a picture."""
-        return names.SAMPLERS[self.sampler].evaluations(self.steps)
+        """Network evaluations a picture; under a guidance interval fewer are made."""
+        return self.passes * names.SAMPLERS[self.sampler].evaluations(self.steps)
 
 
 @dataclass(frozen=True)
 class Plan(Choice):
     """A choice and its grid, noise first."""
 
-    levels: Level
+    levels: Level = field(kw_only=True)
 
 
 def choose(config: ModelConfig, request: Request) -> Choice:
@@ -59,7 +62,8 @@ def choose(config: ModelConfig, request: Request) -> Choice:
             steps = schedule.T if sampler == "ddpm" else min(steps, schedule.T)
     spacing = request.spacing or names.default_spacing(schedule)
     variance = None if request.variance is None else names.variance(request.variance)
-    options = {key: value for key, value in {"eta": request.eta, "variance": variance}.items() if value is not None}
+    asked = {"variance": variance} | {name: getattr(request, name) for name in OPTIONS}
+    options = {key: value for key, value in asked.items() if value is not None}
     names.check(
         schedule,
         config.prediction,
@@ -74,7 +78,9 @@ def choose(config: ModelConfig, request: Request) -> Choice:
             f"between needs a sampler without noise of its own, and {sampler!r} draws some: "
             f"use ddim (eta 0), euler, heun or dpm_solver_2m."
         )
-    return Choice(sampler, steps, _walked(request, steps), spacing, options)
+    check_request(config, request)
+    passes = 1 if request.guidance in (None, 0, 1) else 2
+    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes)
 
 
 def plan(config: ModelConfig, request: Request) -> Plan:
@@ -86,7 +92,55 @@ def plan(config: ModelConfig, request: Request) -> Plan:
     choice = choose(config, request)
     levels = config.schedule.grid(choice.grid_steps, choice.spacing)
     levels = levels[choice.grid_steps - choice.steps :]
-    return Plan(choice.sampler, choice.grid_steps, choice.steps, choice.spacing, choice.options, levels)
+    return Plan(**vars(choice), levels=levels)
+
+
+def check_request(config: ModelConfig, request: Request) -> None:
+    """Refuse classes and guidance that a model by itself cannot give. Raises: Error."""
+    task = config.task
+    if task.labels:
+        for name in request.classes:
+            task.label(name)
+    elif request.classes and request.classifier is None:
+        task.label(request.classes[0])
+    if request.guidance is None or request.reference is not None:
+        return
+    if not task.labels:
+        raise Error(
+            f"guidance = {request.guidance}: this model was trained without classes, so there is nothing to be guided "
+            f"by; train with --labels, or name a weaker run (--reference) or a classifier (--classifier)."
+        )
+    task.label(NULL if request.negative is None else request.negative)  # raises where there is no such reference
+
+
+def check_guides(
+    config: ModelConfig, request: Request, classifier: ModelConfig | None, reference: ModelConfig | None
+) -> None:
+    """Refuse a classifier or a weaker model that does not fit the model. Raises: Error."""
+    for name, other in (("classifier", classifier), ("reference", reference)):
+        if other is None:
+            continue
+        if (other.network.kind == "classifier") != (name == "classifier"):
+            raise Error(
+                f"{name} {getattr(request, name)!r} is "
+                + ("no classifier: train one with --objective classifier." if name == "classifier" else "a classifier.")
+            )
+        if other.shape != config.shape:
+            raise Error(f"{name} {getattr(request, name)!r} sees pictures of {other.shape}, this model {config.shape}.")
+        if config.task.labels and other.task.labels and other.task.class_names != config.task.class_names:
+            raise Error(
+                f"{name} {getattr(request, name)!r} knows the classes {', '.join(other.task.class_names)}, this model "
+                f"{', '.join(config.task.class_names)}: both must be trained on the same."
+            )
+    if reference is not None and (reference.schedule != config.schedule or reference.task.labels > config.task.labels):
+        raise Error(
+            f"reference {request.reference!r} has another schedule or task than this model: both must be alike."
+        )
+    if classifier is not None and not config.task.labels:
+        for name in request.classes:
+            classifier.task.label(name)
+    if classifier is not None and NULL in request.classes and NULL not in classifier.task.class_names:
+        raise Error("class 'none' with a classifier: it has no such class to lead to; name one.")
 
 
 def _walked(request: Request, steps: int) -> int:

@@ -40,6 +40,8 @@ class Recipe:
     steps: int  # denoising steps really taken
     threads: int = 0  # processor threads; 0 where they do not matter
     start: str = ""  # sha256 of the pixels an image-to-image request started from
+    classifier: str = ""  # sha256 of the weights of the classifier that guided it
+    reference: str = ""  # sha256 of the weights of the weaker model that guided it
     format: int = FORMAT
     version: str = kuosan.__version__
 
@@ -58,14 +60,26 @@ class Recipe:
             else "place {} between seeds {} and {}".format(self.picture, *between)
         )
 
+    @property
+    def steering(self) -> str:
+        """Class and guidance scales, in the words of the parameters line."""
+        request, said = self.request, ""
+        if request.classes:
+            said += f"Class: {request.classes[self.picture % len(request.classes)]}, "
+        if request.guidance is not None:
+            said += f"CFG scale: {request.guidance:g}, "
+        if request.classifier_scale is not None:
+            said += f"Classifier scale: {request.classifier_scale:g}, "
+        return said
+
     def text(self) -> dict[str, str]:
         """The PNG's text chunks."""
         request = self.request
         origin = f"Seed: {self.seed}" if request.between is None else "Seeds: {} to {}".format(*request.between)
         line = (
             f"Steps: {self.steps}, Sampler: {request.sampler}, {origin}, "
-            f"Size: {self.size[0]}x{self.size[1]}, Model hash: {self.weights[:10]}, Model: {Path(self.run).name}, "
-            f"Version: kuosan {self.version}"
+            f"{self.steering}Size: {self.size[0]}x{self.size[1]}, Model hash: {self.weights[:10]}, "
+            f"Model: {Path(self.run).name}, Version: kuosan {self.version}"
         )
         return {"parameters": "\n" + line, KEY: json.dumps(trees.plain(self), ensure_ascii=False)}
 
@@ -77,7 +91,9 @@ class Recipe:
         size = 1 if request.exact else min(request.batch, request.n)
         first = self.picture // size * size
         n = min(size, request.n - first)
-        return dataclasses.replace(request, n=n, seed=request.seed + first), self.picture - first
+        at = first % max(1, len(request.classes))
+        classes = request.classes[at:] + request.classes[:at]
+        return dataclasses.replace(request, n=n, seed=request.seed + first, classes=classes), self.picture - first
 
 
 def fingerprint(start: Tensor | None) -> str:

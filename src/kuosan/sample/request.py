@@ -18,6 +18,19 @@ class Request:
     spacing: str | None = None  # where the steps lie: trailing, leading, linspace, log_snr or karras; none: trailing
     eta: float | None = None  # DDIM's noise, 0 none to 1 DDPM's; only for samplers that have it
     variance: str | None = None  # DDPM's variance: beta, posterior or learned
+    s_churn: float | None = None  # Heun's added noise over the whole walk (Karras et al. 2022); none: 0
+    s_tmin: float | None = None  # with s_churn: the least sigma/alpha at which noise is added
+    s_tmax: float | None = None  # with s_churn: the most
+    s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1
+    classes: tuple[str, ...] = ()  # picture i is of class i mod their number, by name or number, or `none`
+    guidance: float | None = None  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
+    negative: str | None = None  # with guidance: the class to lead away from, instead of from no class
+    reference: str | None = None  # with guidance: a weaker run to lead away from (autoguidance)
+    guidance_interval: tuple[float, float] | None = None  # guide only where sigma/alpha lies between these
+    guidance_rescale: float | None = None  # with guidance: 0 none to 1, the contrast of the unguided (Lin et al. 2023)
+    classifier: str | None = None  # the run of a noisy classifier to guide by
+    classifier_scale: float | None = None  # with classifier: how strongly; 1 if none
+    threshold: float | None = None  # dynamic thresholding at this percentile of |x0|, in clip's place; 99.5 is usual
     clip: bool = True  # keep the predicted picture within [-1, 1] at every step
     image: str | None = None  # start from this picture instead of from noise alone
     strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
@@ -26,6 +39,8 @@ class Request:
     exact: bool = False  # bit-equal pictures whatever n and batch: every batch is padded to 8
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        _check_guidance(self)
         if not 1 <= self.n <= 1_000_000:
             raise Error(f"n = {self.n} is not allowed: 1 to 1,000,000 pictures.")
         if self.steps is not None and not 1 <= self.steps <= 10_000:
@@ -44,3 +59,34 @@ class Request:
             raise Error("strength has no effect without image: give --image PICTURE, or leave --strength out.")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise Error(f"strength = {self.strength} is not allowed: above 0, at most 1.")
+
+
+def _check_guidance(request: Request) -> None:
+    """Refuse settings of guidance that are out of range or without effect. Raises: Error."""
+    for name in ("negative", "reference", "guidance_rescale"):
+        if getattr(request, name) is not None and request.guidance is None:
+            raise Error(f"{name} has no effect without guidance: give --guidance 3, say, or leave it out.")
+    if request.negative is not None and request.reference is not None:
+        raise Error("negative and reference cannot both be given: guidance leads away from one thing.")
+    if request.guidance is not None and not 0 <= request.guidance <= 1000:
+        raise Error(f"guidance = {request.guidance} is not allowed: 0 to 1000; 1 is no guidance, 3 a usual scale.")
+    if request.guidance_rescale is not None and not 0 <= request.guidance_rescale <= 1:
+        raise Error(f"guidance_rescale = {request.guidance_rescale} is not allowed: 0 (none) to 1.")
+    if request.classifier_scale is not None and request.classifier is None:
+        raise Error("classifier_scale has no effect without classifier: name the run of a noisy classifier.")
+    if request.classifier_scale is not None and not 0 <= request.classifier_scale <= 1000:
+        raise Error(
+            f"classifier_scale = {request.classifier_scale} is not allowed: 0 (none) to 1000; 1 is Bayes' rule."
+        )
+    if request.classifier is not None and request.classifier_scale is None:
+        object.__setattr__(request, "classifier_scale", 1.0)
+    if request.guidance_interval is not None:
+        if request.guidance is None and request.classifier is None:
+            raise Error("guidance_interval has no effect without guidance or classifier: give one, or leave it out.")
+        low, high = request.guidance_interval
+        if not 0 <= low < high:
+            raise Error(f"guidance_interval = {low} to {high} in sigma/alpha is not allowed: need 0 <= low < high.")
+    if request.threshold is not None and not 0 < request.threshold <= 100:
+        raise Error(f"threshold = {request.threshold} is not allowed: a percentile above 0, at most 100.")
+    if request.threshold is not None and not request.clip:
+        raise Error("threshold bounds the predicted picture in clip's place: leave --no-clip out.")

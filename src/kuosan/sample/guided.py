@@ -1,0 +1,107 @@
+"""What a request tells the network and how it is steered: the denoiser of one batch, all its guidance around it.
+
+From the network outwards: condition, classifier-free guidance (or autoguidance), rescale, interval, a classifier's
+gradient, then the bound on the predicted picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from kuosan.diffusion import guidance
+from kuosan.errors import Error
+from kuosan.sample.plan import check_guides
+from kuosan.tasks.generation import condition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.diffusion.denoiser import Denoiser
+    from kuosan.model import Model
+    from kuosan.sample.request import Request
+
+
+@dataclass(frozen=True)
+class Guides:
+    """The other models that a request names: a noisy classifier, and a weaker model of the same pictures."""
+
+    classifier: Model | None = None
+    reference: Model | None = None
+
+
+def check(model: Model, request: Request, guides: Guides) -> None:
+    """Refuse guides that are missing, not asked for, or do not fit the model. Raises: Error."""
+    for name in ("classifier", "reference"):
+        given, asked = getattr(guides, name), getattr(request, name)
+        if asked is not None and given is None:
+            raise Error(f"the request is guided by the {name} {asked!r}, but none was given: pass guides=Guides(...).")
+        if asked is None and given is not None:
+            raise Error(f"a {name} was given, but the request names none: set {name}= (any name).")
+    check_guides(
+        model.config,
+        request,
+        None if guides.classifier is None else guides.classifier.config,
+        None if guides.reference is None else guides.reference.config,
+    )
+
+
+def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) -> Tensor | None:
+    """The label of each of these pictures, (B,) int64; None where nobody is told one."""
+    teller = model if model.config.task.labels else guides.classifier
+    if teller is None:
+        return None
+    task = teller.config.task
+    if request.classes:
+        own = [task.label(request.classes[row % len(request.classes)]) for row in rows]
+    else:
+        own = task.usual([request.seed + row for row in rows])
+    return torch.tensor(own)
+
+
+def guided(model: Model, request: Request, guides: Guides, rows: Sequence[int], device: torch.device) -> Denoiser:
+    """The denoiser of the pictures `rows` of a request."""
+    label = labels(model, request, guides, rows)
+    plain = _told(model, label, device)
+    denoise = plain
+    scale = request.guidance
+    if scale is not None and scale != 1:
+        plain, reference = _pair(model, request, guides, label, device)
+        denoise = guidance.classifier_free(plain, reference, scale)
+        denoise = guidance.rescale(denoise, plain, request.guidance_rescale or 0.0)
+    if guides.classifier is not None and request.classifier_scale:
+        assert label is not None
+        judge, schedule = guides.classifier, model.config.schedule
+        told = guidance.log_prob(judge.network, judge.config.schedule, label.to(device), schedule)
+        denoise = guidance.classifier(denoise, told, request.classifier_scale)
+    if request.guidance_interval is not None:
+        denoise = guidance.interval(denoise, _told(model, label, device), *request.guidance_interval)
+    if request.threshold is not None:
+        return guidance.dynamic_threshold(denoise, request.threshold)
+    return guidance.clamp(denoise) if request.clip else denoise
+
+
+def _told(model: Model, label: Tensor | None, device: torch.device) -> Denoiser:
+    return model.denoiser({door: value.to(device) for door, value in condition(model.config.task, label).items()})
+
+
+def _pair(
+    model: Model, request: Request, guides: Guides, label: Tensor | None, device: torch.device
+) -> tuple[Denoiser, Denoiser]:
+    """The plain denoiser, remembered for all who ask it, and the one that guidance leads away from."""
+    if guides.reference is not None:
+        return guidance.shared(_told(model, label, device)), _told(guides.reference, label, device)
+    assert label is not None
+    task = model.config.task
+    away = torch.full_like(label, task.null if request.negative is None else task.label(request.negative))
+    return guidance.doubled(
+        model.network,
+        model.config.prediction,
+        {door: value.to(device) for door, value in condition(task, label).items()},
+        {door: value.to(device) for door, value in condition(task, away).items()},
+        sigma_data=model.config.sigma_data,
+        learned_variance=model.config.learned_variance,
+    )
