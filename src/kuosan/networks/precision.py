@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from kuosan.networks.dit import DiT
 from kuosan.networks.norm import GroupNorm
 from kuosan.networks.unet import Conditioning, Encoder
 
@@ -20,15 +21,15 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
     """A copy of `network` for inference on `device`: no dropout, no gradients, channels_last, weights in `dtype`.
 
-    A `UNet` or `Classifier` keeps its time embedding, conditioning and norms in float32 (bf16 cannot tell t = 999 from
-    1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the difference
-    to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by grey
-    levels. A `UNet` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any other network
-    gets `dtype` for all its weights, and takes and gives that.
+    A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning and norms in float32 (bf16 cannot tell
+    t = 999 from 1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the
+    difference to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by
+    grey levels. A `UNet` or `DiT` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any
+    other network gets `dtype` for all its weights, and takes and gives that.
     """
     ready = copy.deepcopy(network, _kept_activations(network)).to(device).requires_grad_(False).eval()
     exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
-    exact += [m.time for m in ready.modules() if isinstance(m, Encoder)]
+    exact += [m.time for m in ready.modules() if isinstance(m, (Encoder, DiT))]
     kept = {parameter for module in exact for parameter in module.parameters()}
     for parameter in ready.parameters():
         layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format

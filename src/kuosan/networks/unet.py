@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
+from kuosan.networks.doors import check
 from kuosan.networks.initialise import initialise
 from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, time_features
 from kuosan.networks.norm import GroupNorm
@@ -51,10 +52,10 @@ def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
 
 
 class Conditioning(nn.Linear):
-    """One matmul that makes every residual block's share of the time conditioning, handed out in order."""
+    """One matmul that makes every block's share of the time conditioning, handed out in order."""
 
-    def __init__(self, time_width: int, blocks: Iterable[ResidualBlock]) -> None:
-        self.widths = [block.time_width for block in blocks]
+    def __init__(self, time_width: int, blocks: Iterable[nn.Module]) -> None:
+        self.widths = [cast(int, block.time_width) for block in blocks]
         super().__init__(time_width, sum(self.widths))
 
     def shares(self, emb: Tensor, batch: int) -> Iterator[Tensor]:
@@ -114,29 +115,13 @@ class Encoder(nn.Module):
         return DownConv(width, asymmetric=self.config.resample == "conv_asymmetric")
 
     def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """The time embedding, with the label's row added: (B,) and (B,) -> (B, time_width), in the weights' dtype.
-
-        In sampling all pictures have one time: it is embedded once, (1, time_width), which also keeps a picture's bits
-        from depending on how many are beside it (a product of one row is rounded otherwise than one of many).
-        """
-        first = cast(nn.Linear, self.time[0])
-        dtype = torch.float64 if first.weight.dtype == torch.float64 else torch.float32
-        t = t.to(first.weight.device).reshape(-1)
-        if not torch.is_grad_enabled() and t.device.type == "cpu" and bool((t == t[0]).all()):
-            t = t[:1]
-        with full_precision(t):  # bf16 cannot tell t = 999 from t = 1000
-            features = time_features(
-                t,
-                self.config.channels,
-                cos_first=self.config.cos_first,
-                freq_shift=self.config.freq_shift,
-                dtype=dtype,
-            )
-            emb = cast(Tensor, self.time(features.to(first.weight.dtype)))
-            return emb if self.label is None else emb + self.label(label)
+        """The time embedding, with the label's row added: (B,) and (B,) -> (B or 1, time_width)."""
+        cos_first, freq_shift = self.config.cos_first, self.config.freq_shift
+        width = self.config.channels
+        return embed(self.time, self.label, t, label, width=width, cos_first=cos_first, freq_shift=freq_shift)
 
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, concat: Tensor | None = None) -> Encoding:
-        _check(self.config, x, t, label, concat)
+        check(self.config, x, t, label, concat)
         emb = self.embed(t, label)
         shares = self.conditioning.shares(emb, len(x))
         if concat is not None:
@@ -233,6 +218,32 @@ def parameter_count(config: UNetConfig) -> int:
         return sum(p.numel() for p in UNet(config).parameters())
 
 
+def embed(
+    time: nn.Sequential,  # of linear maps; what makes the time embedding of its sines and cosines
+    table: nn.Embedding | None,  # a row a label
+    t: Tensor,  # () | (1,) | (B,)
+    label: Tensor | None,  # (B,)
+    *,
+    width: int,  # of the sines and cosines
+    cos_first: bool,
+    freq_shift: float,
+) -> Tensor:  # (B or 1, width of the embedding) in the weights' dtype
+    """The time embedding, with the label's row added.
+
+    In sampling all pictures have one time: it is embedded once, as one row, which also keeps a picture's bits from
+    depending on how many are beside it (a product of one row is rounded otherwise than one of many).
+    """
+    weight = cast(nn.Linear, time[0]).weight
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    t = t.to(weight.device).reshape(-1)
+    if not torch.is_grad_enabled() and t.device.type == "cpu" and bool((t == t[0]).all()):
+        t = t[:1]
+    with full_precision(t):  # bf16 cannot tell t = 999 from t = 1000
+        features = time_features(t, width, cos_first=cos_first, freq_shift=freq_shift, dtype=dtype)
+        emb = cast(Tensor, time(features.to(weight.dtype)))
+        return emb if table is None or label is None else emb + table(label)
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Autocast switched off where `x` is; the meta device knows none."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
@@ -250,39 +261,3 @@ def _skip_widths(config: UNetConfig) -> list[int]:
     for i, width in enumerate(config.widths):
         skips += [width] * (config.blocks + (i < config.levels - 1))
     return skips
-
-
-def _check(config: UNetConfig, x: Tensor, t: Tensor, label: Tensor | None, concat: Tensor | None) -> None:
-    """Refuse inputs this network cannot take; each sentence names the cure."""
-    if x.ndim != 4 or x.shape[1] != config.in_channels:
-        raise Error(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, H, W).")
-    B, _, H, W = x.shape
-    if H % config.factor or W % config.factor:
-        up = tuple(-(-side // config.factor) * config.factor for side in (H, W))
-        raise Error(
-            f"picture size {H}x{W}: this network takes sides that are multiples of {config.factor} "
-            f"(patch {config.patch}, {config.levels} levels). Resize or pad to {up[0]}x{up[1]}, or use fewer levels."
-        )
-    if t.numel() not in (1, B) or t.ndim > 1:
-        raise Error(f"t has shape {tuple(t.shape)}; allowed: (), (1,) or ({B},), one time a picture.")
-    if config.classes and (label is None or label.shape != (B,)):
-        got = "missing" if label is None else f"of shape {tuple(label.shape)}"
-        raise Error(
-            f"label is {got}; this network has {config.classes} classes: pass int64 labels of shape ({B},), "
-            f"{config.null_label} for none."
-        )
-    if label is not None and config.classes and label.device.type == "cpu":  # a GPU would have to be waited for
-        wrong = [int(i) for i in label if not 0 <= i <= config.classes]
-        if wrong:
-            raise Error(
-                f"label {wrong[0]}: this network takes 0 to {config.classes - 1}, or {config.classes} for none."
-            )
-    if not config.classes and label is not None:
-        raise Error("this network has no label door (classes is 0): leave label out, or train with classes.")
-    if config.concat_channels:
-        wanted = (B, config.concat_channels, H, W)
-        if concat is None or concat.shape != wanted:
-            got = "missing" if concat is None else f"of shape {tuple(concat.shape)}"
-            raise Error(f"concat is {got}; this network takes concat of shape {wanted}.")
-    elif concat is not None:
-        raise Error("this network has no concat door (concat_channels is 0): leave concat out.")
