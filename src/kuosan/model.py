@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
+from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.tasks.generation import Generation
 
@@ -32,7 +33,9 @@ class ModelConfig:
     """What a trained model is, in numbers and names: enough to build it and to sample from it."""
 
     shape: tuple[int, int, int] | None = None  # channels, height, width of a picture; decided by the data
-    network: UNetConfig | OwnNetwork = field(default_factory=UNetConfig)  # unet, or own: a module given from Python
+    network: UNetConfig | OwnNetwork | ClassifierConfig = field(
+        default_factory=UNetConfig
+    )  # unet, own (a module given from Python), or classifier
     schedule: Discrete | Karras | Flow = field(default_factory=Discrete)  # the noise: discrete, karras (EDM) or flow
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
     sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
@@ -62,7 +65,13 @@ class Model:
         return self.config.shape
 
     def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:
-        """(x, level) -> Prediction, with the conditions bound."""
+        """(x, level) -> Prediction, with the conditions bound.
+
+        Raises:
+            Error: the model is a classifier.
+        """
+        if isinstance(self.config.network, ClassifierConfig):
+            raise Error("this model is a classifier: it names pictures and makes none. It guides a model that does.")
         from kuosan.diffusion.denoiser import denoiser
 
         return denoiser(
@@ -85,7 +94,11 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
             raise missing_network(config.network)
         return Model(config, network)
     if network is not None:
-        raise Error(f"network= was given ({type(network).__name__}), but this run has a kuosan U-Net: leave it out.")
+        raise Error(f"network= was given ({type(network).__name__}), but this run has a kuosan network: leave it out.")
+    if isinstance(config.network, ClassifierConfig):
+        from kuosan.networks.classifier import Classifier
+
+        return Model(config, Classifier(config.network, seed))
     from kuosan.networks.unet import UNet
 
     return Model(config, UNet(config.network, seed))

@@ -167,17 +167,26 @@ def _say_plan(run: Any, asked: Any) -> None:
     cost = measure(run)
     left = config.train.max_steps - run.state.step
     epochs = config.train.max_steps * config.train.batch / len(asked.pictures.train)
-    schedule = config.model.schedule
-    detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} pictures, "
-        f"predicts {config.model.prediction}, schedule {detail}"
+        f"{_purpose(config.model)}"
     )
     say(
         f"training: {left} steps of {config.train.batch} ({epochs:.1f} epochs in all), "
         f"about {duration(cost.seconds * left)}, about {size_text(cost.memory)} of memory"
     )
     say(f"run: {run.folder} (saved every {config.train.save_every} steps; Ctrl-C saves and stops)")
+
+
+def _purpose(model: Any) -> str:
+    """What a model is for: what it predicts, or how many classes it tells apart."""
+    schedule, network = model.schedule, model.network
+    detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
+    if network.kind != "classifier":
+        return f"predicts {model.prediction}, schedule {detail}"
+    return f"tells {network.classes} classes apart, " + (
+        f"schedule {detail}" if network.noisy else "clean pictures only"
+    )
 
 
 def _say_end(run: Any, stopped: int) -> None:
@@ -190,7 +199,22 @@ def _say_end(run: Any, stopped: int) -> None:
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
+    if run.config.train.objective == "classifier":
+        _say_accuracy(run)
+        return
     say(
         f"next: kuosan sample {quote(str(folder))} -n 16   "
         f"(longer training: the same command with --max-steps {2 * last})"
     )
+
+
+def _say_accuracy(run: Any) -> None:
+    """A classifier's last judgement, and what to do with it."""
+    rows = [row for row in run.log.rows() if row.get("held_out")]
+    if rows:
+        held = rows[-1]["held_out"]
+        bands = [f"{value:.1%}" for value in held.get("accuracy_by_noise", []) if value is not None]
+        by_noise = f"; from least to most noise: {', '.join(bands)}" if bands else ""
+        say(f"accuracy: {held['accuracy']:.1%} of held-out pictures at step {rows[-1]['step']}{by_noise}.")
+    if run.config.model.network.noisy:
+        say(f"next: kuosan sample GENERATOR --classifier {quote(str(run.folder))} --class NAME")

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, denoiser
-from kuosan.diffusion.level import Level, mix
+from kuosan.diffusion.level import Level, mix, over
 from kuosan.diffusion.prediction import target, to_eps, to_x0
+from kuosan.diffusion.schedule import Schedule
 from kuosan.errors import Error
 
 LogProb = Callable[[Tensor, Level], Tensor]  # log p(y | x_t) of each picture: (B, ...), level -> (B,)
@@ -152,6 +153,30 @@ def gradient(log_prob: LogProb, x: Tensor, level: Level) -> Tensor:
         if not value.requires_grad:
             raise Error("log_prob does not depend on x (no_grad or detach inside?): there is no gradient to follow.")
         return torch.autograd.grad(value.sum(), leaf)[0]
+
+
+def log_prob(
+    network: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, label: Tensor, sampled: Schedule | None = None
+) -> LogProb:
+    """log p(label | x_t) by a classifier `network(x, t)` -> logits that was trained on `schedule`; label (B,) int64.
+
+    At the levels of another schedule (`sampled`) it is asked at its own level of equal log SNR, x scaled to that: the
+    same picture and noise in the same proportion.
+    Raises: Error, when asked, for a level that the classifier was not trained at.
+    """
+
+    def told(x: Tensor, level: Level) -> Tensor:
+        own = level
+        if sampled is not None and sampled != schedule:
+            try:
+                own = schedule.at_log_snr(level.log_snr)
+            except Error as error:
+                raise Error(f"the classifier does not know this noise: {error} Or guide within an interval.") from None
+            x = x * over(own.alpha / level.alpha, x)
+        logits = network(x, own.t.to(x.device, torch.float32).reshape(-1))
+        return logits.log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)
+
+    return told
 
 
 def doubled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
@@ -14,9 +14,11 @@ from kuosan.diffusion import names
 from kuosan.diffusion.weighting import check_weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig
+from kuosan.networks.classifier_config import default_classifier
 from kuosan.networks.config import Size, default_unet
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
+from kuosan.train import classifier_settings
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
@@ -51,6 +53,7 @@ INEXACT = ("train.micro_batch", "compute.")
 class TrainConfig:
     """How a model is trained."""
 
+    objective: Literal["diffusion", "classifier"] = "diffusion"  # train a denoiser, or a classifier
     max_steps: int = 20_000  # optimiser steps; may be raised on resume
     batch: int = 64  # pictures a step, over all processes
     micro_batch: int = 0  # pictures in memory at once, the rest accumulated; 0: the whole batch
@@ -123,6 +126,7 @@ def check(tree: Mapping[str, Any]) -> None:
     Raises:
         Error: whatever the configuration classes refuse.
     """
+    tree = _filled(tree)
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | _prediction(said)
     _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
@@ -146,20 +150,34 @@ def resolve(
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
     """
+    tree = _filled(tree)
     said = dict(tree.get("model", {}))
-    network: trees.Tree = {"kind": "own", "name": own} if own else trees.plain(default_unet(shape, size))
-    learned = trees.merge(trees.plain(ModelConfig()), {k: v for k, v in said.items() if k == "learned_variance"})
-    if not own and learned["learned_variance"]:
-        network["out_channels"] = 2 * shape[0]
     task = _task(said, classes)
-    if not own:
-        network["classes"] = len(task.get("class_names", ()))
+    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, shape, size, len(task["class_names"]))
     model = trees.merge(
         trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape), "task": task}
     )
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
     _check_fit(config)
     return config
+
+
+def _filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree, with what follows from training a classifier where one is trained."""
+    if trees.build(RunConfig, {"train": tree.get("train", {})}).train.objective != "classifier":
+        return tree
+    return trees.merge(classifier_settings.FOLLOWS, tree)
+
+
+def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, classes: int) -> trees.Tree:
+    """The usual network of a size for these pictures."""
+    if tree.get("train", {}).get("objective") == "classifier":
+        return trees.plain(default_classifier(shape, size, classes=classes))
+    network = trees.plain(default_unet(shape, size, classes=classes))
+    said = {key: value for key, value in tree.get("model", {}).items() if key == "learned_variance"}
+    if trees.build(RunConfig, {"model": said}).model.learned_variance:
+        network["out_channels"] = 2 * shape[0]
+    return network
 
 
 def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
@@ -169,8 +187,8 @@ def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
         return trees.plain(task)
     if not classes:
         raise Error(
-            "labels = true, but the pictures have no classes: put each class into its own folder, give a `label` in "
-            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file; or leave --labels out."
+            "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
+            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
         )
     if task.class_names and task.class_names != classes:
         raise Error(
@@ -192,6 +210,10 @@ def _check_fit(config: RunConfig) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
     _check_training(config)
+    if config.train.objective == "classifier":
+        classifier_settings.check_fit(model)
+    if model.network.kind == "classifier" and config.train.objective != "classifier":
+        raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
     if model.network.kind != "unet":
         return
     for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0])):
@@ -220,6 +242,9 @@ def _check_fit(config: RunConfig) -> None:
 
 def _check_training(config: RunConfig) -> None:
     model, train = config.model, config.train
+    if train.objective == "classifier":
+        classifier_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
+        return
     if model.learned_variance:
         raise Error(
             "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "

@@ -21,7 +21,9 @@ def smooth(losses: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the curve: every step's loss, its running mean, and the held-out loss; by noise level beside it."""
+    """Write the curve: every step's loss, its running mean, and the held-out loss; beside it what else was judged,
+    the loss by noise level and a classifier's accuracy.
+    """
     from matplotlib.figure import Figure
 
     steps = np.array([row["step"] for row in rows if row.get("loss") is not None])
@@ -29,8 +31,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     if not len(steps):
         return
     held = [(row["step"], row["held_out"]) for row in rows if row.get("held_out")]
-    figure = Figure(figsize=(11 if held else 6.5, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if held else 1, squeeze=False)[0]
+    beside = [panel for name, panel in PANELS.items() if held and name in held[0][1]]
+    figure = Figure(figsize=(6.5 + 4.5 * len(beside), 4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(beside), squeeze=False)[0]
     axes[0].plot(steps, losses, lw=0.5, color="0.8", label="each step")
     axes[0].plot(steps, smooth(losses, max(1, len(losses) // 50)), color="tab:blue", label="running mean")
     if held:
@@ -42,7 +45,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             color="tab:orange",
             label="held out",
         )
-        _by_noise(axes[1], held)
+        for axis, panel in zip(axes[1:], beside, strict=True):
+            panel(axis, held)
     top = np.quantile(losses, 0.99) * 1.3
     axes[0].set(xlabel="step", ylabel="loss", ylim=(0, top if top > 0 else 1), title="training")
     axes[0].legend()
@@ -52,11 +56,28 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _by_noise(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
-    curves = np.array([h["by_noise"] for _, h in held], dtype=float)  # None, a band without pictures, becomes NaN
+    _bands(axis, held, "by_noise")
+    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level, no weight")
+    axis.legend()
+
+
+def _accuracy(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    if "accuracy_by_noise" in held[0][1]:
+        _bands(axis, held, "accuracy_by_noise")
+    whole = np.array([h["accuracy"] for _, h in held], dtype=float)
+    axis.plot([s for s, _ in held], whole, "o-", ms=3, color="tab:orange", label=f"all: {whole[-1]:.1%} at last")
+    axis.set(xlabel="step", ylim=(0, 1), title="held-out accuracy")
+    axis.legend()
+
+
+def _bands(axis: Any, held: list[tuple[int, dict[str, Any]]], name: str) -> None:
+    """A line a noise level, from blue to red."""
+    curves = np.array([h[name] for _, h in held], dtype=float)  # None, a band without pictures, becomes NaN
     bands = curves.shape[1]
     for band in range(bands):
         colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))
         label = {0: "least noise", bands - 1: "most noise"}.get(band)
         axis.plot([s for s, _ in held], curves[:, band], color=colour, label=label, lw=1)
-    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level, no weight")
-    axis.legend()
+
+
+PANELS = {"by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged

@@ -27,7 +27,7 @@ from kuosan.train.distributed import World
 from kuosan.train.draws import Drawn, Draws
 from kuosan.train.ema import exact
 from kuosan.train.monitor import Monitor
-from kuosan.train.objective import Diffusion
+from kuosan.train.objective import Objective
 from kuosan.train.optimizer import learning_rate, set_rate
 from kuosan.train.report import Report
 from kuosan.train.state import State
@@ -46,7 +46,7 @@ class Run:
     parallel: nn.Module  # the network as it is called in training
     state: State
     draws: Draws
-    objective: Diffusion
+    objective: Objective
     log: Log | None  # on the first process only
     monitor: Monitor | None
     world: World

@@ -21,7 +21,7 @@ from kuosan.train.config import preview_request
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
     from kuosan.train.config import TrainConfig
-    from kuosan.train.objective import Diffusion
+    from kuosan.train.objective import Objective
 
 BANDS = 8  # noise levels at which the held-out loss is reported
 AT_ONCE = 64  # held-out pictures in memory
@@ -35,7 +35,7 @@ class Monitor:
     model: Model
     pictures: Pictures
     config: TrainConfig
-    objective: Diffusion
+    objective: Objective
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""

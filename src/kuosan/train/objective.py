@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,27 @@ if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
     from kuosan.model import ModelConfig
     from kuosan.train.draws import Drawn
+
+
+class Objective(Protocol):
+    """What the loop, the monitor and the estimate ask of an objective."""
+
+    @property
+    def compute(self) -> Compute:
+        """Where and in which precision."""
+        ...
+
+    def level(self, u: np.ndarray) -> Level:
+        """The noise levels of draws u (B,) in [0, 1)."""
+        ...
+
+    def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Each picture's loss: (B,) float32."""
+        ...
+
+    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+        """What is said of held-out pictures, (B,) float64 each; names that end with by_noise are told by level."""
+        ...
 
 
 @dataclass(frozen=True)

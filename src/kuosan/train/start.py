@@ -20,6 +20,7 @@ from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.journal import Log
 from kuosan.model import build
+from kuosan.train.classification import Classification, check_labels
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Draws
@@ -27,7 +28,7 @@ from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
 from kuosan.train.loop import Run
 from kuosan.train.monitor import Monitor
-from kuosan.train.objective import Diffusion
+from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
 from kuosan.train.state import State
 
@@ -111,7 +112,7 @@ def _ready(
         world.parallel(model.network),
         state,
         Draws(pictures, train.seed, train.batch, world.rank, world.size, state.retry),
-        Diffusion(config.model, train.weight, compute),
+        _objective(config, pictures, compute),
         None,
         None,
         world,
@@ -119,6 +120,13 @@ def _ready(
         extra={"data": asked.fingerprint, "init": found.init, "kuosan": kuosan.__version__, **facts},
         saved_at=found.saved.step if found.saved is not None else -1,
     )
+
+
+def _objective(config: RunConfig, pictures: Pictures, compute: Compute) -> Objective:
+    if config.train.objective == "classifier":
+        check_labels(pictures)
+        return Classification(config.model, compute)
+    return Diffusion(config.model, config.train.weight, compute)
 
 
 def _attach(run: Run, lock: Lock) -> None:
