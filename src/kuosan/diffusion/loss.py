@@ -1,4 +1,4 @@
-"""The simple loss and its weights: weight(level) · mean((output - target)²), one value a picture.
+"""The losses, one value a picture: simple, weight(level) · mean((output - target)²); the bound; and the hybrid of both.
 
 At a given x the output's error is k times the predicted data's, k = (a·sigma - b·alpha)/sigma. A weight is therefore
 written once, as the weight W of the squared error of x0, and w = W/k² makes it the same whatever is predicted.
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kuosan.diffusion.bound import Chain, step_bits
 from kuosan.diffusion.denoiser import Network, evaluate
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.prediction import row, target
+from kuosan.diffusion.prediction import row, target, to_x0
 from kuosan.diffusion.weighting import Weight, elbo_weight
 from kuosan.errors import Error
 
@@ -75,6 +76,64 @@ def simple_loss(
     wanted = target(prediction, x0, eps, level, sigma_data)
     w = weight(weight_name, level, prediction, sigma_data, schedule)
     return squared_error(out, wanted) * w.to(wanted.device, wanted.dtype)
+
+
+def bound_loss(
+    network: Network,
+    prediction: str,
+    x0: Tensor,
+    level: Level,
+    eps: Tensor,
+    *,
+    steps: Chain,
+    variance: str = "posterior",
+    sigma_data: float = 0.5,
+    learned_variance: bool = False,
+    cond: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """T times the bound's term at each picture's level, (B,) bits a dimension, of 8-bit pictures.
+
+    The mean over all T levels is the bound without its prior's part, which no network changes. `steps` is
+    `discrete_chain(schedule)`; `variance` is p's, where the network has not learned one.
+    """
+    x = level.add(x0, eps)
+    out, frac = evaluate(network, prediction, x, level, sigma_data, learned_variance, cond)
+    x0_hat = to_x0(prediction, out, x, level, sigma_data)
+    return bound_terms(steps, level, x0, x0_hat, "learned" if learned_variance else variance, frac)
+
+
+def hybrid_loss(
+    network: Network,
+    prediction: str,
+    x0: Tensor,
+    level: Level,
+    eps: Tensor,
+    *,
+    steps: Chain,
+    vlb_weight: float = 0.001,
+    weight_name: str | Weight = "simple",
+    schedule: object = None,
+    sigma_data: float = 0.5,
+    cond: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """The simple loss, and vlb_weight times the bound, which moves the learned variance alone: (B,).
+
+    The bound sees the predicted mean without a gradient (Nichol & Dhariwal 2021, eq. 16; lambda 0.001).
+    """
+    x = level.add(x0, eps)
+    out, frac = evaluate(network, prediction, x, level, sigma_data, True, cond)
+    simple = squared_error(out, target(prediction, x0, eps, level, sigma_data))
+    w = weight(weight_name, level, prediction, sigma_data, schedule)
+    x0_hat = to_x0(prediction, out.detach(), x, level, sigma_data)
+    return simple * w.to(simple.device, simple.dtype) + vlb_weight * bound_terms(
+        steps, level, x0, x0_hat, "learned", frac
+    )
+
+
+def bound_terms(steps: Chain, level: Level, x0: Tensor, x0_hat: Tensor, variance: str, frac: Tensor | None) -> Tensor:
+    """T times the bound's term at a trained level, () or (B,), in bits a dimension: (B,)."""
+    rows = level.t.long().expand(len(x0))
+    return len(steps) * step_bits(steps, rows, x0, x0_hat, variance=variance, frac=frac)
 
 
 def squared_error(out: Tensor, wanted: Tensor) -> Tensor:
