@@ -5,6 +5,7 @@ Every name is either understood or refused: `check` raises an Error for what wou
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,13 +40,15 @@ class Option:
     words: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 1.0
+    needs: str = ""  # the option without which it has no effect
 
     def check(self, sampler: str, name: str, value: object) -> None:
         if self.words:
             if value not in self.words:
                 raise unknown(f"{name} of sampler {sampler!r}", value, self.words)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise Error(f"{name} {value!r}: sampler {sampler!r} takes a number from {self.low:g} to {self.high:g}.")
+            allowed = f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"of {self.low:g} or more"
+            raise Error(f"{name} {value!r}: sampler {sampler!r} takes a number {allowed}.")
 
 
 @dataclass(frozen=True)
@@ -57,38 +60,59 @@ class SamplerSpec:
     aliases: tuple[str, ...]  # other tools' spellings; case, spaces, dashes and underscores do not matter
     default_steps: int
     options: Mapping[str, Option] = field(default_factory=dict)
-    order: int = 1
+    order: int = 1  # of convergence to the probability flow; of a stochastic sampler, of its mean and variance
     per_step: int = 1  # network evaluations a step
+    warm_up: tuple[int, ...] = ()  # further evaluations of the first steps
     finite_snr: bool = False  # cannot start where alpha = 0
-    at_log_snr: bool = False  # asks the schedule for levels between those of the grid
+    at_log_snr: bool = False  # takes at_log_snr=schedule.at_log_snr, for levels between those of the grid
+    noise: str = ""  # the option that says whether noise is drawn; none: never
 
     def evaluations(self, steps: int, last: str = "clean") -> int:
         """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0."""
-        return steps * self.per_step - (self.per_step - 1 if last == "clean" else 0)
+        multiple = steps - (1 if last == "clean" else 0)
+        return steps + multiple * (self.per_step - 1) + sum(self.warm_up[:multiple])
 
     def stochastic(self, options: Mapping[str, Any] | None = None) -> bool:
         """Whether the walk draws noise between steps, with these options."""
-        given = options or {}
-        if "eta" in self.options:
-            return bool(given.get("eta", self.options["eta"].default))
-        return "variance" in self.options
+        return bool(self.noise) and bool((options or {}).get(self.noise, self.options[self.noise].default))
 
 
+ETA = {"eta": Option(1.0)}
+CHURN = {
+    "s_churn": Option(0.0, high=math.inf),
+    "s_tmin": Option(0.0, high=math.inf, needs="s_churn"),
+    "s_tmax": Option(math.inf, high=math.inf, needs="s_churn"),
+    "s_noise": Option(1.0, high=math.inf, needs="s_churn"),
+}
 SAMPLERS: dict[str, SamplerSpec] = {
     spec.name: spec
     for spec in (
         SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler",), 1000,
-                    {"variance": Option("beta", VARIANCES)}),
-        SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler",), 50, {"eta": Option(0.0)}),
+                    {"variance": Option("beta", VARIANCES)}, noise="variance"),
+        SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler",), 50, {"eta": Option(0.0)}, noise="eta"),
         SamplerSpec("euler", "Euler (Karras et al. 2022)", ("k_euler", "sample_euler", "EulerDiscreteScheduler",
                     "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"), 50),
         SamplerSpec("euler_ancestral", "Euler ancestral (k-diffusion)", ("Euler a", "k_euler_a", "k_euler_ancestral",
-                    "sample_euler_ancestral", "EulerAncestralDiscreteScheduler"), 50, {"eta": Option(1.0)}),
-        SamplerSpec("heun", "Heun (Karras et al. 2022)", ("k_heun", "sample_heun", "HeunDiscreteScheduler"), 25,
-                    order=2, per_step=2, finite_snr=True),
+                    "sample_euler_ancestral", "EulerAncestralDiscreteScheduler"), 50, ETA, noise="eta"),
+        SamplerSpec("heun", "Heun, with EDM's churn (Karras et al. 2022)", ("k_heun", "sample_heun",
+                    "HeunDiscreteScheduler"), 25, CHURN, order=2, per_step=2, finite_snr=True, at_log_snr=True,
+                    noise="s_churn"),
         SamplerSpec("dpm_solver_2m", "DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M", "dpmpp_2m", "k_dpmpp_2m",
                     "sample_dpmpp_2m", "dpm_solver++", "dpmsolver++", "dpm_solver++_2m", "dpm_solver_pp_2m",
                     "DPMSolverMultistepScheduler", "dpm_solver_multistep"), 20, order=2),
+        SamplerSpec("dpm_solver_3m", "DPM-Solver++ 3M as published (Lu et al. 2022)", ("DPM++ 3M", "dpmpp_3m",
+                    "dpm_solver++_3m", "dpm_solver_pp_3m"), 20, order=2),
+        SamplerSpec("dpm_solver_3m_corrected", "DPM-Solver++ 3M with third order's weight", (), 20, order=3),
+        SamplerSpec("dpm_solver_2m_sde", "SDE-DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M SDE", "dpmpp_2m_sde",
+                    "k_dpmpp_2m_sde", "sample_dpmpp_2m_sde", "sde_dpm_solver++", "sde_dpmsolver++",
+                    "dpm_solver++_2m_sde"), 30, ETA, noise="eta"),
+        SamplerSpec("dpm_solver_3m_sde", "SDE-DPM-Solver++ 3M (k-diffusion)", ("DPM++ 3M SDE", "dpmpp_3m_sde",
+                    "k_dpmpp_3m_sde", "sample_dpmpp_3m_sde", "dpm_solver++_3m_sde"), 30, ETA, noise="eta"),
+        SamplerSpec("unipc", "UniPC of order 2 (Zhao et al. 2023)", ("uni_pc", "uni_pc_bh2", "unipc_2", "unipc_bh2",
+                    "UniPCMultistepScheduler", "unipc_multistep"), 20, order=2),
+        SamplerSpec("unipc_3", "UniPC of order 3 (Zhao et al. 2023)", ("uni_pc_3",), 20, order=3),
+        SamplerSpec("plms", "PLMS (Liu et al. 2022)", ("k_plms", "PNDM skip_prk_steps"), 50, order=2, warm_up=(1,),
+                    finite_snr=True),
     )
 }  # fmt: skip
 
@@ -224,6 +248,9 @@ def check_sampler(schedule: object, name: str, learned_variance: bool, options: 
                 + (f"use {having}, or leave {key} out." if having else f"it has {', '.join(spec.options) or 'none'}.")
             )
         spec.options[key].check(spec.name, key, VARIANCE_ALIASES.get(str(value), value) if key == "variance" else value)
+        needs = spec.options[key].needs
+        if needs and not options.get(needs):
+            raise Error(f"{key} {value!r}: it shapes {needs}, which is 0; give {needs} above 0, or leave {key} out.")
     if "variance" in options and variance(options["variance"]) == "learned" and not learned_variance:
         raise Error("variance 'learned': this model predicts no variance; use variance 'beta' or 'posterior'.")
     if spec.finite_snr and starts_at_pure_noise(schedule):

@@ -1,0 +1,50 @@
+"""Samplers: generators that walk a grid of levels pairwise, noise first, with a denoiser.
+
+`sampler(denoise, x, levels, noise, **options)` yields a Step for each pair (now, to). A sampler owns no bar, device or
+random state: the caller draws the noise, shows the progress, and stops it by closing it. Coefficients are float64, the
+state keeps x's dtype; no noise is added on a step to sigma = 0, and a step of no length changes nothing.
+"""
+
+from kuosan.diffusion.samplers.ancestral import ddim, ddpm, euler, euler_ancestral
+from kuosan.diffusion.samplers.dpm_solver import (
+    dpm_solver_2m,
+    dpm_solver_2m_sde,
+    dpm_solver_3m,
+    dpm_solver_3m_corrected,
+    dpm_solver_3m_sde,
+)
+from kuosan.diffusion.samplers.heun import heun
+from kuosan.diffusion.samplers.pndm import plms, pndm
+from kuosan.diffusion.samplers.singlestep import dpm_solver_2s, dpm_solver_2s_sde
+from kuosan.diffusion.samplers.step import LevelAt, Noise, Pair, Sampler, Step, blend, half_log_snr, pair
+from kuosan.diffusion.samplers.table import SAMPLERS, sampler
+from kuosan.diffusion.samplers.unipc import unipc, unipc_3
+
+__all__ = [
+    "SAMPLERS",
+    "LevelAt",
+    "Noise",
+    "Pair",
+    "Sampler",
+    "Step",
+    "blend",
+    "ddim",
+    "ddpm",
+    "dpm_solver_2m",
+    "dpm_solver_2m_sde",
+    "dpm_solver_2s",
+    "dpm_solver_2s_sde",
+    "dpm_solver_3m",
+    "dpm_solver_3m_corrected",
+    "dpm_solver_3m_sde",
+    "euler",
+    "euler_ancestral",
+    "half_log_snr",
+    "heun",
+    "pair",
+    "plms",
+    "pndm",
+    "sampler",
+    "unipc",
+    "unipc_3",
+]
