@@ -35,10 +35,8 @@ def tiny_model(
         out_channels=shape[0] * (2 if learned_variance else 1),
         classes=len(task.class_names),
     )
-    noise, out = schedule or Discrete(), {"learned_variance": learned_variance, "task": task}
-    return with_weights(ModelConfig(shape, unet, noise, prediction, **out), dtype)
-        ModelConfig(shape, unet, noise, prediction, learned_variance=learned_variance, task=task), dtype
-    )
+    more = {"learned_variance": learned_variance, "task": task}
+    return with_weights(ModelConfig(shape, unet, schedule or Discrete(), prediction, **more), dtype)
 
 
 def tiny_classifier(schedule: Discrete | Karras | Flow | None = None, names: tuple[str, ...] = ("a", "b")) -> Model:
