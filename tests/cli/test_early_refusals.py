@@ -12,11 +12,11 @@ import pytest
 from shell import QUICK, picture_folder, refused
 
 
-@pytest.mark.parametrize("door", ["classes", "concat-channels"])
-def test_a_door_that_nothing_enters_by_is_refused_before_a_folder_is_made(door: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("door, why", [("classes", "--labels sets it"), ("concat-channels", "cannot be trained yet")])
+def test_a_door_that_nothing_enters_by_is_refused_before_a_folder_is_made(door: str, why: str, tmp_path: Path) -> None:
     pictures = picture_folder(tmp_path / "pictures")
     words = ["train", pictures, "--out", tmp_path / "run", *QUICK, f"--model.network.{door}", "2"]
-    refused(*words, naming=[f"model.network.{door.replace('-', '_')} = 2", "cannot be trained yet"])
+    refused(*words, naming=[f"model.network.{door.replace('-', '_')} = 2", why])
     assert not (tmp_path / "run").exists()
 
 
