@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import Array, Estimate, checked, checked_rows, groups, spread
+from kuosan.evaluate.estimate import Array, Estimate, checked, checked_rows
 from kuosan.evaluate.statistics import About, Statistics, gather, same_features
 from kuosan.seeds import rng
 
@@ -50,17 +50,17 @@ def enough(n: int, dim: int, *, force: bool = False) -> None:
 def distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
     """The formula itself, of means (D,) and covariances (D, D)."""
     shift = mean_a - mean_b
-    root = square_root(cov_a)
+    root = power(cov_a, 1 / 2)
     overlap = np.linalg.eigvalsh(symmetric(root @ cov_b @ root))
     value = shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(overlap.clip(0)).sum()
     return max(float(value), 0.0)
 
 
-def square_root(cov: Array) -> Array:
-    """The symmetric root of a covariance (D, D), of any rank; eigenvalues below 0 are rounding and count as 0."""
+def power(cov: Array, exponent: float) -> Array:
+    """A covariance (D, D) of any rank to a power; eigenvalues below 0 are rounding and count as 0."""
     values, vectors = np.linalg.eigh(symmetric(cov))
-    root: Array = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    return root
+    raised: Array = (vectors * values.clip(0) ** exponent) @ vectors.T
+    return raised
 
 
 def symmetric(matrix: Array) -> Array:
@@ -69,10 +69,11 @@ def symmetric(matrix: Array) -> Array:
     return half
 
 
-def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False, seed: int = 0) -> Estimate:
-    """The distance of rows x (N, D) and y (M, D), with the standard error of leaving out groups of rows on each side.
+def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False) -> Estimate:
+    """The distance of rows x (N, D) and y (M, D), with its standard error by the infinitesimal jackknife (Jaeckel 1972).
 
-    The error is how far other pictures would move the value; it knows nothing of the bias, for which see `floor`.
+    The error is how far other pictures would move the value, 1.4 times too large where both sides are alike; it knows
+    nothing of the bias, for which see `floor`.
 
     Raises:
         Error: what `frechet` refuses.
@@ -80,21 +81,29 @@ def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False, seed: in
     a, b = checked(x, y, least=4, metric="the Fréchet distance")
     for rows in (a, b):
         enough(len(rows), a.shape[1], force=force)
-    whole_a, whole_b = gather([a]), gather([b])
-    variance = 0.0
-    for rows, other, purpose in ((a, whole_b, "frechet a"), (b, whole_a, "frechet b")):
-        root = square_root(other.cov)  # the same for all groups
-        number = groups(len(rows), seed, purpose)
-        left_out = [_from_root(gather([rows[number != g]]), other, root) for g in range(number.max() + 1)]
-        variance += spread(np.array(left_out))
-    return Estimate(frechet(whole_a, whole_b, force=True), float(np.sqrt(variance)))
+    p, q = gather([a]), gather([b])
+    variance = sum(influence(rows, here, there).var(ddof=1) / here.n for rows, here, there in ((a, p, q), (b, q, p)))
+    return Estimate(frechet(p, q, force=True), float(np.sqrt(variance)))
 
 
-def _from_root(a: Statistics, b: Statistics, root: Array) -> float:
-    """`distance` with the root of b's covariance known."""
-    shift = a.mean - b.mean
-    overlap = np.sqrt(np.linalg.eigvalsh(symmetric(root @ a.cov @ root)).clip(0)).sum()
-    return float(shift @ shift + np.trace(a.cov) + np.trace(b.cov) - 2 * overlap)
+def influence(rows: Array, here: Statistics, there: Statistics) -> Array:
+    """How the distance grows with the weight of each of the rows (N, D) that `here` is of, but for a constant: (N,).
+
+    2 (x - m)(m - m') + (x - m)' (I - T) (x - m), where T = C^-1/2 (C^1/2 C' C^1/2)^1/2 C^-1/2 is the linear map that
+    carries N(0, C) to N(0, C') (Gelbrich 1990). Directions that the rows do not span have no inverse and are left out.
+    """
+    values, vectors = np.linalg.eigh(symmetric(here.cov))
+    roots = np.sqrt(values.clip(0))
+    spanned = values > 1e-10 * values[-1]
+    inverse = np.divide(1, roots, out=np.zeros_like(roots), where=spanned)
+    root = (vectors * roots) @ vectors.T
+    middle = power(root @ there.cov @ root, 1 / 4)
+    centred = rows - here.mean
+    turned = centred @ vectors * inverse  # C^-1/2 (x - m), in the eigenvectors' directions
+    carried = np.square(turned @ (vectors.T @ middle)).sum(axis=1)
+    linear = 2 * centred @ (here.mean - there.mean)
+    grown: Array = linear + np.square(centred).sum(axis=1) - carried
+    return grown
 
 
 def floor(real: ArrayLike, n: int, m: int, *, repeats: int = 3, seed: int = 0, force: bool = False) -> Estimate:

@@ -46,8 +46,8 @@ class Features:
 
         Args:
             size: pixels a side that pictures are resized to; None leaves them as they are.
-            hash: what tells two networks of one name apart; of a module's weights if None, "" for a function,
-                whose rows are then never kept.
+            hash: what tells two networks of one name apart; of a module's weights and size if None, "" for a
+                function, whose rows are then never kept.
 
         Raises:
             Error: a name that is taken or no plain word, an unknown resize, or a dim or size below 1.
@@ -60,7 +60,7 @@ class Features:
             raise Error(f"features {name!r} of {dim} numbers at {size} pixels: both must be at least 1.")
         if isinstance(network, nn.Module):
             network = network.eval()
-            hash = weights_hash(network) if hash is None else hash
+            hash = weights_hash(network, f"{size} {resize}") if hash is None else hash
         return cls(name, dim, size or 0, hash or "", network, resize if size else "none")
 
     @property
@@ -123,9 +123,9 @@ def prepare(pictures: Tensor, size: int, resize: str = "bicubic") -> Tensor:
     return F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
 
 
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 of a module's kind and tensors: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256(type(module).__qualname__.encode())
+def weights_hash(module: nn.Module, told: str = "") -> str:
+    """SHA-256 of what is told of a module, its kind and tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(f"{told}\0{type(module).__qualname__}\0".encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
