@@ -77,6 +77,14 @@ def test_zero_terminal_snr_is_algorithm_1_of_lin_et_al(betas: str) -> None:
     assert (float(last.alpha), float(last.sigma)) == (0.0, 1.0)
 
 
+def test_the_clock_reaches_a_zero_terminal_snr_without_a_jump() -> None:
+    schedule = Discrete(T=20, beta_start=0.01, beta_end=0.3, zero_terminal_snr=True)
+    ends = schedule.log_snr[[-2, -2]] - [0.0, np.inf]
+    assert schedule.at_log_snr(ends).t.tolist() == [18.0, 19.0]
+    half = schedule.at_log_snr(schedule.log_snr[-2] + 2 * math.log(0.25))  # a quarter of t = 18's alpha/sigma
+    assert float(half.t) == pytest.approx(18.75)
+
+
 @pytest.mark.parametrize("schedule", DISCRETE, ids=repr)
 def test_discrete_levels_preserve_variance_and_lose_signal(schedule: Discrete) -> None:
     level = schedule.at_t(np.arange(schedule.T))

@@ -102,7 +102,10 @@ class Discrete:
         return self.at_t(np.floor(in_unit(u) * self.T))
 
     def at_log_snr(self, log_snr: ArrayLike) -> Level:
-        """Exact alpha and sigma; t is where the table, linear in log SNR between its entries, has the value."""
+        """Exact alpha and sigma; t is where the table, linear in log SNR between its entries, has the value.
+
+        Above a zero terminal SNR's last but one t, the table is linear in alpha/sigma.
+        """
         l = np.asarray(log_snr, dtype=np.float64)
         table = self.log_snr
         if np.any(np.isnan(l)) or np.any(l > table[0] + 1e-6) or np.any(l < table[-1] - 1e-6):
@@ -110,7 +113,10 @@ class Discrete:
                 f"log SNR {l.min():g}..{l.max():g}: this schedule was trained from {table[-1]:g} (t={self.T - 1}) "
                 f"to {table[0]:g} (t=0); ask for a level within."
             )
-        return make_level(falling_interp(l, table), np.sqrt(sigmoid(l)), np.sqrt(sigmoid(-l)))
+        t = falling_interp(l, table)
+        if self.zero_terminal_snr:
+            t = np.where(l < table[-2], self.T - 1 - np.exp(np.minimum(l - table[-2], 0) / 2), t)
+        return make_level(t, np.sqrt(sigmoid(l)), np.sqrt(sigmoid(-l)))
 
     def grid(self, steps: int, spacing: str | None = None, last: str = "clean", offset: int = 0) -> Level:
         """trailing, leading, linspace: integer t (Lin et al. 2023, table 2); log_snr, karras: fractional t."""
