@@ -82,7 +82,7 @@ def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = No
         if is_bool(option.type):
             follows = bool(rest) and rest[0].lower() in _BOOLEANS and not attached and not negated
             value: Any = attached or (rest.pop(0) if follows else "true")
-            value = _boolean(key, value) is not negated
+            value = boolean(key, value) is not negated
         elif attached or (rest and not _is_key(rest[0])):
             value = attached or rest.pop(0)
         else:
@@ -109,7 +109,8 @@ def _is_key(token: str) -> bool:
     return token.startswith("--") and len(token) > 2 and not token[2].isdigit()
 
 
-def _boolean(key: str, text: str) -> bool:
+def boolean(key: str, text: str) -> bool:
+    """Yes or no as a person writes it. Raises: Error."""
     if text.lower() not in _BOOLEANS:
         raise Error(f"{key} = {text!r} is not a yes or no; allowed: true, false.")
     return _BOOLEANS[text.lower()]

@@ -1,0 +1,56 @@
+"""The memorisation report of an evaluation: made pictures beside their nearest training pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kuosan.data.images import save_png
+from kuosan.evaluate import memorisation
+from kuosan.evaluate.config import HELD_OUT, TRAIN
+from kuosan.evaluate.real import Side, shuffled
+from kuosan.evaluate.rows import side_rows
+from kuosan.sample.write import enlarged
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.making import Job
+    from kuosan.evaluate.prepare import Prepared
+    from kuosan.evaluate.progress import Report
+    from kuosan.evaluate.result import Found
+
+SHOWN = 16  # pictures on the sheet
+MOST = 1000  # held-out pictures of the baseline, or as many as are made
+
+
+def add(found: Found, prepared: Prepared, each: Job, made: np.ndarray, report: Report) -> None:
+    """Compare made features (N, D) with all training pictures', held-out ones as the baseline; write the sheet.
+
+    The figure `nearer` is the chance that a made picture lies closer to training than a held-out one does: 0.5 if
+    nothing is memorised, 1 if all is.
+    """
+    own = prepared.own
+    assert own is not None
+    train = Side.of("training pictures", own, shuffled(own, TRAIN))
+    held = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
+    told = memorisation.memorisation(
+        made,
+        side_rows(prepared.home, held, prepared.network, report),
+        side_rows(prepared.home, train, prepared.network, report),
+    )
+    pictures = np.moveaxis(each.store.pictures(0, found.n), 1, -1)
+    known = np.moveaxis(train.bytes(), 1, -1)
+    same = memorisation.copies(pictures, known)
+    found.figures["nearer"] = told.nearer
+    found.details["memorisation"] = {
+        "training_pictures": len(train),
+        "held_out_pictures": len(held),
+        "below": {"share": told.below.value, "interval": [told.below.low, told.below.high], "expected": told.quantile},
+        "p_value": told.p_value,
+        "flagged": told.flagged,
+        "distance_ratio": told.ratio,
+        "copies": len(same),
+        "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
+    }
+    name = f"nearest{'-' if each.point.name else ''}{each.point.name.replace(', ', '-').replace(' ', '')}.png"
+    save_png(prepared.folder / name, enlarged(memorisation.sheet(told, pictures, known, SHOWN)))

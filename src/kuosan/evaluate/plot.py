@@ -1,0 +1,197 @@
+"""What to look at: sheets of pictures, and a sweep's quality against its cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kuosan.data.images import grid, save_png
+from kuosan.evaluate.sweep import shown
+from kuosan.files import write_atomic
+from kuosan.sample.write import enlarged
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.result import Found, Result
+
+SHEET = 64  # pictures on a sheet
+ROW = 12  # pictures of each point on a sweep's sheet
+
+
+def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Pictures (N, C, H, W) uint8 as a grid; of several points one row each, the same seeds below each other."""
+    if len(made) == 1:
+        save_png(path, grid(enlarged(np.moveaxis(made[0][1], 1, -1))))
+        return
+    from matplotlib.figure import Figure
+
+    rows = [grid(enlarged(np.moveaxis(pictures[:ROW], 1, -1)), ROW) for _, pictures in made]
+    height, width = rows[0].shape[:2]
+    figure = Figure(figsize=(12, 12 * height / width * len(rows) * 1.25 + 0.2), layout="constrained")
+    for axis, row, (name, _) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, made):
+        axis.imshow(row.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="none")
+        axis.set_title(name, loc="left", fontsize=9, pad=2)
+        axis.axis("off")
+    _save(figure, path)
+
+
+def sweep(path: Path, result: Result) -> None:
+    """Quality against cost, and of a guidance sweep what it trades: fidelity, diversity, agreement with the class."""
+    from matplotlib.figure import Figure
+
+    swept = list(result.found[0].setting)
+    scale = next((name for name in SCALES if name in swept), None)
+    names = result.names()
+    panels: list[Any] = []
+    if scale is not None:
+        panels += [lambda axis: _by_scale(axis, result, scale)] if set(names) & set(SHARES) else []
+        panels += [lambda axis: _trade(axis, result, scale)] if {"precision", "recall"} <= set(names) else []
+        panels += [lambda axis: _one_by_scale(axis, result, scale, "labels")] if "labels" in names else []
+        panels += [lambda axis: _one_by_scale(axis, result, scale, _quality(names))]
+    if scale is None or len(swept) > 1:
+        panels += [lambda axis: _cost(axis, result, "evaluations"), lambda axis: _cost(axis, result, "seconds")]
+    figure = Figure(figsize=(5.2 * len(panels), 4.3), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, draw in zip(axes, panels):
+        draw(axis)
+    features = result.features["name"]
+    figure.suptitle(
+        f"{Path(result.target).name}: {result.found[0].n:,} pictures a point against {result.real:,} {result.against}, "
+        f"features {features}",
+        fontsize=10,
+    )
+    _save(figure, path)
+
+
+SCALES = ("guidance", "classifier_scale")  # what steers; a sweep of it trades one figure for another
+SHARES = ("precision", "recall", "density", "coverage")
+LABELS = {
+    "kid": "KID x 1000",
+    "frechet": "Fréchet distance",
+    "labels": "share with the class asked for",
+    "evaluations": "network evaluations a picture",
+    "seconds": "seconds a picture",
+    "guidance": "guidance scale",
+    "classifier_scale": "classifier scale",
+}
+
+
+def _quality(names: Sequence[str]) -> str:
+    """The figure that tells quality by itself: the first there is, KID if possible."""
+    return names[0]
+
+
+def _lines(result: Result, along: str) -> dict[str, list[Found]]:
+    """The points by all that was swept but `along`, in the order of `along`."""
+    lines: dict[str, list[Found]] = {}
+    for one in result.found:
+        rest = ", ".join(
+            shown(value) if key == "sampler" else f"{key} {shown(value)}"
+            for key, value in one.setting.items()
+            if key != along
+        )
+        lines.setdefault(rest, []).append(one)
+    return lines
+
+
+def _times(name: str) -> int:
+    return 1000 if name == "kid" else 1
+
+
+def _cost(axis: Any, result: Result, cost: str) -> None:
+    """Quality by what a picture costs, a line for everything swept but the steps."""
+    name = _quality(result.names())
+    lines = _lines(result, "steps")
+    for (label, line), mark in zip(lines.items(), _marks()):
+        line = sorted(line, key=lambda one: float(getattr(one, cost)))
+        there = [one for one in line if name in one.figures]
+        _errors(axis, [getattr(one, cost) for one in there], there, name, label, mark)
+    if name in result.floor:
+        _level(axis, result, name)
+    axis.set_xscale("log")
+    ticks = sorted({float(getattr(one, cost)) for one in result.found})
+    if cost == "evaluations" and len(ticks) <= 8:
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    axis.set(xlabel=LABELS[cost], ylabel=LABELS.get(name, name))
+    axis.grid(alpha=0.25)
+    if len(lines) > 1 or name in result.floor:
+        axis.legend(fontsize=8)
+
+
+def _by_scale(axis: Any, result: Result, scale: str) -> None:
+    """Precision, recall, density and coverage by the scale."""
+    for (label, line), style in zip(_lines(result, scale).items(), ("-", "--", ":", "-.") * 9):
+        line = sorted(line, key=lambda one: float(one.setting[scale]))
+        for name, colour in zip(SHARES, ("tab:blue", "tab:orange", "tab:green", "tab:red")):
+            there = [one for one in line if name in one.figures]
+            values = [one.figures[name].value for one in there]
+            errors = [one.figures[name].error for one in there]
+            axis.errorbar([one.setting[scale] for one in there], values, errors, ls=style, marker="o", ms=3.5,
+                          color=colour, capsize=2, lw=1.3, label=f"{name} {label}".strip())  # fmt: skip
+    axis.set(xlabel=LABELS[scale], ylabel="share of pictures", ylim=(0, None))
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+
+
+def _trade(axis: Any, result: Result, scale: str) -> None:
+    """Precision against recall, each point named by its scale."""
+    for (label, line), mark in zip(_lines(result, scale).items(), _marks()):
+        line = sorted(line, key=lambda one: float(one.setting[scale]))
+        recalls = [one.figures["recall"] for one in line]
+        precisions = [one.figures["precision"] for one in line]
+        axis.errorbar(
+            [one.value for one in recalls], [one.value for one in precisions], [one.error for one in precisions],
+            [one.error for one in recalls], marker=mark, ms=4, lw=1, elinewidth=0.6, capsize=1.5, label=label or None,
+        )  # fmt: skip
+        for one, recall, precision in zip(line, recalls, precisions):
+            axis.annotate(shown(one.setting[scale]), (recall.value, precision.value), textcoords="offset points",
+                          xytext=(5, 5), fontsize=8)  # fmt: skip
+    if {"precision", "recall"} <= set(result.floor):
+        axis.plot(result.floor["recall"].value, result.floor["precision"].value, "*", color="0.4", ms=11, label="real")
+    axis.set(xlabel="recall (diversity)", ylabel="precision (fidelity)", title=f"numbers: {LABELS[scale]}")
+    axis.title.set_fontsize(9)
+    axis.grid(alpha=0.25)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=8)
+
+
+def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
+    """One figure by the scale."""
+    lines = _lines(result, scale)
+    for (label, line), mark in zip(lines.items(), _marks()):
+        there = [one for one in sorted(line, key=lambda one: float(one.setting[scale])) if name in one.figures]
+        _errors(axis, [one.setting[scale] for one in there], there, name, label, mark)
+    if name in result.floor:
+        _level(axis, result, name)
+    axis.set(xlabel=LABELS[scale], ylabel=LABELS.get(name, name))
+    axis.grid(alpha=0.25)
+    if len(lines) > 1 or name in result.floor:
+        axis.legend(fontsize=8)
+
+
+def _errors(axis: Any, x: Sequence[Any], line: Sequence[Found], name: str, label: str, mark: str) -> None:
+    values = [_times(name) * one.figures[name].value for one in line]
+    errors = [_times(name) * one.figures[name].error for one in line]
+    axis.errorbar(x, values, errors, marker=mark, ms=4.5, lw=1.3, capsize=2.5, label=label or None)
+
+
+def _level(axis: Any, result: Result, name: str) -> None:
+    """Where real pictures lie, with its error as a band."""
+    floor = result.floor[name]
+    value, error = _times(name) * floor.value, _times(name) * floor.error
+    axis.axhline(value, color="0.45", lw=1, ls="--", label="real pictures")
+    axis.axhspan(value - error, value + error, color="0.45", alpha=0.15, lw=0)
+
+
+def _marks() -> list[str]:
+    return ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"] * 50
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, buffer.getvalue())

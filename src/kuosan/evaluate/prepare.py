@@ -1,0 +1,256 @@
+"""All that an evaluation needs, opened and checked before anything is made: what cannot be measured is refused here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kuosan import checkpoint, trained
+from kuosan import config as trees
+from kuosan.data.config import DataConfig
+from kuosan.device import choose as choose_compute
+from kuosan.errors import Error
+from kuosan.evaluate import measures, real, sweep
+from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
+from kuosan.evaluate.judging import Judge, open_judge
+from kuosan.evaluate.making import Job, about
+from kuosan.evaluate.real import Side
+from kuosan.evaluate.store import Store, key
+from kuosan.features import features
+from kuosan.sample.plan import check_guides
+
+if TYPE_CHECKING:
+    from kuosan.data.pictures import Pictures
+    from kuosan.evaluate.sweep import Point
+    from kuosan.features.network import Features
+    from kuosan.sample.plan import Choice
+    from kuosan.tasks.generation import Generation
+    from kuosan.trained import Trained
+
+FOLDER = "evaluations"
+FEW = 10_000  # training pictures up to which memorisation is looked for unasked: it reads them all
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is measured, against what, by what; and where it is kept."""
+
+    target: str
+    config: EvaluateConfig
+    folder: Path  # where the result is written
+    home: Path  # where pictures and features are kept
+    network: Features
+    metrics: tuple[str, ...]
+    reference: Side
+    floor: tuple[Side, Side]
+    model: Trained | None = None  # None: the pictures of `made` are judged
+    jobs: tuple[Job, ...] = ()
+    made: Side | None = None
+    own: Pictures | None = None  # what the model was trained on
+    judge: Judge | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def distances(self) -> list[str]:
+        """The metrics of two sets of feature rows."""
+        return [name for name in self.metrics if name in measures.DISTANCES]
+
+    @property
+    def lacking(self) -> tuple[int, int]:
+        """Pictures and network evaluations still to be made."""
+        missing = [each.request.n - each.store.whole(each.request.n) for each in self.jobs]
+        return sum(missing), sum(n * each.choice.evaluations for n, each in zip(missing, self.jobs))
+
+
+def is_run(target: str | Path) -> bool:
+    """Whether a path is a run or a checkpoint, not pictures."""
+    path = Path(target)
+    return any((path / name).exists() for name in (checkpoint.FOLDER, "manifest.json", checkpoint.CONFIG))
+
+
+def prepare(
+    target: str | Path | Trained,
+    config: EvaluateConfig,
+    progress: Progress = lambda what, done, of: None,
+    *,
+    network: Features | None = None,
+) -> Prepared:
+    """Open the target, the real pictures and the networks; `network` replaces the feature network that config names.
+
+    Raises:
+        Error: something cannot be opened, sampled or measured.
+    """
+    points = sweep.points(config.request, config.sweep)
+    network = network or features(config.features)
+    if isinstance(target, str | Path) and not is_run(target):
+        return _of_pictures(str(target), config, network, progress)
+    return _of_model(target, config, points, network, progress)
+
+
+def _of_model(
+    target: str | Path | Trained, config: EvaluateConfig, points: Sequence[Point], network: Features, progress: Progress
+) -> Prepared:
+    model = target if isinstance(target, trained.Trained) else trained.load(target, compute=choose(config))
+    choices = sweep.check(model.model.config, points)
+    pictures, own, warnings = _real_pictures(model, config, progress)
+    reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
+    path = Path(model.name).resolve()
+    home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
+    jobs = _jobs(model, points, choices, home, pictures)
+    judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
+    return Prepared(
+        model.name,
+        config,
+        Path(config.out) if config.out else home / _name(config, jobs, model.weights, pictures.fingerprint),
+        home,
+        network,
+        _metrics(config, config.request.n, len(reference), network.dim, own, judge),
+        reference,
+        floor,
+        model,
+        jobs,
+        own=own,
+        judge=judge,
+        warnings=warnings,
+    )
+
+
+def _real_pictures(
+    model: Trained, config: EvaluateConfig, progress: Progress
+) -> tuple[Pictures, Pictures | None, tuple[str, ...]]:
+    """The data set to compare with, the one trained on where it is at hand, and warnings."""
+    saved = checkpoint.load(model.name, parts=())
+    data = trees.build(DataConfig, saved.config.get("data", {}))
+    if config.against not in (TRAIN, HELD_OUT):
+        return real.others(config.against, model.model.shape, data, progress), None, model.damaged
+    pictures = real.own(data, config.data, progress)
+    if pictures.shape != model.model.shape:
+        raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
+    known = saved.state.get("data")
+    if known in (None, pictures.fingerprint):
+        return pictures, pictures, model.damaged
+    text = f"{pictures.config.path} does not hold the pictures that {model.name} was trained on"
+    if not config.force:
+        raise Error(
+            f"{text}: give --data PATH for where they are now, --against PATH to compare with others, or --force."
+        )
+    return pictures, pictures, (*model.damaged, text)
+
+
+def _jobs(
+    model: Trained, points: Sequence[Point], choices: Sequence[Choice], home: Path, pictures: Pictures
+) -> tuple[Job, ...]:
+    """Each point ready to be sampled. Helpers that several points name are opened once."""
+    opened: dict[tuple[str, str], Trained] = {}
+    found = []
+    for point, choice in zip(points, choices):
+        named = {name: getattr(point.request, name) for name in ("classifier", "reference")}
+        for name, path in named.items():
+            if path is not None and (name, path) not in opened:
+                opened[name, path] = trained.load(path, compute=model.compute)
+        helpers = {name: opened[name, path] for name, path in named.items() if path is not None}
+        known = {name: helpers[name].model.config if name in helpers else None for name in named}
+        check_guides(model.model.config, point.request, known["classifier"], known["reference"])
+        teller = model if model.model.config.task.labels else helpers.get("classifier")
+        task = None if teller is None else teller.model.config.task
+        shares = () if task is None or point.request.classes else _shares(task, pictures)
+        told = about(model, point, choice, helpers, shares)
+        store = Store(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
+        found.append(Job(point, choice, store, helpers, task, shares))
+    return tuple(found)
+
+
+def _shares(task: Generation, pictures: Pictures) -> tuple[float, ...]:
+    """How the classes are shared out: as in the pictures compared with, where those have the same; else equally."""
+    count = len(task.class_names)
+    if pictures.labels is None or tuple(pictures.classes) != task.class_names:
+        return (1 / count,) * count
+    counts = np.bincount(pictures.labels[pictures.train][pictures.labels[pictures.train] >= 0], minlength=count)
+    return tuple(round(float(share), 9) for share in counts / max(1, counts.sum()))
+
+
+def _judge(config: EvaluateConfig, pictures: Pictures, compute: Any, tasks: Sequence[Generation | None]) -> Judge:
+    """The judge, where there are classes to judge."""
+    assert config.judge is not None
+    told = next((task.class_names for task in tasks if task is not None), tuple(pictures.classes))
+    if any(task is None for task in tasks) or not told:
+        raise Error(f"judge {config.judge!r} has nothing to judge: the pictures are asked to be of no class.")
+    return open_judge(config.judge, pictures.shape, told, compute)
+
+
+def _metrics(
+    config: EvaluateConfig, made: int, reference: int, dim: int, own: Pictures | None, judge: Judge | None
+) -> tuple[str, ...]:
+    """What is measured: what was asked for, or all that can be."""
+    asked = config.metrics
+    if judge is None and "labels" in asked:
+        raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean pictures.")
+    if judge is not None and asked and "labels" not in asked:
+        raise Error(f"judge {config.judge!r} has no effect without the labels metric; name it too, or leave it out.")
+    if "memorisation" in asked and own is None:
+        raise Error("memorisation looks for copies of the training pictures: it needs a run and --against train or "
+                    "held_out.")  # fmt: skip
+    found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)
+    found = found if not asked or set(asked) & set(measures.DISTANCES) else ()
+    few = own is not None and len(own.train) <= FEW and len(own.held_out) >= 20 and made >= 20 and len(own.train) > 50
+    memorised = "memorisation" in asked or (not asked and few)
+    return (*found, *(["memorisation"] if memorised else []), *(["labels"] if judge is not None else []))
+
+
+def _of_pictures(target: str, config: EvaluateConfig, network: Features, progress: Progress) -> Prepared:
+    """A folder of pictures against another."""
+    usual = EvaluateConfig()
+    if config.against in (TRAIN, HELD_OUT):
+        raise Error(f"{target} is no run, so it has no pictures of its own to compare with: give --against PATH.")
+    asked = replace(config.request, n=usual.request.n)
+    given = [name for name in trees.plain(asked) if getattr(asked, name) != getattr(usual.request, name)]
+    given += [name for name in ("sweep", "likelihood") if getattr(config, name)]
+    if given:
+        raise Error(f"{given[0]} has no effect on {target}, which holds pictures and no model; leave it out.")
+    pictures = real.others(config.against, None, DataConfig(), progress)
+    theirs = real.others(target, pictures.shape, DataConfig(), progress)
+    made = Side.of(f"pictures of {target}", theirs, real.shuffled(theirs, "all"), 0, config.request.n)
+    if len(made) < real.LEAST:
+        raise Error(f"{target} holds {len(made)} pictures, too few for a distance.")
+    reference, floor = real.sides(pictures, config.against, config.real, len(made))
+    judge = None
+    if config.judge is not None:
+        if not theirs.classes:
+            raise Error(f"judge {config.judge!r} has nothing to judge: the pictures of {target} have no classes.")
+        judge = open_judge(config.judge, theirs.shape, theirs.classes, choose(config))
+    home = Path(FOLDER)
+    digest = _digest([theirs.fingerprint, pictures.fingerprint, trees.plain(replace(config, out=None))])
+    name = f"{_word(target)}-against-{_word(config.against)}-{digest}"
+    folder = Path(config.out) if config.out else home / name
+    metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
+    return Prepared(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge)
+
+
+def choose(config: EvaluateConfig) -> Any:
+    """The device and precision asked for."""
+    return choose_compute(config.compute)
+
+
+def _name(config: EvaluateConfig, jobs: Sequence[Job], *told: str) -> str:
+    """A folder's name that no evaluation with other settings has."""
+    swept = list(dict.fromkeys(key for each in jobs for key in each.point.setting))
+    first = jobs[0].choice
+    what = f"sweep-{'-'.join(swept)}" if swept else f"{first.sampler}-{first.steps}"
+    digest = _digest([*told, trees.plain(replace(config, out=None))])
+    return f"{what}-n{config.request.n}-{_word(config.against)}-{digest}"
+
+
+def _digest(told: Any) -> str:
+    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", Path(text).name if "/" in text else text).strip("-.")[:40] or "pictures"

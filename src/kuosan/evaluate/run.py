@@ -1,0 +1,189 @@
+"""An evaluation from end to end: `measure(target, ...) -> Result`.
+
+`prepare` has opened everything and refused what cannot be measured; `run` makes the pictures that are lacking,
+measures them, and writes result.json, table.md, table.csv, sheets and plots.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kuosan import config as trees
+from kuosan.errors import Error
+from kuosan.evaluate import measures, memory, plot
+from kuosan.evaluate.config import EvaluateConfig, configured
+from kuosan.evaluate.judging import share
+from kuosan.evaluate.kid import kid_difference
+from kuosan.evaluate.making import make
+from kuosan.evaluate.prepare import Prepared, prepare
+from kuosan.evaluate.progress import Report, Silent
+from kuosan.evaluate.result import Found, Result
+from kuosan.evaluate.rows import job_rows, side_rows
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.estimate import Estimate
+    from kuosan.evaluate.making import Job
+    from kuosan.features.network import Features
+    from kuosan.trained import Trained
+
+FILE_FORMAT = "8 bits, lossless"
+
+
+def measure(
+    target: str | Path | Trained,
+    config: EvaluateConfig | None = None,
+    *,
+    network: Features | None = None,
+    report: Report | None = None,
+    **options: Any,
+) -> Result:
+    """Measure a run, a checkpoint, or a folder of pictures against real ones: measure("runs/mine", n=500, steps=10).
+
+    Args:
+        network: the feature network, where it is none of the named ones.
+        report: hears how it goes on.
+        options: settings of `EvaluateConfig`, and of `Request`, by their own names.
+
+    Raises:
+        Error: what cannot be sampled or measured; nothing is made then.
+    """
+    if config is not None and options:
+        raise Error(f"{', '.join(options)}: give a config or single settings, not both.")
+    report = report or Silent()
+    config = config or configured(nested(options))
+    return run(prepare(target, config, report.progress, network=network), report)
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their own names as a tree: those of the request and of compute in their groups."""
+    usual = trees.plain(EvaluateConfig())
+    tree: dict[str, Any] = {}
+    for name, value in options.items():
+        groups = [group for group in ("request", "compute") if name in usual[group] and name not in usual]
+        (tree.setdefault(groups[0], {}) if groups else tree)[name] = value
+    return tree
+
+
+def run(prepared: Prepared, report: Report) -> Result:
+    """Make what is lacking, measure, write."""
+    begin = time.perf_counter()
+    if prepared.model is not None:
+        make(prepared.model, prepared.jobs, report)
+    reference = side_rows(prepared.home, prepared.reference, prepared.network, report)
+    found = tuple(_found(prepared, reference, report))
+    floor, floor_of = _floor(prepared, report)
+    network, pictures, model = prepared.network, prepared.reference.pictures, prepared.model
+    result = Result(
+        prepared.target,
+        prepared.reference.what,
+        len(prepared.reference),
+        pictures.config.path,
+        pictures.fingerprint,
+        {"name": network.name, "hash": network.hash, "dim": network.dim, "size": network.size},
+        network.resizing,
+        FILE_FORMAT,
+        found,
+        floor,
+        floor_of,
+        step=None if model is None else model.step,
+        weights=None if model is None else model.weights,
+        compute=None if model is None else str(model.compute),
+        judge=None if prepared.judge is None else {"run": prepared.config.judge, "weights": prepared.judge.hash},
+        seconds=round(time.perf_counter() - begin, 3),
+        warnings=prepared.warnings,
+        folder=str(prepared.folder),
+    )
+    _draw(prepared, result)
+    result.write(prepared.folder)
+    return result
+
+
+def _found(prepared: Prepared, reference: np.ndarray, report: Report) -> list[Found]:
+    """The figures of each point, or of the folder's pictures."""
+    metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
+    if prepared.made is not None:
+        made = side_rows(prepared.home, prepared.made, prepared.network, report)
+        found = Found(
+            prepared.made.what, {}, len(made), measures.figures(prepared.distances, made, reference, force=force)
+        )
+        if judge is not None:
+            _add_labels(found, prepared, side_rows(prepared.home, prepared.made, judge, report), prepared.made.labels())
+        return [found]
+    points: list[Found] = []
+    first: np.ndarray | None = None
+    for each in prepared.jobs:
+        made = job_rows(each, prepared.network, report)
+        found = _of_job(each, measures.figures(prepared.distances, made, reference, force=force))
+        if first is not None and "kid" in metrics:
+            found.more["kid"] = kid_difference(made, first, reference)
+        first = made if first is None else first
+        if judge is not None:
+            _add_labels(found, prepared, job_rows(each, judge, report), np.array(each.wanted(0, found.n)))
+        if "memorisation" in metrics:
+            memory.add(found, prepared, each, made, report)
+        points.append(found)
+    return points
+
+
+def _of_job(each: Job, figures: dict[str, Estimate]) -> Found:
+    request, choice = each.request, each.choice
+    return Found(
+        each.point.name,
+        each.point.setting,
+        request.n,
+        figures,
+        (request.seed, request.seed + request.n - 1),
+        trees.plain(request),
+        choice.sampler,
+        choice.steps,
+        choice.spacing,
+        choice.evaluations,
+        each.store.seconds(request.n),
+        helpers={name: helper.weights for name, helper in each.helpers.items()},
+        shares=each.shares,
+    )
+
+
+def _add_labels(found: Found, prepared: Prepared, logits: np.ndarray, wanted: np.ndarray | None) -> None:
+    """How many pictures the judge finds to be of the class asked for; those asked to be of none are left out."""
+    assert prepared.judge is not None and wanted is not None
+    there = (wanted >= 0) & (wanted < prepared.judge.dim)
+    if not there.any():
+        raise Error("label agreement has nothing to judge: every picture is asked to be of no class.")
+    found.figures["labels"], agreed = share(logits[there], wanted[there], prepared.judge.classes)
+    found.details["labels"] = {
+        "pictures": int(there.sum()),
+        "interval": [agreed.accuracy.low, agreed.accuracy.high],
+        "classes": list(prepared.judge.classes),
+        "confusion": agreed.confusion.tolist(),
+    }
+
+
+def _floor(prepared: Prepared, report: Report) -> tuple[dict[str, Estimate], str]:
+    """The same figures of real pictures, and which those are."""
+    one, other = prepared.floor
+    floor: dict[str, Estimate] = {}
+    if prepared.distances:
+        pair = [side_rows(prepared.home, side, prepared.network, report) for side in (one, other)]
+        floor = measures.floor(prepared.distances, *pair)
+    labels, judge = prepared.reference.labels(), prepared.judge
+    if judge is not None and labels is not None and prepared.reference.pictures.classes == judge.classes:
+        logits = side_rows(prepared.home, prepared.reference, judge, report)
+        floor["labels"] = share(logits[labels >= 0], labels[labels >= 0], judge.classes)[0]
+    return floor, f"{len(one):,} {one.what} against {len(other):,} {other.what}"
+
+
+def _draw(prepared: Prepared, result: Result) -> None:
+    """Sheets to look at, and the plot of a sweep."""
+    if prepared.made is not None:
+        made = [("", prepared.made.bytes(plot.SHEET))]
+    else:
+        made = [(each.point.name, each.store.pictures(0, min(plot.SHEET, each.request.n))) for each in prepared.jobs]
+    plot.sheet(prepared.folder / "sheet.png", made)
+    plot.sheet(prepared.folder / "real.png", [("", prepared.reference.bytes(plot.SHEET))])
+    if prepared.config.sweep:
+        plot.sweep(prepared.folder / "plot.png", result)
