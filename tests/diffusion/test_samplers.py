@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,19 +34,34 @@ from kuosan.diffusion.schedule import Discrete, Flow, Karras, Schedule
 from kuosan.errors import Error
 
 SHAPE = (3, 2, 2, 2)
-GRIDS = {
-    "linear": Discrete().grid(12),
-    "all": Discrete(T=30, beta_start=1e-3, beta_end=0.3).grid(30),
-    "one": Discrete().grid(1),
-    "cosine": Discrete(betas="cosine", T=100).grid(7, "linspace"),
-    "sd": Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012).grid(9, "leading", "first", 1),
-    "vp karras": Discrete().grid(8, "karras"),
-    "log_snr": Discrete().grid(8, "log_snr", "first"),
-    "karras": Karras().grid(10),
-    "karras first": Karras().grid(6, "log_snr", "first"),
-    "flow": Flow(shift=2).grid(9),
-    "zero snr": Discrete(zero_terminal_snr=True).grid(10),
+VP = Discrete()
+SCHEDULES: dict[str, Discrete | Karras | Flow] = {
+    "linear": Discrete(),
+    "all": Discrete(T=30, beta_start=1e-3, beta_end=0.3),
+    "one": Discrete(),
+    "cosine": Discrete(betas="cosine", T=100),
+    "sd": Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    "vp karras": Discrete(),
+    "log_snr": Discrete(),
+    "karras": Karras(),
+    "karras first": Karras(),
+    "flow": Flow(shift=2),
+    "zero snr": Discrete(zero_terminal_snr=True),
 }
+ASKED: dict[str, tuple[Any, ...]] = {
+    "linear": (12,), "all": (30,), "one": (1,), "cosine": (7, "linspace"), "sd": (9, "leading", "first", 1),
+    "vp karras": (8, "karras"), "log_snr": (8, "log_snr", "first"), "karras": (10,),
+    "karras first": (6, "log_snr", "first"), "flow": (9,), "zero snr": (10,),
+}  # fmt: skip
+GRIDS = {name: schedule.grid(*ASKED[name]) for name, schedule in SCHEDULES.items()}
+
+
+def between(name: str, schedule: Schedule) -> dict[str, Any]:
+    """What a sampler is given that asks for levels between those of a grid."""
+    return {"at_log_snr": schedule.at_log_snr} if names.SAMPLERS[name].at_log_snr else {}
+
+
+DETERMINISTIC = [name for name, spec in names.SAMPLERS.items() if not spec.stochastic()]
 
 
 def smooth(x: Tensor, level: Level) -> Prediction:
@@ -67,8 +83,14 @@ def start(levels: Level) -> Tensor:
     return x * (levels.alpha[0] ** 2 + levels.sigma[0] ** 2).sqrt()
 
 
-def walk(name: str, levels: Level, denoise: Denoiser = smooth, **options: object) -> Tensor:
-    *_, last = SAMPLERS[name](denoise, start(levels), levels, keyed, **options)
+def walk(
+    name: str,
+    levels: Level,
+    denoise: Denoiser = smooth,
+    schedule: Schedule = VP,
+    **options: object,
+) -> Tensor:
+    *_, last = SAMPLERS[name](denoise, start(levels), levels, keyed, **between(name, schedule), **options)
     return last.x
 
 
@@ -188,11 +210,11 @@ def test_ddim_on_a_flow_grid_is_flow_s_euler() -> None:
 def test_with_unchanging_data_every_deterministic_sampler_gives_it_exactly() -> None:
     still = torch.full(SHAPE, 0.4, dtype=torch.float64)
     for grid in GRIDS:
-        for name in ("ddim", "euler", "heun", "dpm_solver_2m"):
-            if name == "heun" and float(GRIDS[grid].alpha[0]) == 0:
+        for name in DETERMINISTIC:
+            if names.SAMPLERS[name].finite_snr and float(GRIDS[grid].alpha[0]) == 0:
                 continue
             levels = GRIDS[grid]
-            x = walk(name, levels, lambda x, level: Prediction(still))
+            x = walk(name, levels, lambda x, level: Prediction(still), SCHEDULES[grid])
             eps = (start(levels) - levels.alpha[0] * still) / levels.sigma[0]
             torch.testing.assert_close(x, levels[-1].add(still, eps), rtol=1e-8, atol=1e-8)
 
@@ -234,13 +256,13 @@ def test_all_predictions_walk_the_same_way(name: str, schedule: Discrete | Karra
     means = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     exact = oracle.mixture(means, 0.2)
     levels = schedule.grid(10)
-    truth = walk(name, levels, exact)
+    truth = walk(name, levels, exact, schedule)
     for prediction in names.PREDICTIONS:
-        x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction))
+        x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction), schedule)
         torch.testing.assert_close(x, truth, rtol=1e-3, atol=1e-3)  # the clock is float32
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpm_solver_2m"])
+@pytest.mark.parametrize("name", [name for name, spec in names.SAMPLERS.items() if not spec.finite_snr])
 @pytest.mark.parametrize("prediction", ["x0", "v", "flow", "edm"])
 def test_walks_from_alpha_0_work_where_the_limit_exists(name: str, prediction: str) -> None:
     data = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64).clamp(-1, 1)
@@ -279,15 +301,20 @@ def test_no_noise_is_asked_for_at_a_step_to_sigma_0_or_by_deterministic_samplers
         asked.append((i, float(now.sigma), float(to.sigma)))
         return keyed(i, now, to)
 
-    list(SAMPLERS[name](smooth, start(levels), levels, noise))
-    wanted = [(i, float(now.sigma), float(to.sigma)) for i, (now, to) in enumerate(pairwise(levels))][:-1]
-    assert asked == (wanted if names.SAMPLERS[name].stochastic() else [])
+    list(SAMPLERS[name](smooth, start(levels), levels, noise, **between(name, Karras())))
+    steps = [(float(now.sigma), float(to.sigma)) for now, to in pairwise(levels)][:-1]
+    if name == "dpm_solver_2s_sde":  # to the middle, and from there
+        steps = [half for now, to in steps for half in ((now, math.sqrt(now * to)), (math.sqrt(now * to), to))]
+    assert len({i for i, _, _ in asked}) == len(asked)  # no two draws of a walk are the same
+    assert [pair for _, *pair in asked] == [
+        pytest.approx(list(step)) for step in (steps if names.SAMPLERS[name].stochastic() else [])
+    ]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_last_step_to_clean_gives_the_predicted_picture(name: str) -> None:
     for grid in ("linear", "karras", "one"):
-        *_, last = SAMPLERS[name](smooth, start(GRIDS[grid]), GRIDS[grid], keyed)
+        *_, last = SAMPLERS[name](smooth, start(GRIDS[grid]), GRIDS[grid], keyed, **between(name, SCHEDULES[grid]))
         torch.testing.assert_close(last.x, last.x0, rtol=1e-12, atol=1e-12)
 
 
@@ -295,7 +322,7 @@ def test_the_last_step_to_clean_gives_the_predicted_picture(name: str) -> None:
 def test_a_last_step_of_no_length_changes_nothing(name: str) -> None:
     levels = Discrete().grid(8, "leading", "first")
     assert float(levels.t[-2]) == float(levels.t[-1]) == 0
-    steps = list(SAMPLERS[name](smooth, start(levels), levels, keyed))
+    steps = list(SAMPLERS[name](smooth, start(levels), levels, keyed, **between(name, VP)))
     assert len(steps) == 8 and torch.equal(steps[-1].x, steps[-2].x)
 
 
@@ -308,7 +335,7 @@ def test_evaluations_are_what_the_names_say(name: str, grid: str) -> None:
         calls.append(level)
         return smooth(x, level)
 
-    list(SAMPLERS[name](counted, start(levels), levels, keyed))
+    list(SAMPLERS[name](counted, start(levels), levels, keyed, **between(name, SCHEDULES[grid])))
     last = "clean" if float(levels.sigma[-1]) == 0 else "first"
     assert len(calls) == names.SAMPLERS[name].evaluations(len(levels) - 1, last)
 
@@ -316,9 +343,10 @@ def test_evaluations_are_what_the_names_say(name: str, grid: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_walk_can_start_in_the_middle_and_be_stopped(name: str) -> None:
     levels = GRIDS["linear"]
-    steps = list(SAMPLERS[name](smooth, start(levels)[:1], levels[5:], lambda i, a, b: keyed(i, a, b)[:1]))
+    extra = between(name, VP)
+    steps = list(SAMPLERS[name](smooth, start(levels)[:1], levels[5:], lambda i, a, b: keyed(i, a, b)[:1], **extra))
     assert len(steps) == len(levels) - 6
-    running = SAMPLERS[name](smooth, start(levels), levels, keyed)
+    running = SAMPLERS[name](smooth, start(levels), levels, keyed, **extra)
     assert next(running).x.shape == SHAPE
     running.close()  # type: ignore[attr-defined]
 
@@ -328,7 +356,7 @@ def test_yielded_states_are_not_changed_by_later_steps(name: str) -> None:
     x = start(GRIDS["linear"])
     before = x.clone()
     kept, copies = [], []
-    for step in SAMPLERS[name](smooth, x, GRIDS["linear"], keyed):
+    for step in SAMPLERS[name](smooth, x, GRIDS["linear"], keyed, **between(name, VP)):
         kept.append(step)
         copies.append((step.x.clone(), step.x0.clone()))
     assert torch.equal(x, before)
@@ -342,14 +370,14 @@ def test_the_state_keeps_its_dtype_whatever_the_network_gives(name: str, dtype: 
         return Prediction(torch.tanh(x).bfloat16(), torch.sigmoid(x))
 
     levels = GRIDS["linear"]
-    for step in SAMPLERS[name](low, start(levels).to(dtype), levels, keyed):
+    for step in SAMPLERS[name](low, start(levels).to(dtype), levels, keyed, **between(name, VP)):
         assert step.x.dtype == dtype
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_float32_follows_float64(name: str) -> None:
     levels = GRIDS["linear"]
-    *_, low = SAMPLERS[name](smooth, start(levels).float(), levels, keyed)
+    *_, low = SAMPLERS[name](smooth, start(levels).float(), levels, keyed, **between(name, VP))
     torch.testing.assert_close(low.x.double(), walk(name, levels), rtol=1e-4, atol=1e-5)
 
 
@@ -357,7 +385,7 @@ def test_float32_follows_float64(name: str) -> None:
 def test_the_clamp_holds_every_predicted_picture_in_range(name: str) -> None:
     levels = GRIDS["linear"]
     wide = clamp(lambda x, level: Prediction(x * 5, torch.sigmoid(x)))
-    for step in SAMPLERS[name](wide, start(levels), levels, keyed):
+    for step in SAMPLERS[name](wide, start(levels), levels, keyed, **between(name, VP)):
         assert float(step.x0.abs().max()) <= 1
     assert float(step.x.abs().max()) <= 1
 
@@ -367,7 +395,7 @@ def test_gradients_flow_through_a_walk(name: str) -> None:
     """Guidance by gradients needs it: no sampler may use what autograd forbids."""
     levels = Discrete().grid(4, last="first", spacing="log_snr")
     x = start(levels).requires_grad_()
-    *_, last = SAMPLERS[name](smooth, x, levels, keyed)
+    *_, last = SAMPLERS[name](smooth, x, levels, keyed, **between(name, VP))
     last.x.sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all() and float(x.grad.abs().sum()) > 0
 
@@ -376,7 +404,11 @@ def samples(name: str, schedule: Schedule, steps: int, exact: Denoiser, n: int, 
     draw = torch.Generator().manual_seed(0)
     levels = schedule.grid(steps, spacing)
     x = torch.randn(n, 1, 1, 2, generator=draw, dtype=torch.float64) * schedule.prior_std(levels[0])
-    for step in SAMPLERS[name](exact, x, levels, lambda *_: torch.randn(x.shape, generator=draw, dtype=torch.float64)):
+
+    def noise(i: int, now: Level, to: Level) -> Tensor:
+        return torch.randn(x.shape, generator=draw, dtype=torch.float64)
+
+    for step in SAMPLERS[name](exact, x, levels, noise, **between(name, schedule)):
         last = step.x
     return last.flatten(1)
 
@@ -484,6 +516,6 @@ def test_no_walk_reads_a_picture_s_values(name: str, prediction: str) -> None:
 
     levels, x = Discrete().grid(6), torch.empty(SHAPE, device="meta")
     denoise = clamp(denoiser(network, prediction, learned_variance=True))
-    options = {"variance": "learned"} if name == "ddpm" else {}
+    options = {"variance": "learned"} if name == "ddpm" else between(name, VP)
     for step in SAMPLERS[name](denoise, x, levels, lambda *_: torch.empty_like(x), **options):
         assert step.x.is_meta and step.x.dtype == torch.float32

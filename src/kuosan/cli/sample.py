@@ -75,8 +75,9 @@ def sample(
     n
         How many pictures; picture i has seed SEED + i.
     sampler
-        ddpm, ddim, euler, euler_ancestral, heun, dpm_solver_2m, dpm_solver_3m, dpm_solver_3m_corrected,
-        dpm_solver_2m_sde, dpm_solver_3m_sde, unipc, unipc_3 or plms; other tools' names are understood.
+        ddpm, ddim, euler, euler_ancestral, heun, dpm_solver_2s, dpm_solver_2m, dpm_solver_3m, dpm_solver_3m_corrected,
+        dpm_solver_2s_sde, dpm_solver_2m_sde, dpm_solver_3m_sde, unipc, unipc_3, plms or pndm; other tools' names are
+        understood.
     steps
         Denoising steps; the sampler's usual number if not given.
     seed

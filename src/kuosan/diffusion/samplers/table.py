@@ -12,7 +12,8 @@ from kuosan.diffusion.samplers.dpm_solver import (
     dpm_solver_3m_sde,
 )
 from kuosan.diffusion.samplers.heun import heun
-from kuosan.diffusion.samplers.pndm import plms
+from kuosan.diffusion.samplers.pndm import plms, pndm
+from kuosan.diffusion.samplers.singlestep import dpm_solver_2s, dpm_solver_2s_sde
 from kuosan.diffusion.samplers.step import Sampler
 from kuosan.diffusion.samplers.unipc import unipc, unipc_3
 
@@ -22,14 +23,17 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "heun": heun,
+    "dpm_solver_2s": dpm_solver_2s,
     "dpm_solver_2m": dpm_solver_2m,
     "dpm_solver_3m": dpm_solver_3m,
     "dpm_solver_3m_corrected": dpm_solver_3m_corrected,
+    "dpm_solver_2s_sde": dpm_solver_2s_sde,
     "dpm_solver_2m_sde": dpm_solver_2m_sde,
     "dpm_solver_3m_sde": dpm_solver_3m_sde,
     "unipc": unipc,
     "unipc_3": unipc_3,
     "plms": plms,
+    "pndm": pndm,
 }
 
 
