@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kuosan.introduction import DiffusionModel
     from kuosan.model import Model, ModelConfig, build
     from kuosan.networks.config import UNetConfig, default_unet
+    from kuosan.networks.dit import DiT
+    from kuosan.networks.dit_config import DiTConfig, default_dit
     from kuosan.networks.unet import UNet
     from kuosan.sample.generate import Frame, generate
     from kuosan.sample.request import Request
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "SAMPLERS": "diffusion.samplers",
     "DataConfig": "data.config",
+    "DiT": "networks.dit",
+    "DiTConfig": "networks.dit_config",
     "DiffusionModel": "introduction",
     "Discrete": "diffusion.schedule",
     "Error": "errors",
@@ -49,6 +53,7 @@ _HOMES = {
     "UNetConfig": "networks.config",
     "build": "model",
     "clamp": "diffusion.guidance",
+    "default_dit": "networks.dit_config",
     "default_unet": "networks.config",
     "denoiser": "diffusion.denoiser",
     "fit": "train.api",
@@ -61,6 +66,8 @@ _HOMES = {
 __all__ = [
     "SAMPLERS",
     "DataConfig",
+    "DiT",
+    "DiTConfig",
     "DiffusionModel",
     "Discrete",
     "Error",
@@ -78,6 +85,7 @@ __all__ = [
     "UNetConfig",
     "build",
     "clamp",
+    "default_dit",
     "default_unet",
     "denoiser",
     "fit",

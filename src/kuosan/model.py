@@ -12,6 +12,7 @@ from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
+from kuosan.networks.dit_config import DiTConfig
 from kuosan.tasks.generation import Generation
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ class ModelConfig:
     """What a trained model is, in numbers and names: enough to build it and to sample from it."""
 
     shape: tuple[int, int, int] | None = None  # channels, height, width of a picture; decided by the data
-    network: UNetConfig | OwnNetwork | ClassifierConfig = field(
+    network: UNetConfig | DiTConfig | OwnNetwork | ClassifierConfig = field(
         default_factory=UNetConfig
-    )  # unet, own (a module given from Python), or classifier
+    )  # unet, dit (a transformer), own (a module given from Python), or classifier
     schedule: Discrete | Karras | Flow = field(default_factory=Discrete)  # the noise: discrete, karras (EDM) or flow
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
     sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
@@ -99,6 +100,10 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
         from kuosan.networks.classifier import Classifier
 
         return Model(config, Classifier(config.network, seed))
+    if isinstance(config.network, DiTConfig):
+        from kuosan.networks.dit import DiT
+
+        return Model(config, DiT(config.network, seed))
     from kuosan.networks.unet import UNet
 
     return Model(config, UNet(config.network, seed))

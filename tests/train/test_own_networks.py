@@ -100,7 +100,7 @@ def test_loading_leaves_the_callers_network_trainable(tmp_path: Path) -> None:
 
 
 def test_a_size_of_the_unet_is_refused_beside_ones_own_network(tmp_path: Path) -> None:
-    with pytest.raises(Error, match=r"size = 16 is the U-Net's.*data.size"):
+    with pytest.raises(Error, match=r"size = 16 is of kuosan's networks.*data.size"):
         fit(Small(), tmp_path / "run", size=16)
 
 

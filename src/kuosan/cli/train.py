@@ -42,7 +42,7 @@ def train(
     config
         A YAML file of options, or a recipe by name (portraits); options given here win.
     network
-        The U-Net's size where its fields are not given: tiny, small (if not said), medium or large.
+        The network's size where its fields are not given: tiny, small (if not said), medium or large.
     init
         Start from the averaged weights of this run.
     accept_new_data

@@ -122,23 +122,24 @@ def fit(
     accept_new_data: bool = False,
     **settings: Any,
 ) -> Path:
-    """Train on a folder or a torch Dataset, with the U-Net or a module of one's own; returns the run's folder.
+    """Train on a folder or a torch Dataset, kuosan's network or a module of one's own; returns the run's folder.
 
     The same call again goes on where the run stopped. Settings are those of the configuration, by their last name
     (`max_steps=1000`) or dotted (`**{"train.batch": 32}`).
 
     Args:
-        network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net.
+        network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
+            transformer if `**{"network.kind": "dit"}`.
         data: a Dataset of pictures (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
-        size: the U-Net's, tiny to large; small if none. The pictures' is `**{"data.size": 64}`.
+        size: of kuosan's network, tiny to large; small if none. The pictures' is `**{"data.size": 64}`.
 
     Raises:
         Error: whatever the shell's `train` refuses.
     """
     if network is not None and size is not None:
         raise Error(
-            f"size = {size!r} is the U-Net's, and a network of your own was given: leave it out. "
+            f"size = {size!r} is of kuosan's networks, and a network of your own was given: leave it out. "
             'Pixels a side are **{"data.size": 64}.'
         )
     tokens = [word for key, value in settings.items() for word in options.words(key, value)]

@@ -13,9 +13,10 @@ from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.diffusion.weighting import check_weight
 from kuosan.errors import Error, unknown
-from kuosan.model import ModelConfig
-from kuosan.networks.classifier_config import default_classifier
+from kuosan.model import ModelConfig, OwnNetwork
+from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
 from kuosan.networks.config import Size, default_unet
+from kuosan.networks.dit_config import default_dit
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 from kuosan.train import classifier_settings
@@ -144,7 +145,7 @@ def resolve(
     What is not said is filled in: the network from the pictures' shape and `size`, everything else from the defaults.
 
     Args:
-        own: the class name of a network the caller brings, in place of the U-Net.
+        own: the class name of a network the caller brings, in place of one of kuosan's.
         classes: the names of the data's classes, in the order of their labels.
 
     Raises:
@@ -170,11 +171,14 @@ def _filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, classes: int) -> trees.Tree:
-    """The usual network of a size for these pictures."""
+    """The usual network of a size for these pictures, of the kind that was asked for."""
     if tree.get("train", {}).get("objective") == "classifier":
         return trees.plain(default_classifier(shape, size, classes=classes))
-    network = trees.plain(default_unet(shape, size, classes=classes))
-    said = {key: value for key, value in tree.get("model", {}).items() if key == "learned_variance"}
+    said = tree.get("model", {})
+    asked = said.get("network", {})
+    usual = default_dit if isinstance(asked, Mapping) and asked.get("kind") == "dit" else default_unet
+    network = trees.plain(usual(shape, size, classes=classes))
+    said = {key: value for key, value in said.items() if key == "learned_variance"}
     if trees.build(RunConfig, {"model": said}).model.learned_variance:
         network["out_channels"] = 2 * shape[0]
     return network
@@ -214,7 +218,7 @@ def _check_fit(config: RunConfig) -> None:
         classifier_settings.check_fit(model)
     if model.network.kind == "classifier" and config.train.objective != "classifier":
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
-    if model.network.kind != "unet":
+    if isinstance(model.network, (OwnNetwork, ClassifierConfig)):
         return
     for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0])):
         if getattr(model.network, name) != wanted:
@@ -234,9 +238,12 @@ def _check_fit(config: RunConfig) -> None:
         )
     factor = model.network.factor
     if shape[1] % factor or shape[2] % factor:
+        smaller = (
+            "another --model.network.patch" if model.network.kind == "dit" else "fewer --model.network.multipliers"
+        )
         raise Error(
             f"pictures of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of {factor}. "
-            f"Set --data.size to such a number, or fewer --model.network.multipliers."
+            f"Set --data.size to such a number, or {smaller}."
         )
 
 
