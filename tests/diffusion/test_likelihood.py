@@ -227,7 +227,8 @@ def test_on_gaussian_pictures_the_bound_agrees_with_the_data_s_own_bits() -> Non
     ]
     error = gaps[0].std() / math.sqrt(300)
     assert error < 0.05 and abs(gaps[0].mean()) < 0.02 + 3 * error
-    assert gaps[1].mean() > 0.4, "the published decoder is too sure of itself for pictures of mere noise"
+    dearer = gaps[1] - gaps[0]  # the published decoder's variance is about half of what the first level leaves open
+    assert abs(dearer.mean() - 0.164) < 0.03 + 3 * dearer.std() / math.sqrt(300)
     y = dequantised(x0, ids=range(300))
     log_p = log_density(denoise, Discrete(), y, ids=range(300), steps=30)[:, 0]
     difference = ode_bits(log_p, 16).numpy() - surprise
