@@ -213,7 +213,7 @@ def test_the_whole_bound_is_each_row_s_term_with_the_keyed_noise() -> None:
 
 def test_on_gaussian_pictures_the_bound_agrees_with_the_data_s_own_bits() -> None:
     """8-bit pictures of independent Gaussian pixels: by both estimates, the exact denoiser knows their distribution."""
-    std = 0.4
+    std = 0.2  # none reaches the open bins at the edges
     draws = np.random.Generator(np.random.Philox(3)).normal(0, std, (300, 1, 4, 4))
     x0 = torch.from_numpy(np.clip(np.rint((draws + 1) * 127.5), 0, 255) / 127.5 - 1)
     denoise = oracle.gaussian(torch.zeros(1, 4, 4, dtype=torch.float64), torch.tensor(std**2))
