@@ -5,10 +5,9 @@ logits = head(mean(silu(norm(encoder(x, t).h))))
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kuosan.errors import Error
 from kuosan.networks.classifier_config import ClassifierConfig
@@ -40,7 +39,7 @@ class Classifier(nn.Module):
         self,
         x: Tensor,  # (B, in_channels, H, W)
         t: Tensor | None = None,  # () | (1,) | (B,), whole or fractional
-    ) -> Tensor:  # (B, classes) float32
+    ) -> Tensor:  # (B, classes) float32, float64 where the weights are
         if (t is None) == self.config.noisy:
             raise Error(
                 "this classifier knows noisy pictures: it needs their time t."
@@ -48,9 +47,10 @@ class Classifier(nn.Module):
                 else "this classifier is a judge of clean pictures (noisy is false): it takes no time t."
             )
         h = self.encoder(x, x.new_zeros(1) if t is None else t).h
-        pooled = self.norm(h, act=True).float().mean((2, 3))
-        with full_precision(pooled):
-            return cast(Tensor, self.head(pooled.to(self.head.weight.dtype))).float()
+        h = self.norm(h, act=True)
+        exact = torch.promote_types(h.dtype, torch.float32)
+        with full_precision(h):
+            return F.linear(h.to(exact).mean((2, 3)), self.head.weight.to(exact), self.head.bias.to(exact))
 
 
 def parameter_count(config: ClassifierConfig) -> int:
