@@ -33,7 +33,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), averaged over positions of the whole window, and channels: (B,).
+    """Structural similarity (Wang et al. 2004), averaged over channels and places that hold the whole window: (B,).
+
+    As the authors and scikit-image do it; torchmetrics mirrors the borders and averages over them as well.
 
     Raises:
         Error: pictures of other shapes or kinds, or smaller than the window of 11 pixels.
