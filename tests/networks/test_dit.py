@@ -213,6 +213,17 @@ def test_no_picture_depends_on_its_neighbours(dtype: torch.dtype, classes: int) 
     assert (alone - all_of_them).abs().max() < (1e-5 if dtype == torch.float32 else 0.05) * scale
 
 
+def test_in_sampling_a_labelled_pictures_conditioning_is_its_own_to_the_bit() -> None:
+    network = lively(replace(SMALL, classes=3))
+    emb = noise("emb", 7, 32)
+    with torch.no_grad():
+        together = [share[4] for share in network.conditioning.shares(emb, 7)]
+        alone = [share[0] for share in network.conditioning.shares(emb[4:5], 1)]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    trained = next(network.conditioning.shares(emb, 7))  # with gradients: one product
+    assert trained.requires_grad and torch.allclose(trained[4], together[0], atol=1e-5)
+
+
 def test_bf16_is_near_float32_and_answers_in_float32() -> None:
     network, x, t = lively(SMALL), noise("x", 2, 3, 16, 16), torch.tensor([999.0, 1000.0])
     with torch.no_grad():
