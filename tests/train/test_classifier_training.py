@@ -13,6 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from kuosan import checkpoint, seeds
+from kuosan import config as trees
+from kuosan.cli.train import recipe
 from kuosan.data.images import save_png
 from kuosan.data.pictures import Batch
 from kuosan.device import ComputeConfig, choose
@@ -22,6 +24,7 @@ from kuosan.model import ModelConfig, build
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.tasks.generation import Generation
 from kuosan.train.classification import Classification
+from kuosan.train.config import resolve
 from kuosan.train.curve import draw
 from kuosan.trained import load
 from train.made_runs import OwnNetwork, Stopping, ask, differences, go, outcome
@@ -173,3 +176,10 @@ def test_the_curve_shows_the_accuracy_beside_the_losses(tmp_path: Path) -> None:
         with Image.open(tmp_path / "curve.png") as picture:
             widths.append(picture.width)
     assert widths[0] > widths[1] == widths[2]
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-judge", "fashion-mnist-classifier"])
+def test_the_recipes_are_of_classifiers_that_fit_their_pictures(name: str) -> None:
+    config = resolve(trees.load(recipe(name)), (1, 28, 28), classes=tuple("0123456789"))
+    assert isinstance(config.model.network, ClassifierConfig)
+    assert config.model.network.noisy is (name == "fashion-mnist-classifier")
