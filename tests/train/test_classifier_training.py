@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from kuosan.errors import Error
 from kuosan.journal import Log
 from kuosan.model import ModelConfig, build
 from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample.plan import check_guides
+from kuosan.sample.request import Request
 from kuosan.tasks.generation import Generation
 from kuosan.train.classification import Classification
 from kuosan.train.config import resolve
@@ -176,6 +179,15 @@ def test_the_curve_shows_the_accuracy_beside_the_losses(tmp_path: Path) -> None:
         with Image.open(tmp_path / "curve.png") as picture:
             widths.append(picture.width)
     assert widths[0] > widths[1] == widths[2]
+
+
+def test_a_judge_of_clean_pictures_guides_nobody() -> None:
+    request, names = Request(classifier="runs/judge"), tuple("ab")
+    for noisy in (True, False):
+        network = ClassifierConfig(classes=2, noisy=noisy)
+        other = ModelConfig((3, 8, 8), network, task=Generation(labels=True, drop=0.0, class_names=names))
+        with nullcontext() if noisy else pytest.raises(Error, match="'runs/judge' is a judge of clean pictures"):
+            check_guides(ModelConfig((3, 8, 8)), request, other, None)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist-judge", "fashion-mnist-classifier"])

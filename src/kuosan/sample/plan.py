@@ -125,6 +125,11 @@ def check_guides(
                 f"{name} {getattr(request, name)!r} is "
                 + ("no classifier: train one with --objective classifier." if name == "classifier" else "a classifier.")
             )
+        if other.network.kind == "classifier" and not other.network.noisy:
+            raise Error(
+                f"classifier {request.classifier!r} is a judge of clean pictures: it cannot guide in noise; "
+                f"name one trained without --no-noisy."
+            )
         if other.shape != config.shape:
             raise Error(f"{name} {getattr(request, name)!r} sees pictures of {other.shape}, this model {config.shape}.")
         if config.task.labels and other.task.labels and other.task.class_names != config.task.class_names:
