@@ -103,7 +103,7 @@ TRAIN = {
     "--sigma-max 80": ["model.schedule.sigma_max", "discrete"],
     "--T 0": ["T 0", "at least 1"],
     "--beta-start 0.5": ["beta_start", "beta_end"],
-    "--learned-variance": ["learned_variance", "cannot be trained yet"],
+    "--learned-variance": ["learned_variance", "loss simple", "hybrid"],
     "--preview-steps 2000 --preview-every 5": ["previews", "2000", "1000"],
     "--T 10 --preview-every 5": ["previews", "T=10"],
     "--device cudda": ["device", "'cudda'", "'cuda'"],

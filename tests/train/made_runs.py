@@ -110,12 +110,10 @@ def go(out: Path, data: Path, settings: Mapping[str, Any] = {}, **more: Any) -> 
     run = begin(out, data, settings, **more)
     real = loop.backward
 
-    def watched(run: Run, drawn: Any) -> float:
+    def watched(run: Run, drawn: Any) -> Tensor:
         if seen is not None:
             batch = drawn.batch
-            seen.append(
-                (run.state.step, batch.ids.tolist(), digest(batch.x0), drawn.u.tolist(), digest(drawn.eps))
-            )
+            seen.append((run.state.step, batch.ids.tolist(), digest(batch.x0), drawn.u.tolist(), digest(drawn.eps)))
         return real(run, drawn)
 
     with patch.object(loop, "backward", watched), patch.object(api, "draw"):  # the curve takes longer than the run

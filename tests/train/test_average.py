@@ -157,7 +157,7 @@ def test_mistakes_planted_in_the_loop_are_caught(tmp_path: Path, monkeypatch: py
         run.state.ema.update(run.state.parameters.values)
         return row
 
-    def a_micro_step(run: loop.Run, drawn: object) -> float:
+    def a_micro_step(run: loop.Run, drawn: object) -> torch.Tensor:
         run.state.ema.update(run.state.parameters.values)
         return backward(run, drawn)  # type: ignore[arg-type]
 

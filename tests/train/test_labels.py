@@ -93,7 +93,7 @@ def test_a_run_from_before_there_were_tasks_goes_on(tmp_path, classed):
     config = checkpoint.load_config(tmp_path / "run")
     del config["model"]["task"]
     from kuosan.config import plain
-    from kuosan.train.config import refuse_changes
+    from kuosan.train.changes import refuse_changes
 
     now = plain(ask(tmp_path / "run", classed, {"train.max_steps": 3}).config)
     assert refuse_changes(config, now, "run") == []

@@ -45,7 +45,7 @@ class Held:
 def monitor(tmp_path, weight: str, pictures: int = 200):
     config = ModelConfig((1, 4, 4), OwnNetwork(name="Constant"), prediction="x0")
     train = TrainConfig(weight=weight, evaluate_pictures=pictures)
-    objective = Diffusion(config, weight, choose(ComputeConfig("cpu", "fp32")))
+    objective = Diffusion(config, train, choose(ComputeConfig("cpu", "fp32")))
     return Monitor(tmp_path, Model(config, Constant()), Held(), train, objective)
 
 

@@ -44,12 +44,12 @@ def watch(run: Run, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[int, Any],
     backward, update = loop.backward, loop.update
     before: dict[int, dict[str, str]] = {}
 
-    def spoiled(run: Run, drawn: Any) -> float:
+    def spoiled(run: Run, drawn: Any) -> torch.Tensor:
         before[run.state.step] = everything(run)
         loss = spoil(run.state.step, drawn)
         real = backward(run, drawn)
         late = spoil(-1 - run.state.step, drawn)
-        return next((value for value in (late, loss) if value is not None), real)
+        return next((real * value for value in (late, loss) if value is not None), real)
 
     def checked(run: Run, loss: float, norm: float) -> dict[str, Any]:
         step = run.state.step
@@ -133,7 +133,7 @@ def test_a_spoiled_weight_is_caught_the_same_step_and_never_saved(
 
     backward = loop.backward
 
-    def spoiled(run: Run, drawn: Any) -> float:
+    def spoiled(run: Run, drawn: Any) -> torch.Tensor:
         spoil(run.state.step, drawn)
         return backward(run, drawn)
 
@@ -152,9 +152,9 @@ def test_a_signal_amid_bad_steps_does_not_move_where_they_return_to(
     """The save that a signal makes is none to return to: else an interrupted run would end elsewhere."""
     backward = loop.backward
 
-    def spoiled(run: Run, drawn: Any) -> float:
-        loss = backward(run, drawn)
-        return math.nan if run.state.step in (5, 6, 7) and run.state.retry == 0 else loss
+    def spoiled(run: Run, drawn: Any) -> torch.Tensor:
+        losses = backward(run, drawn)
+        return losses * math.nan if run.state.step in (5, 6, 7) and run.state.retry == 0 else losses
 
     monkeypatch.setattr(loop, "backward", spoiled)
     data, settings = pictures(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 3}
@@ -172,7 +172,11 @@ def test_three_returns_without_progress_are_an_error_that_says_what_to_do(
     report = Stopping()
     run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, report=report, network=OwnNetwork())
     backward = loop.backward
-    monkeypatch.setattr(loop, "backward", lambda run, drawn: math.nan if run.state.step >= 4 else backward(run, drawn))
+
+    def spoiled(run: Run, drawn: Any) -> torch.Tensor:
+        return backward(run, drawn) * (math.nan if run.state.step >= 4 else 1)
+
+    monkeypatch.setattr(loop, "backward", spoiled)
     with pytest.raises(Error, match=r"after 3 returns to the save of step 3, which is untouched\. Lower --train\.lr"):
         api.train(run)
     assert run.state.retry == loop.MOST_RETURNS

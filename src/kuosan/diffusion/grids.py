@@ -92,6 +92,11 @@ def normal_quantile(u: Array) -> Array:
     return np.asarray(torch.special.ndtri(torch.from_numpy(np.maximum(u, TINY))).numpy())
 
 
+def logit_normal(u: ArrayLike, mean: float, std: float) -> Array:
+    """Draws in [0, 1) whose logit is N(mean, std²), from uniform ones u (Esser et al. 2024, eq. 19)."""
+    return np.minimum(sigmoid(mean + std * normal_quantile(in_unit(u))), 1 - TINY)
+
+
 def normal_density(z: Tensor) -> Tensor:
     """phi(z), the standard normal density."""
     return (z**2 / -2).exp() / math.sqrt(2 * math.pi)

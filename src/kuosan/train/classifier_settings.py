@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.options import Tree
+from kuosan.train.loss_settings import LOSS_SETTINGS
 
 if TYPE_CHECKING:
     from kuosan.model import ModelConfig
@@ -38,7 +39,7 @@ def check(train: TrainConfig, model: ModelConfig, usual: str) -> None:
             )
 
 
-IDLE_IN_TRAINING = ("weight", "preview_pictures", "preview_steps")
+IDLE_IN_TRAINING = (*LOSS_SETTINGS, "preview_pictures", "preview_steps")
 
 
 def check_fit(model: ModelConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +9,7 @@ from typing import Any, Literal
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
-from kuosan.diffusion import names
-from kuosan.diffusion.weighting import check_weight
+from kuosan.diffusion.weighting import Weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig, OwnNetwork
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
@@ -19,7 +17,7 @@ from kuosan.networks.config import Size, default_unet
 from kuosan.networks.dit_config import default_dit
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
-from kuosan.train import classifier_settings
+from kuosan.train import classifier_settings, loss_settings
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
@@ -28,26 +26,6 @@ SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.sc
 USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
-
-# What may change between two starts of the same run: how long, how often and where, never what is learned.
-FREE_ON_RESUME = (
-    "train.max_steps",
-    "train.save_every",
-    "train.keep",
-    "train.evaluate_every",
-    "train.evaluate_pictures",
-    "train.preview_every",
-    "train.preview_pictures",
-    "train.preview_steps",
-    "train.micro_batch",
-    "compute.",
-    "data.path",
-    "data.workers",
-    "data.memory_gib",
-    "data.max_pixels",
-)
-# Of these, what changes the order of sums, and with it the last bits of what is learned.
-INEXACT = ("train.micro_batch", "compute.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,17 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.99)  # AdamW's moment decays
     weight_decay: float = 0.0  # AdamW's decay, on matrices and kernels only
     clip: float = 1.0  # largest gradient norm; 0: no clipping
-    weight: str = "simple"  # the loss's weight over noise levels: simple, min_snr, ...
+    loss: Literal["simple", "vlb", "hybrid"] = "simple"  # what is minimised: the weighted error, the bound, or both
+    weight: str = "simple"  # the error's weight over noise levels: simple, min_snr, ...
+    min_snr_gamma: float = 5.0  # min_snr: the largest SNR that counts (Hang et al. 2023)
+    p2_k: float = 1.0  # p2: k of 1/(k + SNR)^gamma (Choi et al. 2022)
+    p2_gamma: float = 1.0  # p2: gamma of the same
+    vlb_weight: float = 0.001  # hybrid: the bound's weight beside the error (Nichol & Dhariwal 2021)
+    vlb_variance: Literal["posterior", "beta"] = "posterior"  # vlb: the steps' variance, where none is learned
+    t_sampling: Literal["uniform", "importance", "logit_normal"] = "uniform"  # discrete: how often each t is drawn
+    t_mean: float = 0.0  # logit_normal: mean of logit(t/T) (Esser et al. 2024)
+    t_std: float = 1.0  # logit_normal: standard deviation of logit(t/T)
+    offset_noise: float = 0.0  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
     ema: float = 0.1  # width of the average of the weights as a fraction of the run (Karras et al. 2024); 0: no average
     seed: int = 0  # of everything drawn in training
     save_every: int = 500  # steps between saves
@@ -91,7 +79,12 @@ class TrainConfig:
             raise Error(f"train.betas = {self.betas} is not allowed: each from 0 to below 1.")
         if self.lr_shape not in LR_SHAPES:
             raise unknown("train.lr_shape", self.lr_shape, LR_SHAPES)
-        names.weight(self.weight)
+        loss_settings.check_alone(self)
+
+    @property
+    def weighting(self) -> Weight:
+        """The weight with its numbers."""
+        return Weight(self.weight, self.min_snr_gamma, self.p2_k, self.p2_gamma)
 
 
 _WHOLE = {
@@ -220,11 +213,12 @@ def _check_fit(config: RunConfig) -> None:
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
     if isinstance(model.network, (OwnNetwork, ClassifierConfig)):
         return
-    for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0])):
+    for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0] * (1 + model.learned_variance))):
         if getattr(model.network, name) != wanted:
+            twice = " and a variance is learned" if wanted > shape[0] else ""
             raise Error(
-                f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {wanted} channel(s); "
-                f"leave it out, or set data.channels."
+                f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {shape[0]} channel(s)"
+                f"{twice}: {wanted} are needed; leave it out, or set data.channels."
             )
     if model.network.classes != len(model.task.class_names):
         raise Error(
@@ -252,12 +246,7 @@ def _check_training(config: RunConfig) -> None:
     if train.objective == "classifier":
         classifier_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
         return
-    if model.learned_variance:
-        raise Error(
-            "model.learned_variance = true cannot be trained yet: the simple loss does not reach the variance. "
-            "Leave it out; imported networks that learned a variance can be sampled."
-        )
-    check_weight(train.weight, model.schedule, model.prediction)
+    loss_settings.check(train, model)
     if train.preview_every:
         try:
             choose(model, preview_request(train))
@@ -268,37 +257,3 @@ def _check_training(config: RunConfig) -> None:
 def preview_request(train: TrainConfig) -> Request:
     """What a preview shows: always the same seeds."""
     return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps)
-
-
-def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
-    """What differs harmlessly between a run's stored configuration and the one given now, in words.
-
-    Raises:
-        Error: something differs that would make this another run; it names each key with both values and the choices.
-    """
-    with contextlib.suppress(Error):  # an older run knows nothing of newer settings, which had their defaults
-        stored = trees.plain(trees.build(RunConfig, stored))
-    changed = trees.differences(stored, now)
-    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
-    if fixed:
-        lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
-        raise Error(
-            f"{run} holds a run with another configuration:\n{lines}\n"
-            f"Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out ANOTHER, "
-            f"or start a new one from this run's weights with --out ANOTHER --init {run}."
-        )
-    return [_said(key, old, new, now) for key, (old, new) in changed.items()]
-
-
-def _said(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> str:
-    text = f"{key}: {old} -> {new}"
-    if key == "train.max_steps" and now["train"]["lr_shape"] == "cosine":
-        return f"{text}; from here on the learning rate is that of a cosine over {new} steps, a jump from {old}'s."
-    if _is_in(key, INEXACT):
-        return f"{text}; the run goes on, but no longer bit for bit as it would have."
-    return text
-
-
-def _is_in(key: str, names: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of `names`, or under one that ends with a dot."""
-    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)

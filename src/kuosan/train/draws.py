@@ -51,6 +51,7 @@ class Draws:
     rank: int = 0
     size: int = 1
     retry: int = 0  # counts returns to an earlier save, so that the same steps draw other noise
+    offset: float = 0.0  # strength of the noise that all pixels of a channel share
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def ids(self, step: int) -> np.ndarray:
@@ -70,6 +71,9 @@ class Draws:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
         u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
         eps = seeds.normal((self._key(f"train/noise{again}", step, row) for row in rows), self.pictures.shape)
+        if self.offset:
+            shared = (self.pictures.shape[0], 1, 1)
+            eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
         drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
         return Drawn(batch, u, eps, drop)
 

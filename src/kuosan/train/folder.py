@@ -20,7 +20,8 @@ from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.options import Tree
-from kuosan.train.config import RunConfig, refuse_changes
+from kuosan.train.changes import refuse_changes
+from kuosan.train.config import RunConfig
 
 if TYPE_CHECKING:
     from kuosan.train.loop import Run

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.errors import Error
@@ -26,6 +26,7 @@ from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Drawn, Draws
 from kuosan.train.ema import exact
+from kuosan.train.importance import gathered
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Objective
 from kuosan.train.optimizer import learning_rate, set_rate
@@ -69,10 +70,11 @@ def train(run: Run, stop: Stop) -> int:
     while state.step < last:
         state.parameters.grads.zero_()
         for drawn in run.draws.ahead(state.step, last):
-            loss = backward(run, drawn)
+            losses = backward(run, drawn)
             norm = float(state.parameters.grad_norm())
-            loss, asked = share(run, loss, stop.asked)
+            loss, asked = share(run, float(losses.sum()) / run.config.train.batch, stop.asked)
             row = update(run, loss, norm)
+            hear(run, drawn, losses, row)
             note(run, row)
             wanted = bool(asked) or state.step == last
             if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
@@ -86,12 +88,12 @@ def train(run: Run, stop: Stop) -> int:
     return 0
 
 
-def backward(run: Run, drawn: Drawn) -> float:
-    """Add this process's part of the step to the gradients; its part of the mean loss."""
+def backward(run: Run, drawn: Drawn) -> Tensor:
+    """Add this process's part of the step to the gradients; its pictures' losses, (B,) float64."""
     config, world = run.config.train, run.world
     rows = drawn.eps.shape[0]
     size = config.micro_batch or rows
-    total = exact(torch.zeros((), device=run.objective.compute.device))
+    heard: list[Tensor] = []
     run.state.keep_buffers()
     for begin in range(0, rows, size):
         part = slice(begin, begin + size)
@@ -102,8 +104,19 @@ def backward(run: Run, drawn: Drawn) -> float:
             torch.autograd.backward(
                 losses.sum() * (world.size / config.batch)
             )  # parallel training averages over processes
-        total += exact(losses.detach()).sum()
-    return float(total) / config.batch
+        heard.append(exact(losses.detach()))
+    return torch.cat(heard)
+
+
+def hear(run: Run, drawn: Drawn, losses: Tensor, row: dict[str, Any]) -> None:
+    """Under importance sampling: tell the history the losses of all processes, of a step that was taken."""
+    history = run.state.history
+    if history is None:
+        return
+    device, batch = run.objective.compute.device, run.config.train.batch
+    u, every = gathered(run.world, batch, device, drawn.u, losses)
+    if "skipped" not in row:
+        history.hear(u, every)
 
 
 def key_layers(run: Run, part: int) -> None:

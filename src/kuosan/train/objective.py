@@ -1,15 +1,20 @@
-"""What training minimises: the weighted error of the network's prediction at drawn levels (Ho et al. 2020, eq. 14)."""
+"""What training minimises at drawn levels: the weighted error of the network's prediction, the bound, or both."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kuosan.diffusion.loss import simple_loss, weight
+from kuosan.diffusion.bound import Chain, discrete_chain
+from kuosan.diffusion.grids import logit_normal
+from kuosan.diffusion.loss import bound_loss, hybrid_loss, simple_loss, weight
+from kuosan.diffusion.schedule import Discrete
+from kuosan.diffusion.weighting import Weight
 from kuosan.tasks.generation import condition
 
 if TYPE_CHECKING:
@@ -20,7 +25,9 @@ if TYPE_CHECKING:
     from kuosan.diffusion.denoiser import Network
     from kuosan.diffusion.level import Level
     from kuosan.model import ModelConfig
+    from kuosan.train.config import TrainConfig
     from kuosan.train.draws import Drawn
+    from kuosan.train.importance import History
 
 
 class Objective(Protocol):
@@ -49,41 +56,77 @@ class Diffusion:
     """The diffusion objective of one model on one device."""
 
     model: ModelConfig
-    weight: str
+    train: TrainConfig
     compute: Compute
+    history: History | None = None  # of losses, by which t are drawn under importance sampling
 
     def level(self, u: np.ndarray) -> Level:
-        """The noise levels of draws u (B,) in [0, 1)."""
+        """The noise levels of draws u (B,) in [0, 1): every t counts as it does in the loss."""
+        if self.train.t_sampling == "logit_normal":
+            u = logit_normal(u, self.train.t_mean, self.train.t_std)
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Each picture's loss: (B,) float32."""
-        return self._losses(
-            autocast(network, self.compute), drawn.batch, self.level(drawn.u), drawn.eps, self.weight, drawn.drop
-        )
+        called, eps = autocast(network, self.compute), drawn.eps
+        if self.history is None:
+            return self._losses(called, drawn.batch, self.level(drawn.u), eps, drawn.drop)
+        assert isinstance(self.model.schedule, Discrete)
+        t = self.history.times(drawn.u)
+        losses = self._losses(called, drawn.batch, self.model.schedule.at_t(t), eps, drawn.drop)
+        return losses * torch.from_numpy(self.history.scale(t)).to(losses)
 
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """Of held-out pictures, (B,) float64 each: `loss` with training's weight, `by_noise` without one."""
-        error = self._losses(network, batch, level, eps, "simple", None).cpu().double()
-        own = weight(self.weight, level, self.model.prediction, self.model.sigma_data, self.model.schedule)
+        """Of held-out pictures, (B,) float64 each: `loss` as in training, `by_noise` the error without a weight."""
+        error = self._error(network, batch, level, eps, None, Weight()).cpu().double()
+        if self.train.loss != "simple":
+            return {"loss": self._losses(network, batch, level, eps, None).cpu().double(), "by_noise": error}
+        model = self.model
+        own = weight(self.train.weighting, level, model.prediction, model.sigma_data, model.schedule)
         return {"loss": error * own, "by_noise": error}
 
-    def _losses(
-        self, network: Network, batch: Batch, level: Level, eps: Tensor, name: str, drop: np.ndarray | None
+    def _losses(self, network: Network, batch: Batch, level: Level, eps: Tensor, drop: np.ndarray | None) -> Tensor:
+        """What is minimised, at given levels."""
+        train, model, weighting = self.train, self.model, self.train.weighting
+        if train.loss == "simple":
+            return self._error(network, batch, level, eps, drop, weighting)
+        x0, eps, cond = self._moved(batch, eps, drop)
+        options: dict[str, Any] = {"steps": self._steps, "sigma_data": model.sigma_data, "cond": cond}
+        if train.loss == "vlb":
+            options |= {"variance": train.vlb_variance, "learned_variance": model.learned_variance}
+            return bound_loss(network, model.prediction, x0, level, eps, **options)
+        options |= {"vlb_weight": train.vlb_weight, "weight_name": weighting, "schedule": model.schedule}
+        return hybrid_loss(network, model.prediction, x0, level, eps, **options)
+
+    def _error(
+        self, network: Network, batch: Batch, level: Level, eps: Tensor, drop: np.ndarray | None, weighting: Weight
     ) -> Tensor:
-        device = self.compute.device
-        cond = condition(self.model.task, batch.label, drop)
+        """The weighted squared error."""
+        x0, eps, cond = self._moved(batch, eps, drop)
         return simple_loss(
             network,
             self.model.prediction,
-            batch.x0.to(device, non_blocking=True),
+            x0,
             level,
-            eps.to(device, non_blocking=True),
-            weight_name=name,
+            eps,
+            weight_name=weighting,
             schedule=self.model.schedule,
             sigma_data=self.model.sigma_data,
-            cond={door: value.to(device, non_blocking=True) for door, value in cond.items()},
+            learned_variance=self.model.learned_variance,
+            cond=cond,
         )
+
+    def _moved(self, batch: Batch, eps: Tensor, drop: np.ndarray | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Pictures, noise and conditions, on the device."""
+        device = self.compute.device
+        cond = condition(self.model.task, batch.label, drop)
+        there = {door: value.to(device, non_blocking=True) for door, value in cond.items()}
+        return batch.x0.to(device, non_blocking=True), eps.to(device, non_blocking=True), there
+
+    @cached_property
+    def _steps(self) -> Chain:
+        assert isinstance(self.model.schedule, Discrete)
+        return discrete_chain(self.model.schedule)
 
 
 def autocast(network: nn.Module, compute: Compute) -> Network:

@@ -16,6 +16,7 @@ import kuosan
 from kuosan import checkpoint
 from kuosan.data.pictures import Pictures
 from kuosan.device import Compute
+from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.journal import Log
@@ -26,6 +27,7 @@ from kuosan.train.distributed import World
 from kuosan.train.draws import Draws
 from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
+from kuosan.train.importance import History
 from kuosan.train.loop import Run
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
@@ -97,7 +99,7 @@ def _ready(
     config, train = asked.config, asked.config.train
     model = build(config.model, seed=train.seed, network=network)
     model.network.to(compute.device).train()
-    state = State.fresh(model.network, train)
+    state = State.fresh(model.network, train, _history(config))
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
     if found.saved is not None:
         _restore(state, found.saved, asked)
@@ -111,8 +113,8 @@ def _ready(
         model,
         world.parallel(model.network),
         state,
-        Draws(pictures, train.seed, train.batch, world.rank, world.size, state.retry),
-        _objective(config, pictures, compute),
+        Draws(pictures, train.seed, train.batch, world.rank, world.size, state.retry, train.offset_noise),
+        _objective(config, pictures, compute, state),
         None,
         None,
         world,
@@ -122,11 +124,19 @@ def _ready(
     )
 
 
-def _objective(config: RunConfig, pictures: Pictures, compute: Compute) -> Objective:
+def _history(config: RunConfig) -> History | None:
+    """What importance sampling remembers; nothing else does."""
+    schedule = config.model.schedule
+    if config.train.t_sampling != "importance" or not isinstance(schedule, Discrete):
+        return None
+    return History(schedule.T)
+
+
+def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: State) -> Objective:
     if config.train.objective == "classifier":
         check_labels(pictures)
         return Classification(config.model, compute)
-    return Diffusion(config.model, config.train.weight, compute)
+    return Diffusion(config.model, config.train, compute, state.history)
 
 
 def _attach(run: Run, lock: Lock) -> None:

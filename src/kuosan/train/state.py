@@ -15,6 +15,7 @@ from kuosan.errors import Error
 from kuosan.train import optimizer as optimizers
 from kuosan.train.config import TrainConfig
 from kuosan.train.ema import EMA
+from kuosan.train.importance import History
 from kuosan.train.parameters import FlatParameters
 
 _COUNTED = ("bad", "skipped", "retry", "returns", "good_step")  # what state.json holds of a State
@@ -34,11 +35,12 @@ class State:
     retry: int = 0  # returns to an earlier save, so that the same steps draw other noise
     returns: int = 0  # of them, those since the last save that was due
     good_step: int = 0  # the last save that was due, after a finite step: where too many bad ones return to
+    history: History | None = None  # of losses, under importance sampling
     constants: frozenset[str] = frozenset()  # buffers that hold infinities from the start, as causal masks do
     _buffers: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, network: nn.Module, config: TrainConfig) -> State:
+    def fresh(cls, network: nn.Module, config: TrainConfig, history: History | None = None) -> State:
         """The state before the first step.
 
         Raises:
@@ -52,7 +54,8 @@ class State:
         parameters = FlatParameters(network)
         ema = EMA(parameters.values, config.ema)
         masks = frozenset(name for name, buffer in network.named_buffers() if bool(buffer.isinf().any()))
-        return cls(network, parameters, optimizers.adamw(parameters, config), ema, constants=masks)
+        optimizer = optimizers.adamw(parameters, config)
+        return cls(network, parameters, optimizer, ema, history=history, constants=masks)
 
     def averaged(self) -> dict[str, Tensor]:
         """The network's state dict with the averaged weights, float32; buffers are the network's own."""
@@ -71,13 +74,14 @@ class State:
 
     def save(self, run: Path, config: Tree, keep: int, extra: dict[str, Any]) -> Path:
         """Write a checkpoint of this instant; see `checkpoint.save` for what can go wrong."""
+        history = self.history.tensors() if self.history else {}
         return checkpoint.save(
             run,
             self.step,
             config=config,
             ema=self.averaged(),
             network=self.network.state_dict(),
-            optimizer={**optimizers.tensors(self.optimizer), "ema.values": self.ema.values},
+            optimizer={**optimizers.tensors(self.optimizer), "ema.values": self.ema.values, **history},
             state={"ema_updates": self.ema.updates, **{name: getattr(self, name) for name in _COUNTED}, **extra},
             keep=keep,
             keep_steps=(self.good_step,),
@@ -94,6 +98,8 @@ class State:
         tensors = dict(saved.optimizer)
         self.ema.values.copy_(tensors.pop("ema.values"))
         self.ema.updates = saved.state["ema_updates"]
+        if self.history:
+            self.history.restore(tensors)
         optimizers.restore(self.optimizer, tensors)
         self.step = saved.step
         for name in _COUNTED:
