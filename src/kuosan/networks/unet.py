@@ -67,7 +67,7 @@ class Conditioning(nn.Linear):
         with full_precision(emb):
             rows = F.silu(emb)
             alone = not torch.is_grad_enabled() and emb.device.type == "cpu"
-            made = torch.cat([self(row) for row in rows.split(1)]) if alone else self(rows)
+            made = torch.cat([self(rows[i : i + 1]) for i in range(len(rows))]) if alone else self(rows)
             return iter(made.expand(batch, -1).split(self.widths, dim=1))
 
 
