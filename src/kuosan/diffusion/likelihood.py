@@ -54,15 +54,16 @@ class BoundTerms:
 def strata(steps: int, evaluations: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The first rows and sizes of at most `evaluations` groups of a chain's rows; None: each row alone.
 
-    Sizes grow with the row, as the terms fall: the decoder and the first KLs, most of the bound, stand alone.
+    The decoder stands alone, and sizes grow with the row as the terms fall.
     """
     if evaluations is None or evaluations >= steps:
         return np.arange(steps), np.ones(steps, dtype=np.int64)
-    if evaluations < 1:
-        raise Error(f"evaluations {evaluations}: at least 1 a picture, at most the walk's {steps} steps.")
-    bends = np.linspace(0, 1, evaluations + 1) ** 2 * steps
-    firsts = np.maximum(np.floor(bends[:-1]), np.arange(evaluations)).astype(np.int64)
-    firsts = np.minimum(firsts, steps - np.arange(evaluations, 0, -1))
+    if evaluations < 2:
+        raise Error(f"evaluations {evaluations}: at least 2 a picture, for the decoder and the steps.")
+    others, rest = evaluations - 1, steps - 1
+    bends = np.floor(np.linspace(0, 1, others, endpoint=False) ** 2 * rest).astype(np.int64)
+    firsts = np.clip(bends, np.arange(others), rest - np.arange(others, 0, -1))
+    firsts = np.append(0, 1 + firsts)
     return firsts, np.diff(np.append(firsts, steps))
 
 

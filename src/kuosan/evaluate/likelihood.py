@@ -1,0 +1,284 @@
+"""Bits a dimension of a model's own kind of pictures, in two ways, with errors, and what the bound is made of.
+
+`likelihood(model, pictures)` is a function of its arguments alone: draws are keyed by (seed, ..., id of the picture).
+The ODE's divergence wants float32 weights: bf16's rounding is a noise in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from kuosan.diffusion import guidance, names
+from kuosan.diffusion.bound import Chain, chain, discrete_chain
+from kuosan.diffusion.likelihood import Probe, dequantised, log_density, ode_bits, span, variational_bound
+from kuosan.diffusion.schedule import Discrete, join
+from kuosan.errors import Error
+from kuosan.evaluate.estimate import Estimate
+from kuosan.tasks.generation import condition
+
+if TYPE_CHECKING:
+    from kuosan.diffusion.denoiser import Denoiser
+    from kuosan.diffusion.schedule import Schedule
+    from kuosan.model import Model
+
+STEPS = 1000  # of the chain of a schedule that has no steps of its own
+FIRST = 0.01  # sigma/alpha of its least noise, as DDPM's; a grey level is 2/255
+FAINT = 1e-3  # alpha/sigma of the level below pure noise, where a chain begins there
+HALVED = 8  # pictures on which the ODE is solved with half the steps as well
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The variational bound and its parts, bits a dimension; the curve has one entry a stratum of the chain's rows."""
+
+    total: Estimate
+    prior: Estimate
+    steps: Estimate  # the sum of the KLs
+    decoder: Estimate
+    n: int
+    variance: str
+    chain: int  # steps of the chain
+    evaluations: int  # of the network, a picture
+    t: tuple[float, ...]  # the network's clock in the middle of each stratum
+    size: tuple[int, ...]  # rows in each
+    term: tuple[float, ...]  # the mean term of one row in each
+    error: tuple[float, ...]  # its standard error
+
+
+@dataclass(frozen=True)
+class Ode:
+    """Bits a dimension by the probability-flow ODE."""
+
+    total: Estimate
+    n: int
+    steps: int
+    evaluations: int  # of the network, a picture
+    probe: str
+    probes: int
+    probe_error: float | None  # the part of the error that more probes take away; one probe does not tell
+    solver_error: float  # by how much half the steps change a picture's bits, on average over a few
+    first: float  # sigma/alpha of the noise that is left in
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Both estimates of one set of pictures, and their difference on the pictures that both saw."""
+
+    bound: Bound
+    ode: Ode | None
+    gap: Estimate | None  # bound minus ode, paired
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """The figures, what they are of, and why they differ."""
+        b = self.bound
+        lines = [
+            f"bits/dim by the variational bound: {said(b.total)} on {b.n:,} pictures ({b.chain} steps, variance "
+            f"{b.variance}): prior {b.prior.value:.4f}, steps {b.steps.value:.3f}, decoder {b.decoder.value:.3f}."
+        ]
+        if self.ode is None or self.gap is None:
+            return lines
+        o = self.ode
+        lines.append(
+            f"bits/dim by the probability-flow ODE: {said(o.total)} on {o.n:,} pictures ({o.steps} Runge-Kutta steps, "
+            f"{o.probes} {o.probe} probe(s); half the steps change a picture's by {o.solver_error:.4f})."
+        )
+        lines.append(
+            f"Bound minus ODE: {said(self.gap)}. They are two models of the data with one network: a chain of "
+            f"{b.chain} random steps with variance {b.variance}, whose bound counts each step's mismatch and whose "
+            f"last step gives 8-bit pictures their probability; and a deterministic flow, whose density is taken at "
+            f"pictures with uniform noise of one grey level, its own last noise of {o.first:.3g} left in. Both are "
+            f"upper bounds."
+        )
+        return lines
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model and the pictures it is asked about."""
+
+    model: Model
+    x0: Tensor  # (N, C, H, W) in [-1, 1]
+    ids: list[int]
+    labels: Tensor | None  # (N,) of a conditional model
+    batch: int
+    progress: Callable[[str, int, int], None]
+
+    def parts(self, n: int, what: str = "") -> Iterator[tuple[Denoiser, Tensor, list[int]]]:
+        """The first n pictures by batches, each with the denoiser that was told their classes."""
+        device = next((p.device for p in self.model.network.parameters()), torch.device("cpu"))
+        for begin in range(0, n, self.batch):
+            part = slice(begin, min(begin + self.batch, n))
+            cond = condition(self.model.config.task, None if self.labels is None else self.labels[part])
+            told = {door: value.to(device) for door, value in cond.items()}
+            yield self.model.denoiser(told), self.x0[part].to(device), self.ids[part]
+            if what:
+                self.progress(what, part.stop, n)
+
+
+def likelihood(
+    model: Model,
+    pictures: ArrayLike | Tensor,
+    *,
+    labels: ArrayLike | None = None,
+    ids: Sequence[int] | None = None,
+    seed: int = 0,
+    evaluations: int | None = 100,
+    variance: str | None = None,
+    clip: bool = True,
+    ode_pictures: int | None = None,
+    ode_steps: int = 50,
+    probe: Probe = "rademacher",
+    probes: int = 1,
+    first: float | None = None,
+    batch: int = 32,
+    progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> Likelihood:
+    """Bits a dimension of pictures (N, C, H, W), uint8 or in [-1, 1], by the bound and, of the first few, by the ODE.
+
+    Args:
+        labels: (N,) classes of a conditional model; -1, or None for all, tells it of none.
+        ids: of the pictures, by which their draws are keyed; 0 to N-1.
+        evaluations: network calls a picture for the bound; None: every step of the chain.
+        variance: posterior, beta or learned; learned, else posterior, if not given.
+        clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
+        ode_pictures: how many the ODE sees, the first ones; 0: none, None: all.
+        first: sigma/alpha at which the ODE's walk ends, if not at the first trained level (flow: 0.001).
+        progress: told what ("bound", "ode"), how many pictures are done, of how many.
+
+    Raises:
+        Error: pictures that are not 8-bit ones, settings that do not go together, fewer than 2 pictures.
+    """
+    x0 = eight_bit(pictures, model.shape)
+    keys = list(range(len(x0))) if ids is None else [int(id) for id in ids]
+    n_ode = len(x0) if ode_pictures is None else min(ode_pictures, len(x0))
+    if min(len(x0), n_ode or 2) < 2 or len(keys) != len(x0) or len(set(keys)) != len(keys):
+        raise Error(
+            f"likelihood of {len(x0)} pictures, {n_ode} by the ODE: at least 2 each, every one with its own id."
+        )
+    asked = Asked(model, x0, keys, classes(model, labels, len(x0)), batch, progress)
+    variance = names.variance(variance or ("learned" if model.config.learned_variance else "posterior"))
+    bound, each = _bound(asked, seed, evaluations, variance, clip)
+    if n_ode == 0:
+        return Likelihood(bound, None, None)
+    options: dict[str, Any] = {"probe": probe, "probes": probes, "first": first}
+    by_ode = _ode_bits(asked, n_ode, seed, ode_steps, options, "ode")
+    few = min(HALVED, n_ode)
+    off = np.abs(_ode_bits(asked, few, seed, max(1, ode_steps // 2), options) - by_ode[:few]).mean()
+    apart = math.sqrt(by_ode.var(1, ddof=1).mean() / by_ode.size) if by_ode.shape[1] > 1 else None
+    noise = 1 / span(model.config.schedule, first).first
+    ode = Ode(estimate(by_ode.mean(1)), n_ode, ode_steps, 4 * ode_steps, probe, probes, apart, float(off), float(noise))
+    return Likelihood(bound, ode, estimate(each[:n_ode] - by_ode.mean(1)))
+
+
+def _bound(asked: Asked, seed: int, evaluations: int | None, variance: str, clip: bool) -> tuple[Bound, np.ndarray]:
+    """The bound, and each picture's: (N,)."""
+    steps = chain_of(asked.model.config.schedule)
+    terms = [
+        variational_bound(
+            guidance.clamp(denoise) if clip else denoise,
+            steps,
+            x0,
+            ids=ids,
+            seed=seed,
+            evaluations=evaluations,
+            variance=variance,
+        )
+        for denoise, x0, ids in asked.parts(len(asked.x0), "bound")
+    ]
+    prior, bits = (torch.cat([getattr(part, name) for part in terms]).numpy() for name in ("prior", "bits"))
+    rows, size = terms[0].first.numpy(), terms[0].size.numpy()
+    each = prior + (bits * size).sum(1)
+    ends = [steps.now.t[torch.from_numpy(row)].numpy() for row in (rows, rows + size - 1)]
+    bound = Bound(
+        total=estimate(each),
+        prior=estimate(prior),
+        steps=estimate((bits * size)[:, 1:].sum(1)),
+        decoder=estimate(bits[:, 0]),
+        n=len(each),
+        variance=variance,
+        chain=len(steps),
+        evaluations=len(rows),
+        t=tuple(((ends[0] + ends[1]) / 2).tolist()),
+        size=tuple(size.tolist()),
+        term=tuple(bits.mean(0).tolist()),
+        error=tuple((bits.std(0, ddof=1) / math.sqrt(len(bits))).tolist()),
+    )
+    return bound, each
+
+
+def _ode_bits(asked: Asked, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = "") -> np.ndarray:
+    """Bits a dimension of the first n pictures by each probe: (n, probes)."""
+    schedule, size = asked.model.config.schedule, int(np.prod(asked.model.shape))
+    log_p = [
+        log_density(denoise, schedule, dequantised(x0, ids=ids, seed=seed), ids=ids, seed=seed, steps=steps, **options)
+        for denoise, x0, ids in asked.parts(n, what)
+    ]
+    return np.asarray(ode_bits(torch.cat(log_p), size).numpy())
+
+
+def chain_of(schedule: Schedule) -> Chain:
+    """The chain whose bound is taken: a discrete schedule's own T steps, or `STEPS` even in log SNR of another's.
+
+    Those go from the noisiest level (after alpha = 0: from alpha/sigma = `FAINT`) down to sigma/alpha = `FIRST`, whose
+    square is the decoder's variance: finer noise than grey levels would be told apart at a price, and to no use.
+    """
+    if isinstance(schedule, Discrete):
+        return discrete_chain(schedule)
+    ends, whole = span(schedule), schedule.grid(1)
+    low = max(ends.last, FAINT)
+    levels = schedule.at_log_snr(2 * np.linspace(math.log(low), math.log(min(ends.first, 1 / FIRST)), STEPS))
+    before = whole[:1] if ends.last < low else whole[:0]
+    return chain(join(before, levels, whole[-1:]), schedule.prior_std(whole[0]), published=False)
+
+
+def eight_bit(pictures: ArrayLike | Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Pictures as float32 in [-1, 1]: bytes, or values that are bytes exactly. Raises: Error."""
+    values = pictures.detach().cpu().numpy() if isinstance(pictures, Tensor) else np.asarray(pictures)
+    if values.ndim != 4 or values.shape[1:] != tuple(shape):
+        raise Error(f"likelihood of pictures {values.shape}: this model's are (N, {', '.join(map(str, shape))}).")
+    grey = values.astype(np.float64) if values.dtype == np.uint8 else (values.astype(np.float64) + 1) * 127.5
+    whole = np.rint(grey)
+    if not (np.abs(grey - whole) < 0.01).all() or whole.min(initial=0) < 0 or whole.max(initial=0) > 255:
+        raise Error("likelihood of pictures that are not 8-bit ones: give bytes, or u/127.5 - 1 of bytes u.")
+    return torch.from_numpy((whole / 127.5 - 1).astype(np.float32))
+
+
+def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
+    """The labels a conditional model is told, (n,) int64, -1 where none; None for a model without classes.
+
+    Raises:
+        Error: labels for a model without classes, labels that are not n or unknown, or none where it knows no "none".
+    """
+    task = model.config.task
+    if not task.labels:
+        if labels is not None:
+            raise Error("labels were given, but this model was trained without classes: leave them out.")
+        return None
+    told = np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
+    if told.shape != (n,) or told.max(initial=-1) >= len(task.class_names):
+        raise Error(f"labels {told.shape}: need one for each of {n} pictures, below {len(task.class_names)}, or -1.")
+    if not task.dropped and bool((told < 0).any()):
+        raise Error("this model was trained with drop 0 and knows no picture without its class: give labels.")
+    return torch.from_numpy(told)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The mean of one value a picture, and its standard error."""
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+
+
+def said(estimate: Estimate) -> str:
+    """A figure with its error."""
+    return f"{estimate.value:.3f} ± {estimate.error:.3f}"
