@@ -15,14 +15,15 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import demo, doctor, sample, settings, train
-from kuosan.options import members, type_text
+from kuosan.cli import demo, doctor, evaluate, sample, settings, train
+from kuosan.options import Option, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
     "sample": ("RUN [OPTIONS]", sample.sample),
+    "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
 }
@@ -42,7 +43,7 @@ is one message on the error channel that names the thing, its value, what is all
 | 2 | wrong input |
 | 70 | training diverged, again and again |
 | 74 | a file could not be written; what was saved before is whole |
-| 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP; `train` has saved, and the same command goes on |
+| 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP; `train` and `evaluate` have saved, and the same command goes on |
 """
 
 SETTINGS = """\
@@ -69,9 +70,22 @@ def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
     """One verb: what it does, and a table of its flags."""
     text, docs = docstring(function)
     rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
+    if name == "evaluate":
+        rows += [setting(option) for option in evaluate.settings()]
     return (
         f"## kuosan {name}\n\n`kuosan {name} {usage}`\n\n{text}\n\n| option | default | meaning |\n|---|---|---|\n"
         + "\n".join([*rows, ""])
+    )
+
+
+def setting(option: Option) -> str:
+    """A setting of `evaluate` as a row: by the last part of its key, or the short name that a person says."""
+    name = {"request.classes": "class"}.get(option.key, option.key.rpartition(".")[2].replace("_", "-"))
+    flag = f"--{name}" if option.type is bool else f"--{name} {option.type_text}"
+    return (
+        "| "
+        + " | ".join(cell.replace("|", "\\|") for cell in (f"`{flag}`", code(option.default_text), option.doc))
+        + " |"
     )
 
 

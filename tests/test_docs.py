@@ -88,7 +88,7 @@ def test_flags_that_pages_show_exist(page: Path) -> None:
     lines = [
         line
         for line in page.read_text(encoding="utf-8").splitlines()
-        if re.search(r"\bkuosan (train|sample|doctor|demo)\b", line)
+        if re.search(r"\bkuosan (train|sample|evaluate|doctor|demo)\b", line)
     ]
     for line in lines:
         for flag in re.findall(r"(?<![\w-])--([a-z][\w.-]*)", line):

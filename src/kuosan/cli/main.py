@@ -14,13 +14,14 @@ from kuosan.errors import Error
 
 app = App(
     name="kuosan",
-    help="Diffusion models on your own pictures: train, resume, sample, look.",
+    help="Diffusion models on your own pictures: train, resume, sample, evaluate.",
     version=kuosan.__version__,
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # `main` says that it stopped
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on pictures, or go on with a run.")
 app.command("kuosan.cli.sample:sample", name="sample", help="Make pictures with a trained model.")
+app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's pictures are.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
 app.command(
     "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."
@@ -34,10 +35,10 @@ def main(tokens: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if tokens is None else tokens)
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if words[:1] == ["train"] and not {"--help", "-h"}.isdisjoint(words):
+        if words[:1] in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
             from kuosan.cli import settings
 
-            settings.show()
+            settings.show(words[0])
     except cyclopts.UnusedCliTokensError as error:
         extra = " ".join(error.unused_tokens or ())
         print(f"kuosan: error: {extra!r} is more than `kuosan {words[0]}` takes; see --help.", file=sys.stderr)
@@ -53,7 +54,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
             raise
         print(
             f"kuosan: error: out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
-            "(train: --micro-batch 8; sample: --batch 4), or use a smaller --network or --size.",
+            "(train: --micro-batch 8; sample and evaluate: --batch 4), or use a smaller --network or --size.",
             file=sys.stderr,
         )
         sys.exit(71)  # sysexits' EX_OSERR

@@ -21,12 +21,11 @@ def groups() -> dict[str, list[Option]]:
     return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0].partition(".")[0])))
 
 
-def show() -> None:
-    """Print every setting with its type, default and meaning."""
-    console.print(
-        "Every setting, in a YAML file or as --key value; the last part of a key is enough where it is unique.\n"
-    )
-    for group, members in groups().items():
+def show(verb: str = "train") -> None:
+    """Print every setting of a verb with its type, default and meaning."""
+    where = "in a YAML file or as --key value" if verb == "train" else "as --key value"
+    console.print(f"Every setting, {where}; the last part of a key is enough where it is unique.\n")
+    for group, members in (groups() if verb == "train" else evaluate_groups()).items():
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column()
@@ -37,6 +36,16 @@ def show() -> None:
             )
             table.add_row(f"--{option.key}", _plain(f"{option.doc}{kind}{default}"))
         console.print(Panel(table, title=group, title_align="left"), soft_wrap=False)
+
+
+def evaluate_groups() -> dict[str, list[Option]]:
+    """The settings of `kuosan evaluate` by their group."""
+    from kuosan.cli.evaluate import settings
+
+    found: dict[str, list[Option]] = {}
+    for option in settings():
+        found.setdefault(option.key.rpartition(".")[0] or "evaluate", []).append(option)
+    return found
 
 
 _ORDER = ("data", "model", "train", "compute")

@@ -14,6 +14,8 @@ from kuosan.sample.request import Request
 
 METRICS = ("kid", "frechet", "prdc", "memorisation", "labels")
 TRAIN, HELD_OUT = "train", "held_out"
+OF_LIKELIHOOD = ("likelihood_pictures", "ode_pictures", "ode_steps")
+SAMPLED = Request(n=1000, batch=50)
 USELESS = ("image", "strength", "between")  # of a request: pictures that are no independent draws from the model
 
 
@@ -30,7 +32,11 @@ class EvaluateConfig:
         features: the feature network.
         judge: a run of a classifier that tells each picture's class, for the labels metric.
         force: measure with fewer pictures than a metric is sound with, or against other pictures than were trained on.
-        likelihood: bits a dimension of held-out pictures, by the variational bound and by the probability-flow ODE.
+        likelihood: bits a dimension of held-out pictures, by the variational bound and by the probability-flow ODE;
+            without metrics named, nothing else is measured.
+        likelihood_pictures: with likelihood: held-out pictures at most.
+        ode_pictures: with likelihood: of them, how many the ODE is solved for; 0 for none.
+        ode_steps: with likelihood: Runge-Kutta steps, four network evaluations each.
         sweep: FIELD=VALUE,VALUE,...: every value of a sampling option; several give all combinations.
         out: the folder to write; RUN/evaluations/NAME if not given.
         request: how the pictures are made.
@@ -45,9 +51,12 @@ class EvaluateConfig:
     judge: str | None = None
     force: bool = False
     likelihood: bool = False
+    likelihood_pictures: int = 256
+    ode_pictures: int = 64
+    ode_steps: int = 50
     sweep: tuple[str, ...] = ()
     out: str | None = None
-    request: Request = field(default_factory=lambda: Request(n=1000, batch=50))
+    request: Request = SAMPLED
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
@@ -59,11 +68,28 @@ class EvaluateConfig:
             raise Error(f"real = {self.real} is not allowed: 3 to 10,000,000, or none for as many as are made.")
         if self.data is not None and self.against not in (TRAIN, HELD_OUT):
             raise Error(f"data = {self.data!r} has no effect against {self.against!r}; give one path, with --against.")
+        self._check_likelihood()
         for name in USELESS:
             if getattr(self.request, name) is not None:
                 raise Error(
                     f"{name} has no place in an evaluation, whose pictures are independent draws; leave it out."
                 )
+
+    @property
+    def sampled(self) -> bool:
+        """Whether pictures are made: not where only the likelihood is asked for."""
+        return not self.likelihood or bool(self.metrics)
+
+    def _check_likelihood(self) -> None:
+        usual = {name: EvaluateConfig.__dataclass_fields__[name].default for name in OF_LIKELIHOOD}
+        given = [name for name in OF_LIKELIHOOD if getattr(self, name) != usual[name]]
+        if given and not self.likelihood:
+            raise Error(f"{given[0]} has no effect without likelihood: give --likelihood, or leave it out.")
+        if self.likelihood_pictures < 2 or self.ode_pictures < 0 or self.ode_pictures == 1 or self.ode_steps < 2:
+            raise Error("likelihood needs at least 2 pictures, 2 or none of them by the ODE, and 2 of its steps.")
+        if not self.sampled and (self.sweep or self.judge or self.real is not None or self.request != SAMPLED):
+            raise Error("likelihood alone makes no pictures, so settings of them have no effect: name --metrics too, "
+                        "or leave them out.")  # fmt: skip
 
 
 def configured(tree: Mapping[str, Any]) -> EvaluateConfig:

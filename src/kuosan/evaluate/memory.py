@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from kuosan.evaluate.prepare import Prepared
     from kuosan.evaluate.progress import Report
     from kuosan.evaluate.result import Found
+    from kuosan.features.network import Features
 
 SHOWN = 16  # pictures on the sheet
 MOST = 1000  # held-out pictures of the baseline, or as many as are made
 
 
-def add(found: Found, prepared: Prepared, each: Job, made: np.ndarray, report: Report) -> None:
+def add(found: Found, prepared: Prepared, network: Features, each: Job, made: np.ndarray, report: Report) -> None:
     """Compare made features (N, D) with all training pictures', held-out ones as the baseline; write the sheet.
 
     The figure `nearer` is the chance that a made picture lies closer to training than a held-out one does: 0.5 if
@@ -35,8 +36,8 @@ def add(found: Found, prepared: Prepared, each: Job, made: np.ndarray, report: R
     held = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
     told = memorisation.memorisation(
         made,
-        side_rows(prepared.home, held, prepared.network, report),
-        side_rows(prepared.home, train, prepared.network, report),
+        side_rows(prepared.home, held, network, report),
+        side_rows(prepared.home, train, network, report),
     )
     pictures = np.moveaxis(each.store.pictures(0, found.n), 1, -1)
     known = np.moveaxis(train.bytes(), 1, -1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHEET = 64  # pictures on a sheet
 ROW = 12  # pictures of each point on a sweep's sheet
+ROWS = 40  # points on it at most
 
 
 def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -28,6 +29,7 @@ def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
         return
     from matplotlib.figure import Figure
 
+    made = made[:ROWS]
     rows = [grid(enlarged(np.moveaxis(pictures[:ROW], 1, -1)), ROW) for _, pictures in made]
     height, width = rows[0].shape[:2]
     figure = Figure(figsize=(12, 12 * height / width * len(rows) * 1.25 + 0.2), layout="constrained")
@@ -70,7 +72,6 @@ SCALES = ("guidance", "classifier_scale")  # what steers; a sweep of it trades o
 SHARES = ("precision", "recall", "density", "coverage")
 LABELS = {
     "kid": "KID x 1000",
-    "frechet": "Fréchet distance",
     "labels": "share with the class asked for",
     "evaluations": "network evaluations a picture",
     "seconds": "seconds a picture",
@@ -103,6 +104,8 @@ def _times(name: str) -> int:
 
 def _cost(axis: Any, result: Result, cost: str) -> None:
     """Quality by what a picture costs, a line for everything swept but the steps."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     name = _quality(result.names())
     lines = _lines(result, "steps")
     for (label, line), mark in zip(lines.items(), _marks()):
@@ -116,7 +119,11 @@ def _cost(axis: Any, result: Result, cost: str) -> None:
     if cost == "evaluations" and len(ticks) <= 8:
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-    axis.set(xlabel=LABELS[cost], ylabel=LABELS.get(name, name))
+    else:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel=LABELS[cost], ylabel=LABELS.get(name) or result.title(name))
     axis.grid(alpha=0.25)
     if len(lines) > 1 or name in result.floor:
         axis.legend(fontsize=8)
@@ -167,7 +174,7 @@ def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
         _errors(axis, [one.setting[scale] for one in there], there, name, label, mark)
     if name in result.floor:
         _level(axis, result, name)
-    axis.set(xlabel=LABELS[scale], ylabel=LABELS.get(name, name))
+    axis.set(xlabel=LABELS[scale], ylabel=LABELS.get(name) or result.title(name))
     axis.grid(alpha=0.25)
     if len(lines) > 1 or name in result.floor:
         axis.legend(fontsize=8)
@@ -180,9 +187,14 @@ def _errors(axis: Any, x: Sequence[Any], line: Sequence[Found], name: str, label
 
 
 def _level(axis: Any, result: Result, name: str) -> None:
-    """Where real pictures lie, with its error as a band."""
+    """Where real pictures lie, with the error as a band; said in the legend alone where it lies far off."""
     floor = result.floor[name]
     value, error = _times(name) * floor.value, _times(name) * floor.error
+    shown_values = [_times(name) * one.figures[name].value for one in result.found if name in one.figures]
+    low, high = min(shown_values), max(shown_values)
+    if max(low - value, value - high) > 2 * (high - low):
+        axis.plot([], [], color="0.45", ls="--", label=f"real pictures: {value:.3g} ± {error:.2g}")
+        return
     axis.axhline(value, color="0.45", lw=1, ls="--", label="real pictures")
     axis.axhspan(value - error, value + error, color="0.45", alpha=0.15, lw=0)
 

@@ -17,13 +17,14 @@ from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error
-from kuosan.evaluate import measures, real, sweep
+from kuosan.evaluate import bits, measures, real, sweep
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.judging import Judge, open_judge
 from kuosan.evaluate.making import Job, about
 from kuosan.evaluate.real import Side
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
+from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample.plan import check_guides
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Prepared:
     config: EvaluateConfig
     folder: Path  # where the result is written
     home: Path  # where pictures and features are kept
-    network: Features
+    network: Features | None  # None: nothing is compared
     metrics: tuple[str, ...]
     reference: Side
     floor: tuple[Side, Side]
@@ -55,6 +56,7 @@ class Prepared:
     jobs: tuple[Job, ...] = ()
     made: Side | None = None
     own: Pictures | None = None  # what the model was trained on
+    bits: Side | None = None  # pictures whose likelihood is told
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
 
@@ -89,22 +91,29 @@ def prepare(
         Error: something cannot be opened, sampled or measured.
     """
     points = sweep.points(config.request, config.sweep)
-    network = network or features(config.features)
     if isinstance(target, str | Path) and not is_run(target):
-        return _of_pictures(str(target), config, network, progress)
+        return _of_pictures(str(target), config, network or features(config.features), progress)
+    network = (network or features(config.features)) if config.sampled else None
     return _of_model(target, config, points, network, progress)
 
 
 def _of_model(
-    target: str | Path | Trained, config: EvaluateConfig, points: Sequence[Point], network: Features, progress: Progress
+    target: str | Path | Trained,
+    config: EvaluateConfig,
+    points: Sequence[Point],
+    network: Features | None,
+    progress: Progress,
 ) -> Prepared:
     model = target if isinstance(target, trained.Trained) else trained.load(target, compute=choose(config))
+    if isinstance(model.model.config.network, ClassifierConfig):
+        raise Error(f"{model.name} is a classifier, which makes no pictures: `kuosan train` reports its accuracy, and "
+                    "--judge takes it as the judge of another run.")  # fmt: skip
     choices = sweep.check(model.model.config, points)
     pictures, own, warnings = _real_pictures(model, config, progress)
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
     path = Path(model.name).resolve()
     home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
-    jobs = _jobs(model, points, choices, home, pictures)
+    jobs = _jobs(model, points, choices, home, pictures) if config.sampled else ()
     judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
     return Prepared(
         model.name,
@@ -112,13 +121,14 @@ def _of_model(
         Path(config.out) if config.out else home / _name(config, jobs, model.weights, pictures.fingerprint),
         home,
         network,
-        _metrics(config, config.request.n, len(reference), network.dim, own, judge),
+        () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge),
         reference,
         floor,
         model,
         jobs,
         own=own,
         judge=judge,
+        bits=bits.asked(config, own),
         warnings=warnings,
     )
 
@@ -196,8 +206,7 @@ def _metrics(
     if judge is not None and asked and "labels" not in asked:
         raise Error(f"judge {config.judge!r} has no effect without the labels metric; name it too, or leave it out.")
     if "memorisation" in asked and own is None:
-        raise Error("memorisation looks for copies of the training pictures: it needs a run and --against train or "
-                    "held_out.")  # fmt: skip
+        raise Error("memorisation looks for copies of training pictures: it needs a run, --against train or held_out.")
     found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)
     found = found if not asked or set(asked) & set(measures.DISTANCES) else ()
     few = own is not None and len(own.train) <= FEW and len(own.held_out) >= 20 and made >= 20 and len(own.train) > 50
@@ -226,7 +235,7 @@ def _of_pictures(target: str, config: EvaluateConfig, network: Features, progres
         if not theirs.classes:
             raise Error(f"judge {config.judge!r} has nothing to judge: the pictures of {target} have no classes.")
         judge = open_judge(config.judge, theirs.shape, theirs.classes, choose(config))
-    home = Path(FOLDER)
+    home = Path(config.out or FOLDER)
     digest = _digest([theirs.fingerprint, pictures.fingerprint, trees.plain(replace(config, out=None))])
     name = f"{_word(target)}-against-{_word(config.against)}-{digest}"
     folder = Path(config.out) if config.out else home / name
@@ -241,10 +250,12 @@ def choose(config: EvaluateConfig) -> Any:
 
 def _name(config: EvaluateConfig, jobs: Sequence[Job], *told: str) -> str:
     """A folder's name that no evaluation with other settings has."""
+    digest = _digest([*told, trees.plain(replace(config, out=None))])
+    if not jobs:
+        return f"likelihood-n{config.likelihood_pictures}-{digest}"
     swept = list(dict.fromkeys(key for each in jobs for key in each.point.setting))
     first = jobs[0].choice
     what = f"sweep-{'-'.join(swept)}" if swept else f"{first.sampler}-{first.steps}"
-    digest = _digest([*told, trees.plain(replace(config, out=None))])
     return f"{what}-n{config.request.n}-{_word(config.against)}-{digest}"
 
 

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import kuosan
+from kuosan import config as trees
 from kuosan.evaluate.estimate import Estimate
+from kuosan.evaluate.frechet import label
+from kuosan.evaluate.statistics import About
 from kuosan.evaluate.sweep import shown
 from kuosan.files import write_atomic
+from kuosan.sample.request import Request
 
 FORMAT = 1
 NAME = "result.json"
@@ -38,6 +42,17 @@ class Found:
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
     details: dict[str, Any] = field(default_factory=dict)  # what is more than a figure: confusion, copies
 
+    def made(self) -> str:
+        """How the pictures were made, where it is not swept and not usual; a sentence behind another."""
+        if self.request is None:
+            return ""
+        usual, own = trees.plain(Request()), self.request | {"sampler": self.sampler, "steps": self.steps}
+        told = {name: value for name, value in own.items() if name in ("sampler", "steps") or value != usual[name]}
+        for name in (*self.setting, "n", "seed", "batch"):
+            told.pop(name, None)
+        words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in told.items())
+        return f" Made with {', '.join(words)}." if told else ""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -48,12 +63,12 @@ class Result:
     real: int  # how many
     data: str  # their path
     fingerprint: str  # of that data set
-    features: dict[str, Any]  # name, hash of the weights, dim, size
-    resize: str
-    file_format: str
-    found: tuple[Found, ...]
-    floor: dict[str, Estimate]  # the same figures of real pictures
-    floor_of: str
+    features: dict[str, Any] = field(default_factory=dict)  # name, hash of the weights, dim, size
+    resize: str = ""
+    file_format: str = ""
+    found: tuple[Found, ...] = ()  # empty where only the likelihood was asked for
+    floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real pictures
+    floor_of: str = ""
     step: int | None = None  # of the checkpoint
     weights: str | None = None  # sha256
     compute: str | None = None
@@ -75,7 +90,13 @@ class Result:
         swept = list(self.found[0].setting)
         named = swept or (["pictures"] if self.found[0].request is None else ["sampler", "steps"])
         cost = [] if self.found[0].request is None else ["evaluations", "seconds"]
-        return [*named, *cost, *self.names(), *(["more than the first, paired"] if self.paired else [])]
+        return [*named, *cost, *self.names(), *(["more"] if self.paired else [])]
+
+    def title(self, head: str) -> str:
+        """What a column is called: a Fréchet distance only FID where the features are FID's."""
+        if head == "frechet":
+            return label(About(self.features["name"], self.features["hash"]))
+        return TITLES.get(head, head)
 
     def names(self) -> list[str]:
         """The figures that any set has, in the order of the first that has them."""
@@ -107,30 +128,49 @@ class Result:
 
     def about(self) -> list[str]:
         """What the figures are of, in sentences: to stand above every table of them."""
-        first = self.found[0]
-        made = f"{first.n:,} pictures"
-        if first.seeds is not None:
-            made += f" (seeds {first.seeds[0]} to {first.seeds[1]})"
         of = f", step {self.step}, weights {self.weights[:12]}" if self.weights else ""
-        network = self.features
-        lines = [
-            f"{self.target}{of}: {made} against {self.real:,} {self.against} (data {self.fingerprint[:12]}).",
-            f"Features {network['name']} (weights {network['hash'][:12]}), {self.resize}; files: {self.file_format}.",
-        ]
+        lines = [f"{self.target}{of}; data {self.fingerprint[:12]}."]
+        if self.found:
+            first, network = self.found[0], self.features
+            seeds = f" (seeds {first.seeds[0]} to {first.seeds[1]})" if first.seeds else ""
+            lines += [
+                f"{first.n:,} pictures{seeds} against {self.real:,} {self.against}.{first.made()}",
+                f"Features {network['name']} (weights {network['hash'][:12]}), {self.resize}; {self.file_format}.",
+            ]
         if self.compute:
             lines.append(f"Computed on {self.compute}.")
         if self.judge:
             lines.append(f"Judge of classes: {self.judge['run']} (weights {self.judge['weights'][:12]}).")
         if self.floor:
             lines.append(f"The last row is the floor: {self.floor_of}.")
+        if self.paired:
+            lines.append("KID - first: how much more than the first row's, paired by seed.")
         return [*lines, *(f"Warning: {warning}" for warning in self.warnings)]
+
+    def verdicts(self) -> list[str]:
+        """What is to be said of memorisation, a sentence a point, and of the likelihood."""
+        lines = list((self.likelihood or {}).get("sentences", []))
+        for one in self.found:
+            told = one.details.get("memorisation")
+            if told is None:
+                continue
+            of = f"{one.name}: " if one.name else ""
+            below = told["below"]
+            lines.append(
+                f"memorisation: {of}{'suspected' if told['flagged'] else 'none found'}. {100 * below['share']:.1f} % "
+                f"of the pictures lie closer to training pictures than the closest {100 * below['expected']:.1f} % of "
+                f"the held-out ones (p = {told['p_value']:.2g}); exact copies: {told['copies']}. Look at nearest*.png."
+            )
+        return lines
 
     def markdown(self) -> str:
         """The sentences and the table."""
-        heads = [TITLES.get(head, head) for head in self.heads()]
-        table = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        table += [f"| {' | '.join(row)} |" for row in self.rows()]
-        return "\n".join([*self.about(), "", *table, ""])
+        lines = [*self.about(), ""]
+        if self.found:
+            heads = [self.title(head) for head in self.heads()]
+            lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+            lines += [*(f"| {' | '.join(row)} |" for row in self.rows()), ""]
+        return "\n".join([*lines, *self.verdicts(), ""])
 
     def csv(self) -> str:
         """One line a point with full figures: a column for every value and one for its error."""
@@ -153,11 +193,19 @@ class Result:
     def write(self, folder: Path) -> None:
         """result.json, and table.md and table.csv beside it."""
         write_atomic(folder / "table.md", self.markdown())
-        write_atomic(folder / "table.csv", self.csv())
+        if self.found:
+            write_atomic(folder / "table.csv", self.csv())
         write_atomic(folder / NAME, self.json())
 
 
-TITLES = {"kid": "KID x 1000", "evaluations": "network evaluations", "seconds": "seconds a picture"}
+TITLES = {
+    "kid": "KID x 1000",
+    "labels": "label agreement",
+    "nearer": "nearer than held out",
+    "evaluations": "evaluations",
+    "seconds": "s/picture",
+    "more": "KID - first",
+}
 THOUSANDFOLD = ("kid",)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kuosan import config as trees
 from kuosan.errors import Error
-from kuosan.evaluate import measures, memory, plot
+from kuosan.evaluate import bits, measures, memory, plot
 from kuosan.evaluate.config import EvaluateConfig, configured
 from kuosan.evaluate.judging import share
 from kuosan.evaluate.kid import kid_difference
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kuosan.features.network import Features
     from kuosan.trained import Trained
 
-FILE_FORMAT = "8 bits, lossless"
+FILE_FORMAT = "8-bit pictures, lossless"
 
 
 def measure(
@@ -71,42 +71,57 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
 def run(prepared: Prepared, report: Report) -> Result:
     """Make what is lacking, measure, write."""
     begin = time.perf_counter()
-    if prepared.model is not None:
-        make(prepared.model, prepared.jobs, report)
-    reference = side_rows(prepared.home, prepared.reference, prepared.network, report)
-    found = tuple(_found(prepared, reference, report))
-    floor, floor_of = _floor(prepared, report)
-    network, pictures, model = prepared.network, prepared.reference.pictures, prepared.model
+    model, pictures = prepared.model, prepared.reference.pictures
+    compared: dict[str, Any] = {}
+    if prepared.network is not None:
+        compared = _compared(prepared, prepared.network, report)
+    told = None
+    if prepared.bits is not None and model is not None:
+        told = bits.measure(model, prepared.bits, prepared.config, prepared.folder, report)
     result = Result(
         prepared.target,
         prepared.reference.what,
         len(prepared.reference),
         pictures.config.path,
         pictures.fingerprint,
-        {"name": network.name, "hash": network.hash, "dim": network.dim, "size": network.size},
-        network.resizing,
-        FILE_FORMAT,
-        found,
-        floor,
-        floor_of,
+        **compared,
         step=None if model is None else model.step,
         weights=None if model is None else model.weights,
         compute=None if model is None else str(model.compute),
         judge=None if prepared.judge is None else {"run": prepared.config.judge, "weights": prepared.judge.hash},
+        likelihood=told,
         seconds=round(time.perf_counter() - begin, 3),
         warnings=prepared.warnings,
         folder=str(prepared.folder),
     )
-    _draw(prepared, result)
+    if result.found:
+        _draw(prepared, result)
     result.write(prepared.folder)
     return result
 
 
-def _found(prepared: Prepared, reference: np.ndarray, report: Report) -> list[Found]:
+def _compared(prepared: Prepared, network: Features, report: Report) -> dict[str, Any]:
+    """The figures of all pictures against real ones, and by what features."""
+    if prepared.model is not None:
+        make(prepared.model, prepared.jobs, report)
+    reference = side_rows(prepared.home, prepared.reference, network, report)
+    found = tuple(_found(prepared, network, reference, report))
+    floor, floor_of = _floor(prepared, network, report)
+    return {
+        "features": {"name": network.name, "hash": network.hash, "dim": network.dim, "size": network.size},
+        "resize": network.resizing,
+        "file_format": FILE_FORMAT,
+        "found": found,
+        "floor": floor,
+        "floor_of": floor_of,
+    }
+
+
+def _found(prepared: Prepared, network: Features, reference: np.ndarray, report: Report) -> list[Found]:
     """The figures of each point, or of the folder's pictures."""
     metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
     if prepared.made is not None:
-        made = side_rows(prepared.home, prepared.made, prepared.network, report)
+        made = side_rows(prepared.home, prepared.made, network, report)
         found = Found(
             prepared.made.what, {}, len(made), measures.figures(prepared.distances, made, reference, force=force)
         )
@@ -116,7 +131,7 @@ def _found(prepared: Prepared, reference: np.ndarray, report: Report) -> list[Fo
     points: list[Found] = []
     first: np.ndarray | None = None
     for each in prepared.jobs:
-        made = job_rows(each, prepared.network, report)
+        made = job_rows(each, network, report)
         found = _of_job(each, measures.figures(prepared.distances, made, reference, force=force))
         if first is not None and "kid" in metrics:
             found.more["kid"] = kid_difference(made, first, reference)
@@ -124,7 +139,7 @@ def _found(prepared: Prepared, reference: np.ndarray, report: Report) -> list[Fo
         if judge is not None:
             _add_labels(found, prepared, job_rows(each, judge, report), np.array(each.wanted(0, found.n)))
         if "memorisation" in metrics:
-            memory.add(found, prepared, each, made, report)
+            memory.add(found, prepared, network, each, made, report)
         points.append(found)
     return points
 
@@ -163,12 +178,12 @@ def _add_labels(found: Found, prepared: Prepared, logits: np.ndarray, wanted: np
     }
 
 
-def _floor(prepared: Prepared, report: Report) -> tuple[dict[str, Estimate], str]:
+def _floor(prepared: Prepared, network: Features, report: Report) -> tuple[dict[str, Estimate], str]:
     """The same figures of real pictures, and which those are."""
     one, other = prepared.floor
     floor: dict[str, Estimate] = {}
     if prepared.distances:
-        pair = [side_rows(prepared.home, side, prepared.network, report) for side in (one, other)]
+        pair = [side_rows(prepared.home, side, network, report) for side in (one, other)]
         floor = measures.floor(prepared.distances, *pair)
     labels, judge = prepared.reference.labels(), prepared.judge
     if judge is not None and labels is not None and prepared.reference.pictures.classes == judge.classes:

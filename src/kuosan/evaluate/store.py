@@ -40,29 +40,29 @@ def key(about: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """The pictures of one request in `folder`, which is made; `about` is all that they depend on.
+    """The pictures of one request in `folder`, which is made when there are some; `about` is all that they depend on.
 
     Attributes:
         damaged: parts that could not be read, and are made again.
 
     Raises:
-        Error: the folder holds pictures of something else, or cannot be written.
+        Error: the folder holds pictures of something else, or cannot be read.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.folder = folder
         self.damaged: list[str] = []
-        text = json.dumps(about, indent=1, sort_keys=True) + "\n"
+        self._about = json.dumps(about, indent=1, sort_keys=True) + "\n"
         path = folder / ABOUT
         with explained(path, doing="read"):
             before = path.read_text(encoding="utf-8") if path.is_file() else None
-        if before is None:
-            write_atomic(path, text)
-        elif before != text:
+        if before not in (None, self._about):
             raise Error(f"{folder} holds pictures of other settings than its name says ({path}): delete the folder.")
 
     def add(self, part: Part) -> None:
         """Keep a part. Raises: Error if the disk does not."""
+        if not (self.folder / ABOUT).is_file():
+            write_atomic(self.folder / ABOUT, self._about)
         write_atomic(self._path(part.first, len(part.pictures)), _npz(part))
 
     def parts(self, n: int, begin: int = 0) -> Iterator[Part]:
@@ -103,6 +103,8 @@ class Store:
 
     def _names(self) -> list[tuple[int, int, Path]]:
         """The parts there by first and last picture, of two that begin alike the longer first."""
+        if not self.folder.is_dir():
+            return []
         with explained(self.folder, doing="read"):
             matches = [(_PART.fullmatch(path.name), path) for path in self.folder.iterdir()]
         found = [(int(match[1]), int(match[2]), path) for match, path in matches if match]
