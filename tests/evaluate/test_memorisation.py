@@ -64,6 +64,15 @@ def test_dull_pictures_are_near_and_no_copies(train):
     assert not memorisation(dull, source("held_out", 500), train).flagged
 
 
+def test_duplicates_in_the_data_hide_no_copies_and_make_none(train):
+    held_out, _ = planted(source("train", 2000), 0.03, n=500, id=7, noise=0)
+    some, _ = planted(train, 0.03, id=8, noise=0)
+    many, _ = planted(train, 0.3, id=9, noise=0)
+    honest, guilty = memorisation(some, held_out, train), memorisation(many, held_out, train)
+    assert not honest.flagged and honest.quantile == pytest.approx(16 / 501)
+    assert guilty.flagged and guilty.below.count >= 90
+
+
 def test_the_nearest_are_scipys(train, monkeypatch):
     rows = source("rows", 40)
     tree_distance, tree_index = scipy.spatial.KDTree(train).query(rows, k=50)

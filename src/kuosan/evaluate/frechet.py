@@ -70,7 +70,7 @@ def symmetric(matrix: Array) -> Array:
 
 
 def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False) -> Estimate:
-    """The distance of rows x (N, D) and y (M, D), with its standard error by the infinitesimal jackknife (Jaeckel 1972).
+    """The distance of rows x (N, D) and y (M, D), with its standard error: the infinitesimal jackknife (Jaeckel 1972).
 
     The error is how far other pictures would move the value, 1.4 times too large where both sides are alike; it knows
     nothing of the bias, for which see `floor`.

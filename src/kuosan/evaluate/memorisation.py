@@ -73,8 +73,8 @@ def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quan
         if len(side.distance) < 20:
             raise Error(f"memorisation by {len(side.distance)} {name} pictures: at least 20 are needed.")
     n, m = len(x.relative), len(y.relative)
-    rank = max(int(quantile * m), 1)
-    below = int((x.relative < np.partition(y.relative, rank - 1)[rank - 1]).sum())
+    rank = threshold(y.relative, quantile)
+    below = int((x.relative < np.sort(y.relative)[rank - 1]).sum())
     return Memorisation(
         made=x,
         held_out=y,
@@ -84,6 +84,19 @@ def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quan
         p_value=tail(below, n, rank, m),
         ratio=float(np.median(x.distance) / max(float(np.median(y.distance)), np.finfo(np.float64).tiny)),
     )
+
+
+def threshold(held_out: Array, quantile: float) -> int:
+    """The rank, from 1, of the held-out value that made ones are to lie below: the quantile's, or next above its ties.
+
+    Ties are held-out pictures that are copies themselves, at distance 0: a data set with duplicates has them, and
+    made copies must count although they are no nearer than those.
+    """
+    ordered = np.sort(held_out)
+    rank = max(int(quantile * len(ordered)), 1)
+    upto = int(np.searchsorted(ordered, ordered[rank - 1], "right"))
+    tied = upto - int(np.searchsorted(ordered, ordered[rank - 1], "left")) > 1
+    return min(upto + 1, len(ordered)) if tied else rank
 
 
 def nearest(rows: ArrayLike, train: ArrayLike) -> Nearest:
