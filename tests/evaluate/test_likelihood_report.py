@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 import oracle
 from kuosan import Error
+from kuosan.diffusion.likelihood import traces
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.evaluate.likelihood import Likelihood, chain_of, eight_bit, likelihood
 from kuosan.evaluate.likelihood_curve import draw
 from kuosan.model import Model, ModelConfig, OwnNetwork
+from kuosan.networks.config import UNetConfig
+from kuosan.networks.precision import prepare
+from kuosan.networks.unet import UNet
 from kuosan.tasks.generation import Generation
 
 STD = 0.2
@@ -163,6 +167,35 @@ def test_chains_of_schedules_without_steps_are_usual_grids() -> None:
         assert len(made) == 1000 + isinstance(schedule, Flow) and not made.published
         assert float(made.now.log_snr[:-1].diff().diff().abs()[:-1].max()) < 1e-9, "even in log SNR"
         assert float(made.prior_std) == pytest.approx(80.0 if isinstance(schedule, Karras) else 1.0)
+
+
+def test_the_u_net_s_trace_is_its_slopes_sum() -> None:
+    """As it is prepared for use, without gradients of its weights: against differences of its answers."""
+    config = UNetConfig(
+        in_channels=1,
+        out_channels=1,
+        channels=8,
+        multipliers=(1,),
+        attention=(True,),
+        groups=4,
+        head_channels=8,
+        blocks=1,
+    )
+    with torch.no_grad():
+        net = UNet(config, seed=3)
+        for p in net.parameters():  # the last layer begins at zero
+            p.add_(0.05 * torch.sin(torch.arange(p.numel()).reshape(p.shape) * 1.7))
+        made = Model(ModelConfig((1, 4, 4), config, SMALL, "x0"), prepare(net))
+        level, x = SMALL.at_t(20), 0.5 * torch.sin(torch.arange(16.0)).reshape(1, 1, 4, 4)
+        h, known = 1e-2, 0.0
+        for d in range(16):
+            step = h * torch.eye(16)[d].reshape(1, 1, 4, 4)
+            ends = [made.denoiser()(x + sign * step, level).x0.flatten()[d] for sign in (1, -1)]
+            known += float(ends[0] - ends[1]) / (2 * h)
+    with torch.enable_grad():
+        at = x.clone().requires_grad_()
+        ours = float(traces(made.denoiser()(at, level).x0, at, None))
+    assert abs(known) > 0.01 and ours == pytest.approx(known, rel=2e-2)
 
 
 @pytest.fixture(scope="module")
