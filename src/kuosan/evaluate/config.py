@@ -96,6 +96,10 @@ def configured(tree: Mapping[str, Any]) -> EvaluateConfig:
     """The configuration of a plain tree laid over the defaults.
 
     Raises:
-        Error: unknown keys, wrong types, impossible values.
+        Error: unknown keys, wrong types, impossible values; a sampling option that is both given and swept.
     """
-    return trees.build(EvaluateConfig, trees.merge(trees.plain(EvaluateConfig()), tree))
+    from kuosan.evaluate.sweep import first
+
+    usual = trees.plain(EvaluateConfig())
+    swept = trees.build(EvaluateConfig, {"sweep": tree.get("sweep", ())}).sweep
+    return trees.build(EvaluateConfig, trees.merge(usual, {"request": first(swept, tree.get("request", {}))}, tree))

@@ -67,6 +67,19 @@ def points(request: Request, sweep: Sequence[str]) -> list[Point]:
     return found
 
 
+def first(sweep: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Each swept field with its first value, so that what goes with it (`negative`, say) is not without effect.
+
+    Raises:
+        Error: what `points` refuses of the words, or a field that is given beside its sweep.
+    """
+    values = {name: choices[0] for name, choices in _swept(sweep)}
+    for name in values:
+        if name in given:
+            raise Error(f"{name} = {given[name]!r} has no effect with --sweep {name}=...; leave one of them out.")
+    return values
+
+
 def check(model: ModelConfig, swept: Sequence[Point]) -> list[Choice]:
     """What each point asks of a model.
 
