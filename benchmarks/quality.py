@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder, or one checkpoint in it")
     parser.add_argument("-n", type=int, default=500, help="pictures a side")
     parser.add_argument(
-        "--samplers", default=",".join(SAMPLERS), help="SAMPLER:STEPS[:SPACING], the first to compare with"
+        "--samplers", default=",".join(SAMPLERS), help="SAMPLER:STEPS[:SPACING],..., the yardstick first"
     )
     parser.add_argument("--features", default="lite0-128")
     parser.add_argument("--threads", type=int, default=0)
@@ -69,9 +69,8 @@ def compare(run: Path, samplers: list[str], n: int, features: str, threads: int)
         first = made if first is None else first
         said = "" if more is None else f"{1000 * more.value:10.1f} ± {1000 * more.error:.1f}"
         seconds = duration(job.store.seconds(n) * n)
-        print(
-            f"{word:30} {job.choice.evaluations:5} {1000 * value.value:10.1f} ± {1000 * value.error:.1f} {said:20} {seconds}"
-        )
+        shown = f"{1000 * value.value:10.1f} ± {1000 * value.error:.1f}"
+        print(f"{word:30} {job.choice.evaluations:5} {shown} {said:20} {seconds}")
         yield {
             "sampler": word,
             "evaluations": job.choice.evaluations,
