@@ -106,6 +106,13 @@ SD = Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012)
         (SD, "eps", {"sampler": "DPM++ 2M", "steps": 20, "spacing": "leading", "last": "first", "offset": 1}),
         (Discrete(T=10), "eps", {"sampler": "ddim", "steps": 50, "spacing": "log_snr"}),
         (Karras(), "edm", {"sampler": "heun", "steps": 18}),
+        (
+            Karras(),
+            "edm",
+            {"sampler": "heun", "options": {"s_churn": 40, "s_tmin": 0.05, "s_tmax": 50, "s_noise": 1.003}},
+        ),
+        (Flow(), "flow", {"sampler": "Heun"}),
+        (Discrete(zero_terminal_snr=True), "v", {"sampler": "PNDM"}),
         (Karras(), "eps", {"sampler": "Euler a", "options": {"eta": 0.5}}),
         (Flow(), "flow", {"sampler": "euler", "steps": 28}),
         (Flow(), "v", {"sampler": lambda *a: iter(()), "options": {"anything": 1}}),
@@ -148,8 +155,10 @@ def test_what_works_is_allowed(schedule: object, prediction: str, asked: dict[st
         (Discrete(), "eps", {"sampler": "ddpm", "options": {"variance": "learned"}}, "predicts no variance"),
         (Discrete(), "eps", {"sampler": "ddim", "options": {"churn": 1}}, "has no churn"),
         (Discrete(), "eps", {"options": {"eta": 1}}, "belong to a sampler"),
-        (Discrete(zero_terminal_snr=True), "v", {"sampler": "heun"}, "alpha = 0"),
-        (Flow(), "flow", {"sampler": "Heun"}, "alpha = 0"),
+        (Karras(), "edm", {"sampler": "heun", "options": {"s_noise": 1.003}}, "it shapes s_churn, which is 0"),
+        (Karras(), "edm", {"sampler": "heun", "options": {"s_churn": 0.0, "s_tmin": 0.1}}, "give s_churn above 0"),
+        (Karras(), "edm", {"sampler": "heun", "options": {"s_churn": -1}}, "a number of 0 or more"),
+        (Karras(), "edm", {"sampler": "ddim", "options": {"s_churn": 9}}, "use heun"),
     ],
 )
 def test_what_would_be_wrong_or_without_effect_is_refused(
@@ -162,8 +171,6 @@ def test_what_would_be_wrong_or_without_effect_is_refused(
 def test_every_default_can_be_walked() -> None:
     for schedule in (Discrete(), Karras(), Flow()):
         for name, spec in names.SAMPLERS.items():
-            if spec.finite_snr and isinstance(schedule, Flow):
-                continue
             spacing = names.default_spacing(schedule)
             names.check(schedule, "v", sampler=name, steps=spec.default_steps, spacing=spacing)
             assert len(schedule.grid(spec.default_steps, spacing)) == spec.default_steps + 1

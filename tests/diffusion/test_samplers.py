@@ -211,8 +211,6 @@ def test_with_unchanging_data_every_deterministic_sampler_gives_it_exactly() -> 
     still = torch.full(SHAPE, 0.4, dtype=torch.float64)
     for grid in GRIDS:
         for name in DETERMINISTIC:
-            if names.SAMPLERS[name].finite_snr and float(GRIDS[grid].alpha[0]) == 0:
-                continue
             levels = GRIDS[grid]
             x = walk(name, levels, lambda x, level: Prediction(still), SCHEDULES[grid])
             eps = (start(levels) - levels.alpha[0] * still) / levels.sigma[0]
@@ -262,7 +260,7 @@ def test_all_predictions_walk_the_same_way(name: str, schedule: Discrete | Karra
         torch.testing.assert_close(x, truth, rtol=1e-3, atol=1e-3)  # the clock is float32
 
 
-@pytest.mark.parametrize("name", [name for name, spec in names.SAMPLERS.items() if not spec.finite_snr])
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("prediction", ["x0", "v", "flow", "edm"])
 def test_walks_from_alpha_0_work_where_the_limit_exists(name: str, prediction: str) -> None:
     data = torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64).clamp(-1, 1)
@@ -270,7 +268,7 @@ def test_walks_from_alpha_0_work_where_the_limit_exists(name: str, prediction: s
     for schedule in (Discrete(zero_terminal_snr=True), Flow(shift=2)):
         levels = schedule.grid(20)
         assert float(levels.alpha[0]) == 0
-        x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction))
+        x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction), schedule)
         nearest = (x[:, None] - data).flatten(2).norm(dim=-1).min(1).values
         assert float(nearest.max()) < 1e-3  # every walk ends on a picture of the data
 
@@ -285,10 +283,8 @@ def test_zero_terminal_snr_s_first_step_is_the_limit_of_ever_less_signal() -> No
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0.02 if name == "dpm_solver_2m" else 1e-7)
 
 
-def test_heun_refuses_alpha_0_and_eps_has_no_meaning_there() -> None:
+def test_eps_has_no_meaning_at_alpha_0() -> None:
     x = start(GRIDS["flow"])
-    with pytest.raises(Error, match="heun"):
-        next(heun(smooth, x, GRIDS["flow"], no_noise))
     with pytest.raises(Error, match="alpha = 0"):
         next(ddim(denoiser(lambda x, t: x, "eps"), x, GRIDS["zero snr"], no_noise))
 
@@ -419,8 +415,6 @@ WALKS = [("ddpm", 1000), ("ddim", 200), ("euler", 200), ("euler_ancestral", 400)
 @pytest.mark.parametrize("name, steps", WALKS)
 @pytest.mark.parametrize("schedule", [Discrete(), Karras(sigma_min=0.01), Flow()], ids=lambda s: s.kind)
 def test_samples_of_gaussian_data_have_its_mean_and_covariance(name: str, steps: int, schedule: Schedule) -> None:
-    if name == "heun" and isinstance(schedule, Flow):
-        pytest.skip("heun does not walk from alpha = 0")
     mean, cov = torch.tensor([[[0.5, -0.3]]]), torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=torch.float64)
     spacing = "karras" if name == "heun" and isinstance(schedule, Discrete) else None
     x = samples(

@@ -12,7 +12,7 @@ from kuosan.diffusion import names
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.sample.generate import generate, picture_noise, sample, slerp
-from kuosan.sample.plan import choose, plan
+from kuosan.sample.plan import plan
 from kuosan.sample.request import Request
 from tiny_models import counted, threads, tiny_model
 
@@ -73,15 +73,9 @@ def test_pictures_of_different_seeds_differ() -> None:
 
 @pytest.mark.parametrize("schedule", [Discrete(), Discrete(betas="cosine", zero_terminal_snr=True), Karras(), Flow()])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_walks_every_schedule_that_it_does_not_refuse(name: str, schedule: Any) -> None:
+def test_every_sampler_walks_every_schedule(name: str, schedule: Any) -> None:
     model = tiny_model(schedule, {"karras": "edm", "flow": "flow"}.get(schedule.kind, "v"))
-    request = Request(2, sampler=name, steps=5)
-    try:
-        choose(model.config, request)
-    except Error as error:
-        assert names.SAMPLERS[name].finite_snr and "alpha = 0" in str(error)
-        return
-    pictures = sample(model, request)
+    pictures = sample(model, Request(2, sampler=name, steps=5))
     assert pictures.shape == (2, 3, 8, 8) and pictures.dtype == torch.float32
     assert pictures.isfinite().all()
 

@@ -63,12 +63,14 @@ class SamplerSpec:
     order: int = 1  # of convergence to the probability flow; of a stochastic sampler, of its mean and variance
     per_step: int = 1  # network evaluations a step
     warm_up: tuple[int, ...] = ()  # further evaluations of the first steps
-    finite_snr: bool = False  # cannot start where alpha = 0
     at_log_snr: bool = False  # takes at_log_snr=schedule.at_log_snr, for levels between those of the grid
     noise: str = ""  # the option that says whether noise is drawn; none: never
 
     def evaluations(self, steps: int, last: str = "clean") -> int:
-        """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0."""
+        """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0.
+
+        A few less where the grid begins at alpha = 0, or almost: that step, too, takes one.
+        """
         multiple = steps - (1 if last == "clean" else 0)
         return steps + multiple * (self.per_step - 1) + sum(self.warm_up[:multiple])
 
@@ -95,11 +97,11 @@ SAMPLERS: dict[str, SamplerSpec] = {
         SamplerSpec("euler_ancestral", "Euler ancestral (k-diffusion)", ("Euler a", "k_euler_a", "k_euler_ancestral",
                     "sample_euler_ancestral", "EulerAncestralDiscreteScheduler"), 50, ETA, noise="eta"),
         SamplerSpec("heun", "Heun, with EDM's churn (Karras et al. 2022)", ("k_heun", "sample_heun",
-                    "HeunDiscreteScheduler"), 25, CHURN, order=2, per_step=2, finite_snr=True, at_log_snr=True,
+                    "HeunDiscreteScheduler"), 25, CHURN, order=2, per_step=2, at_log_snr=True,
                     noise="s_churn"),
         SamplerSpec("dpm_solver_2s", "DPM-Solver++ 2S (Lu et al. 2022)", ("DPM++ 2S", "dpmpp_2s", "dpm_solver++_2s",
                     "dpm_solver_pp_2s", "DPMSolverSinglestepScheduler", "dpm_solver_singlestep"), 10, order=2,
-                    per_step=2, finite_snr=True, at_log_snr=True),
+                    per_step=2, at_log_snr=True),
         SamplerSpec("dpm_solver_2m", "DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M", "dpmpp_2m", "k_dpmpp_2m",
                     "sample_dpmpp_2m", "dpm_solver++", "dpmsolver++", "dpm_solver++_2m", "dpm_solver_pp_2m",
                     "DPMSolverMultistepScheduler", "dpm_solver_multistep"), 20, order=2),
@@ -107,19 +109,19 @@ SAMPLERS: dict[str, SamplerSpec] = {
                     "dpm_solver++_3m", "dpm_solver_pp_3m"), 20, order=2),
         SamplerSpec("dpm_solver_3m_corrected", "DPM-Solver++ 3M with third order's weight", (), 20, order=3),
         SamplerSpec("dpm_solver_2s_sde", "SDE-DPM-Solver++ 2S (Lu et al. 2022)", ("DPM++ SDE", "dpmpp_sde",
-                    "k_dpmpp_sde", "sample_dpmpp_sde", "DPMSolverSDEScheduler", "dpm_solver_sde"), 15, ETA, per_step=2,
-                    finite_snr=True, at_log_snr=True, noise="eta"),
+                    "k_dpmpp_sde", "sample_dpmpp_sde", "DPMSolverSDEScheduler", "dpm_solver_sde"), 15, ETA, order=2,
+                    per_step=2, at_log_snr=True, noise="eta"),
         SamplerSpec("dpm_solver_2m_sde", "SDE-DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M SDE", "dpmpp_2m_sde",
                     "k_dpmpp_2m_sde", "sample_dpmpp_2m_sde", "sde_dpm_solver++", "sde_dpmsolver++",
-                    "dpm_solver++_2m_sde"), 30, ETA, noise="eta"),
+                    "dpm_solver++_2m_sde"), 30, ETA, order=2, noise="eta"),
         SamplerSpec("dpm_solver_3m_sde", "SDE-DPM-Solver++ 3M (k-diffusion)", ("DPM++ 3M SDE", "dpmpp_3m_sde",
-                    "k_dpmpp_3m_sde", "sample_dpmpp_3m_sde", "dpm_solver++_3m_sde"), 30, ETA, noise="eta"),
-        SamplerSpec("unipc", "UniPC of order 2 (Zhao et al. 2023)", ("uni_pc", "uni_pc_bh2", "unipc_2", "unipc_bh2",
-                    "UniPCMultistepScheduler", "unipc_multistep"), 20, order=2),
-        SamplerSpec("unipc_3", "UniPC of order 3 (Zhao et al. 2023)", ("uni_pc_3",), 20, order=3),
-        SamplerSpec("plms", "PLMS (Liu et al. 2022)", ("k_plms",), 50, order=2, warm_up=(1,), finite_snr=True),
+                    "k_dpmpp_3m_sde", "sample_dpmpp_3m_sde", "dpm_solver++_3m_sde"), 30, ETA, order=2, noise="eta"),
+        SamplerSpec("unipc", "UniPC-2 (Zhao et al. 2023)", ("uni_pc", "uni_pc_bh2", "unipc_2", "unipc_bh2",
+                    "UniPCMultistepScheduler", "unipc_multistep"), 20, order=3),
+        SamplerSpec("unipc_3", "UniPC-3 (Zhao et al. 2023)", ("uni_pc_3",), 20, order=4),
+        SamplerSpec("plms", "PLMS (Liu et al. 2022)", ("k_plms",), 50, order=2, warm_up=(1,)),
         SamplerSpec("pndm", "PNDM, PLMS after Runge-Kutta (Liu et al. 2022)", ("PNDMScheduler", "f_pndm"), 50, order=2,
-                    warm_up=(3, 3, 3), finite_snr=True, at_log_snr=True),
+                    warm_up=(3, 3, 3), at_log_snr=True),
     )
 }  # fmt: skip
 
@@ -203,7 +205,7 @@ def check(
         if options:
             raise Error(f"options {', '.join(options)}: they belong to a sampler, and none is named.")
     elif not callable(sampler):
-        check_sampler(schedule, str(sampler), learned_variance, options or {})
+        check_sampler(str(sampler), learned_variance, options or {})
 
 
 def check_model(schedule: object, name: str) -> None:
@@ -244,8 +246,8 @@ def check_walk(schedule: object, steps: int, spacing: str | None, last: str, off
         raise Error(f"spacing {spacing!r} with zero_terminal_snr: the first level has no finite log SNR; use trailing.")
 
 
-def check_sampler(schedule: object, name: str, learned_variance: bool, options: Mapping[str, Any]) -> None:
-    """Refuse an option that a sampler lacks, and a sampler that cannot walk the schedule."""
+def check_sampler(name: str, learned_variance: bool, options: Mapping[str, Any]) -> None:
+    """Refuse an option that a sampler lacks, or that would have no effect."""
     spec = SAMPLERS[sampler(name)]
     for key, value in options.items():
         if key not in spec.options:
@@ -260,8 +262,3 @@ def check_sampler(schedule: object, name: str, learned_variance: bool, options: 
             raise Error(f"{key} {value!r}: it shapes {needs}, which is 0; give {needs} above 0, or leave {key} out.")
     if "variance" in options and variance(options["variance"]) == "learned" and not learned_variance:
         raise Error("variance 'learned': this model predicts no variance; use variance 'beta' or 'posterior'.")
-    if spec.finite_snr and starts_at_pure_noise(schedule):
-        raise Error(
-            f"sampler {spec.name!r}: the grid starts at alpha = 0, where sigma/alpha is infinite; "
-            "use ddim, euler or dpm_solver_2m."
-        )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.samplers.step import LevelAt, Noise, Pair, Step, blend, finite, need_levels, one_slope, pair
+from kuosan.diffusion.samplers.step import LevelAt, Noise, Pair, Step, blend, need_levels, one_slope, pair
 from kuosan.errors import Error
 
 CHURN_MOST = math.sqrt(2) - 1  # a step adds at most as much noise as is there (Karras et al. 2022, algorithm 2)
@@ -30,15 +30,12 @@ def heun(
     s_noise: float = 1.0,
     at_log_snr: LevelAt | None = None,
 ) -> Iterator[Step]:
-    """Heun's method (Karras et al. 2022, algorithm 1); Euler's at a last step to sigma = 0.
+    """Heun's method (Karras et al. 2022, algorithm 1); Euler's at a steep step: to sigma = 0, or from alpha = 0.
 
     With s_churn a step within s_tmin <= s <= s_tmax first goes back to s·(1 + gamma), gamma = min(s_churn/N, sqrt(2)
     - 1), by fresh noise of std s_noise (algorithm 2); never past the walk's first level, which is the noisiest that
     the network knows.
-
-    Raises: Error for a grid with alpha = 0, where sigma/alpha is infinite.
     """
-    finite("heun", levels)
     gamma = churn_rate(s_churn, len(levels) - 1, s_tmin, s_tmax, s_noise)
     at = need_levels("heun with s_churn", at_log_snr) if gamma > 0 else None
     highest = float(levels.sigma[0] / levels.alpha[0])
@@ -54,7 +51,7 @@ def heun(
         x0 = denoise(x, now).x0
         if not p.still:
             euler_x = one_slope(x, x0, p)
-            x = euler_x if p.sigma_to == 0 else heun_corrected(p, x, x0, denoise(euler_x, to).x0, euler_x)
+            x = euler_x if p.steep else heun_corrected(p, x, x0, denoise(euler_x, to).x0, euler_x)
         yield Step(x, x0)
 
 

@@ -21,7 +21,6 @@ from kuosan.diffusion.samplers.step import (
     Step,
     blend,
     combine,
-    finite,
     need_levels,
     one_slope,
     pair,
@@ -41,10 +40,7 @@ HALVINGS = 60  # of the search for a level's clock: to float64's rounding
 def plms(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """The linear multistep from its first step: that one with the mean of eps at both its ends, the next with two eps,
     three, then four; Stable Diffusion's PLMS, diffusers' skip_prk_steps.
-
-    Raises: Error for a grid with alpha = 0, where eps says nothing of the data.
     """
-    finite("plms", levels)
     return linear_multistep(denoise, x, levels, None)
 
 
@@ -52,17 +48,16 @@ def pndm(
     denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, at_log_snr: LevelAt | None = None
 ) -> Iterator[Step]:
     """The linear multistep after three steps of pseudo Runge-Kutta, four evaluations each (Liu et al. 2022, eq. 13)."""
-    finite("pndm", levels)
     return linear_multistep(denoise, x, levels, need_levels("pndm", at_log_snr))
 
 
 def linear_multistep(denoise: Denoiser, x: Tensor, levels: Level, at: LevelAt | None) -> Iterator[Step]:
-    """Both starts; a step to sigma = 0 goes straight to x0, as every sampler's does."""
+    """Both starts; a steep step takes its own slope, and to sigma = 0 goes straight to x0, as every sampler's does."""
     past: list[Tensor] = []  # newest first
     for now, to in pairwise(levels):
         p = pair(now, to)
         x0 = denoise(x, now).x0
-        if p.sigma_to == 0:
+        if p.steep and not p.still:
             x = one_slope(x, x0, p)
         elif not p.still:
             eps = noise_in(x, x0, now)

@@ -5,6 +5,7 @@ The state is carried to the middle of the step with x0, and over the whole step 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -18,10 +19,8 @@ from kuosan.diffusion.samplers.step import (
     Noise,
     Step,
     blend,
-    finite,
     fraction,
     need_levels,
-    one_slope,
     pair,
 )
 
@@ -47,19 +46,18 @@ def dpm_solver_2s_sde(
 def singlestep(
     name: str, denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, eta: float, at_log_snr: LevelAt | None
 ) -> Iterator[Step]:
-    """2S for any eta; of first order at a step to sigma = 0, where the middle is not defined."""
-    finite(name, levels)
+    """2S for any eta; of first order at a step from alpha = 0 or to sigma = 0, which has no middle."""
     at = need_levels(name, at_log_snr)
     for i, (now, to) in enumerate(pairwise(levels)):
         p = pair(now, to)
         x0 = denoise(x, now).x0
-        if p.sigma_to == 0:
-            x = one_slope(x, x0, p)
-        elif not p.still and p.h > 0:
-            middle = at(2 * p.lam + p.h)
-            x = halves(denoise, x, x0, (now, middle, to), noise, 2 * i, eta)
-        elif not p.still:  # another alpha, the same SNR
-            x = one_slope(x, x0, p)
+        if not p.still:
+            if 0 < p.h < math.inf:
+                x = halves(denoise, x, x0, (now, at(2 * p.lam + p.h), to), noise, 2 * i, eta)
+            else:
+                decay, std = reverse(p, eta)
+                x = blend(x, decay, x0, p.alpha_to - decay * p.alpha)
+                x = x.add_(noise(2 * i, now, to).to(x.dtype), alpha=std) if std > 0 else x
         yield Step(x, x0)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from kuosan.diffusion.level import Level
 from kuosan.errors import Error
 
+STEEP = 100.0  # Karras's grid of 5 steps or more has no such step before its last
+
 
 class Step(NamedTuple):
     """The state after a step, and the data predicted on the way."""
@@ -54,6 +56,13 @@ class Pair(NamedTuple):
     def posterior(self) -> float:
         """The variance of q(x_to | x_now, x0): beta~ (Ho et al. 2020, eq. 7)."""
         return self.s2 * self.sigma_to**2 / self.sigma**2
+
+    @property
+    def steep(self) -> bool:
+        """Whether sigma/alpha falls so far that a slope of one end means nothing at the other: from alpha = 0, to
+        sigma = 0, and from the cosine schedule's end, where two slopes did harm (docs/mathematics.md, Traps).
+        """
+        return self.sigma * self.alpha_to > STEEP * self.sigma_to * self.alpha
 
     @property
     def ratio(self) -> float:
@@ -120,15 +129,6 @@ def combine(parts: list[tuple[float, Tensor]], dtype: torch.dtype) -> Tensor:
 def one_slope(x: Tensor, x0: Tensor, p: Pair) -> Tensor:
     """DDIM's step, Euler's in x/alpha against sigma/alpha: x' = sigma'/sigma·x + (alpha' - alpha·sigma'/sigma)·x0."""
     return blend(x, p.ratio, x0, p.alpha_to - p.ratio * p.alpha)
-
-
-def finite(name: str, levels: Level) -> None:
-    """Refuse a grid that begins at alpha = 0, for a sampler that needs a finite sigma/alpha."""
-    if bool((levels.alpha == 0).any()):
-        raise Error(
-            f"sampler {name!r}: the grid holds a level with alpha = 0, where sigma/alpha is infinite; "
-            "use ddim, euler or dpm_solver_2m."
-        )
 
 
 def need_levels(name: str, at_log_snr: LevelAt | None) -> LevelAt:
