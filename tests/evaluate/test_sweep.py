@@ -49,10 +49,10 @@ def test_every_impossible_combination_is_named_at_once() -> None:
     assert "sampler ddim:" not in text
 
 
-def test_a_sampler_that_cannot_walk_the_models_schedule_is_refused() -> None:
+def test_a_walk_that_the_models_schedule_does_not_have_is_refused() -> None:
     flow = ModelConfig(shape=(3, 8, 8), schedule=Flow(), prediction="flow")
-    with pytest.raises(Error, match=r"(?s)1 of 2 combinations.*sampler heun"):
-        check(flow, points(Request(), ["sampler=ddim", "heun"]))
+    with pytest.raises(Error, match=r"(?s)1 of 2 combinations.*spacing leading: "):
+        check(flow, points(Request(), ["spacing=trailing", "leading"]))
 
 
 def test_impossible_values_are_all_named() -> None:

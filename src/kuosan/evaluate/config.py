@@ -68,6 +68,10 @@ class EvaluateConfig:
             raise Error(f"real = {self.real} is not allowed: 3 to 10,000,000, or none for as many as are made.")
         if self.data is not None and self.against not in (TRAIN, HELD_OUT):
             raise Error(f"data = {self.data!r} has no effect against {self.against!r}; give one path, with --against.")
+        if self.judge is None and "labels" in self.metrics:
+            raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean pictures.")
+        if self.judge is not None and self.metrics and "labels" not in self.metrics:
+            raise Error(f"judge {self.judge!r} has no effect without the labels metric; name it too, or leave it out.")
         self._check_likelihood()
         for name in USELESS:
             if getattr(self.request, name) is not None:

@@ -64,7 +64,7 @@ class Job:
 
 
 def labels(seeds: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """Classes of pictures of these seeds, in the given shares: any row of seeds has them to within a picture or two.
+    """Classes of pictures of these seeds, in the given shares, which any row of seeds has to within three pictures.
 
     Equal shares are each class in turn.
     """

@@ -55,10 +55,15 @@ def sweep(path: Path, result: Result) -> None:
         panels += [lambda axis: _one_by_scale(axis, result, scale, _quality(names))]
     if scale is None or len(swept) > 1:
         panels += [lambda axis: _cost(axis, result, "evaluations"), lambda axis: _cost(axis, result, "seconds")]
-    figure = Figure(figsize=(5.2 * len(panels), 4.3), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        panels += [lambda axis: _paired(axis, result)] if result.paired else []
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.4 * columns, 4.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, draw in zip(axes, panels):
         draw(axis)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     features = result.features["name"]
     figure.suptitle(
         f"{Path(result.target).name}: {result.found[0].n:,} pictures a point against {result.real:,} {result.against}, "
@@ -98,14 +103,30 @@ def _lines(result: Result, along: str) -> dict[str, list[Found]]:
     return lines
 
 
+def _log_ticks(axis: Any, values: Sequence[float], form: str) -> None:
+    """A log axis whose ticks are the values themselves."""
+    ticks = _apart(sorted(set(values)))
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [format(tick, form) for tick in ticks])
+    axis.minorticks_off()
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Those of ascending ticks whose labels do not touch on a log axis."""
+    gap = (ticks[-1] / ticks[0]) ** 0.1 if ticks[0] > 0 else 1.0
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick >= kept[-1] * gap:
+            kept.append(tick)
+    return kept
+
+
 def _times(name: str) -> int:
     return 1000 if name == "kid" else 1
 
 
 def _cost(axis: Any, result: Result, cost: str) -> None:
     """Quality by what a picture costs, a line for everything swept but the steps."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     name = _quality(result.names())
     lines = _lines(result, "steps")
     for (label, line), mark in zip(lines.items(), _marks()):
@@ -114,19 +135,27 @@ def _cost(axis: Any, result: Result, cost: str) -> None:
         _errors(axis, [getattr(one, cost) for one in there], there, name, label, mark)
     if name in result.floor:
         _level(axis, result, name)
-    axis.set_xscale("log")
-    ticks = sorted({float(getattr(one, cost)) for one in result.found})
-    if cost == "evaluations" and len(ticks) <= 8:
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
-    else:
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.xaxis.set_minor_locator(NullLocator())
+    _log_ticks(axis, [float(getattr(one, cost)) for one in result.found], ".2g" if cost == "seconds" else "g")
     axis.set(xlabel=LABELS[cost], ylabel=LABELS.get(name) or result.title(name))
     axis.grid(alpha=0.25)
     if len(lines) > 1 or name in result.floor:
-        axis.legend(fontsize=8)
+        _legend(axis)
+
+
+def _paired(axis: Any, result: Result) -> None:
+    """KID minus the first point's, by evaluations: paired by seed, with the error that tells two points apart."""
+    lines = _lines(result, "steps")
+    for (label, line), mark in zip(lines.items(), _marks()):
+        line = sorted(line, key=lambda one: one.evaluations)
+        more = [one.more.get("kid") for one in line]
+        values, errors = ([1000 * getattr(one, part) if one else 0.0 for one in more] for part in ("value", "error"))
+        axis.errorbar([one.evaluations for one in line], values, errors, marker=mark, ms=4.5, lw=1.3, capsize=2.5,
+                      label=label or None)  # fmt: skip
+    axis.axhline(0, color="0.45", lw=1, ls="--", label=f"the first: {result.found[0].name}")
+    _log_ticks(axis, [float(one.evaluations) for one in result.found], "g")
+    axis.set(xlabel=LABELS["evaluations"], ylabel="KID x 1000 more than the first, paired")
+    axis.grid(alpha=0.25)
+    _legend(axis)
 
 
 def _by_scale(axis: Any, result: Result, scale: str) -> None:
@@ -135,13 +164,15 @@ def _by_scale(axis: Any, result: Result, scale: str) -> None:
         line = sorted(line, key=lambda one: float(one.setting[scale]))
         for name, colour in zip(SHARES, ("tab:blue", "tab:orange", "tab:green", "tab:red")):
             there = [one for one in line if name in one.figures]
+            if not there:
+                continue
             values = [one.figures[name].value for one in there]
             errors = [one.figures[name].error for one in there]
             axis.errorbar([one.setting[scale] for one in there], values, errors, ls=style, marker="o", ms=3.5,
                           color=colour, capsize=2, lw=1.3, label=f"{name} {label}".strip())  # fmt: skip
     axis.set(xlabel=LABELS[scale], ylabel="share of pictures", ylim=(0, None))
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    _legend(axis)
 
 
 def _trade(axis: Any, result: Result, scale: str) -> None:
@@ -158,12 +189,18 @@ def _trade(axis: Any, result: Result, scale: str) -> None:
             axis.annotate(shown(one.setting[scale]), (recall.value, precision.value), textcoords="offset points",
                           xytext=(5, 5), fontsize=8)  # fmt: skip
     if {"precision", "recall"} <= set(result.floor):
-        axis.plot(result.floor["recall"].value, result.floor["precision"].value, "*", color="0.4", ms=11, label="real")
+        x_real, y_real = result.floor["recall"].value, result.floor["precision"].value
+        x = [one.figures["recall"].value for one in result.found]
+        y = [one.figures["precision"].value for one in result.found]
+        far = x_real - max(x) > 2 * (max(x) - min(x)) or y_real - max(y) > 2 * (max(y) - min(y))
+        where = ([], []) if far else ([x_real], [y_real])
+        said = f"real pictures: recall {x_real:.2f}, precision {y_real:.2f}"
+        axis.plot(*where, "*", color="0.4", ms=11, label=said)
     axis.set(xlabel="recall (diversity)", ylabel="precision (fidelity)", title=f"numbers: {LABELS[scale]}")
     axis.title.set_fontsize(9)
     axis.grid(alpha=0.25)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=8)
+        _legend(axis)
 
 
 def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
@@ -177,7 +214,7 @@ def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
     axis.set(xlabel=LABELS[scale], ylabel=LABELS.get(name) or result.title(name))
     axis.grid(alpha=0.25)
     if len(lines) > 1 or name in result.floor:
-        axis.legend(fontsize=8)
+        _legend(axis)
 
 
 def _errors(axis: Any, x: Sequence[Any], line: Sequence[Found], name: str, label: str, mark: str) -> None:
@@ -197,6 +234,14 @@ def _level(axis: Any, result: Result, name: str) -> None:
         return
     axis.axhline(value, color="0.45", lw=1, ls="--", label="real pictures")
     axis.axhspan(value - error, value + error, color="0.45", alpha=0.15, lw=0)
+
+
+def _legend(axis: Any) -> None:
+    """Below the axes, where it covers nothing."""
+    count = len(axis.get_legend_handles_labels()[1])
+    axis.legend(
+        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(count, 3), frameon=False, columnspacing=1
+    )
 
 
 def _marks() -> list[str]:

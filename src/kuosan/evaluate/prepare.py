@@ -201,10 +201,6 @@ def _metrics(
 ) -> tuple[str, ...]:
     """What is measured: what was asked for, or all that can be."""
     asked = config.metrics
-    if judge is None and "labels" in asked:
-        raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean pictures.")
-    if judge is not None and asked and "labels" not in asked:
-        raise Error(f"judge {config.judge!r} has no effect without the labels metric; name it too, or leave it out.")
     if "memorisation" in asked and own is None:
         raise Error("memorisation looks for copies of training pictures: it needs a run, --against train or held_out.")
     found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)

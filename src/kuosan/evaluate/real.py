@@ -120,7 +120,7 @@ def sides(pictures: Pictures, against: str, real: int | None, n: int) -> tuple[S
     if against == TRAIN:
         rest.append(Side.of("held-out pictures", pictures, held, 0, n))
     if against == HELD_OUT:
-        rest.append(Side.of("training pictures", pictures, train, 0, n))
+        rest.insert(0, Side.of("training pictures", pictures, train, 0, n))
     widest = max(rest, key=len)
     half = len(reference) // 2
     if len(widest) >= max(LEAST, half // 2) or half < LEAST:

@@ -75,7 +75,7 @@ class Store:
             if not first <= end < min(stop, n):
                 continue
             try:
-                with np.load(path) as kept:
+                with np.load(io.BytesIO(path.read_bytes())) as kept:  # given a path, numpy leaves a damaged file open
                     pictures, seconds = kept["pictures"], float(kept["seconds"])
                 if len(pictures) != stop - first or pictures.dtype != np.uint8:
                     raise ValueError(f"{pictures.shape} {pictures.dtype}")

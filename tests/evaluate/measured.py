@@ -1,0 +1,79 @@
+"""What the tests of evaluations measure: runs of a moment's training, and features that cost nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kuosan import seeds
+from kuosan.features.network import Features
+from shell import QUICK, kuosan
+
+CLASSES = ("dark", "light")
+
+
+def corners(pictures: Tensor) -> Tensor:
+    """The colours of a 2 x 2 grid: (B, 3, H, W) in [0, 255] -> (B, 12)."""
+    return torch.nn.functional.adaptive_avg_pool2d(pictures / 255, 2).flatten(1)
+
+
+def network(calls: list[int] | None = None) -> Features:
+    """Features of 12 numbers; `calls` collects how many pictures each call was given."""
+
+    def counted(pictures: Tensor) -> Tensor:
+        if calls is not None:
+            calls.append(len(pictures))
+        return corners(pictures)
+
+    return Features.of("corners", counted, 12, None, hash="1" * 64)
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """Colour pictures (N, 8, 8, 3): about a third light, the rest dark."""
+    draw = seeds.rng(seed, "test/evaluated")
+    light = (draw.random(count) < 1 / 3)[:, None, None, None]
+    return (draw.integers(0, 100, (count, 8, 8, 3)) + 150 * light).astype(np.uint8)
+
+
+def folder(path: Path, count: int = 60, seed: int = 0) -> Path:
+    """The pictures as PNGs in a folder a class."""
+    for i, pixels in enumerate(pictures(count, seed)):
+        place = path / CLASSES[int(pixels.max() > 100)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{i:04d}.png")
+    return path
+
+
+def train(out: Path, data: Path, *words: object) -> Path:
+    """A run of three steps where the words do not say how many."""
+    at = QUICK.index("--max-steps")
+    usual = [*QUICK[:at], *QUICK[at + 2 :]] if "--max-steps" in words else QUICK
+    said = kuosan("train", data, "--out", out, "--hold-out", 0.2, *usual, *words)
+    assert said.code == 0, said
+    return out
+
+
+class Heard:
+    """Hears an evaluation, and interrupts it after so many network evaluations."""
+
+    def __init__(self, until: int | None = None) -> None:
+        self.until, self.said, self.seconds, self.done = until, list[str](), list[float](), list[int]()
+
+    def say(self, text: str) -> None:
+        """Keep the line."""
+        self.said.append(text)
+
+    def left(self, seconds: float, evaluations: int) -> None:
+        """Keep the estimate."""
+        self.seconds.append(seconds)
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Keep how far the sampling is."""
+        if what == "sampling":
+            self.done.append(done)
+            if self.until is not None and done >= self.until:
+                raise KeyboardInterrupt
