@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from measured import Heard, folder, network, pictures
+from PIL import Image
 
 from kuosan import trained
 from kuosan.data.images import to_uint8
@@ -268,7 +269,15 @@ def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monk
     told = found.found[0].details["memorisation"]
     assert told["copies"] > 30 and told["flagged"]
     assert found.figures["nearer"].value > 0.7
-    assert "exact copies" in found.markdown() and (Path(str(found.folder)) / "nearest.png").is_file()
+    assert "exact copies" in found.markdown()
+    with Image.open(Path(str(found.folder)) / "nearest.png") as sheet:
+        assert sheet.width > 4 * 100  # a picture and its three nearest, enlarged for people
+
+
+def test_memorisation_is_looked_for_unasked_where_training_pictures_are_few_but_not_in_sweeps(run: Path) -> None:
+    options = {name: value for name, value in SMALL.items() if name not in ("metrics", "steps")} | {"n": 20}
+    assert "nearer" in measure(run, network=network(), steps=1, **options).figures
+    assert "nearer" not in measure(run, network=network(), sweep=("steps=1", "2"), **options).figures
 
 
 def test_differences_of_a_sweep_are_paired_by_seed(run: Path) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kuosan.data.images import save_png
+from kuosan.data.images import enlarge, save_png
 from kuosan.evaluate import memorisation
 from kuosan.evaluate.config import HELD_OUT, TRAIN
 from kuosan.evaluate.real import Side, shuffled
 from kuosan.evaluate.rows import side_rows
-from kuosan.sample.write import enlarged
+from kuosan.sample.write import SIDE
 
 if TYPE_CHECKING:
     from kuosan.evaluate.making import Job
@@ -53,5 +54,7 @@ def add(found: Found, prepared: Prepared, network: Features, each: Job, made: np
         "copies": len(same),
         "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
     }
-    name = f"nearest{'-' if each.point.name else ''}{each.point.name.replace(', ', '-').replace(' ', '')}.png"
-    save_png(prepared.folder / name, enlarged(memorisation.sheet(told, pictures, known, SHOWN)))
+    words = re.findall(r"[\w.]+", each.point.name.replace(" ", ""))  # a value may be a path
+    name = "-".join(["nearest", *words]) + ".png"
+    factor = max(1, SIDE // max(known.shape[1:3]))
+    save_png(prepared.folder / name, enlarge(memorisation.sheet(told, pictures, known, SHOWN), factor))

@@ -206,7 +206,7 @@ def _metrics(
     found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)
     found = found if not asked or set(asked) & set(measures.DISTANCES) else ()
     few = own is not None and len(own.train) <= FEW and len(own.held_out) >= 20 and made >= 20 and len(own.train) > 50
-    memorised = "memorisation" in asked or (not asked and few)
+    memorised = "memorisation" in asked or (not asked and few and not config.sweep)
     return (*found, *(["memorisation"] if memorised else []), *(["labels"] if judge is not None else []))
 
 
