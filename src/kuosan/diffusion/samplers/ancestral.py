@@ -27,7 +27,7 @@ def ddpm(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, variance: st
     variance = names.variance(variance)
     for i, (now, to) in enumerate(pairwise(levels)):
         p = pair(now, to)
-        z = noise(i, now, to) if p.posterior > 0 and not p.still else None  # drawn first, as algorithm 2 does
+        z = noise(i, now, to) if not p.still and p.posterior > 0 else None  # drawn first, as algorithm 2 does
         x0, frac = denoise(x, now)
         if not p.still:
             mean = blend(x, p.alpha / p.alpha_to * p.sigma_to**2 / p.sigma**2, x0, p.alpha_to * p.s2 / p.sigma**2)
