@@ -70,6 +70,28 @@ def test_guidance_of_scale_zero_is_the_reference(model):
     assert torch.allclose(sample(model, replace(ASKED, guidance=0.0, negative="a")), other, atol=1e-5)
 
 
+def test_guidance_of_scale_zero_is_the_references_own_bits_and_cost(model):
+    null = sample(model, replace(ASKED, classes=("none",)))
+    assert same(sample(model, replace(ASKED, guidance=0.0)), null)
+    assert plan(model.config, replace(ASKED, guidance=0.0)).evaluations == 3
+    assert plan(model.config, replace(ASKED, guidance=0.0, guidance_rescale=0.5)).evaluations == 6
+
+
+def test_a_model_trained_with_drop_zero_has_no_reference_but_another_class():
+    for names in (("a", "b"), ("none", "b")):  # a class of that very name is no null label
+        sure = tiny_model(task=Generation(labels=True, drop=0.0, class_names=names))
+        with pytest.raises(Error, match="--negative"):
+            sample(sure, replace(ASKED, guidance=2.0))
+        assert sample(sure, replace(ASKED, guidance=2.0, negative=names[0])).isfinite().all()
+
+
+def test_a_reference_trained_with_drop_zero_is_not_asked_for_no_class(model):
+    sure = tiny_model(task=replace(PETS, drop=0.0))
+    asked = Request(1, steps=2, classes=("none",), guidance=2.0, reference="weak")
+    with pytest.raises(Error, match="drop 0"):
+        sample(model, asked, guides=Guides(reference=sure))
+
+
 @pytest.mark.parametrize(
     "more",
     [

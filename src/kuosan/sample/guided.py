@@ -97,6 +97,8 @@ def _pair(
     assert label is not None
     task = model.config.task
     away = torch.full_like(label, task.null if request.negative is None else task.label(request.negative))
+    if request.guidance == 0 and not request.guidance_rescale:  # the reference alone: nobody asks the other
+        return _told(model, label, device), _told(model, away, device)
     return guidance.doubled(
         model.network,
         model.config.prediction,

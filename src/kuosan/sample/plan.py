@@ -79,7 +79,8 @@ def choose(config: ModelConfig, request: Request) -> Choice:
             f"use ddim (eta 0), euler, heun or dpm_solver_2m."
         )
     check_request(config, request)
-    passes = 1 if request.guidance in (None, 0, 1) else 2
+    alone = request.guidance in (None, 1) or (request.guidance == 0 and not request.guidance_rescale)
+    passes = 1 if alone else 2
     return Choice(sampler, steps, _walked(request, steps), spacing, options, passes)
 
 
@@ -110,7 +111,13 @@ def check_request(config: ModelConfig, request: Request) -> None:
             f"guidance = {request.guidance}: this model was trained without classes, so there is nothing to be guided "
             f"by; train with --labels, or name a weaker run (--reference) or a classifier (--classifier)."
         )
-    task.label(NULL if request.negative is None else request.negative)  # raises where there is no such reference
+    if request.negative is not None:
+        task.label(request.negative)
+    elif not task.dropped:
+        raise Error(
+            f"guidance = {request.guidance}: this model was trained with drop 0 and knows no picture without its "
+            f"class; lead away from a class (--negative) or a weaker run (--reference), or train with --drop 0.1."
+        )
 
 
 def check_guides(
@@ -141,6 +148,9 @@ def check_guides(
         raise Error(
             f"reference {request.reference!r} has another schedule or task than this model: both must be alike."
         )
+    if reference is not None and reference.task.labels:
+        for name in request.classes:
+            reference.task.label(name)  # one trained with drop 0 knows no `none`
     if classifier is not None and not config.task.labels:
         for name in request.classes:
             classifier.task.label(name)
