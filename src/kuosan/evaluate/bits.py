@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kuosan import trained
+from kuosan import checkpoint, trained
 from kuosan.errors import Error
 from kuosan.evaluate import likelihood_curve
 from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
@@ -46,7 +46,12 @@ def measure(model: Trained, side: Side, config: EvaluateConfig, folder: Path, re
     """
     full = model
     if model.compute.dtype != torch.float32:
-        full = trained.load(model.name, compute=replace(model.compute, dtype=torch.float32))
+        at_step = checkpoint.folder(model.name, model.step)  # the newest may be another by now
+        path = at_step if at_step.is_dir() else Path(model.name)
+        full = trained.load(path, compute=replace(model.compute, dtype=torch.float32))
+        if full.weights != model.weights:
+            raise Error(f"{model.name} holds other weights than when it was opened (step {model.step}): a training "
+                        "run moved on. Evaluate one of its checkpoints.")  # fmt: skip
     found = likelihood(
         full.model,
         side.bytes(),

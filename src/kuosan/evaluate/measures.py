@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from kuosan.errors import Error
 from kuosan.evaluate.estimate import Estimate
 from kuosan.evaluate.frechet import enough, frechet_of_rows
 from kuosan.evaluate.kid import kid
@@ -49,6 +50,12 @@ def chosen(asked: Sequence[str], made: int, real: int, dim: int, force: bool) ->
     if not asked:
         allowed = [name for name in DISTANCES if min(made, real) >= LEAST[name]]
         return tuple(name for name in allowed if name != "frechet" or min(made, real) > dim or force)
+    for name in asked:
+        if min(made, real) < LEAST[name]:
+            raise Error(
+                f"{name} of {made} pictures against {real}: at least {LEAST[name]} a side are needed; give --n or "
+                f"--real {LEAST[name]} or more."
+            )
     if "frechet" in asked:
         for n in (made, real):
             enough(n, dim, force=force)

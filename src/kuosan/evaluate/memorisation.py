@@ -23,6 +23,7 @@ from kuosan.evaluate.neighbours import SAME
 Pictures = NDArray[np.uint8]  # (N, H, W, C)
 
 NEIGHBOURS = 50  # Carlini et al. 2023, section 4.2
+LEAST = 20  # rows a side
 CHUNK = 4096  # training rows at a time
 SHOWN = 3  # training neighbours kept of each picture
 ALPHA = 0.01  # a verdict is wrong about one honest model in a hundred
@@ -70,8 +71,8 @@ def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quan
         raise Error(f"memorisation with quantile {quantile}: allowed is above 0 to 0.5.")
     x, y = nearest(made, train), nearest(held_out, train)
     for side, name in ((x, "made"), (y, "held-out")):
-        if len(side.distance) < 20:
-            raise Error(f"memorisation by {len(side.distance)} {name} pictures: at least 20 are needed.")
+        if len(side.distance) < LEAST:
+            raise Error(f"memorisation by {len(side.distance)} {name} pictures: at least {LEAST} are needed.")
     n, m = len(x.relative), len(y.relative)
     rank = threshold(y.relative, quantile)
     below = int((x.relative < np.sort(y.relative)[rank - 1]).sum())

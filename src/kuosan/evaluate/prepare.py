@@ -21,6 +21,7 @@ from kuosan.evaluate import bits, measures, real, sweep
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.judging import Judge, open_judge
 from kuosan.evaluate.making import Job, about
+from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
 from kuosan.evaluate.real import Side
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
@@ -205,9 +206,22 @@ def _metrics(
         raise Error("memorisation looks for copies of training pictures: it needs a run, --against train or held_out.")
     found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)
     found = found if not asked or set(asked) & set(measures.DISTANCES) else ()
-    few = own is not None and len(own.train) <= FEW and len(own.held_out) >= 20 and made >= 20 and len(own.train) > 50
+    lacking = "" if own is None else _lacking(made, own)
+    if "memorisation" in asked and lacking:
+        raise Error(f"memorisation has too few pictures: {lacking}. Give --n, or leave that metric out.")
+    few = own is not None and len(own.train) <= FEW and not lacking
     memorised = "memorisation" in asked or (not asked and few and not config.sweep)
     return (*found, *(["memorisation"] if memorised else []), *(["labels"] if judge is not None else []))
+
+
+def _lacking(made: int, own: Pictures) -> str:
+    """Of which pictures memorisation has too few to tell anything; empty where it has enough."""
+    sides = (
+        (made, LEAST, "made"),
+        (len(own.held_out), LEAST, "held out"),
+        (len(own.train), NEIGHBOURS + 1, "trained on"),
+    )
+    return ", ".join(f"{count} {what}, at least {least} are needed" for count, least, what in sides if count < least)
 
 
 def _of_pictures(target: str, config: EvaluateConfig, network: Features, progress: Progress) -> Prepared:

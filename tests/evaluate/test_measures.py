@@ -1,0 +1,41 @@
+"""What an evaluation measures is refused before pictures are made for it, and its sheets lie where they belong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from measured import folder, network, train
+
+from kuosan.errors import Error
+from kuosan.evaluate.measures import chosen
+from kuosan.evaluate.run import measure
+
+
+def test_a_distance_asked_for_with_too_few_pictures_is_refused():
+    with pytest.raises(Error, match="at least 6"):
+        chosen(["prdc"], 5, 100, 12, True)
+    with pytest.raises(Error, match="at least 3"):
+        chosen(["kid"], 100, 2, 12, False)
+    assert chosen(["kid"], 3, 3, 12, False) == ("kid",)
+    assert chosen([], 5, 5, 12, False) == ("kid",)
+
+
+def test_memorisation_of_too_few_pictures_is_refused_before_any_is_made(tmp_path: Path):
+    run = train(tmp_path / "run", folder(tmp_path / "pictures", 60))
+    with pytest.raises(Error, match=r"19 made.*12 held out.*48 trained on"):
+        measure(run, network=network(), n=19, steps=1, metrics=("memorisation",))
+    assert not (run / "evaluations").exists()
+
+
+def test_a_sweep_over_runs_writes_its_sheets_into_the_results_folder(
+    plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("a", "b"):
+        shutil.copytree(plain_run, tmp_path / "r" / name)
+    monkeypatch.chdir(tmp_path)
+    asked = {"n": 20, "steps": 1, "guidance": 2.0, "metrics": ("memorisation",), "out": "out"}
+    measure("r/a", network=network(), sweep=("reference=r/a", "r/b"), **asked)
+    found = sorted(path.name for path in Path("out").glob("nearest*"))
+    assert found == ["nearest-referencer-a.png", "nearest-referencer-b.png"]
