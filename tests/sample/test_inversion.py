@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,5 +83,10 @@ def test_the_shell_inverts_files_and_says_how_like_they_are(trained_run: Path, t
     said = kuosan("invert", trained_run, *sorted(folder.iterdir()), "--steps", 5, "--iterations", 3, "--out", out)
     assert said.code == 0 and said.out.count(" dB") == 3 and "25 network evaluations" in said.out, said
     assert sorted(path.name for path in out.iterdir()) == ["0000-0.png", "0001-1.png", "noise.safetensors"]
+    copy = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    at = next((copy / "checkpoints").iterdir())
+    before = sorted(at.iterdir())
+    assert kuosan("invert", at, folder / "0.png", "--steps", 2).code == 0
+    assert sorted(at.iterdir()) == before and (copy / "inversions" / "0000-0.png").is_file()
     refused("invert", trained_run, naming=["no pictures"])
     refused("invert", trained_run, tmp_path / "none.png", naming=["none.png"])

@@ -46,7 +46,7 @@ def invert(
     device
         auto, cpu, cuda, cuda:1 or mps.
     precision
-        What the network computes in; auto is fp32 here, for bf16 loses the way back.
+        What the network computes in; auto is fp32 here: in bf16 the way back is a little less exact.
     threads
         Processor threads; 0 lets torch choose.
     """
@@ -54,7 +54,7 @@ def invert(
         raise Error("no pictures given: kuosan invert RUN PICTURE [PICTURE ...].")
     import torch
 
-    from kuosan import files
+    from kuosan import checkpoint, files
     from kuosan import trained as opening
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
@@ -65,11 +65,13 @@ def invert(
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
     x0 = torch.stack([opening.picture(trained.model, path) for path in pictures])
-    found = round_trip(trained.model, x0, steps=steps, spacing=spacing, iterations=iterations, classes=classes or ())
-    folder = out or run / "inversions"
+    home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
+    folder = out or home / "inversions"  # never inside a checkpoint, which holds nothing else
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    say(f"compute: {trained.compute}; {steps} steps each way, {found.evaluations} network evaluations a picture")
+    calls = steps * (iterations + 2)
+    say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations a picture; into {folder}")
+    found = round_trip(trained.model, x0, steps=steps, spacing=spacing, iterations=iterations, classes=classes or ())
     back, before = to_uint8(found.back.numpy()), to_uint8(x0.numpy())
     values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
     for i, path in enumerate(pictures):
