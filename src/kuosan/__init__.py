@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kuosan.diffusion.samplers import SAMPLERS
     from kuosan.diffusion.schedule import Discrete, Flow, Karras
     from kuosan.errors import Error
+    from kuosan.evaluate.run import measure
     from kuosan.introduction import DiffusionModel
     from kuosan.model import Model, ModelConfig, build
     from kuosan.networks.config import UNetConfig, default_unet
@@ -59,6 +60,7 @@ _HOMES = {
     "fit": "train.api",
     "generate": "sample.generate",
     "load": "trained",
+    "measure": "evaluate.run",
     "open_pictures": "data.pictures",
     "simple_loss": "diffusion.loss",
 }
@@ -91,6 +93,7 @@ __all__ = [
     "fit",
     "generate",
     "load",
+    "measure",
     "open_pictures",
     "simple_loss",
 ]
