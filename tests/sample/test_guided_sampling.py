@@ -153,6 +153,9 @@ def test_a_classifier_guides_models_with_and_without_classes(model, schedule):
         ({"threshold": 0.0}, "percentile"),
         ({"threshold": 99.0, "clip": False}, "clip"),
         ({"classifier": "judge"}, "none was given"),
+        ({"guidance": 2.0, "guidance_interval": (0.3, float("inf"))}, "finite"),  # a recipe could not be read again
+        ({"guidance": float("nan")}, "finite"),
+        ({"sampler": "heun", "s_churn": 1.0, "s_tmin": 5.0, "s_tmax": 1.0}, "no effect"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(model, wrong, why):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 from kuosan.errors import Error
 
@@ -40,7 +41,10 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
+        _check_finite(self)
         _check_guidance(self)
+        if self.s_tmin is not None and self.s_tmax is not None and self.s_tmin > self.s_tmax:
+            raise Error(f"s_tmin {self.s_tmin} above s_tmax {self.s_tmax}: s_churn would have no effect; swap them.")
         if not 1 <= self.n <= 1_000_000:
             raise Error(f"n = {self.n} is not allowed: 1 to 1,000,000 pictures.")
         if self.steps is not None and not 1 <= self.steps <= 10_000:
@@ -59,6 +63,17 @@ class Request:
             raise Error("strength has no effect without image: give --image PICTURE, or leave --strength out.")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise Error(f"strength = {self.strength} is not allowed: above 0, at most 1.")
+
+
+def _check_finite(request: Request) -> None:
+    """Refuse infinities and NaN, which no recipe and no result can hold. Raises: Error."""
+    for field in fields(request):
+        value = getattr(request, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise Error(
+                    f"{field.name} = {number} is not allowed: a finite number; for no upper bound a large one, as 1e9."
+                )
 
 
 def _check_guidance(request: Request) -> None:
