@@ -16,7 +16,7 @@ from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
-from kuosan.sample.plan import plan
+from kuosan.sample.plan import plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint
 from kuosan.sample.request import Request
 
@@ -97,6 +97,7 @@ class Trained:
         if start is not None:
             tree.setdefault("image", "a tensor")
         request = trees.build(Request, tree)
+        refuse_to_itself(self.model.config, request)
         return sample(self.model, request, start=start, guides=guides_of(self.helpers(request)), on_step=on_step)
 
 

@@ -148,7 +148,7 @@ SAMPLES = {
     "--seed 99999999999999999999": ["seed", "2^63"],
     "--eta 0.5": ["eta 0.5", "dpm_solver_2m", "ddim"],
     "--eta 2 --sampler ddim": ["eta 2", "0 to 1"],
-    "--eta nan --sampler ddim": ["eta nan"],
+    "--eta nan --sampler ddim": ["eta = nan"],
     "--variance learned --sampler ddpm": ["learned", "predicts no variance", "posterior"],
     "--variance larned --sampler ddpm": ["'larned'", "'learned'"],
     "--variance beta": ["variance", "ddpm"],
@@ -178,12 +178,12 @@ def test_what_sample_cannot_do_is_refused_and_nothing_is_written(words: str, tra
     assert tree(trained_run) == before
 
 
-def test_heun_is_refused_on_a_grid_that_starts_at_pure_noise(tmp_path: Path) -> None:
+def test_a_run_whose_noise_is_pure_at_its_end_is_sampled_by_heun_and_refuses_even_log_snr(tmp_path: Path) -> None:
     pictures = picture_folder(tmp_path / "pictures")
     words = [*QUICK, "--zero-terminal-snr"]
     assert kuosan("train", pictures, "--out", tmp_path / "run", *words).code == 0
-    refused("sample", tmp_path / "run", "--sampler", "heun", naming=["heun", "alpha = 0", "use ddim"])
-    assert kuosan("sample", tmp_path / "run", "--sampler", "ddim", *SAMPLE).code == 0
+    refused("sample", tmp_path / "run", "--spacing", "log_snr", naming=["log_snr", "zero_terminal_snr", "use trailing"])
+    assert kuosan("sample", tmp_path / "run", "--sampler", "heun", *SAMPLE).code == 0
 
 
 def test_nonsense_verbs_are_answered_with_the_near_one() -> None:

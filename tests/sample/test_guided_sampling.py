@@ -12,7 +12,7 @@ from kuosan.errors import Error
 from kuosan.model import Model
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
-from kuosan.sample.plan import plan
+from kuosan.sample.plan import plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 from kuosan.tasks.generation import Generation
@@ -78,11 +78,17 @@ def test_guidance_of_scale_zero_is_the_references_own_bits_and_cost(model):
 
 
 def test_a_model_trained_with_drop_zero_has_no_reference_but_another_class():
-    for names in (("a", "b"), ("none", "b")):  # a class of that very name is no null label
-        sure = tiny_model(task=Generation(labels=True, drop=0.0, class_names=names))
-        with pytest.raises(Error, match="--negative"):
-            sample(sure, replace(ASKED, guidance=2.0))
-        assert sample(sure, replace(ASKED, guidance=2.0, negative=names[0])).isfinite().all()
+    sure = tiny_model(task=replace(PETS, drop=0.0))
+    with pytest.raises(Error, match="--negative"):
+        sample(sure, replace(ASKED, guidance=2.0))
+    assert sample(sure, replace(ASKED, guidance=2.0, negative="a")).isfinite().all()
+
+
+@pytest.mark.parametrize("more", [{"classes": ("none",)}, {"classes": ("a", "a"), "negative": "a"}])
+def test_guidance_from_a_class_to_itself_is_refused_of_a_person(model, more):
+    with pytest.raises(Error, match="to itself has no effect"):
+        refuse_to_itself(model.config, Request(2, guidance=2.0, **more))
+    refuse_to_itself(model.config, Request(2, guidance=2.0, classes=("a", "none")))
 
 
 def test_a_reference_trained_with_drop_zero_is_not_asked_for_no_class(model):
@@ -153,6 +159,7 @@ def test_a_classifier_guides_models_with_and_without_classes(model, schedule):
         ({"threshold": 0.0}, "percentile"),
         ({"threshold": 99.0, "clip": False}, "clip"),
         ({"classifier": "judge"}, "none was given"),
+        ({"threshold": 0.995}, "did you mean 99.5"),
         ({"guidance": 2.0, "guidance_interval": (0.3, float("inf"))}, "finite"),  # a recipe could not be read again
         ({"guidance": float("nan")}, "finite"),
         ({"sampler": "heun", "s_churn": 1.0, "s_tmin": 5.0, "s_tmax": 1.0}, "no effect"),

@@ -9,11 +9,23 @@ import torch
 from kuosan.errors import Error
 from kuosan.tasks.generation import Generation, condition
 
-PETS = Generation(labels=True, class_names=("cat", "dog", "12"))
+PETS = Generation(labels=True, class_names=("cat", "dog", "eel"))
+NUMBERS = Generation(labels=True, class_names=("1", "2", "10"))
 
 
-def test_a_class_is_named_by_its_name_or_its_number_and_a_name_goes_first():
-    assert [PETS.label(name) for name in ("cat", "dog", "12", "0", "2")] == [0, 1, 2, 0, 2]
+def test_a_class_is_named_by_its_name_or_its_number():
+    assert [PETS.label(name) for name in ("cat", "dog", "eel", "0", "2")] == [0, 1, 2, 0, 2]
+
+
+def test_classes_called_by_numbers_are_named_by_those_alone():
+    assert [NUMBERS.label(name) for name in ("1", "2", "10")] == [0, 1, 2]
+    with pytest.raises(Error, match="1, 2, 10, none"):
+        NUMBERS.label("0")
+
+
+def test_no_class_may_be_called_none():
+    with pytest.raises(Error, match="another name"):
+        Generation(labels=True, class_names=("cat", "none"))
 
 
 def test_no_class_is_the_label_after_the_last():
@@ -22,7 +34,7 @@ def test_no_class_is_the_label_after_the_last():
 
 @pytest.mark.parametrize("name", ["bird", "3", "-1", "", "²", "Cat"])
 def test_an_unknown_class_is_refused_with_the_list(name):
-    with pytest.raises(Error, match=r"cat, dog, 12, none"):
+    with pytest.raises(Error, match=r"cat, dog, eel, none"):
         PETS.label(name)
 
 

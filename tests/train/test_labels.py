@@ -41,7 +41,9 @@ def test_the_data_give_the_names_and_the_networks_classes(tmp_path, classed):
 
 def test_labels_of_pictures_without_classes_are_refused(tmp_path):
     folder = picture_folder(tmp_path / "plain")
-    refused("train", folder, "--labels", "--out", tmp_path / "run", *QUICK, naming=["classes are asked for", "own folder"])
+    refused(
+        "train", folder, "--labels", "--out", tmp_path / "run", *QUICK, naming=["classes are asked for", "own folder"]
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -182,12 +182,13 @@ def make(
     from kuosan import trained as opening
     from kuosan.device import choose
     from kuosan.sample import guided, write
-    from kuosan.sample.plan import plan
+    from kuosan.sample.plan import plan, refuse_to_itself
 
     trained = opening.load(run, compute=choose(where))
     for text in trained.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     walk = plan(trained.model.config, request)
+    refuse_to_itself(trained.model.config, request)
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
@@ -255,8 +256,9 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
     ]
     given += ["columns"] * (columns is not None) + ["gif"] * gif
     if given:
+        first = given[0].replace("classes", "class").replace("_", "-")
         raise Error(
-            f"--{given[0]} has no effect with --like, which makes a picture by its own recipe; leave it out. "
+            f"--{first} has no effect with --like, which makes a picture by its own recipe; leave it out. "
             f"Only RUN, --out, --device, --precision and --threads go with --like."
         )
 

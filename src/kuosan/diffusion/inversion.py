@@ -60,4 +60,3 @@ def inverted(denoise: Denoiser, x: Tensor, now: Level, to: Level, iterations: in
         scale = p.alpha / p.alpha_to
         noisier = blend(x, scale, eps, p.sigma - scale * p.sigma_to)
     return Step(noisier, x0)
-

@@ -61,6 +61,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         for name in self.metrics:
+            if name == "fid":
+                raise Error("metric 'fid': say frechet, and give --features inception:FILE; on its features it is FID.")
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
         check(self.features)

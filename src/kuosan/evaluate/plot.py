@@ -35,7 +35,7 @@ def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
     figure = Figure(figsize=(12, 12 * height / width * len(rows) * 1.25 + 0.2), layout="constrained")
     for axis, row, (name, _) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, made):
         axis.imshow(row.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="none")
-        axis.set_title(name, loc="left", fontsize=9, pad=2)
+        axis.set_title(brief(name), loc="left", fontsize=9, pad=2)
         axis.axis("off")
     _save(figure, path)
 
@@ -99,8 +99,13 @@ def _lines(result: Result, along: str) -> dict[str, list[Found]]:
             for key, value in one.setting.items()
             if key != along
         )
-        lines.setdefault(rest, []).append(one)
+        lines.setdefault(brief(rest), []).append(one)
     return lines
+
+
+def brief(name: str) -> str:
+    """A name that leaves room for the axes: the end of a long one, where paths differ."""
+    return name if len(name) <= 48 else "..." + name[-45:]
 
 
 def _log_ticks(axis: Any, values: Sequence[float], form: str) -> None:
@@ -151,7 +156,7 @@ def _paired(axis: Any, result: Result) -> None:
         values, errors = ([1000 * getattr(one, part) if one else 0.0 for one in more] for part in ("value", "error"))
         axis.errorbar([one.evaluations for one in line], values, errors, marker=mark, ms=4.5, lw=1.3, capsize=2.5,
                       label=label or None)  # fmt: skip
-    axis.axhline(0, color="0.45", lw=1, ls="--", label=f"the first: {result.found[0].name}")
+    axis.axhline(0, color="0.45", lw=1, ls="--", label=f"the first: {brief(result.found[0].name)}")
     _log_ticks(axis, [float(one.evaluations) for one in result.found], "g")
     axis.set(xlabel=LABELS["evaluations"], ylabel="KID x 1000 more than the first, paired")
     axis.grid(alpha=0.25)

@@ -126,6 +126,7 @@ def _swept(words: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
             raise Error(f"sweep {word!r}: write FIELD=VALUE,VALUE,..., as in --sweep steps=5,10,20.")
         if equals:
             name = key.strip().replace("-", "_")
+            name = {"class": "classes", "cfg": "guidance", "guidance_scale": "guidance"}.get(name, name)
             if name in SHARED:
                 raise Error(f"sweep of {name}: all points share {', '.join(SHARED)}, so that they can be compared.")
             if name not in fields_:

@@ -50,7 +50,7 @@ def round_trip(
 
     Args:
         iterations: how often each step of the way to noise asks again (0 is the published inversion).
-        classes: the pictures' classes, in turn; none: no class, or each picture's first class where none was trained.
+        classes: the pictures' classes, in turn; none: no class.
 
     Raises:
         Error: pictures of another shape, a class the model does not know, a schedule without a first trained level.
@@ -102,7 +102,9 @@ def _labels(model: Model, n: int, classes: Sequence[str]) -> Tensor | None:
         for name in classes:
             task.label(name)
         return None
-    own = [task.label(name) for name in classes] or [task.null if task.dropped else 0]
+    if not classes and not task.dropped:
+        raise Error("inversion without a class: this model was trained with drop 0; name the pictures' (--class).")
+    own = [task.label(name) for name in classes] or [task.null]
     return torch.tensor([own[i % len(own)] for i in range(n)])
 
 

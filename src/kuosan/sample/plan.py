@@ -120,6 +120,22 @@ def check_request(config: ModelConfig, request: Request) -> None:
         )
 
 
+def refuse_to_itself(config: ModelConfig, request: Request) -> None:
+    """Refuse guidance from a class to the same one, as a person may ask; a part of a request may well be that.
+
+    Raises: Error.
+    """
+    task = config.task
+    if request.guidance is None or request.reference is not None or not task.labels or not request.classes:
+        return
+    away = NULL if request.negative is None else request.negative
+    if all(task.label(name) == task.label(away) for name in request.classes):
+        raise Error(
+            f"guidance = {request.guidance} from class {away!r} to itself has no effect; name another class, or leave "
+            f"--guidance out."
+        )
+
+
 def check_guides(
     config: ModelConfig, request: Request, classifier: ModelConfig | None, reference: ModelConfig | None
 ) -> None:

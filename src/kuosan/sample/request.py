@@ -101,6 +101,11 @@ def _check_guidance(request: Request) -> None:
         low, high = request.guidance_interval
         if not 0 <= low < high:
             raise Error(f"guidance_interval = {low} to {high} in sigma/alpha is not allowed: need 0 <= low < high.")
+    if request.threshold is not None and 0 < request.threshold <= 1:
+        raise Error(
+            f"threshold = {request.threshold} is not allowed: it is a percentile of 0 to 100; did you mean "
+            f"{100 * request.threshold:g}?"
+        )
     if request.threshold is not None and not 0 < request.threshold <= 100:
         raise Error(f"threshold = {request.threshold} is not allowed: a percentile above 0, at most 100.")
     if request.threshold is not None and not request.clip:

@@ -39,6 +39,9 @@ class Generation:
         if self.class_names and not self.labels:
             raise Error("class_names have no effect without labels: say --labels; the data give the names.")
 
+        if NULL in self.class_names:
+            raise Error(f"a class is called {NULL!r}, which here means no class at all: give it another name.")
+
     @property
     def dropped(self) -> float:
         """The share of training pictures that are shown the null label."""
@@ -50,7 +53,7 @@ class Generation:
         return len(self.class_names)
 
     def label(self, name: str) -> int:
-        """The label of a class by name, else by number; `none` is the null label.
+        """The label of a class by name, or by number where no class is called by one; `none` is the null label.
 
         Raises:
             Error: no such class, a model without classes, or `none` where no picture was ever shown without its class.
@@ -63,7 +66,8 @@ class Generation:
             if not self.dropped:
                 raise Error("class 'none': this model was trained with drop 0 and knows no picture without its class.")
             return self.null
-        if name.isascii() and name.isdigit() and int(name) < len(self.class_names):
+        by_number = not any(other.isdigit() for other in self.class_names)  # else "2" could be either
+        if by_number and name.isascii() and name.isdigit() and int(name) < len(self.class_names):
             return int(name)
         shown = [*self.class_names[:50], *(["..."] if len(self.class_names) > 50 else []), NULL]
         raise unknown("class", name, shown)
