@@ -133,7 +133,7 @@ def test_likelihood_alone_makes_no_pictures(tmp_path: Path) -> None:
         (["RUN", "other"], ["one run or folder at a time"]),
         (["nowhere"], ["there is no nowhere"]),
         (["RUN", "--stepz", 3], ["unknown option --stepz", "--steps"]),
-        (["RUN", "--metrics", "fid"], ["unknown metric 'fid'", "frechet"]),
+        (["RUN", "--metrics", "fid"], ["metric 'fid'", "say frechet", "inception:FILE"]),
         (["RUN", "--features", "inception"], ["inception:PATH"]),
         (["RUN", "--sweep", "stepz=3"], ["did you mean 'steps'"]),
         (["RUN", "--ode-steps", 10], ["ode_steps has no effect without likelihood"]),

@@ -232,7 +232,7 @@ def test_what_a_folder_of_pictures_cannot_be_asked_is_refused(
     ("options", "message"),
     [
         ({"metrics": ("labels",)}, "needs a judge"),
-        ({"metrics": ("fid",)}, "unknown metric 'fid'"),
+        ({"metrics": ("fid",)}, "metric 'fid': say frechet"),
         ({"judge": "x", "metrics": ("kid",)}, "no effect without the labels metric"),
         ({"real": 1000}, "there are"),
         ({"data": "x", "against": "y"}, "no effect"),
