@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import demo, doctor, evaluate, invert, sample, settings, train
+from kuosan.cli import compare, demo, doctor, evaluate, invert, restore, sample, settings, train
 from kuosan.options import Option, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -24,7 +24,9 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
     "sample": ("RUN [OPTIONS]", sample.sample),
     "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
+    "restore": ("RUN PICTURE [PICTURE ...] [OPTIONS]", restore.restore),
     "invert": ("RUN PICTURE [PICTURE ...] [OPTIONS]", invert.invert),
+    "compare": ("PICTURES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
 }

@@ -13,7 +13,7 @@ from kuosan.errors import Error
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit_config import DiTConfig
-from kuosan.tasks.generation import Generation
+from kuosan.tasks import Generation, Inpainting, SuperResolution
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,9 @@ class ModelConfig:
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
     sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
     learned_variance: bool = False  # the network has 2C outputs, the second half the variance (Nichol & Dhariwal 2021)
-    task: Generation = field(default_factory=Generation)  # what the network is told beside the noise
+    task: Generation | SuperResolution | Inpainting = field(
+        default_factory=Generation
+    )  # what is made: generation, super_resolution or inpainting
 
     def __post_init__(self) -> None:
         from kuosan.diffusion import names
@@ -50,6 +52,15 @@ class ModelConfig:
         names.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
         if not self.sigma_data > 0:
             raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
+
+
+def require_whole(config: ModelConfig, deed: str) -> None:
+    """Raises: Error for a model that was trained to restore, and makes no picture from nothing; `deed` needs one."""
+    if config.task.kind != "generation":
+        raise Error(
+            f"{deed} needs a model of whole pictures, and this one was trained for {config.task.kind}: use it by "
+            f"kuosan restore, and measure it by kuosan compare."
+        )
 
 
 @dataclass

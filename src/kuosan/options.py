@@ -210,6 +210,9 @@ def _walk(cls: type, prefix: str) -> Iterator[Option]:
 def field_docs(cls: type) -> dict[str, str]:
     """What documents each field of a dataclass: its line under `Attributes:`, or the comment behind it."""
     docs = _attribute_docs(inspect.getdoc(cls) or "")
+    for parent in cls.__mro__[1:]:
+        if dataclasses.is_dataclass(parent):
+            docs = {**field_docs(parent), **docs}
     try:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):  # defined where no file is

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from kuosan.diffusion.operators import Operator
     from kuosan.sample.generate import Frame
 
 
@@ -51,9 +52,16 @@ class Trained:
         return {name: load(path, compute=self.compute) for name, path in paths.items() if path is not None}
 
     def recipe(
-        self, request: Request, start: Tensor | None = None, helpers: Mapping[str, Trained] | None = None
+        self,
+        request: Request,
+        start: Tensor | None = None,
+        helpers: Mapping[str, Trained] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Recipe:
-        """What a request to this model will have made, from the pixels `start` where it names an image."""
+        """What a request to this model will have made, from the pixels `start` where it names an image or restores one.
+
+        `size` (width, height) is the pictures', where they are not of the model's.
+        """
         _, height, width = self.model.shape
         steps = plan(self.model.config, request).steps
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
@@ -65,7 +73,7 @@ class Trained:
             picture=0,
             compute=str(self.compute),
             precision=precision,
-            size=(width, height),
+            size=size or (width, height),
             steps=steps,
             threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
             start=fingerprint(start),
@@ -99,6 +107,42 @@ class Trained:
         request = trees.build(Request, tree)
         refuse_to_itself(self.model.config, request)
         return sample(self.model, request, start=start, guides=guides_of(self.helpers(request)), on_step=on_step)
+
+    def restore(
+        self,
+        pictures: Tensor,
+        mask: Tensor | None = None,
+        *,
+        operator: Operator | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        on_step: Callable[[Frame], None] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Restored pictures: (B, C, H, W) float32 in [-1, 1]. Further options are those of `Restoration` and `Request`.
+
+        Row i has seed + i; for several answers to one picture, repeat it.
+
+        Args:
+            pictures: (B, C, h, w) in [-1, 1], with what is wrong with them: `upscale=4`, `deblur=2`, `colorise=True`.
+            mask: (B or 1, 1, h, w), 1 where a picture is to be made anew.
+            operator: a linear map of one's own that `pictures` are the result of (see `diffusion.operators`).
+
+        Raises:
+            Error: damage that this model cannot undo, or pictures of a size that it cannot make.
+        """
+        from kuosan.sample import bring, restoration
+
+        own = {name: options.pop(name) for name in restoration.NAMES if name in options}
+        own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
+        asked = restoration.Restoration("a tensor", **own)
+        tree = {"n": len(pictures), "seed": seed, "steps": steps, "restoration": asked, **options}
+        request = trees.build(Request, tree if sampler is None else {**tree, "sampler": sampler})
+        request = restoration.usual(self.model.config, request, named=sampler is not None)
+        model, given, measurement = bring.tensors(self.model, asked, pictures, mask, operator)
+        guides = guides_of(self.helpers(request))
+        return sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
 
 
 def _weights(helpers: Mapping[str, Trained] | None, name: str) -> str:

@@ -12,7 +12,9 @@ import pytest
 from shell import QUICK, picture_folder, refused
 
 
-@pytest.mark.parametrize("door, why", [("classes", "--labels sets it"), ("concat-channels", "cannot be trained yet")])
+@pytest.mark.parametrize(
+    "door, why", [("classes", "--labels sets it"), ("concat-channels", "but task generation joins 0")]
+)
 def test_a_door_that_nothing_enters_by_is_refused_before_a_folder_is_made(door: str, why: str, tmp_path: Path) -> None:
     pictures = picture_folder(tmp_path / "pictures")
     words = ["train", pictures, "--out", tmp_path / "run", *QUICK, f"--model.network.{door}", "2"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.tasks.generation import Generation, condition
+from kuosan.tasks import Generation
+from kuosan.tasks.condition import condition
 
 PETS = Generation(labels=True, class_names=("cat", "dog", "eel"))
 NUMBERS = Generation(labels=True, class_names=("1", "2", "10"))
@@ -59,7 +60,7 @@ def test_without_labels_the_network_is_told_nothing():
 
 
 def test_pictures_without_a_class_and_dropped_ones_are_shown_the_null_label():
-    told = condition(PETS, torch.tensor([0, 1, -1, 2]), np.array([0.5, 0.05, 0.5, 0.0999]))["label"]
+    told = condition(PETS, torch.tensor([0, 1, -1, 2]), drop=np.array([0.5, 0.05, 0.5, 0.0999]))["label"]
     assert told.tolist() == [0, 3, 3, 3]
     assert condition(PETS, torch.tensor([0, 1, -1, 2]))["label"].tolist() == [0, 1, 3, 2]
 
@@ -67,7 +68,7 @@ def test_pictures_without_a_class_and_dropped_ones_are_shown_the_null_label():
 def test_the_share_dropped_is_the_one_asked_for():
     task = Generation(labels=True, drop=0.3, class_names=("a", "b"))
     u = (np.arange(1000) + 0.5) / 1000
-    told = condition(task, torch.zeros(1000, dtype=torch.int64), u)["label"]
+    told = condition(task, torch.zeros(1000, dtype=torch.int64), drop=u)["label"]
     assert int((told == task.null).sum()) == 300
 
 

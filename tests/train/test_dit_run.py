@@ -41,7 +41,7 @@ def test_one_word_chooses_it_and_the_rest_follows_from_the_pictures_and_the_size
         ({"patch": 3}, (3, 32, 32), r"32 x 32 do not fit.*multiples of 3.*another --model.network.patch"),
         ({"in_channels": 1}, (3, 32, 32), "in_channels = 1, but the pictures have 3"),
         ({"classes": 2}, (3, 32, 32), "classes = 2, but 0 classes are trained on"),
-        ({"concat_channels": 2}, (3, 32, 32), "concat_channels = 2 cannot be trained yet"),
+        ({"concat_channels": 2}, (3, 32, 32), "concat_channels = 2, but task generation joins 0"),
         ({"multipliers": [1, 2]}, (3, 32, 32), r"multipliers.*kind dit"),
         ({"heads": 7}, (3, 32, 32), "DiTConfig.heads is 7"),
     ],

@@ -82,7 +82,7 @@ def settings() -> list[Option]:
     found = []
     for option in options.options(EvaluateConfig).values():
         group, _, name = option.key.rpartition(".")
-        if name in USELESS:
+        if not set(option.key.split(".")).isdisjoint(USELESS):
             continue
         default = (usual[group] if group else usual)[name]
         found.append(Option(option.key, option.type, None if default is False else default, option.doc))

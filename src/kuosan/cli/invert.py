@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,11 @@ from kuosan.cli.numbers import Whole
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.trained import Trained
+
 
 def invert(
     run: Path,
@@ -19,6 +24,7 @@ def invert(
     steps: Whole = 50,
     spacing: str | None = None,
     iterations: Whole = 0,
+    between: Whole | None = None,
     classes: Annotated[list[str] | None, Parameter(name="--class", negative=())] = None,
     out: Path | None = None,
     device: str = "auto",
@@ -39,6 +45,8 @@ def invert(
         Where the steps lie: trailing, leading, linspace, log_snr or karras.
     iterations
         How often each step to the noise asks the network again; 0 is the published inversion, 3 is nearly exact.
+    between
+        Of two pictures: how many to make on the way from one to the other, the ends among them.
     classes
         The pictures' classes, in turn; no class if not given.
     out
@@ -59,16 +67,22 @@ def invert(
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
     from kuosan.evaluate.reference import psnr
+    from kuosan.model import require_whole
     from kuosan.sample.inversion import round_trip
     from kuosan.weights import write
 
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
+    require_whole(trained.model.config, "inversion")
     x0 = torch.stack([opening.picture(trained.model, path) for path in pictures])
     home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
     folder = out or home / "inversions"  # never inside a checkpoint, which holds nothing else
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if between is not None:
+        _between(trained, x0, between, folder, {"steps": steps, "spacing": spacing, "iterations": iterations,
+                                                "classes": classes or ()})  # fmt: skip
+        return
     calls = steps * (iterations + 2)
     say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations a picture; into {folder}")
     found = round_trip(trained.model, x0, steps=steps, spacing=spacing, iterations=iterations, classes=classes or ())
@@ -81,3 +95,18 @@ def invert(
     std, mean = float(found.noise.std()), float(found.noise.mean())
     say(f"mean PSNR {float(values.mean()):.2f} dB; the noise has mean {mean:.3f} and standard deviation {std:.3f}")
     say(f"written: {folder} (0000-NAME.png ..., noise.safetensors)")
+
+
+def _between(trained: Trained, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:
+    """Make and write the pictures on the way from one to the other."""
+    from kuosan.data.images import save_png, to_uint8
+    from kuosan.sample.inversion import between
+    from kuosan.sample.write import sheet
+
+    calls = 2 * options["steps"] * (options["iterations"] + 1) + n * options["steps"]
+    say(f"compute: {trained.compute}; {n} pictures between two, {calls} network evaluations in all; into {folder}")
+    made = between(trained.model, x0, n, **options)
+    for i, picture in enumerate(to_uint8(made.numpy())):
+        save_png(folder / f"between-{i:04d}.png", picture)
+    sheet(folder / "between.png", [x0[:1], made, x0[1:]], n + 2)
+    say(f"written: {folder} (between-0000.png ..., between.png: the first picture, the way, the second)")

@@ -227,17 +227,17 @@ def _refuse_early(run: Path, request: Request) -> None:
     from kuosan.model import OwnNetwork, missing_network
     from kuosan.sample.plan import check_guides, choose
 
-    config = _stored(run)
+    config = stored(run)
     if config is None:
         return
     if isinstance(config.network, OwnNetwork):
         raise missing_network(config.network)
     choose(config, request)
-    others = [None if path is None else _stored(Path(path)) for path in (request.classifier, request.reference)]
+    others = [None if path is None else stored(Path(path)) for path in (request.classifier, request.reference)]
     check_guides(config, request, *others)
 
 
-def _stored(run: Path) -> ModelConfig | None:
+def stored(run: Path) -> ModelConfig | None:
     """The model of a run by its config.yaml; None where that is damaged or not there: the checkpoint's own decides."""
     from kuosan.model import ModelConfig
 

@@ -202,10 +202,12 @@ def _say_end(run: Any, stopped: int) -> None:
     if run.config.train.objective == "classifier":
         _say_accuracy(run)
         return
-    say(
-        f"next: kuosan sample {quote(str(folder))} -n 16   "
-        f"(longer training: the same command with --max-steps {2 * last})"
-    )
+    task = run.config.model.task
+    use = {
+        "super_resolution": f"restore {quote(str(folder))} PICTURE --upscale {getattr(task, 'scale', 0)}",
+        "inpainting": f"restore {quote(str(folder))} PICTURE --mask MASK",
+    }.get(task.kind, f"sample {quote(str(folder))} -n 16")
+    say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
 
 
 def _say_accuracy(run: Any) -> None:

@@ -99,6 +99,22 @@ def decode(
     return Decoded(pixels, mode, tuple(notes))
 
 
+def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000) -> np.ndarray | None:
+    """How opaque each pixel of a picture file is, upright: (H, W) uint8, 0 where clear; None where it says nothing.
+
+    Raises:
+        Refused, Error: as `decode`.
+    """
+    content = source if isinstance(source, bytes) else _read(Path(source))
+    with _opened(content, max_pixels) as image:
+        turn = _orientation(image)
+        image.load()
+        if "A" not in image.getbands() and "a" not in image.getbands() and image.info.get("transparency") is None:
+            return None
+        upright = image.transpose(TURNS[turn]) if turn in TURNS and image.format != "TIFF" else image
+        return np.asarray(upright.convert("RGBA"))[..., 3]
+
+
 @contextmanager
 def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The file opened by Pillow; whatever goes wrong inside is a refusal."""

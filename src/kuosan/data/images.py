@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from kuosan.errors import Error
 from kuosan.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_PIXELS = 64_000_000  # a picture whose recipe is read is no larger
 
@@ -37,6 +41,11 @@ def from_uint8(pictures: np.ndarray) -> np.ndarray:
     x /= 127.5
     x -= 1
     return x
+
+
+def as_written(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as 8 bits will hold them: what `from_uint8(to_uint8(x))` gives, on x's device."""
+    return x.add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
 
 
 def grid(pictures: np.ndarray, columns: int | None = None, padding: int = 2, background: int = 255) -> np.ndarray:

@@ -22,6 +22,7 @@ from kuosan.data.config import DataConfig
 from kuosan.data.dataset import DatasetSource
 from kuosan.data.doctor import Report
 from kuosan.data.entries import Source
+from kuosan.data.given import Given
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.scan import Progress, Scan, load, scan
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     ids: Tensor
     label: Tensor | None = None
     caption: list[str] | None = None  # empty where a picture has none
+    given: Given | None = None  # of a task that restores: what a user would bring of each
 
 
 Request = tuple[Sequence[int] | np.ndarray, Sequence[Key] | None]  # the ids of a batch, and a key for each

@@ -101,6 +101,14 @@ class Discrete:
         """Every t equally often."""
         return self.at_t(np.floor(in_unit(u) * self.T))
 
+    def between(self, u: ArrayLike) -> Level:
+        """Levels between trained ones: alpha_bar uniform between neighbours (Saharia et al. 2021, SR3, section 2.4)."""
+        place = in_unit(u) * (self.T - 1)
+        i = np.floor(place).astype(np.int64)
+        after, before = self.alpha_bar[i + 1], self.alpha_bar[i]
+        alpha_bar = before + (place - i) * (after - before)
+        return self.at_log_snr(np.log(alpha_bar) - np.log1p(-alpha_bar))
+
     def at_log_snr(self, log_snr: ArrayLike) -> Level:
         """Exact alpha and sigma; t is where the table, linear in log SNR between its entries, has the value.
 

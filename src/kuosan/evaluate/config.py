@@ -16,7 +16,8 @@ METRICS = ("kid", "frechet", "prdc", "memorisation", "labels")
 TRAIN, HELD_OUT = "train", "held_out"
 OF_LIKELIHOOD = ("likelihood_pictures", "ode_pictures", "ode_steps")
 SAMPLED = Request(n=1000, batch=50)
-USELESS = ("image", "strength", "between")  # of a request: pictures that are no independent draws from the model
+# Of a request: pictures that are no independent draws from the model.
+USELESS = ("image", "strength", "between", "restoration")
 
 
 @dataclass(frozen=True)

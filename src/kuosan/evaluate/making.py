@@ -12,10 +12,11 @@ import numpy as np
 
 import kuosan
 from kuosan import config as trees
+from kuosan.evaluate.config import USELESS
 from kuosan.evaluate.real import as_bytes
 from kuosan.evaluate.store import Part, Store
 from kuosan.sample.generate import generate
-from kuosan.tasks.generation import NULL
+from kuosan.tasks.labels import NULL
 from kuosan.trained import guides_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kuosan.evaluate.sweep import Point
     from kuosan.sample.plan import Choice
     from kuosan.sample.request import Request
-    from kuosan.tasks.generation import Generation
+    from kuosan.tasks import Task
     from kuosan.trained import Trained
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: its multiples fill [0, 1) evenly, however many are taken (Weyl)
@@ -37,7 +38,7 @@ class Job:
     choice: Choice
     store: Store
     helpers: dict[str, Trained]  # the classifier and the weaker run that it names
-    task: Generation | None = None  # whose classes pictures are told; None: they have none
+    task: Task | None = None  # whose classes pictures are told; None: they have none
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
 
     @property
@@ -80,7 +81,7 @@ def about(trained: Trained, each: Point, choice: Choice, helpers: dict[str, Trai
     request = trees.plain(
         replace(each.request, sampler=choice.sampler, steps=choice.grid_steps, spacing=choice.spacing)
     )
-    for name in ("n", "batch", "image", "strength", "between"):
+    for name in ("n", "batch", *USELESS):
         del request[name]
     return {
         "weights": trained.weights,

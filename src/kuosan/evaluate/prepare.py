@@ -25,6 +25,7 @@ from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
 from kuosan.evaluate.real import Side
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
+from kuosan.model import require_whole
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample.plan import check_guides
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from kuosan.evaluate.sweep import Point
     from kuosan.features.network import Features
     from kuosan.sample.plan import Choice
-    from kuosan.tasks.generation import Generation
+    from kuosan.tasks import Task
     from kuosan.trained import Trained
 
 FOLDER = "evaluations"
@@ -109,6 +110,7 @@ def _of_model(
     if isinstance(model.model.config.network, ClassifierConfig):
         raise Error(f"{model.name} is a classifier, which makes no pictures: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
+    require_whole(model.model.config, "an evaluation")
     choices = sweep.check(model.model.config, points)
     pictures, own, warnings = _real_pictures(model, config, progress)
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
@@ -179,7 +181,7 @@ def _jobs(
     return tuple(found)
 
 
-def _shares(task: Generation, pictures: Pictures) -> tuple[float, ...]:
+def _shares(task: Task, pictures: Pictures) -> tuple[float, ...]:
     """How the classes are shared out: as in the pictures compared with, where those have the same; else equally."""
     count = len(task.class_names)
     if pictures.labels is None or tuple(pictures.classes) != task.class_names:
@@ -188,7 +190,7 @@ def _shares(task: Generation, pictures: Pictures) -> tuple[float, ...]:
     return tuple(round(float(share), 9) for share in counts / max(1, counts.sum()))
 
 
-def _judge(config: EvaluateConfig, pictures: Pictures, compute: Any, tasks: Sequence[Generation | None]) -> Judge:
+def _judge(config: EvaluateConfig, pictures: Pictures, compute: Any, tasks: Sequence[Task | None]) -> Judge:
     """The judge, where there are classes to judge."""
     assert config.judge is not None
     told = next((task.class_names for task in tasks if task is not None), tuple(pictures.classes))

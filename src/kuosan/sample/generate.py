@@ -8,24 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from kuosan import seeds
-from kuosan.diffusion import names
+from kuosan.diffusion import names, restoration
+from kuosan.diffusion.resampling import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.errors import Error
+from kuosan.sample import restored
 from kuosan.sample.guided import Guides, check, guided
 from kuosan.sample.plan import Plan, plan
 from kuosan.sample.request import Request
+from kuosan.sample.restoration import JUMP, JUMPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kuosan.data.given import Given
+    from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.level import Level
+    from kuosan.diffusion.operators import Measurement
     from kuosan.diffusion.samplers import Sampler
+    from kuosan.diffusion.samplers.step import Noise, Step
     from kuosan.model import Model
 
 NOBODY = Guides()
@@ -49,6 +56,23 @@ class Frame:
         return self.step == self.steps
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of the pictures of a request."""
+
+    given: Given | None
+    measurement: Measurement | None
+
+    def of(self, rows: Sequence[int], device: torch.device) -> tuple[Given | None, Measurement | None]:
+        """What is known of some of them, on a device."""
+        given, measurement = self.given, self.measurement
+        if given is not None:
+            given = (given.rows(rows) if len(given.picture) > 1 else given.expanded(len(rows))).to(device)
+        if measurement is not None:
+            measurement = restored.moved(restored.rows(measurement, rows), device)
+        return given, measurement
+
+
 @torch.no_grad()
 def generate(
     model: Model,
@@ -57,6 +81,8 @@ def generate(
     start: Tensor | None = None,
     noise: Tensor | None = None,
     guides: Guides = NOBODY,
+    given: Given | None = None,
+    measurement: Measurement | None = None,
 ) -> Iterator[Frame]:
     """Sample what the request asks for, batch by batch, step by step.
 
@@ -64,6 +90,8 @@ def generate(
         start: (C, H, W) or (n, C, H, W) pictures in [-1, 1] to start from (image to image), with `request.strength`.
         noise: (n, C, H, W) standard normal noise to start from instead of the seeds'; for interpolation.
         guides: the classifier and the weaker model that the request names.
+        given: what is known of the pictures, where the model was trained to restore: one row, or one a picture.
+        measurement: what is known of them, where `request.restoration` holds the model to it by a method.
 
     Raises:
         Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
@@ -71,10 +99,12 @@ def generate(
     walk = plan(model.config, request)
     _check_shapes(model, request, start, noise)
     check(model, request, guides)
+    restored.check(model, request, walk, given, measurement)
+    known = Known(given, measurement)
     size = EXACT_BATCH if request.exact else min(request.batch, request.n)
     for first in range(0, request.n, size):
         rows = range(first, min(first + size, request.n))
-        yield from _batch(model, request, guides, walk, rows, size if request.exact else len(rows), start, noise)
+        yield from _batch(model, request, guides, walk, rows, size if request.exact else len(rows), start, noise, known)
 
 
 def sample(
@@ -84,11 +114,14 @@ def sample(
     start: Tensor | None = None,
     noise: Tensor | None = None,
     guides: Guides = NOBODY,
+    given: Given | None = None,
+    measurement: Measurement | None = None,
     on_step: Callable[[Frame], None] | None = None,
 ) -> Tensor:
     """The finished pictures of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
     pictures = []
-    for frame in generate(model, request, start=start, noise=noise, guides=guides):
+    told = {"start": start, "noise": noise, "guides": guides, "given": given, "measurement": measurement}
+    for frame in generate(model, request, **told):  # type: ignore[arg-type]
         if on_step is not None:
             on_step(frame)
         if frame.done:
@@ -132,6 +165,7 @@ def _batch(
     size: int,
     start: Tensor | None,
     noise: Tensor | None,
+    known: Known,
 ) -> Iterator[Frame]:
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     keep = len(rows)
@@ -144,15 +178,43 @@ def _batch(
 
     first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.shape)
     x = _start(model, walk, first_noise, None if start is None else start[padded] if start.ndim == 4 else start)
-    denoise = guided(model, request, guides, padded, device)
-    sampler: Sampler = SAMPLERS[walk.sampler]
-    options = dict(walk.options)
+    given, measurement = known.of(padded, device)
+    denoise = guided(model, request, guides, padded, device, given)
+    if measurement is not None:
+        denoise = restored.held(denoise, model, walk, request, measurement)
+    walked = _walked(model, request, walk, denoise, x.to(device), step_noise, measurement)
+    steps = len(walk.levels) - 1 if walk.jumping is None else walk.jumping
+    for i, (step, level) in enumerate(islice(walked, steps), start=1):
+        last = restored.finish(step.x, given, measurement) if i == steps else step.x
+        yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float())
+
+
+def _walked(
+    model: Model,
+    request: Request,
+    walk: Plan,
+    denoise: Denoiser,
+    x: Tensor,
+    noise: Noise,
+    measurement: Measurement | None,
+) -> Iterator[tuple[Step, Level]]:
+    """The steps of a walk, each with the level that it ends at."""
+    options, asked = dict(walk.options), request.restoration
+    if walk.jumping is not None:
+        assert asked is not None and measurement is not None
+        length, jumps = asked.jump_length or JUMP, asked.jumps or JUMPS
+        times = repaint_times(len(walk.levels) - 1, length, jumps)
+        ends = [walk.levels[to] for now, to in pairwise(times) if to > now]
+        if walk.method == "repaint":
+            steps = restoration.repaint(denoise, x, walk.levels, noise, measurement, length, jumps, **options)
+        else:
+            steps = restoration.resampled(denoise, x, walk.levels, noise, length, jumps, **options)
+        yield from zip(steps, ends)
+        return
     if names.SAMPLERS[walk.sampler].at_log_snr:
         options["at_log_snr"] = model.config.schedule.at_log_snr
-    steps = len(walk.levels) - 1
-    walked = sampler(denoise, x.to(device), walk.levels, step_noise, **options)
-    for i, step in enumerate(islice(walked, steps), start=1):
-        yield Frame(rows[0], i, steps, walk.levels[i], step.x0[:keep].float(), step.x[:keep].float())
+    sampler: Sampler = SAMPLERS[walk.sampler]
+    yield from zip(sampler(denoise, x, walk.levels, noise, **options), walk.levels[1:])
 
 
 def _start(model: Model, walk: Plan, noise: Tensor, start: Tensor | None) -> Tensor:

@@ -15,11 +15,12 @@ import torch
 from kuosan.diffusion import guidance
 from kuosan.errors import Error
 from kuosan.sample.plan import check_guides
-from kuosan.tasks.generation import condition
+from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kuosan.data.given import Given
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.model import Model
     from kuosan.sample.request import Request
@@ -62,48 +63,56 @@ def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) 
     return torch.tensor(own)
 
 
-def guided(model: Model, request: Request, guides: Guides, rows: Sequence[int], device: torch.device) -> Denoiser:
-    """The denoiser of the pictures `rows` of a request."""
+def guided(
+    model: Model,
+    request: Request,
+    guides: Guides,
+    rows: Sequence[int],
+    device: torch.device,
+    given: Given | None = None,
+) -> Denoiser:
+    """The denoiser of the pictures `rows` of a request, of which `given` is known where the model restores."""
     label = labels(model, request, guides, rows)
-    plain = _told(model, label, device)
+    label = None if label is None else label.to(device)
+    plain = _told(model, label, given)
     denoise = plain
     scale = request.guidance
     if scale is not None and scale != 1:
-        plain, reference = _pair(model, request, guides, label, device)
+        plain, reference = _pair(model, request, guides, label, given)
         denoise = guidance.classifier_free(plain, reference, scale)
         denoise = guidance.rescale(denoise, plain, request.guidance_rescale or 0.0)
     if guides.classifier is not None and request.classifier_scale:
         assert label is not None
         judge, schedule = guides.classifier, model.config.schedule
-        told = guidance.log_prob(judge.network, judge.config.schedule, label.to(device), schedule)
+        told = guidance.log_prob(judge.network, judge.config.schedule, label, schedule)
         denoise = guidance.classifier(denoise, told, request.classifier_scale)
     if request.guidance_interval is not None:
-        denoise = guidance.interval(denoise, _told(model, label, device), *request.guidance_interval)
+        denoise = guidance.interval(denoise, _told(model, label, given), *request.guidance_interval)
     if request.threshold is not None:
         return guidance.dynamic_threshold(denoise, request.threshold)
     return guidance.clamp(denoise) if request.clip else denoise
 
 
-def _told(model: Model, label: Tensor | None, device: torch.device) -> Denoiser:
-    return model.denoiser({door: value.to(device) for door, value in condition(model.config.task, label).items()})
+def _told(model: Model, label: Tensor | None, given: Given | None) -> Denoiser:
+    return model.denoiser(condition(model.config.task, label, given))
 
 
 def _pair(
-    model: Model, request: Request, guides: Guides, label: Tensor | None, device: torch.device
+    model: Model, request: Request, guides: Guides, label: Tensor | None, given: Given | None
 ) -> tuple[Denoiser, Denoiser]:
     """The plain denoiser, remembered for all who ask it, and the one that guidance leads away from."""
     if guides.reference is not None:
-        return guidance.shared(_told(model, label, device)), _told(guides.reference, label, device)
+        return guidance.shared(_told(model, label, given)), _told(guides.reference, label, given)
     assert label is not None
     task = model.config.task
     away = torch.full_like(label, task.null if request.negative is None else task.label(request.negative))
     if request.guidance == 0 and not request.guidance_rescale:  # the reference alone: nobody asks the other
-        return _told(model, label, device), _told(model, away, device)
+        return _told(model, label, given), _told(model, away, given)
     return guidance.doubled(
         model.network,
         model.config.prediction,
-        {door: value.to(device) for door, value in condition(task, label).items()},
-        {door: value.to(device) for door, value in condition(task, away).items()},
+        condition(task, label, given),
+        condition(task, away, given),
         sigma_data=model.config.sigma_data,
         learned_variance=model.config.learned_variance,
     )

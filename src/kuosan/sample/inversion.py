@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,14 @@ from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Flow
 from kuosan.errors import Error
-from kuosan.tasks.generation import condition
+from kuosan.model import require_whole
+from kuosan.sample.generate import slerp
+from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.level import Level
     from kuosan.model import Model
 
@@ -55,30 +58,86 @@ def round_trip(
     Raises:
         Error: pictures of another shape, a class the model does not know, a schedule without a first trained level.
     """
-    if pictures.ndim != 4 or tuple(pictures.shape[1:]) != model.shape:
-        wanted = ", ".join(map(str, model.shape))
-        raise Error(f"pictures of shape {tuple(pictures.shape)}: this model inverts (n, {wanted}).")
-    levels = _levels(model, steps, spacing)
-    label = _labels(model, len(pictures), classes)
-    device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
-    noises, backs = [], []
-    for begin in range(0, len(pictures), BATCH):
-        part = slice(begin, begin + BATCH)
-        told = condition(model.config.task, None if label is None else label[part])
-        denoise = model.denoiser({door: value.to(device) for door, value in told.items()})
-        x = pictures[part].to(device)
-        for step in ddim_inversion(denoise, x, levels, iterations):
-            x = step.x
-        if not bool(x.isfinite().all()):
-            raise Error(
-                f"inversion with {iterations} iterations a step diverged: this network changes too fast for them; "
-                f"use fewer iterations (0 is the published inversion), or more steps."
-            )
-        noises.append(x / float(model.config.schedule.prior_std(levels[0])))
-        for step in ddim(denoise, x, levels, _silence):
-            x = step.x
-        backs.append(x.clamp(-1, 1))
-    return RoundTrip(torch.cat(noises).cpu(), torch.cat(backs).cpu(), steps * (iterations + 2))
+    way = Way(model, steps, spacing, iterations, tuple(classes))
+    noise = way.encode(pictures)
+    return RoundTrip(noise, way.decode(noise).clamp(-1, 1), steps * (iterations + 2))
+
+
+@torch.no_grad()
+def between(
+    model: Model,
+    pictures: Tensor,
+    n: int,
+    *,
+    steps: int = STEPS,
+    spacing: str | None = None,
+    iterations: int = 0,
+    classes: Sequence[str] = (),
+) -> Tensor:
+    """`n` pictures on the way from one picture to another, (2, C, H, W) -> (n, C, H, W), the ends as they come back.
+
+    Their noises (by inversion) are interpolated along the sphere, and decoded by DDIM (Song et al. 2021, section 5.3).
+
+    Raises:
+        Error: other than two pictures, fewer than 2 places, and what `round_trip` refuses.
+    """
+    if len(pictures) != 2:
+        raise Error(f"{len(pictures)} pictures: a way leads from one to another; give two.")
+    if n < 2:
+        raise Error(f"between = {n}: need 2 places (the ends) or more, as in 8.")
+    if len(set(classes)) > 1:
+        raise Error(f"classes {', '.join(classes)}: both ends and the way between them are of one class; give one.")
+    way = Way(model, steps, spacing, iterations, tuple(classes))
+    ends = way.encode(pictures)
+    return way.decode(slerp(ends[0], ends[1], torch.linspace(0, 1, n))).clamp(-1, 1)
+
+
+class Way:
+    """DDIM's path between pictures and noise, walked both ways."""
+
+    def __init__(
+        self, model: Model, steps: int, spacing: str | None, iterations: int, classes: tuple[str, ...]
+    ) -> None:
+        require_whole(model.config, "inversion")
+        self.model, self.iterations, self.classes = model, iterations, classes
+        self.levels = _levels(model, steps, spacing)
+        self.prior = float(model.config.schedule.prior_std(self.levels[0]))
+        self.device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
+        _labels(model, 1, classes)  # refused now
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (n, C, H, W) to their noise, near standard normal where the model knows such pictures."""
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != self.model.shape:
+            wanted = ", ".join(map(str, self.model.shape))
+            raise Error(f"pictures of shape {tuple(pictures.shape)}: this model inverts (n, {wanted}).")
+        found = []
+        for denoise, x in self._parts(pictures):
+            for step in ddim_inversion(denoise, x, self.levels, self.iterations):
+                x = step.x
+            if not bool(x.isfinite().all()):
+                raise Error(
+                    f"inversion with {self.iterations} iterations a step diverged: this network changes too fast for "
+                    f"them; use fewer iterations (0 is the published inversion), or more steps."
+                )
+            found.append(x / self.prior)
+        return torch.cat(found).cpu()
+
+    def decode(self, noise: Tensor) -> Tensor:
+        """Noise (n, C, H, W) to pictures, not clipped."""
+        found = []
+        for denoise, x in self._parts(noise * self.prior):
+            for step in ddim(denoise, x, self.levels, _silence):
+                x = step.x
+            found.append(x)
+        return torch.cat(found).cpu()
+
+    def _parts(self, x: Tensor) -> Iterator[tuple[Denoiser, Tensor]]:
+        """Batches, each with the denoiser that knows its classes."""
+        label = _labels(self.model, len(x), self.classes)
+        for begin in range(0, len(x), BATCH):
+            part = slice(begin, begin + BATCH)
+            own = None if label is None else label[part].to(self.device)
+            yield self.model.denoiser(condition(self.model.config.task, own)), x[part].to(self.device)
 
 
 def _levels(model: Model, steps: int, spacing: str | None) -> Level:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from kuosan.diffusion import names
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
-from kuosan.tasks.generation import NULL
+from kuosan.sample import restoration as restoring
+from kuosan.tasks.labels import NULL
 
 if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
@@ -32,11 +33,19 @@ class Choice:
     spacing: str | None
     options: dict[str, Any]
     passes: int = 1  # of the network at each evaluation: two under classifier-free guidance
+    method: str | None = None  # by which a restoration is held to what is known; none: as the model was trained
+    jumping: int | None = None  # evaluations of a walk that goes back up again and again
 
     @property
     def evaluations(self) -> int:
         """Network evaluations a picture; under a guidance interval fewer are made."""
-        return self.passes * names.SAMPLERS[self.sampler].evaluations(self.steps)
+        once = names.SAMPLERS[self.sampler].evaluations(self.steps) if self.jumping is None else self.jumping
+        return self.passes * once
+
+    @property
+    def graded(self) -> bool:
+        """Whether each evaluation goes backwards through the network as well, at about three times the cost."""
+        return self.method in restoring.GRADIENTS
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ def choose(config: ModelConfig, request: Request) -> Choice:
     check_request(config, request)
     alone = request.guidance in (None, 1) or (request.guidance == 0 and not request.guidance_rescale)
     passes = 1 if alone else 2
-    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes)
+    method, jumping = _restored(config, request, sampler, options, steps)
+    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes, method, jumping)
 
 
 def plan(config: ModelConfig, request: Request) -> Plan:
@@ -94,6 +104,32 @@ def plan(config: ModelConfig, request: Request) -> Plan:
     levels = config.schedule.grid(choice.grid_steps, choice.spacing)
     levels = levels[choice.grid_steps - choice.steps :]
     return Plan(**vars(choice), levels=levels)
+
+
+def _restored(
+    config: ModelConfig, request: Request, sampler: str, options: dict[str, Any], steps: int
+) -> tuple[str | None, int | None]:
+    """The method of a restoration, and the evaluations of its walk where that has jumps. Raises: Error."""
+    asked = request.restoration
+    if asked is None:
+        if config.task.kind != "generation":
+            raise Error(
+                f"this model was trained for {config.task.kind} and makes no picture from nothing: give it one to "
+                f"restore: kuosan restore RUN PICTURE."
+            )
+        return None, None
+    method = restoring.method(config, asked)
+    if not (method == "repaint" or (method == "ddnm" and asked.jumps)):
+        return method, None
+    wanted = "ddpm" if method == "repaint" else "ddim"
+    if sampler != wanted:
+        raise Error(f"sampler {sampler!r} with method {method} and jumps, which walks by {wanted}: say {wanted!r}.")
+    if options.get("variance") == "learned":
+        raise Error("variance 'learned' with method repaint: use beta or posterior.")
+    jump_length, jumps = asked.jump_length or restoring.JUMP, asked.jumps or restoring.JUMPS
+    if jump_length >= steps:
+        raise Error(f"jump_length = {jump_length} of {steps} steps leaves no room to return: less, or more --steps.")
+    return method, restoring.repaint_evaluations(steps, jump_length, jumps)
 
 
 def check_request(config: ModelConfig, request: Request) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from kuosan.errors import Error
+from kuosan.sample.restoration import Restoration
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Request:
     image: str | None = None  # start from this picture instead of from noise alone
     strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
     between: tuple[int, int] | None = None  # n pictures from one seed's to another's, their noises interpolated
+    restoration: Restoration | None = None  # make what is missing of a picture, instead of a whole new one
     batch: int = 16  # pictures computed together
     exact: bool = False  # bit-equal pictures whatever n and batch: every batch is padded to 8
 
@@ -57,6 +59,9 @@ class Request:
             raise Error(f"seed = {self.seed} has no effect with between, which names its own two seeds; leave it out.")
         if self.between is not None and min(self.between) < 0:
             raise Error(f"between = {self.between} is not allowed: two seeds, each 0 or more.")
+        for name in ("image", "between"):
+            if self.restoration is not None and getattr(self, name) is not None:
+                raise Error(f"{name} and restoration cannot both be given: a restoration starts from noise.")
         if not 1 <= self.batch <= 4096:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if self.strength is not None and self.image is None:

@@ -29,6 +29,7 @@ def check(train: TrainConfig, model: ModelConfig, usual: str) -> None:
         *((f"model.{name}", getattr(model, name), getattr(bare, name)) for name in ("sigma_data", "learned_variance")),
         ("model.prediction", model.prediction, usual),
         ("train.preview_every", train.preview_every, 0),
+        ("model.task.kind", model.task.kind, "generation"),
         ("model.task.labels", model.task.labels, True),
         ("model.task.drop", model.task.drop, 0.0),
     ]

@@ -17,14 +17,22 @@ from kuosan.networks.config import Size, default_unet
 from kuosan.networks.dit_config import default_dit
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
+from kuosan.sample.restoration import Restoration
+from kuosan.tasks import Inpainting, SuperResolution, Task
 from kuosan.train import classifier_settings, loss_settings
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
-SHORT = {"channels": "data.channels", "size": "data.size", "schedule": "model.schedule.kind"}
+SHORT = {
+    "channels": "data.channels",
+    "size": "data.size",
+    "schedule": "model.schedule.kind",
+    "task": "model.task.kind",
+}
 
 # What a network predicts on a kind of schedule when nobody says.
 USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 
+TSampling = Literal["uniform", "continuous", "importance", "logit_normal"]
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
 
@@ -49,7 +57,7 @@ class TrainConfig:
     p2_gamma: float = 1.0  # p2: gamma of the same
     vlb_weight: float = 0.001  # hybrid: the bound's weight beside the error (Nichol & Dhariwal 2021)
     vlb_variance: Literal["posterior", "beta"] = "posterior"  # vlb: the steps' variance, where none is learned
-    t_sampling: Literal["uniform", "importance", "logit_normal"] = "uniform"  # discrete: how often each t is drawn
+    t_sampling: TSampling = "uniform"  # discrete: how t is drawn; continuous: between whole t as well (SR3)
     t_mean: float = 0.0  # logit_normal: mean of logit(t/T) (Esser et al. 2024)
     t_std: float = 1.0  # logit_normal: standard deviation of logit(t/T)
     offset_noise: float = 0.0  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
@@ -147,7 +155,7 @@ def resolve(
     tree = _filled(tree)
     said = dict(tree.get("model", {}))
     task = _task(said, classes)
-    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, shape, size, len(task["class_names"]))
+    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, shape, size, task)
     model = trees.merge(
         trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape), "task": task}
     )
@@ -163,14 +171,17 @@ def _filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return trees.merge(classifier_settings.FOLLOWS, tree)
 
 
-def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, classes: int) -> trees.Tree:
+def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, tree_of_task: trees.Tree) -> trees.Tree:
     """The usual network of a size for these pictures, of the kind that was asked for."""
+    task = trees.build(ModelConfig, {"task": tree_of_task}).task
+    classes = len(task.class_names)
     if tree.get("train", {}).get("objective") == "classifier":
         return trees.plain(default_classifier(shape, size, classes=classes))
     said = tree.get("model", {})
     asked = said.get("network", {})
     usual = default_dit if isinstance(asked, Mapping) and asked.get("kind") == "dit" else default_unet
     network = trees.plain(usual(shape, size, classes=classes))
+    network["concat_channels"] = task.concat_channels(shape[0])
     said = {key: value for key, value in said.items() if key == "learned_variance"}
     if trees.build(RunConfig, {"model": said}).model.learned_variance:
         network["out_channels"] = 2 * shape[0]
@@ -225,10 +236,16 @@ def _check_fit(config: RunConfig) -> None:
             f"model.network.classes = {model.network.classes}, but {len(model.task.class_names)} classes are trained "
             f"on: leave it out; --labels sets it from the data."
         )
-    if model.network.concat_channels:
+    wanted = model.task.concat_channels(shape[0])
+    if model.network.concat_channels != wanted:
         raise Error(
-            f"model.network.concat_channels = {model.network.concat_channels} cannot be trained yet: nothing enters by "
-            f"that door. Leave it out; docs/status.md says what comes next."
+            f"model.network.concat_channels = {model.network.concat_channels}, but task {model.task.kind} joins "
+            f"{wanted} channel(s) to these pictures: leave it out; it follows from the task."
+        )
+    if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
+        raise Error(
+            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
+            f"multiples of it. Set --size to one, or another --scale."
         )
     factor = model.network.factor
     if shape[1] % factor or shape[2] % factor:
@@ -249,11 +266,16 @@ def _check_training(config: RunConfig) -> None:
     loss_settings.check(train, model)
     if train.preview_every:
         try:
-            choose(model, preview_request(train))
+            choose(model, preview_request(train, model.task))
         except Error as error:
             raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
 
 
-def preview_request(train: TrainConfig) -> Request:
-    """What a preview shows: always the same seeds."""
-    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps)
+def preview_request(train: TrainConfig, task: Task) -> Request:
+    """What a preview shows: always the same seeds, and where a task restores, always the same pictures."""
+    restoration = None
+    if isinstance(task, SuperResolution):
+        restoration = Restoration("held-out pictures", upscale=task.scale)
+    elif isinstance(task, Inpainting):
+        restoration = Restoration("held-out pictures", mask="drawn")
+    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps, restoration=restoration)

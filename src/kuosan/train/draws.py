@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kuosan import seeds
+from kuosan.tasks import Generation
+from kuosan.tasks.condition import degrade
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kuosan.data.pictures import Batch, Pictures
+    from kuosan.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Drawn:
             ids=self.batch.ids[rows],
             label=None if self.batch.label is None else self.batch.label[rows],
             caption=None if self.batch.caption is None else self.batch.caption[rows],
+            given=None if self.batch.given is None else self.batch.given.rows(rows),
         )
         return Drawn(batch, self.u[rows], self.eps[rows], self.drop[rows])
 
@@ -52,6 +56,7 @@ class Draws:
     size: int = 1
     retry: int = 0  # counts returns to an earlier save, so that the same steps draw other noise
     offset: float = 0.0  # strength of the noise that all pixels of a channel share
+    task: Task = Generation()  # noqa: RUF009 (frozen); by which pictures are degraded
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def ids(self, step: int) -> np.ndarray:
@@ -74,6 +79,8 @@ class Draws:
         if self.offset:
             shared = (self.pictures.shape[0], 1, 1)
             eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
+        rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
+        batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
         drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
         return Drawn(batch, u, eps, drop)
 

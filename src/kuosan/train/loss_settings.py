@@ -52,6 +52,10 @@ def check_alone(train: TrainConfig) -> None:
         raise Error(
             f"train.weight = {train.weight} has no effect on loss vlb, whose weight is the bound's; leave it out."
         )
+    if train.t_sampling == "continuous" and (train.loss != "simple" or weighting.name == "vlb"):
+        raise Error(
+            "train.t_sampling = continuous: the bound is one of whole t; use uniform, or loss simple, another weight."
+        )
     if train.t_sampling == "logit_normal" and (train.loss != "simple" or weighting.name == "vlb"):
         raise Error(
             "train.t_sampling = logit_normal would make the bound another: it counts every t alike; use uniform, or "

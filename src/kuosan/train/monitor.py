@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kuosan import seeds
@@ -16,10 +17,12 @@ from kuosan.files import explained
 from kuosan.model import Model
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
+from kuosan.tasks.condition import degrade
 from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
-    from kuosan.data.pictures import Pictures
+    from kuosan.data.pictures import Batch, Pictures
+    from kuosan.sample.request import Request
     from kuosan.train.config import TrainConfig
     from kuosan.train.objective import Objective
 
@@ -67,7 +70,8 @@ class Monitor:
             bands = (begin + np.arange(len(part))) % BANDS
             level = self.objective.level((bands + seeds.uniform(keys)) / BANDS)
             eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], self.pictures.shape)
-            judged = self.objective.judge(model.network, self.pictures.batch(part, None), level, eps)
+            batch = self._brought(part, [(seed, "evaluate/degrade", 0, row) for seed, _, _, row in keys])
+            judged = self.objective.judge(model.network, batch, level, eps)
             for name, values in judged.items():
                 np.add.at(sums.setdefault(name, np.zeros(BANDS)), bands, values.numpy())
             np.add.at(counts, bands, 1)
@@ -81,13 +85,32 @@ class Monitor:
         return self.folder / "samples" / f"step-{step:08d}.png"
 
     def preview(self, weights: dict[str, Tensor], step: int) -> Path:
-        """Write a grid of pictures from fixed seeds."""
-        pictures = sample(self.averaged_model(weights), preview_request(self.config)).cpu().numpy()
+        """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth."""
+        request = preview_request(self.config, self.model.config.task)
+        pictures, columns = self._previewed(weights, request)
         path = self.preview_path(step)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(path, grid(to_uint8(pictures)))
+            save_png(path, grid(to_uint8(pictures.numpy()), columns))
         return path
+
+    def _previewed(self, weights: dict[str, Tensor], request: Request) -> tuple[Tensor, int | None]:
+        """The pictures of a preview's grid and its columns."""
+        model = self.averaged_model(weights)
+        if request.restoration is None:
+            return sample(model, request).cpu(), None
+        ids = self.pictures.held_out if len(self.pictures.held_out) else self.pictures.train
+        ids = ids[seeds.permutation(len(ids), self.config.seed, -1)][: request.n]
+        batch = self._brought(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
+        assert batch.given is not None
+        made = sample(model, replace(request, n=len(ids)), given=batch.given).cpu()
+        brought = F.interpolate(batch.given.picture, made.shape[-2:], mode="nearest")
+        return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
+
+    def _brought(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
+        """Held-out pictures, with what a user would bring of each."""
+        batch = self.pictures.batch(ids, None)
+        return batch._replace(given=degrade(self.model.config.task, batch.x0, [seeds.rng(*key) for key in keys]))
 
 
 def by_band(total: np.ndarray, counts: np.ndarray) -> list[float | None]:

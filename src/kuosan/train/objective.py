@@ -15,7 +15,7 @@ from kuosan.diffusion.grids import logit_normal
 from kuosan.diffusion.loss import bound_loss, hybrid_loss, simple_loss, weight
 from kuosan.diffusion.schedule import Discrete
 from kuosan.diffusion.weighting import Weight
-from kuosan.tasks.generation import condition
+from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,9 @@ class Diffusion:
         """The noise levels of draws u (B,) in [0, 1): every t counts as it does in the loss."""
         if self.train.t_sampling == "logit_normal":
             u = logit_normal(u, self.train.t_mean, self.train.t_std)
+        if self.train.t_sampling == "continuous":
+            assert isinstance(self.model.schedule, Discrete)
+            return self.model.schedule.between(u)
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
@@ -119,8 +122,9 @@ class Diffusion:
     def _moved(self, batch: Batch, eps: Tensor, drop: np.ndarray | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Pictures, noise and conditions, on the device."""
         device = self.compute.device
-        cond = condition(self.model.task, batch.label, drop)
-        there = {door: value.to(device, non_blocking=True) for door, value in cond.items()}
+        label = None if batch.label is None else batch.label.to(device, non_blocking=True)
+        given = None if batch.given is None else batch.given.to(device)
+        there = condition(self.model.task, label, given, drop)
         return batch.x0.to(device, non_blocking=True), eps.to(device, non_blocking=True), there
 
     @cached_property

@@ -1,0 +1,252 @@
+"""A comparison of restorers from end to end: `compare(pictures, runs, upscale=4) -> Comparison`.
+
+`prepare` opens everything and refuses what cannot be compared; `run` damages the pictures, has everybody restore them,
+and writes result.json, table.md and sheet.png, anew after each contestant, so that what is done is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kuosan import checkpoint, trained
+from kuosan import config as trees
+from kuosan.data.images import as_written
+from kuosan.device import Compute, choose
+from kuosan.errors import Error
+from kuosan.evaluate import compare_sheet, contestants, distortion, unseen
+from kuosan.evaluate.baselines import baselines
+from kuosan.evaluate.compared import SHEET, Comparison, Scores
+from kuosan.evaluate.comparison import ComparisonConfig
+from kuosan.evaluate.contestants import Contestant
+from kuosan.evaluate.damaged import Damaged, damage
+from kuosan.evaluate.distortion import Distance, measure
+from kuosan.evaluate.progress import Report, Silent
+from kuosan.evaluate.unseen import Chosen, Schooling
+from kuosan.features.perceptual import perceptual
+from kuosan.files import write_atomic
+from kuosan.model import ModelConfig
+from kuosan.sample.bring import told
+from kuosan.sample.generate import generate
+from kuosan.sample.guided import Guides
+from kuosan.sample.plan import Choice, check_guides
+from kuosan.sample.request import Request
+from kuosan.trained import Trained, guides_of
+
+MEASURED = 64  # answers of a rule measured at once
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, with what its request asks of its model."""
+
+    name: str
+    contestant: Contestant
+    request: Request
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Who restores what, and where it is kept."""
+
+    config: ComparisonConfig
+    entries: tuple[Entry, ...]
+    chosen: Chosen
+    damaged: Damaged
+    distance: Distance
+    features: dict[str, Any]
+    compute: Compute
+    folder: Path
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations in all."""
+        answers = len(self.damaged) * self.config.variants
+        return answers * sum(entry.choice.evaluations for entry in self.entries)
+
+
+def compare(
+    pictures: str | Path,
+    runs: Sequence[str | Path],
+    *,
+    report: Report | None = None,
+    distance: Distance | None = None,
+    **options: Any,
+) -> Comparison:
+    """How well runs restore damaged pictures: compare("portraits", ["runs/a:ddnm", "runs/b"], upscale=4, n=16).
+
+    Args:
+        report: hears how it goes on.
+        distance: of uint8 pictures pair by pair, in place of the named perceptual distance.
+        options: further settings of `ComparisonConfig`.
+
+    Raises:
+        Error: what cannot be compared; nothing is made then.
+    """
+    tree = {"pictures": str(pictures), "contestants": [str(run) for run in runs], **options}
+    report = report or Silent()
+    return run(prepare(trees.build(ComparisonConfig, tree), report, distance), report)
+
+
+def prepare(config: ComparisonConfig, report: Report, distance: Distance | None = None) -> Prepared:
+    """Open the runs' settings and the pictures, and damage these. Raises: Error for what cannot be compared."""
+    found = contestants.contestants(config)
+    saved = {run: checkpoint.load(run, parts=()) for one in found for run in _runs(one)}
+    models = {run: trees.build(ModelConfig, each.config.get("model", {})) for run, each in saved.items()}
+    shape = _one_shape({one.run: models[one.run] for one in found})
+    entries = []
+    for name, one in zip(contestants.names(found), found):
+        request, choice = one.resolved(models[one.run])
+        classifier, reference = (models[path] if path else None for path in (request.classifier, request.reference))
+        check_guides(models[one.run], request, classifier, reference)
+        entries.append(Entry(name, one, request, choice))
+    schooling = {run: Schooling(each.config.get("data", {}), each.state.get("data")) for run, each in saved.items()}
+    chosen = unseen.chosen(config, shape, schooling, report.progress)
+    damaged = damage(config, chosen.pictures.batch(chosen.ids).x0)
+    features: dict[str, Any] = {"name": "given", "hash": "", "resizing": ""}
+    if distance is None:
+        distance = perceptual(config.features)
+        features = {"name": distance.name, "hash": distance.hash, "resizing": distance.resizing}
+    compute = choose(config.compute)
+    return Prepared(config, tuple(entries), chosen, damaged, distance, features, compute, config.folder())
+
+
+def run(prepared: Prepared, report: Report | None = None) -> Comparison:
+    """Have everybody restore the pictures, and write what was found."""
+    report = report or Silent()
+    sheet: dict[str, Tensor] = {}
+    result = _begun(prepared)
+    rules = tuple(_by_rule(prepared, name, sheet) for name in baselines(prepared.damaged))
+    result = replace(result, rules=rules)
+    opened: dict[str, Trained] = {}
+    for i, entry in enumerate(prepared.entries):
+        path = entry.contestant.run
+        later = {other.contestant.run for other in prepared.entries[i:]}
+        opened = {name: each for name, each in opened.items() if name in later}
+        if path not in opened:
+            opened[path] = trained.load(path, compute=prepared.compute)
+        scores = _by_model(prepared, entry, opened[path], sheet, report)
+        result = replace(result, contestants=(*result.contestants, scores), lacking=result.lacking[1:])
+        result.write(prepared.folder)
+        write_atomic(prepared.folder / SHEET, compare_sheet.sheet(prepared.damaged, sheet))
+    return result
+
+
+def _runs(one: Contestant) -> list[str]:
+    """The runs that answer for a contestant: its own, and those that guide it."""
+    return [run for run in (one.run, one.request.classifier, one.request.reference) if run is not None]
+
+
+def _one_shape(models: dict[str, ModelConfig]) -> tuple[int, int, int]:
+    shapes = {run: model.shape for run, model in models.items()}
+    if len(set(shapes.values())) > 1:
+        each = ", ".join(f"{run} {shape}" for run, shape in shapes.items())
+        raise Error(f"the contestants make pictures of several shapes ({each}): compare those of one shape.")
+    shape = next(iter(shapes.values()))
+    assert shape is not None, "a trained model knows its shape"
+    return shape
+
+
+def _begun(prepared: Prepared) -> Comparison:
+    """The result before anybody was measured."""
+    config, damaged = prepared.config, prepared.damaged
+    floor = None
+    if not config.noise:
+        floor = float(distortion.consistency(damaged, distortion.levels(damaged.truth)).mean())
+    return Comparison(
+        config.damage,
+        trees.plain(config),
+        prepared.chosen.pictures.shape,
+        prepared.chosen.names,
+        prepared.chosen.pictures.fingerprint,
+        prepared.features,
+        floor,
+        lacking=tuple(entry.name for entry in prepared.entries),
+        notes=prepared.chosen.notes,
+        compute=str(prepared.compute),
+        folder=str(prepared.folder),
+    )
+
+
+def _by_rule(prepared: Prepared, name: str, sheet: dict[str, Tensor]) -> Scores:
+    """One of the ways without a model, measured."""
+    damaged = prepared.damaged
+    begin = time.perf_counter()
+    answers = baselines(damaged)[name](damaged)
+    seconds = (time.perf_counter() - begin) / len(damaged)
+    sheet[name] = as_written(answers[: compare_sheet.ROWS])
+    rounded = distortion.levels(answers)[:, None]
+    parts = [
+        measure(damaged.rows(first, first + MEASURED), rounded[first : first + MEASURED], prepared.distance)
+        for first in range(0, len(damaged), MEASURED)
+    ]
+    return Scores(name, _joined(parts), seconds=seconds)
+
+
+def _by_model(prepared: Prepared, entry: Entry, model: Trained, sheet: dict[str, Tensor], report: Report) -> Scores:
+    """A contestant's answers, made and measured some pictures at a time."""
+    damaged, config = prepared.damaged, prepared.config
+    many = -(-config.batch // config.variants)  # pictures at a time
+    helpers = model.helpers(entry.request)
+    parts, first_answers, seconds = [], [], 0.0
+    for first in range(0, len(damaged), many):
+        part = damaged.rows(first, first + many)
+        begin = time.perf_counter()
+        answers = _answers(prepared, entry, model, guides_of(helpers), part, first, report)
+        seconds += time.perf_counter() - begin
+        rest = len(damaged) - first - len(part)
+        if not first and rest:
+            report.left(seconds * rest / len(part), rest * config.variants * entry.choice.evaluations)
+        parts.append(measure(part, answers, prepared.distance))
+        first_answers.append(answers[:, 0])
+    shown = torch.cat(first_answers)[: compare_sheet.ROWS]
+    sheet[entry.name] = shown.float() / 127.5 - 1
+    made = {
+        "text": entry.contestant.text,
+        "settings": entry.contestant.settings,
+        "run": entry.contestant.run,
+        "step": model.step,
+        "weights": model.weights,
+        "helpers": {name: each.weights for name, each in helpers.items()},
+        "method": entry.choice.method,
+        "sampler": entry.choice.sampler,
+        "steps": entry.choice.steps,
+        "request": trees.plain(replace(entry.request, n=len(damaged) * config.variants)),
+    }
+    each = seconds / (len(damaged) * config.variants)
+    return Scores(entry.name, _joined(parts), config.variants, entry.choice.evaluations, each, made)
+
+
+def _answers(
+    prepared: Prepared, entry: Entry, model: Trained, guides: Guides, part: Damaged, first: int, report: Report
+) -> Tensor:
+    """Answers to some pictures, the first of them number `first`: (N, V, C, H, W) uint8."""
+    variants = prepared.config.variants
+    n = len(part) * variants
+    request = replace(entry.request, n=n, seed=entry.request.seed + first * variants)
+    brought = part.brought.repeat_interleave(variants, 0)
+    hole = None if part.hole is None else part.hole.repeat_interleave(variants, 0)
+    assert request.restoration is not None
+    given, measurement = told(model.model, request.restoration, entry.choice.method, brought, hole)
+    total, before = len(prepared.damaged) * variants, first * variants
+    finished = []
+    for frame in generate(model.model, request, guides=guides, given=given, measurement=measurement):
+        done = frame.first * frame.steps + len(frame.x) * frame.step
+        report.progress(entry.name, before * frame.steps + done, total * frame.steps)
+        if frame.done:
+            finished.append(distortion.levels(frame.x))
+    flat = torch.cat(finished)
+    return flat.view(len(part), variants, *flat.shape[1:])
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, list[float]]:
+    """The values of all pictures, by measure."""
+    return {name: np.concatenate([part[name].numpy() for part in parts]).tolist() for name in parts[0]}

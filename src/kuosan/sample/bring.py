@@ -1,0 +1,292 @@
+"""From a picture file and what is wrong with it to what `generate` takes: canvas, condition, measurement, cut.
+
+A canvas larger than the model's pictures is walked as a whole, the network asked in overlapping tiles that share one
+noise; a smaller one is extended to them, and what was added is cut off again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from kuosan.data.decoding import decode
+from kuosan.data.given import Given
+from kuosan.data.headers import Refused
+from kuosan.data.images import from_uint8
+from kuosan.data.pixels import is_grey, luma, with_channels
+from kuosan.data.resizing import fit
+from kuosan.diffusion.operators import (
+    Compose,
+    Greyscale,
+    Identity,
+    Mask,
+    Measurement,
+    Operator,
+    Separable,
+    gaussian_blur,
+)
+from kuosan.errors import Error
+from kuosan.model import Model
+from kuosan.networks.tiled import Tiled
+from kuosan.sample.masks import read_mask
+from kuosan.sample.restoration import Restoration, method
+from kuosan.tasks.condition import shrinking
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred picture's noise is at least
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A picture ready to be restored."""
+
+    model: Model  # of the canvas's size: the network itself, or in tiles
+    picture: Tensor  # (C, h, w) what was brought, in [-1, 1], for showing beside the result
+    mask: Tensor | None  # (1, H, W) of the result, 1 = made anew
+    given: Given | None
+    measurement: Measurement | None
+    cut: tuple[slice, slice]  # of the canvas: what is kept of it
+    place: tuple[slice, slice] | None  # of the picture: where that belongs; None: it is the whole result
+    tiles: int  # the network's pictures a canvas
+    notes: tuple[str, ...]  # what was done to the picture, in words
+
+    def result(self, x: Tensor) -> Tensor:
+        """The restored pictures of finished canvases: (n, C, H, W)."""
+        made = x[..., self.cut[0], self.cut[1]]
+        if self.place is None:
+            return made
+        whole = self.picture.to(made).repeat(len(made), 1, 1, 1)
+        whole[..., self.place[0], self.place[1]] = made
+        return whole
+
+
+def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16) -> Brought:
+    """Open a picture file and make it ready for a model.
+
+    Args:
+        batch: tiles that go through the network at once.
+
+    Raises:
+        Error: no picture, a mask that does not fit, damage that the model cannot undo.
+    """
+    try:
+        pixels = decode(path).pixels
+    except Refused as reason:
+        raise Error(f"{path} cannot be restored: {reason}.") from None
+    mask = None if asked.mask is None else read_mask(asked.mask, path, (pixels.shape[0], pixels.shape[1]))
+    notes: list[str] = []
+    if asked.fit:
+        pixels, mask = _shrunk(model, asked, pixels, mask, notes)
+    return prepare(model, asked, pixels, mask, notes=notes, name=str(path), batch=batch)
+
+
+def prepare(
+    model: Model,
+    asked: Restoration,
+    pixels: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    notes: list[str] | None = None,
+    name: str = "the picture",
+    batch: int = 16,
+) -> Brought:
+    """Make pixels (h, w, 1 or 3) uint8 ready, with a mask (h, w) bool where part of them is to be made anew.
+
+    Raises:
+        Error: damage that the model cannot undo, or a picture that has no room for it.
+    """
+    notes = [] if notes is None else notes
+    chosen = method(model.config, asked)
+    picture = torch.from_numpy(from_uint8(_channels(model, asked, pixels, notes, name)))
+    hole = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
+    if asked.outpaint is not None:
+        picture, hole = _outpainted(picture, hole, asked.outpaint)
+    if hole is not None:
+        picture = picture * (1 - hole)
+    part, part_hole, place = _around(model, asked, picture, hole)
+    scale = asked.upscale or 1
+    size = (scale * part.shape[1], scale * part.shape[2])
+    extended, unknown, cut = _extended(model, part, part_hole, scale, notes)
+    canvas = (scale * extended.shape[1], scale * extended.shape[2])
+    whole, tiles = tiled(model, canvas, asked.overlap, batch)
+    if tiles > 1:
+        side = "x".join(map(str, reversed(model.shape[1:])))
+        notes.append(f"{size[1]}x{size[0]} in {tiles} overlapping tiles of {side}")
+    given, measurement = told(model, asked, chosen, extended[None], None if unknown is None else unknown[None])
+    return Brought(whole, picture, hole, given, measurement, cut, place, tiles, tuple(notes))
+
+
+def tensors(
+    model: Model, asked: Restoration, pictures: Tensor, mask: Tensor | None = None, operator: Operator | None = None
+) -> tuple[Model, Given | None, Measurement | None]:
+    """Pictures (B, C, h, w) in [-1, 1] ready to be restored: the model of their size, and what is known of them.
+
+    Args:
+        mask: (B or 1, 1, h, w), 1 where a picture is to be made anew.
+        operator: a linear map of the caller's own, of which `pictures` are the result, whatever their shape.
+
+    Raises:
+        Error: damage that the model cannot undo, or pictures of a size that it cannot make.
+    """
+    chosen = method(model.config, asked)
+    pictures = pictures.float().cpu()
+    if operator is not None:
+        return model, None, Measurement(operator, pictures, asked.noise / 127.5)
+    if asked.outpaint is not None or asked.fit:
+        raise Error("outpaint and fit are for picture files: make room in the tensor, and mask it.")
+    if pictures.ndim != 4 or pictures.shape[1] != model.shape[0]:
+        raise Error(f"pictures of shape {tuple(pictures.shape)}: this model restores (B, {model.shape[0]}, h, w).")
+    hole = None
+    if mask is not None:
+        hole = mask.float().cpu()
+        if hole.ndim != 4 or hole.shape[1] != 1 or hole.shape[2:] != pictures.shape[2:]:
+            raise Error(f"mask of shape {tuple(mask.shape)}: pictures {tuple(pictures.shape)} take (B or 1, 1, h, w).")
+        hole = hole.expand(len(pictures), -1, -1, -1)
+        pictures = pictures * (1 - hole)
+    scale = asked.upscale or 1
+    whole, _ = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap)
+    return whole, *told(model, asked, chosen, pictures, hole)
+
+
+def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, batch: int = 16) -> tuple[Model, int]:
+    """A model of canvases (H, W), and how many of its own pictures cover one.
+
+    Raises:
+        Error: an overlap that tiles of this model cannot have.
+    """
+    channels, height, width = model.shape
+    if canvas == (height, width):
+        if overlap is not None:
+            raise Error(f"overlap = {overlap} has no effect: the picture is of the model's size; leave it out.")
+        return model, 1
+    network = Tiled(model.network, (height, width), min(height, width) // 4 if overlap is None else overlap, batch)
+    return Model(replace(model.config, shape=(channels, *canvas)), network), network.tile_count(*canvas)
+
+
+def told(
+    model: Model, asked: Restoration, chosen: str | None, picture: Tensor, hole: Tensor | None
+) -> tuple[Given | None, Measurement | None]:
+    """What the model is given, and what it is held to, of pictures (B, C, h, w) with holes (B, 1, h, w)."""
+    noise = asked.noise / 127.5
+    given = None
+    if model.config.task.kind != "generation":
+        given = Given(picture, hole, torch.full((len(picture),), noise) if noise else None)
+    if chosen is None:
+        return given, None
+    scale = asked.upscale or 1
+    size = (scale * picture.shape[-2], scale * picture.shape[-1])
+    operator = operator_of(asked, size, hole)
+    y = _measured(asked, picture)
+    return given, Measurement(operator, y, max(noise, ROUNDING if asked.deblur else 0.0))
+
+
+def operator_of(asked: Restoration, size: tuple[int, int], hole: Tensor | None) -> Operator:
+    """What the picture went through, as one operator."""
+    resampling: list[Separable] = []
+    if asked.upscale:
+        resampling += shrinking(asked.upscale, size, asked.down, asked.deblur or 0.0)
+    elif asked.deblur:
+        resampling.append(gaussian_blur(asked.deblur, size))
+    parts: list[Operator] = []
+    if resampling:
+        rows, columns = resampling[0].rows, resampling[0].columns
+        for part in resampling[1:]:
+            rows, columns = part.rows @ rows, part.columns @ columns
+        parts.append(Separable(rows, columns))
+    if asked.colorise:
+        parts.append(Greyscale())
+    if hole is not None:
+        parts.append(Mask(1 - hole))
+    return Identity() if not parts else parts[0] if len(parts) == 1 else Compose(tuple(parts))
+
+
+def _measured(asked: Restoration, picture: Tensor) -> Tensor:
+    return picture[:, :1] if asked.colorise else picture  # grey: all channels are equal
+
+
+def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:
+    """The picture in the model's channels; grey of three equal ones where colours are to be made."""
+    channels = model.shape[0]
+    if asked.colorise:
+        if channels != 3:
+            raise Error("colorise: this model makes grey pictures and knows no colours; use one trained on colour.")
+        if not is_grey(pixels):
+            notes.append("its colours are set aside (made grey)")
+            pixels = luma(pixels)
+        return with_channels(pixels[..., :1], 3)
+    if channels == 1 and not is_grey(pixels):
+        notes.append("made grey, as the model's pictures are")
+    if channels == 3 and is_grey(pixels):
+        notes.append("grey, restored by a model of colour")
+    if channels == 1 and pixels.shape[2] == 3 and is_grey(pixels):
+        pixels = pixels[..., :1]
+    if channels not in (1, 3):
+        raise Error(f"{name}: this model's pictures have {channels} channels; pictures in files have 1 or 3.")
+    return with_channels(pixels, channels)
+
+
+def _shrunk(
+    model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray | None, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The picture, and its mask, in the model's size (for upscale, in what becomes that)."""
+    _, height, width = model.shape
+    if height != width:
+        raise Error(f"fit: this model's pictures are {width}x{height}; only square ones are fitted. Leave --fit out.")
+    side = height // (asked.upscale or 1)
+    notes.append(f"scaled from {pixels.shape[1]}x{pixels.shape[0]} to {side}x{side} (shorter side, centre)")
+    if mask is not None:
+        spread = fit((mask * np.uint8(255))[..., None], side, "crop", (0, 0, 0))
+        mask = spread[..., 0] > 0  # whatever a marked pixel reaches
+    return fit(pixels, side, "crop", (255, 255, 255)), mask
+
+
+def _outpainted(picture: Tensor, hole: Tensor | None, sides: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """The picture with room at its left, top, right and bottom."""
+    left, top, right, bottom = sides
+    hole = picture.new_zeros(1, *picture.shape[1:]) if hole is None else hole
+    around = (left, right, top, bottom)
+    return F.pad(picture, around), F.pad(hole, around, value=1.0)
+
+
+def _around(
+    model: Model, asked: Restoration, picture: Tensor, hole: Tensor | None
+) -> tuple[Tensor, Tensor | None, tuple[slice, slice] | None]:
+    """Of a picture with a hole and no other damage: the hole's surroundings, and where they lie."""
+    if hole is None or asked.damage != ("mask",) or asked.noise:
+        return picture, hole, None
+    place = (_reach(hole[0].any(1), model.shape[1]), _reach(hole[0].any(0), model.shape[2]))
+    return picture[:, place[0], place[1]], hole[:, place[0], place[1]], place
+
+
+def _reach(marked: Tensor, side: int) -> slice:
+    """The marked part of an axis with a quarter of a tile on either side, and at least a tile where there is room."""
+    length, places = len(marked), marked.nonzero()
+    low, high = max(0, int(places[0]) - side // 4), min(length, int(places[-1]) + 1 + side // 4)
+    missing = max(0, min(side, length) - (high - low))
+    low = max(0, min(low - missing // 2, length - (high - low) - missing))
+    return slice(low, max(high, min(length, low + side)))
+
+
+def _extended(
+    model: Model, picture: Tensor, hole: Tensor | None, scale: int, notes: list[str]
+) -> tuple[Tensor, Tensor | None, tuple[slice, slice]]:
+    """The picture brought to at least the model's size: made anew there too, or by its edges repeated."""
+    _, height, width = model.shape
+    high, wide = -(-height // scale), -(-width // scale)
+    low, narrow = picture.shape[1:]
+    more = (max(0, wide - narrow), max(0, high - low))
+    cut = (slice(0, scale * low), slice(0, scale * narrow))
+    if not any(more):
+        return picture, hole, cut
+    notes.append(f"{narrow}x{low} is smaller than the model's {wide}x{high}: extended to it, and cut again")
+    around = (0, more[0], 0, more[1])
+    if hole is not None:
+        return F.pad(picture, around), F.pad(hole, around, value=1.0), cut
+    return F.pad(picture[None], around, mode="replicate")[0], None, cut

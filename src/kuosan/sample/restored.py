@@ -1,0 +1,95 @@
+"""How a restoration holds a model to what is known: wrappers around the denoiser, and the finished picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from kuosan.diffusion import restoration
+from kuosan.diffusion.operators import Compose, Mask, Measurement, Operator
+from kuosan.errors import Error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.data.given import Given
+    from kuosan.diffusion.denoiser import Denoiser
+    from kuosan.model import Model
+    from kuosan.sample.plan import Plan
+    from kuosan.sample.request import Request
+
+
+def held(denoise: Denoiser, model: Model, walk: Plan, request: Request, measurement: Measurement) -> Denoiser:
+    """The denoiser held to a measurement by the walk's method; RePaint holds the state instead, in its own walk."""
+    assert request.restoration is not None
+    spread, push = model.config.sigma_data, request.restoration.push or 1.0
+    match walk.method:
+        case "ddnm":
+            return restoration.ddnm(denoise, measurement, prior_std=spread)
+        case "pigdm":
+            return restoration.pigdm(denoise, measurement, prior_std=spread, scale=push)
+        case "dps":
+            return restoration.dps(denoise, measurement, walk.levels, scale=push)
+    return denoise
+
+
+def finish(x: Tensor, given: Given | None, measurement: Measurement | None) -> Tensor:
+    """A finished picture with the pixels that are known put back as they are: bit for bit where a mask has no noise."""
+    if given is not None and given.mask is not None:
+        x = torch.where(given.mask > 0, x, given.picture)
+    return x if measurement is None else restoration.project(measurement, x)
+
+
+def rows(measurement: Measurement, chosen: Sequence[int]) -> Measurement:
+    """A measurement of some of the pictures; one row stands for all of them."""
+    y = measurement.y
+    picked = y[list(chosen)] if len(y) > 1 else y.expand(len(chosen), *y.shape[1:])
+    return replace(measurement, operator=operator_rows(measurement.operator, chosen), y=picked)
+
+
+def operator_rows(operator: Operator, chosen: Sequence[int]) -> Operator:
+    """An operator for some of the pictures: masks may differ from picture to picture, nothing else does."""
+    if isinstance(operator, Mask) and len(operator.known) > 1:
+        return Mask(operator.known[list(chosen)])
+    if isinstance(operator, Compose):
+        return Compose(tuple(operator_rows(part, chosen) for part in operator.parts))
+    return operator
+
+
+def moved(measurement: Measurement, device: torch.device) -> Measurement:
+    """The same measurement with its numbers on a device; operators bring their own there when they are applied."""
+    return replace(measurement, y=measurement.y.to(device))
+
+
+def check(model: Model, request: Request, walk: Plan, given: Given | None, measurement: Measurement | None) -> None:
+    """Refuse a restoration without what is known, or what is known without a restoration. Raises: Error."""
+    asked = request.restoration
+    if asked is None:
+        if given is not None or measurement is not None:
+            raise Error("given= or measurement= was passed, but the request has no restoration: set restoration=.")
+        return
+    trained = model.config.task.kind != "generation"
+    if trained and given is None:
+        raise Error(f"this model was trained for {model.config.task.kind}: pass what is known of the pictures, given=.")
+    if not trained and given is not None:
+        raise Error("given= was passed to a model of whole pictures, which is told nothing: pass measurement=.")
+    if (walk.method is not None) != (measurement is not None):
+        raise Error(
+            f"method {walk.method} holds the model to a measurement: pass measurement=."
+            if walk.method
+            else "measurement= was passed, but no method holds this model to one: set restoration.method, as ddnm."
+        )
+    known = {"given": given.picture if given else None, "measurement": measurement.y if measurement else None}
+    for name, value in known.items():
+        if value is not None and len(value) not in (1, request.n):
+            raise Error(f"{name} has {len(value)} pictures; a request of {request.n} takes one, or one each.")
+    if measurement is not None:
+        made = operator_rows(measurement.operator, [0]).apply(torch.zeros(1, *model.shape)).shape[1:]
+        if made != measurement.y.shape[1:]:
+            raise Error(
+                f"the measurement is {tuple(measurement.y.shape[1:])}, but its operator makes {tuple(made)} of "
+                f"pictures {model.shape}: both must be of one size."
+            )

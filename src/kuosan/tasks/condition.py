@@ -1,0 +1,104 @@
+"""From a batch to what the network is told, in training and sampling alike; and, for training, what a user brings.
+
+degrade: picture -> Given        condition: (label, Given) -> {"label": (B,), "concat": (B, K, H, W)}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kuosan.data.degrade import gaussian_noise, jpeg
+from kuosan.data.given import Given
+from kuosan.data.images import as_written
+from kuosan.diffusion.operators import Separable, area, bicubic, gaussian_blur
+from kuosan.tasks.generation import Generation
+from kuosan.tasks.inpainting import Inpainting
+from kuosan.tasks.masks import draw_mask
+from kuosan.tasks.super_resolution import SuperResolution
+
+if TYPE_CHECKING:
+    from kuosan.tasks import Task
+
+
+def degrade(task: Task, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Given | None:
+    """What a user would bring of pictures x0 (B, C, H, W), each drawn from its own generator; None if nothing."""
+    match task:
+        case SuperResolution():
+            return _shrunk(task, x0, rngs)
+        case Inpainting():
+            height, width = x0.shape[-2:]
+            masks = np.stack([draw_mask(rng, height, width, task.masks) for rng in rngs])
+            mask = torch.from_numpy(masks.astype(np.float32))[:, None]
+            return Given(x0 * (1 - mask), mask)
+    return None
+
+
+def condition(
+    task: Task, label: Tensor | None, given: Given | None = None, drop: np.ndarray | None = None
+) -> dict[str, Tensor]:
+    """What the network is told of a batch, by door.
+
+    Args:
+        label: (B,) int64, -1 where a picture has no class; for a task with labels.
+        given: what is known of the pictures; for a task that has them brought.
+        drop: (B,) uniform in [0, 1), in training: a value below the task's share shows the picture with the null label.
+    """
+    told: dict[str, Tensor] = {}
+    if task.labels:
+        assert label is not None, "a task with labels is given labels"
+        label = torch.where(label < 0, task.null, label)
+        if drop is not None and task.dropped:
+            label = torch.where(torch.from_numpy(drop < task.dropped).to(label.device), task.null, label)
+        told["label"] = label
+    match task:
+        case Generation():
+            return told
+        case SuperResolution():
+            assert given is not None, "a super-resolution network is given small pictures"
+            parts = [enlarged(given.picture, task.scale)]
+            if task.noise > 0:
+                std = torch.zeros(len(given.picture)) if given.noise is None else given.noise
+                parts.append(std.to(parts[0]).reshape(-1, 1, 1, 1).expand(-1, 1, *parts[0].shape[-2:]))
+        case Inpainting():
+            assert given is not None and given.mask is not None, "an inpainting network is given masks"
+            parts = [given.picture * (1 - given.mask), given.mask]
+    return {**told, "concat": torch.cat(parts, dim=1)}
+
+
+def enlarged(small: Tensor, scale: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, scale h, scale w), bicubic: what super-resolution starts from, and is compared with."""
+    size = (scale * small.shape[-2], scale * small.shape[-1])
+    return F.interpolate(small, size, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def shrinking(scale: int, size: tuple[int, int], down: str = "area", blur: float = 0.0) -> tuple[Separable, ...]:
+    """The operators that make a picture of `size` (H, W) small, in their order."""
+    shrink = {"area": area, "bicubic": bicubic}[down](scale, size)
+    return (gaussian_blur(blur, size), shrink) if blur > 0 else (shrink,)
+
+
+def _shrunk(task: SuperResolution, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Given:
+    """Small pictures, each drawn in one order whatever is switched on, so that settings do not move each other."""
+    draws = [rng.random(4) for rng in rngs]
+    size = (x0.shape[-2], x0.shape[-1])
+    small = []
+    for x, (by_area, blur, _, _) in zip(torch.split(x0, 1), draws):
+        down = task.down if task.down != "any" else "area" if by_area < 0.5 else "bicubic"
+        for operator in shrinking(task.scale, size, down, task.blur * blur):
+            x = operator.apply(x)
+        small.append(x)
+    y = torch.cat(small)
+    std = torch.tensor([task.noise / 127.5 * noise for _, _, noise, _ in draws], dtype=torch.float32)
+    if task.noise > 0:
+        y = gaussian_noise(y, std, rngs)
+    y = as_written(y)
+    if task.jpeg:
+        qualities = torch.tensor([task.jpeg + int(q * (96 - task.jpeg)) for _, _, _, q in draws])
+        y = jpeg(y, qualities)
+    return Given(y, noise=std if task.noise > 0 else None)
