@@ -194,7 +194,7 @@ def _by_rule(prepared: Prepared, name: str, sheet: dict[str, Tensor]) -> Scores:
 def _by_model(prepared: Prepared, entry: Entry, model: Trained, sheet: dict[str, Tensor], report: Report) -> Scores:
     """A contestant's answers, made and measured some pictures at a time."""
     damaged, config = prepared.damaged, prepared.config
-    many = -(-config.batch // config.variants)  # pictures at a time
+    many = max(1, config.batch // config.variants)  # pictures at a time
     helpers = model.helpers(entry.request)
     parts, first_answers, seconds = [], [], 0.0
     for first in range(0, len(damaged), many):
