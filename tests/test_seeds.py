@@ -42,6 +42,16 @@ def test_a_draw_does_not_depend_on_its_neighbours() -> None:
     assert uniform.dtype == np.float64 and uniform[2] == seeds.uniform([keys[2]])[0]
 
 
+def test_many_keys_draw_what_each_draws_alone_on_any_number_of_threads() -> None:
+    keys = [(seed, "x/y", 3, id) for seed in (0, 2**40) for id in range(5)]
+    for shape in ((), (7,), (3, 5, 5)):
+        alone = np.stack([seeds.rng(*key).standard_normal(shape, dtype=np.float32) for key in keys])
+        for threads in (1, 2, 16):
+            assert seeds.normal(keys, shape, threads).numpy().tobytes() == alone.tobytes()
+    assert seeds.uniform(keys).tolist() == [seeds.rng(*key).random() for key in keys]
+    assert seeds.normal([], (2,)).shape == (0, 2)
+
+
 def test_normal_is_normal_and_uniform_uniform() -> None:
     n = 4096
     x = seeds.normal([(i, "test", 0, 0) for i in range(64)], (64,)).flatten().double()

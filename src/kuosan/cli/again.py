@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 import torch
+from torch import Tensor
 
 from kuosan import trained as opening
 from kuosan.cli.console import say
@@ -16,6 +17,7 @@ from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.sample import recipe as recipes
 from kuosan.sample.recipe import Recipe
+from kuosan.trained import Trained
 
 
 def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) -> None:
@@ -32,6 +34,10 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
     home = run or _home(like, recipe)
     trained = opening.load(opening.checkpoint_of(home, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
+    if recipe.request.restoration is not None:
+        images, row = _restored(trained, recipe)
+        _write(like, out, images[row], recipe, trained, home)
+        return
     request, row = recipe.batch_request()
     start = opening.picture(trained.model, Path(request.image)) if request.image else None
     recipes.require_start(recipe, start)
@@ -40,10 +46,29 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
         opening.require_helper(name, helper, recipe)
     guides = opening.guides_of(helpers)
     images = torch.cat([frame.x for frame in frames(trained, request, start, guides) if frame.done])
+    _write(like, out, images[row], recipe, trained, home)
+
+
+def _restored(trained: Trained, recipe: Recipe) -> tuple[Tensor, int]:
+    """The pictures of the batch that held a restored one, and its row among them."""
+    from kuosan.sample.bring import bring
+    from kuosan.sample.generate import sample
+
+    asked = recipe.request.restoration
+    assert asked is not None
+    brought = bring(trained.model, asked, Path(asked.picture), batch=recipe.request.batch)
+    recipes.require_start(recipe, brought.picture)
+    request, row = dataclasses.replace(recipe, request=brought.batched(recipe.request)).batch_request()
+    made = sample(brought.model, request, given=brought.given, measurement=brought.measurement)
+    return brought.result(made), row
+
+
+def _write(like: Path, out: Path | None, image: Tensor, recipe: Recipe, trained: Trained, home: Path) -> None:
+    """Write a picture that was made again, and say so."""
     path = out or like.with_name(f"{like.stem}-again.png")
     if path.is_dir() or path.suffix.lower() != ".png":
         path = path / like.name
-    save_png(path, to_uint8(images[row].cpu().numpy()), recipe.text())
+    save_png(path, to_uint8(image.cpu().numpy()), recipe.text())
     say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 

@@ -237,8 +237,7 @@ class Work:
         brought = bring(self.trained.model, request.restoration, path, batch=self.request.batch)
         for note in brought.notes:
             say(f"{path}: {note}")
-        many = max(1, self.request.batch // brought.tiles)
-        frames = generate(brought.model, replace(request, batch=many), given=brought.given,
+        frames = generate(brought.model, brought.batched(request), given=brought.given,
                           measurement=brought.measurement)  # fmt: skip
         parts = []
         with bar() as progress:

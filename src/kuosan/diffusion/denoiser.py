@@ -76,4 +76,4 @@ def clock(level: Level, x: Tensor) -> Tensor:
     """t for the network: (B,) float32 on x's device."""
     if level.t.ndim == 0:
         return torch.full((len(x),), float(level.t), dtype=torch.float32, device=x.device)
-    return level.t.to(x.device, torch.float32)
+    return level.t.to(x.device, torch.float32, non_blocking=x.is_cuda)

@@ -54,12 +54,17 @@ class Level:
         return mix(x0, self.alpha, eps, self.sigma)
 
 
+def there(values: Tensor, x: Tensor) -> Tensor:
+    """A few CPU numbers in x's dtype and device, where a GPU goes on with what it has while they are brought."""
+    return values.to(x.device, x.dtype, non_blocking=x.is_cuda)
+
+
 def over(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient () or (B,) shaped to multiply x (B, ...)."""
     if coefficient.ndim == 0:
         return coefficient
     assert coefficient.shape == x.shape[:1], (coefficient.shape, x.shape)
-    return coefficient.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return there(coefficient, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def mix(x: Tensor, a: Tensor, y: Tensor, b: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kuosan.diffusion.bound import Chain, step_bits
 from kuosan.diffusion.denoiser import Network, evaluate
-from kuosan.diffusion.level import Level
+from kuosan.diffusion.level import Level, there
 from kuosan.diffusion.prediction import row, target, to_x0
 from kuosan.diffusion.weighting import Weight, elbo_weight
 from kuosan.errors import Error
@@ -75,7 +75,7 @@ def simple_loss(
     out, _ = evaluate(network, prediction, level.add(x0, eps), level, sigma_data, learned_variance, cond)
     wanted = target(prediction, x0, eps, level, sigma_data)
     w = weight(weight_name, level, prediction, sigma_data, schedule)
-    return squared_error(out, wanted) * w.to(wanted.device, wanted.dtype)
+    return squared_error(out, wanted) * there(w, wanted)
 
 
 def bound_loss(
@@ -125,9 +125,7 @@ def hybrid_loss(
     simple = squared_error(out, target(prediction, x0, eps, level, sigma_data))
     w = weight(weight_name, level, prediction, sigma_data, schedule)
     x0_hat = to_x0(prediction, out.detach(), x, level, sigma_data)
-    return simple * w.to(simple.device, simple.dtype) + vlb_weight * bound_terms(
-        steps, level, x0, x0_hat, "learned", frac
-    )
+    return simple * there(w, simple) + vlb_weight * bound_terms(steps, level, x0, x0_hat, "learned", frac)
 
 
 def bound_terms(steps: Chain, level: Level, x0: Tensor, x0_hat: Tensor, variance: str, frac: Tensor | None) -> Tensor:

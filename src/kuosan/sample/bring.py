@@ -40,6 +40,8 @@ from kuosan.tasks.condition import shrinking
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kuosan.sample.request import Request
+
 ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred picture's noise is at least
 
 
@@ -56,6 +58,10 @@ class Brought:
     place: tuple[slice, slice] | None  # of the picture: where that belongs; None: it is the whole result
     tiles: int  # the network's pictures a canvas
     notes: tuple[str, ...]  # what was done to the picture, in words
+
+    def batched(self, request: Request) -> Request:
+        """The request with as few canvases at once as make `batch` pictures of the network's."""
+        return replace(request, batch=max(1, request.batch // self.tiles))
 
     def result(self, x: Tensor) -> Tensor:
         """The restored pictures of finished canvases: (n, C, H, W)."""

@@ -105,9 +105,11 @@ def fingerprint(start: Tensor | None) -> str:
 
 def require_start(recipe: Recipe, start: Tensor | None) -> None:
     """Raises: Error unless this is the very picture that a recipe's request started from."""
+    restored = recipe.request.restoration
+    source = recipe.request.image if restored is None else restored.picture
     if fingerprint(start) != recipe.start:
         raise Error(
-            f"{recipe.request.image} is not the picture that the recipe started from (it has other pixels): "
+            f"{source} is not the picture that the recipe started from (it has other pixels): "
             f"put the one it was back in its place."
         )
 
