@@ -35,7 +35,7 @@ from kuosan.train.api import prepare, start
 from kuosan.train.estimate import measure
 from kuosan.train.loop import Run
 from kuosan.train.report import Silent
-from shell import QUICK, kuosan
+from shell import QUICK, kuosan, picture_folder
 
 pytestmark = pytest.mark.gpu
 
@@ -329,3 +329,42 @@ def test_a_stopped_run_on_a_gpu_goes_on_from_its_save(data: Path, tmp_path: Path
 def test_the_time_and_memory_told_at_the_start_are_of_a_gpus_step(larger: Path):
     found = measure(opened(larger, {}, GPU))
     assert 0 < found.seconds < 5 and found.memory > 24 * found.parameters, found
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mask": True, "method": "ddnm"},
+        {"mask": True, "method": "repaint", "jumps": 2, "jump_length": 3, "steps": 8},
+        {"upscale": 2, "method": "pigdm"},
+        {"upscale": 2, "method": "dps"},
+        {"deblur": 1.0, "colorise": True, "noise": 4.0},
+    ],
+    ids=str,
+)
+def test_restored_pictures_of_a_gpu_are_within_45_db_of_the_cpus(trained_run: Path, how: dict[str, Any]) -> None:
+    how = {"steps": 6, **how}
+    side = 8 // how.get("upscale", 1)
+    pictures = seeds.normal([(i, "test/gpu", 0, 0) for i in range(2)], (3, side, side)).clamp(-2, 2) / 2
+    if "colorise" in how:
+        pictures = pictures[:, :1].expand(-1, 3, -1, -1)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    given = [pictures, mask] if how.pop("mask", False) else [pictures]
+    made = []
+    for device in ("cpu", "cuda"):
+        trained = package.load(trained_run, compute=choose(ComputeConfig(device, "fp32")))
+        made.append(trained.restore(*given, seed=3, **how).cpu())
+    error = float((made[0] - made[1]).square().mean())
+    assert 10 * np.log10(4 / max(error, 1e-20)) >= 45, f"mean squared error {error:g}"
+
+
+@pytest.mark.parametrize("task", ["super_resolution", "inpainting"])
+def test_training_to_restore_runs_on_a_gpu_and_shows_its_previews(tmp_path: Path, task: str) -> None:
+    own = {"--preview-every": "3"}
+    flags = [own.get(before, word) for before, word in zip(["", *QUICK], QUICK, strict=False)]
+    scale = ["--scale", "2"] if task == "super_resolution" else []
+    said = kuosan("train", picture_folder(tmp_path / "p"), "--task", task, *scale, "--preview-steps", 2,
+                  "--out", tmp_path / "run", "--device", "cuda", *flags)  # fmt: skip
+    assert said.code == 0, said
+    assert (tmp_path / "run" / "samples" / "step-00000003.png").is_file()
