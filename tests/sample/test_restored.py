@@ -266,3 +266,13 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
     assert not torch.equal(*answers)
     whole = with_weights(replace(tiny_model(task=Generation(labels=True, drop=0.1, class_names=("a", "b"))).config))
     assert made(whole, Restoration("x", mask="m", method="pigdm"), pixels, mask, steps=3, guidance=2.0).isfinite().all()
+
+
+def test_an_inpainting_models_prediction_is_what_is_known_at_every_step() -> None:
+    model, mask = restoring(Inpainting()), hole()
+    brought = bring.prepare(model, Restoration("x", mask="m"), picture(), mask)
+    request = Request(n=2, steps=4, restoration=Restoration("x", mask="m"))
+    known = torch.from_numpy(~mask)
+    assert brought.given is not None
+    for frame in generate(brought.model, request, given=brought.given):
+        assert torch.allclose(frame.x0[..., known], brought.given.picture[..., known], atol=1e-6)

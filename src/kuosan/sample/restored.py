@@ -36,6 +36,13 @@ def held(denoise: Denoiser, model: Model, walk: Plan, request: Request, measurem
     return denoise
 
 
+def kept(denoise: Denoiser, given: Given | None) -> Denoiser:
+    """The denoiser of an inpainting model with what is known in its prediction: there it was never trained."""
+    if given is None or given.mask is None:
+        return denoise
+    return restoration.ddnm(denoise, Measurement(Mask(1 - given.mask), given.picture * (1 - given.mask)))
+
+
 def finish(x: Tensor, given: Given | None, measurement: Measurement | None) -> Tensor:
     """A finished picture with the pixels that are known put back as they are: bit for bit where a mask has no noise."""
     if given is not None and given.mask is not None:

@@ -57,6 +57,7 @@ class Draws:
     retry: int = 0  # counts returns to an earlier save, so that the same steps draw other noise
     offset: float = 0.0  # strength of the noise that all pixels of a channel share
     task: Task = Generation()  # noqa: RUF009 (frozen); by which pictures are degraded
+    threads: int = 1  # that draw a step's noise; never changes a bit
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def ids(self, step: int) -> np.ndarray:
@@ -75,12 +76,14 @@ class Draws:
     def _with_noise(self, step: int, batch: Batch) -> Drawn:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
         u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
-        eps = seeds.normal((self._key(f"train/noise{again}", step, row) for row in rows), self.pictures.shape)
+        noise = (self._key(f"train/noise{again}", step, row) for row in rows)
+        eps = seeds.normal(noise, self.pictures.shape, self.threads)
         if self.offset:
             shared = (self.pictures.shape[0], 1, 1)
             eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
-        rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
-        batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
+        if not isinstance(self.task, Generation):  # which brings nothing
+            rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
+            batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
         drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
         return Drawn(batch, u, eps, drop)
 

@@ -67,6 +67,10 @@ def check(train: TrainConfig, model: ModelConfig) -> None:
     """Refuse what this model cannot be trained with. Raises: Error."""
     schedule, discrete = model.schedule, model.schedule.kind == "discrete"
     check_weight(train.weighting, schedule, model.prediction)
+    if train.loss != "simple" and model.task.kind == "inpainting":
+        raise Error(
+            f"train.loss = {train.loss} with task inpainting, whose loss is the error inside the hole: use loss simple."
+        )
     if train.loss != "simple" and not discrete:
         raise Error(
             f"train.loss = {train.loss} with schedule {schedule.kind}: it is the bound of T discrete steps; use "

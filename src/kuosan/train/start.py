@@ -34,6 +34,8 @@ from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
 from kuosan.train.state import State
 
+DRAWING = 4  # threads that draw noise beside a GPU, which leaves the processor free
+
 
 def open_run(
     folder: Path,
@@ -122,6 +124,7 @@ def _ready(
             state.retry,
             train.offset_noise,
             config.model.task,
+            threads=DRAWING if compute.device.type == "cuda" else 1,
         ),
         _objective(config, pictures, compute, state),
         None,
