@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import oracle
+from kuosan import seeds
 from kuosan.diffusion import names
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.loss import SIGMA2_WEIGHTS, simple_loss, weight
