@@ -88,7 +88,8 @@ def restore(
     noise
         The standard deviation of the noise in the picture, of 255.
     method
-        How a model of whole pictures is held to what is known: ddnm (if not said), pigdm, dps or repaint.
+        How a model of whole pictures is held to what is known: ddnm, pigdm, dps or repaint; if not said, pigdm for
+        holes and ddnm for the rest.
     push
         With --method pigdm or dps: how strongly; 1 if not given.
     jumps

@@ -26,7 +26,6 @@ METHODS = {  # by which a model that was not trained for it is held to what is k
     "repaint": "RePaint (Lugmayr et al. 2022)",
 }
 GRADIENTS = ("pigdm", "dps")  # methods that also go backwards through the network at each evaluation
-USUAL = "ddnm"
 DEBLUR = 2.0  # pixels, where a person says no more than that it is blurred
 JUMP, JUMPS = 10, 10  # RePaint's
 REPAINT_STEPS = 250  # RePaint's T
@@ -46,7 +45,7 @@ class Restoration:
     colorise: bool = False  # make colours for a grey picture
     noise: float = 0.0  # std of the noise in it, of 255
     operator: str | None = None  # from Python: the name of a linear operator of one's own that it went through
-    method: str | None = None  # ddnm, pigdm, dps or repaint; none: as the model was trained, or ddnm
+    method: str | None = None  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
     push: float | None = None  # pigdm, dps: how strongly it is held; 1 is the published
     jump_length: int | None = None  # repaint: steps of each return; 10 if none. ddnm: with jumps, likewise
     jumps: int | None = None  # how often each stretch is walked; repaint 10, ddnm 1 if none
@@ -142,6 +141,11 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
                 f"upscale = {asked.upscale}: this model was trained to enlarge {task.scale} times; say --upscale "
                 f"{task.scale}, or use a model of whole pictures (trained with --task generation), which takes any."
             )
+        if asked.method is None and task.down not in ("any", asked.down):
+            raise Error(
+                f"down = {asked.down}: this model was trained on pictures shrunk by {task.down} and is told of no other; "
+                f"say --down {task.down}, or hold it to yours by --method ddnm."
+            )
         if asked.noise > task.noise:
             raise Error(
                 f"noise = {asked.noise}: this model knows pictures with noise up to {task.noise:g} of 255; say no more "
@@ -152,7 +156,7 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
         if asked.noise:
             raise Error(f"noise = {asked.noise}: this model was trained on clean pictures with holes; leave it out.")
     else:
-        return asked.method or USUAL
+        return asked.method or ("pigdm" if asked.missing and asked.jumps is None else "ddnm")
     return asked.method
 
 

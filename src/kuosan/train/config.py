@@ -275,7 +275,8 @@ def preview_request(train: TrainConfig, task: Task) -> Request:
     """What a preview shows: always the same seeds, and where a task restores, always the same pictures."""
     restoration = None
     if isinstance(task, SuperResolution):
-        restoration = Restoration("held-out pictures", upscale=task.scale)
+        down = "bicubic" if task.down == "bicubic" else "area"
+        restoration = Restoration("held-out pictures", upscale=task.scale, down=down)  # type: ignore[arg-type]
     elif isinstance(task, Inpainting):
         restoration = Restoration("held-out pictures", mask="drawn")
     return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps, restoration=restoration)
