@@ -113,7 +113,7 @@ def test_holes_are_filled_and_what_is_known_stays(runs: Path, others: Path) -> N
     for one in told["contestants"]:
         assert one["values"]["consistency"] == pytest.approx([0, 0, 0], abs=1e-3)
         assert "psnr_hole" in one["values"]
-    assert [one["made"]["method"] for one in told["contestants"]] == ["repaint", "ddnm"]
+    assert [one["made"]["method"] for one in told["contestants"]] == ["repaint", "pigdm"]
 
 
 def test_answers_do_not_depend_on_the_batch_and_those_of_one_run_share_noise(runs: Path, others: Path) -> None:

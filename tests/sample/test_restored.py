@@ -198,7 +198,7 @@ def test_an_operator_of_ones_own_is_held_to() -> None:
         (SuperResolution(), Restoration("x", mask="m"), "trained for super_resolution only"),
         (SuperResolution(), Restoration("x", upscale=4, noise=5), "noise up to 0 of 255"),
         (SuperResolution(), Restoration("x", upscale=4, deblur=1), "deblur"),
-        (SuperResolution(), Restoration("x", upscale=4, down="bicubic"), "shrunk by area"),
+        (SuperResolution(), Restoration("x", upscale=4, down="bicubic"), "pictures shrunk by area"),
         (Inpainting(), Restoration("x", upscale=4), "trained for inpainting only"),
         (Inpainting(), Restoration("x", noise=4), "noise alone"),
         (Inpainting(), Restoration("x", mask="m", jumps=3), "none is named"),

@@ -143,7 +143,7 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
             )
         if asked.method is None and task.down not in ("any", asked.down):
             raise Error(
-                f"down = {asked.down}: this model was trained on pictures shrunk by {task.down} and is told of no other; "
+                f"down = {asked.down}: this model knows pictures shrunk by {task.down} and is told of no other; "
                 f"say --down {task.down}, or hold it to yours by --method ddnm."
             )
         if asked.noise > task.noise:
