@@ -12,6 +12,7 @@ from torch import Tensor
 from kuosan import seeds
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
+from kuosan.networks.precision import prepare
 from kuosan.networks.unet import Encoder, UNet, parameter_count
 
 SMALL = UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8)
@@ -202,3 +203,15 @@ def test_a_label_out_of_range_is_refused() -> None:
     network = UNet(replace(SMALL, classes=4))
     with pytest.raises(Error, match=r"label 5: this network takes 0 to 3, or 4 for none"):
         network(torch.zeros(2, 3, 16, 16), torch.zeros(2), label=torch.tensor([0, 5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_a_skip_the_output_is_what_is_added_to_the_first_joined_channels(dtype: torch.dtype) -> None:
+    config = UNetConfig(channels=32, multipliers=(1,), attention=(False,), blocks=1, groups=8, concat_channels=4)
+    x, concat = (seeds.normal([(i, "test/skip", 0, 0) for i in range(2)], (c, 8, 8)) for c in (3, 4))
+    t = torch.tensor([3.0, 700.0])
+    plain, skipping = (prepare(UNet(replace(config, concat_skip=on), seed=1), "cpu", dtype) for on in (False, True))
+    difference = skipping(x, t, concat=concat) - plain(x, t, concat=concat)
+    assert torch.allclose(difference, concat[:, :3], atol=1e-5)
+    with pytest.raises(Error, match="concat_skip"):
+        replace(config, concat_channels=2, concat_skip=True)

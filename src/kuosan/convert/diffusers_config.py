@@ -95,7 +95,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
 
 def config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """The config of the `UNet2DModel` that computes the same. Raises: `Error` for doors it does not have."""
-    for field, only in (("concat_channels", 0), ("patch", 1), ("context_width", None)):
+    for field, only in (("concat_channels", 0), ("concat_skip", False), ("patch", 1), ("context_width", None)):
         if getattr(config, field) != only:
             raise Error(
                 f"UNetConfig.{field} is {getattr(config, field)!r}: diffusers' UNet2DModel has no such door, it can "

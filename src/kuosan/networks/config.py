@@ -56,6 +56,7 @@ class UNetConfig:
     classes: int = 0  # label door; the table has one more row, the null label `classes`
     context_width: int | None = None  # context door (cross-attention): not built yet
     concat_channels: int = 0  # channels joined to x by the concat door
+    concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
 
@@ -108,6 +109,8 @@ def _check_numbers(config: UNetConfig) -> None:
         raise _refuse(config, "dropout", "0 <= dropout < 1", "0.1 is DDPM's on CIFAR-10.")
     if not (config.norm_eps > 0 and math.isfinite(config.norm_eps)):
         raise _refuse(config, "norm_eps", "small positive numbers", "1e-5 is ADM's, 1e-6 DDPM's.")
+    if config.concat_skip and config.concat_channels < config.out_channels:
+        raise _refuse(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
     if config.time_conditioning not in get_args(TimeConditioning):
         raise unknown("time_conditioning", config.time_conditioning, get_args(TimeConditioning))
     if config.resample not in get_args(Resample):

@@ -20,7 +20,7 @@ from kuosan.networks.dit_config import DiTConfig
 from kuosan.networks.doors import check
 from kuosan.networks.initialise import initialise
 from kuosan.networks.layers import attend, time_features
-from kuosan.networks.unet import Conditioning, embed, run
+from kuosan.networks.unet import Conditioning, embed, run, with_skip
 
 CLOCK = 256  # width of the time's sines and cosines, in DiTs of every size
 EPS = 1e-6  # of every layer norm
@@ -109,7 +109,8 @@ class DiT(nn.Module):
         h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept)
         for block in cast(Iterable[Block], self.blocks):
             h = run(block, h, next(shares), recompute=self.config.checkpointing)
-        return from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
+        out = from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
+        return with_skip(self.config, out, concat)
 
 
 def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class DiTConfig:
     mlp: int = 4  # dit: hidden width of a block's perceptron, in widths
     classes: int = 0  # label door; the table has one more row, the null label `classes`
     concat_channels: int = 0  # channels joined to x by the concat door
+    concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
@@ -52,6 +53,8 @@ class DiTConfig:
         for field in ("classes", "concat_channels"):
             if not _whole(getattr(self, field)) or getattr(self, field) < 0:
                 raise _refuse(self, field, "whole numbers from 0", f"Set {field} to 0 to close that door.")
+        if self.concat_skip and self.concat_channels < self.out_channels:
+            raise _refuse(self, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
         if self.width % 4:
             cure = "Use a multiple of 32."
             raise _refuse(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
+from kuosan.networks.dit_config import DiTConfig
 from kuosan.networks.doors import check
 from kuosan.networks.initialise import initialise
 from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, time_features
@@ -216,7 +217,15 @@ class UNet(nn.Module):
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
         if context is not None:
             raise Error("this network has no context door (context_width is None): leave context out.")
-        return cast(Tensor, self.decoder(self.encoder(x, t, label=label, concat=concat))).to(x.dtype)
+        out = cast(Tensor, self.decoder(self.encoder(x, t, label=label, concat=concat))).to(x.dtype)
+        return with_skip(self.config, out, concat)
+
+
+def with_skip(config: UNetConfig | DiTConfig, out: Tensor, concat: Tensor | None) -> Tensor:
+    """The output (B, C, H, W), added to the first joined channels where the config says so."""
+    if not config.concat_skip or concat is None:
+        return out
+    return out + concat[:, : out.shape[1]].to(out.dtype)
 
 
 def parameter_count(config: UNetConfig) -> int:

@@ -182,9 +182,12 @@ def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, t
     usual = default_dit if isinstance(asked, Mapping) and asked.get("kind") == "dit" else default_unet
     network = trees.plain(usual(shape, size, classes=classes))
     network["concat_channels"] = task.concat_channels(shape[0])
-    said = {key: value for key, value in said.items() if key == "learned_variance"}
-    if trees.build(RunConfig, {"model": said}).model.learned_variance:
+    few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
+    model = trees.build(ModelConfig, few | _prediction(said))
+    if model.learned_variance:
         network["out_channels"] = 2 * shape[0]
+    # a small picture enlarged is nearly right, and a network's last norm would lose its brightness and contrast
+    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
     return network
 
 
@@ -241,6 +244,11 @@ def _check_fit(config: RunConfig) -> None:
         raise Error(
             f"model.network.concat_channels = {model.network.concat_channels}, but task {model.task.kind} joins "
             f"{wanted} channel(s) to these pictures: leave it out; it follows from the task."
+        )
+    if model.network.concat_skip and model.prediction != "x0":
+        raise Error(
+            f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is a picture, as x0 "
+            f"is and nothing else; leave it out."
         )
     if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
         raise Error(
