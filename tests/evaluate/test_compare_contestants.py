@@ -71,6 +71,7 @@ def test_a_mistake_is_named_with_what_was_typed(text: str, naming: str) -> None:
 def test_the_same_twice_is_refused() -> None:
     with pytest.raises(Error, match="given twice"):
         asked("runs/a:ddnm,steps=5", "runs/a:ddnm,steps=05")
+    assert len(asked("runs/a:ddnm", "runs/a:ddnm,sampler=dpm_solver_2m")) == 2  # the method's usual is ddim
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ class Contestant:
         return f"{_folder(self.run)}: {self.method}" if self.method else _folder(self.run)
 
     @property
+    def asked(self) -> tuple[str, Request, bool]:
+        """All that the answers follow from; a sampler that is named keeps a method from its usual one."""
+        return self.run, self.request, "sampler" in self.settings
+
+    @property
     def told(self) -> str:
         """The settings, in words."""
         return ", ".join(f"{key} {value}" for key, value in self.settings.items())
@@ -69,7 +74,7 @@ def contestants(config: ComparisonConfig) -> list[Contestant]:
     """
     found = [parse(text, config) for text in config.contestants]
     for i, one in enumerate(found):
-        if any((one.run, one.request) == (other.run, other.request) for other in found[:i]):
+        if any(one.asked == other.asked for other in found[:i]):
             raise Error(f"--with {one.text} is given twice: the answers would be the same; leave one out.")
     return found
 
