@@ -125,5 +125,5 @@ def missing_network(config: OwnNetwork) -> Error:
     name = config.name or "MyNetwork"
     return Error(
         f"this run was trained with a network of your own ({name}), which kuosan cannot build: "
-        f"from Python, pass it: kuosan.load(run, network={name}(...)).sample(16)."
+        f"from Python, pass it: kuosan.load(run, network={name}(...)), then .sample(16) or .restore(...)."
     )

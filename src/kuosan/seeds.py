@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+BESIDE_A_GPU = 4  # threads that draw noise where a GPU computes and leaves the processor free
+
 Key = tuple[int, str, int, int]  # (seed, purpose, step, id)
 
 

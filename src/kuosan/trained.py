@@ -14,6 +14,7 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
+from kuosan.networks.tiled import Tiled
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
@@ -140,9 +141,13 @@ class Trained:
         tree = {"n": len(pictures), "seed": seed, "steps": steps, "restoration": asked, **options}
         request = trees.build(Request, tree if sampler is None else {**tree, "sampler": sampler})
         request = restoration.usual(self.model.config, request, named=sampler is not None)
-        model, given, measurement = bring.tensors(self.model, asked, pictures, mask, operator)
+        refuse_to_itself(self.model.config, request)
+        model, given, measurement = bring.tensors(self.model, asked, pictures, mask, operator, request.batch)
+        if isinstance(model.network, Tiled):
+            request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.shape[1:])))
         guides = guides_of(self.helpers(request))
-        return sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
+        made = sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
+        return made.clamp(-1, 1)  # methods act after the bound on the prediction
 
 
 def _weights(helpers: Mapping[str, Trained] | None, name: str) -> str:

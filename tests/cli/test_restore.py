@@ -113,6 +113,31 @@ def test_bad_input_is_one_clear_sentence(words: list[str], naming: list[str], tr
     refused("restore", trained_run, "p.png", *words, "--out", "out", naming=naming)
 
 
+def test_a_folder_with_a_broken_picture_costs_no_work_and_the_originals_are_never_written_over(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    before = photo(folder / "a.png").read_bytes()
+    (folder / "b.png").write_text("text")
+    refused("restore", trained_run, folder, "--deblur", 1, "--out", tmp_path / "out", naming=["b.png", "Nothing was"])
+    assert not list((tmp_path / "out").iterdir())
+    (folder / "b.png").unlink()
+    refused("restore", trained_run, folder, "--deblur", 1, "--out", folder, naming=["written over", "name another"])
+    assert (folder / "a.png").read_bytes() == before
+    photo(folder / "sheet.png")
+    assert kuosan("restore", trained_run, folder, "--deblur", 1, "--out", tmp_path / "out", *STEPS).code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "sheet-png.png", "sheet.png"}
+
+
+def test_a_picture_is_no_mask_of_its_own_and_a_fitted_hole_is_not_cut_away(trained_run: Path, tmp_path: Path) -> None:
+    picture = photo(tmp_path / "p.png", 64, 32)
+    refused("restore", trained_run, picture, "--mask", tmp_path, "--out", tmp_path / "o", naming=["its own mask"])
+    refused(
+        "restore", trained_run, picture, "--mask", "0,0,4,4", "--fit", "--out", tmp_path / "o", naming=["fit", "crop"]
+    )
+
+
 def test_what_is_no_picture_is_named(trained_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("hello")

@@ -14,6 +14,8 @@ from torch import Tensor
 from kuosan import seeds
 from kuosan.data.given import Given
 from kuosan.data.images import as_written, from_uint8, to_uint8
+from kuosan.device import ComputeConfig
+from kuosan.device import choose as choose_compute
 from kuosan.diffusion.operators import Greyscale, Identity, Mask, Measurement, area
 from kuosan.errors import Error
 from kuosan.model import Model
@@ -23,6 +25,7 @@ from kuosan.sample.plan import choose, plan
 from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 from kuosan.tasks import Generation, Inpainting, SuperResolution
+from kuosan.trained import Trained
 from tiny_models import counted, tiny_model, with_weights
 
 METHODS = ("ddnm", "pigdm", "dps", "repaint")
@@ -202,6 +205,8 @@ def test_an_operator_of_ones_own_is_held_to() -> None:
         (Inpainting(), Restoration("x", upscale=4), "trained for inpainting only"),
         (Inpainting(), Restoration("x", noise=4), "noise alone"),
         (Inpainting(), Restoration("x", mask="m", jumps=3), "none is named"),
+        (Inpainting(), Restoration("x", mask="m", method="pigdm"), "trained to fill holes"),
+        (SuperResolution(down="any"), Restoration("x", upscale=4, down="area"), "knows pictures shrunk by any"),
     ],
 )
 def test_what_a_model_was_not_trained_for_is_refused(task: Any, asked: Restoration, why: str) -> None:
@@ -224,6 +229,7 @@ def test_what_a_model_was_not_trained_for_is_refused(task: Any, asked: Restorati
         ({"mask": "m", "push": 2.0}, "push = 2.0 belongs to"),
         ({"mask": "m", "method": "pigdm", "jumps": 3}, "jumps = 3 belongs to"),
         ({"mask": "m", "jump_length": 3}, "no effect without jumps"),
+        ({"deblur": 1.0, "noise": 4.0, "method": "dps"}, "knows no noise"),
         ({"colorise": True, "down": "bicubic"}, "no effect without upscale"),
         ({"outpaint": (0, 0, 0, 0)}, "outpaint"),
         ({"mask": "m", "overlap": -1}, "overlap = -1"),
@@ -255,6 +261,66 @@ def test_what_is_known_and_what_is_asked_belong_together() -> None:
         sample(restoring(Inpainting()), Request(n=1))
     with pytest.raises(Error, match="starts from noise"):
         Request(n=1, restoration=asked, image="x.png")
+
+
+def test_a_picture_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> None:
+    config = restoring(Inpainting()).config
+    found = []
+    for drop in (0.1, 0.0):
+        task = Inpainting(labels=True, drop=drop, class_names=("a", "b"))
+        model = with_weights(replace(config, task=task, network=replace(config.network, classes=2)))  # type: ignore[call-arg]
+        asked = Restoration("x", mask="m")
+        if not drop:
+            with pytest.raises(Error, match="say the picture's"):
+                made(model, asked, picture(), hole(), steps=2)
+            continue
+        found = [made(model, asked, picture(), hole(), steps=2, **more) for more in ({}, {"classes": ("none",)})]
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], made(model, asked, picture(), hole(), steps=2, classes=("a",))) if drop else True
+
+
+@pytest.mark.parametrize("more", [{"threshold": 90.0}, {"guidance": 3.0, "guidance_rescale": 0.7}, {}])
+def test_what_an_inpainting_model_says_outside_the_hole_does_not_matter(more: dict[str, Any]) -> None:
+    config = restoring(Inpainting()).config
+    task = Inpainting(labels=True, drop=0.1, class_names=("a", "b"))
+    model = with_weights(replace(config, task=task, network=replace(config.network, classes=2)))  # type: ignore[call-arg]
+
+    class Spoilt(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model.network
+
+        def forward(self, x: Tensor, t: Tensor, *, label: Tensor, concat: Tensor) -> Tensor:
+            return self.network(x, t, label=label, concat=concat) + 50 * (1 - concat[:, 3:])  # type: ignore[no-any-return]
+
+    asked = Restoration("x", mask="m")
+    own = [made(each, asked, picture(), hole(), steps=3, classes=("a",), **more)
+           for each in (model, Model(model.config, Spoilt()))]  # fmt: skip
+    assert torch.allclose(*own, atol=1e-4)
+
+
+def test_a_grey_tensor_is_coloured_and_a_coloured_one_refused() -> None:
+    model = tiny_model()
+    grey = as_written(seeds.normal([(0, "t", 0, 0)], (1, 8, 8)) / 2)
+    trained = Trained(model, choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
+    one = trained.restore(grey, colorise=True, steps=3)
+    assert torch.equal(one, trained.restore(grey.expand(-1, 3, -1, -1), colorise=True, steps=3))
+    with pytest.raises(Error, match="make them grey first"):
+        trained.restore(seeds.normal([(0, "c", 0, 0)], (3, 8, 8)) / 3, colorise=True)
+    with pytest.raises(Error, match="both of them"):
+        trained.restore(grey.expand(-1, 3, -1, -1), torch.ones(1, 1, 8, 8))
+
+
+def test_restored_tensors_lie_between_black_and_white() -> None:
+    trained = Trained(tiny_model(), choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
+    sharp = as_written(seeds.normal([(0, "t", 0, 0)], (3, 8, 8)))
+    assert float(trained.restore(sharp, deblur=1.5, steps=3).abs().max()) <= 1
+
+
+def test_the_request_of_a_restoration_says_by_which_method() -> None:
+    config = tiny_model().config
+    request = restoration.usual(config, Request(n=1, restoration=Restoration("x", mask="m")), named=False)
+    assert request.restoration is not None and request.restoration.method == "pigdm"
 
 
 def test_a_model_with_classes_is_guided_while_it_restores() -> None:

@@ -19,7 +19,7 @@ from kuosan.tasks import Inpainting, SuperResolution
 from kuosan.tasks.condition import degrade
 from shell import QUICK, picture_folder, refused
 from shell import kuosan as shell
-from train.made_runs import SMALL, Stopping, ask, begin, differences, go, outcome, pictures
+from train.made_runs import SMALL, OwnNetwork, Stopping, ask, begin, differences, go, outcome, pictures
 
 KINDS: dict[str, dict[str, Any]] = {
     "super_resolution": {"model.task.kind": "super_resolution", "model.task.scale": 2},
@@ -153,3 +153,10 @@ def test_super_resolution_learns_to_beat_enlarging(tmp_path: Path) -> None:
 def test_settings_of_tasks_and_restorations_say_the_same() -> None:
     assert SuperResolution(scale=4).concat_channels(3) == 3 and Inpainting().concat_channels(1) == 2
     assert Restoration("x", upscale=4).damage == ("upscale",)
+
+
+def test_a_network_of_ones_own_without_the_door_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz")
+    with pytest.raises(Error, match="give forward a concat"):
+        begin(tmp_path / "run", data, KINDS["inpainting"], network=OwnNetwork())
+    assert not (tmp_path / "run").exists()

@@ -21,6 +21,7 @@ from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from kuosan.sample.bring import Brought
@@ -36,7 +37,7 @@ def restore(
     mask: str | None = None,
     outpaint: str | None = None,
     upscale: Whole | None = None,
-    down: Literal["area", "bicubic"] = "area",
+    down: Literal["area", "bicubic"] | None = None,
     deblur: Annotated[float | None, Parameter(negative=())] = None,
     colorise: Annotated[bool, Parameter(name=["--colorise", "--colorize"], negative=())] = False,
     noise: float = 0.0,
@@ -80,7 +81,7 @@ def restore(
     upscale
         How many times larger each side becomes.
     down
-        With --upscale: how the picture is taken to have been shrunk, area or bicubic.
+        With --upscale: how the picture is taken to have been shrunk, area (if not said) or bicubic.
     deblur
         The standard deviation of the blur that the picture went through, in pixels; 2 is usual.
     colorise
@@ -111,7 +112,7 @@ def restore(
     variance
         DDPM's variance: beta or posterior.
     classes
-        The class of the pictures, by name or number, or `none`.
+        The class of the pictures, by name or number, or `none`, which is meant where none is given.
     guidance
         Classifier-free guidance: 1 is none, 3 a usual scale.
     fit
@@ -144,9 +145,11 @@ def restore(
     files = found(pictures)
     config = stored(run) if (run / "config.yaml").is_file() else None
     if config is not None:
-        from kuosan.sample.plan import choose
+        from kuosan.sample.plan import choose, refuse_to_itself
 
-        choose(config, restoring.usual(config, wanted, named=sampler is not None))
+        usual = restoring.usual(config, wanted, named=sampler is not None)
+        choose(config, usual)
+        refuse_to_itself(config, usual)
     Work(run, files, wanted, sampler is not None, out, ComputeConfig(device, precision, threads)).do()
 
 
@@ -199,20 +202,25 @@ class Work:
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
         home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
         self.files, self.folder = files, out or home / "restored"
+        if any(path.resolve().parent == self.folder.resolve() for path in files):
+            raise Error(
+                f"--out {self.folder} holds pictures that are to be restored, and would be written over: name another."
+            )
         with writing.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def do(self) -> None:
         """Restore every picture, and lay the sheet."""
-        from kuosan.sample.contact import sheet
+        from kuosan.sample.contact import line, sheet
         from kuosan.sample.plan import plan
 
         say(f"compute: {self.trained.compute}")
         for text in self.trained.damaged:
             say(f"warning: a newer checkpoint is damaged and passed over: {text}")
         self._say_plan(plan(self.trained.model.config, self.request))
-        begin, used = time.perf_counter(), set[str]()
-        rows: list[tuple[Tensor, Tensor]] = []
+        self._look()
+        begin, used = time.perf_counter(), {"sheet"}
+        lines: list[np.ndarray] = []
         for path in self.files:
             name = path.stem if path.stem not in used else f"{path.stem}-{path.suffix[1:]}"
             while name in used:
@@ -220,12 +228,28 @@ class Work:
             used.add(name)
             brought, images = self._restored(path)
             self._write(path, name, brought, images)
-            if len(rows) < SHEET:
-                rows.append((brought.picture, images.cpu()))
-        sheet(self.folder / "sheet.png", rows)
+            if len(lines) < SHEET:
+                lines.append(line(brought.picture, images))
+        sheet(self.folder / "sheet.png", lines)
         seconds = time.perf_counter() - begin
         many = len(self.files) * self.request.n
         say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {self.folder} (sheet.png: before, after)")
+
+    def _look(self) -> None:
+        """Open every picture and mask before the first is restored, so that one that is refused costs no work."""
+        from kuosan.sample.bring import bring
+
+        wrong = []
+        for path in self.files:
+            asked = self._request(path).restoration
+            assert asked is not None
+            try:
+                bring(self.trained.model, asked, path, batch=self.request.batch)
+            except Error as error:
+                wrong.append(str(error))
+        if wrong:
+            more = f" (and {len(wrong) - 1} more of {len(self.files)} pictures)" if len(wrong) > 1 else ""
+            raise Error(f"{wrong[0]}{more} Nothing was restored.")
 
     def _restored(self, path: Path) -> tuple[Brought, Tensor]:
         import torch

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kuosan.diffusion import operators
 from kuosan.diffusion.conjugate import conjugate_gradients
-from kuosan.sample.bring import ROUNDING
+from kuosan.sample.known import ROUNDING
 from kuosan.tasks.condition import enlarged
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from kuosan.evaluate.unseen import Chosen, Schooling
 from kuosan.features.perceptual import perceptual
 from kuosan.files import write_atomic
 from kuosan.model import ModelConfig
-from kuosan.sample.bring import told
 from kuosan.sample.generate import generate
 from kuosan.sample.guided import Guides
+from kuosan.sample.known import told
 from kuosan.sample.plan import Choice, check_guides
 from kuosan.sample.request import Request
 from kuosan.trained import Trained, guides_of

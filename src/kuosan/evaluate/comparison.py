@@ -13,11 +13,10 @@ from kuosan import config as trees
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error, unknown
 from kuosan.features.names import FEATURES
-from kuosan.sample.restoration import Restoration
+from kuosan.sample.restoration import BOX, Restoration
 from kuosan.tasks.masks import KINDS
 
 FOLDER = Path("comparisons")  # where comparisons are kept if nobody says
-BOX = r"\s*-?\d+\s*(,\s*-?\d+\s*){3}"  # x,y,w,h
 MOST = (100_000, 1000)  # pictures, and answers to each
 
 
@@ -88,8 +87,8 @@ class ComparisonConfig:
     def restoration(self, method: str | None = None) -> Restoration:
         """The damage as what is to be undone. Raises: Error for none, or an impossible one."""
         return Restoration(
-            self.pictures, mask=self.mask, upscale=self.upscale, down=self.down, deblur=self.deblur,
-            colorise=self.colorise, noise=self.noise, method=method,
+            self.pictures, mask=self.mask, upscale=self.upscale, down=self.down if self.upscale else None,
+            deblur=self.deblur, colorise=self.colorise, noise=self.noise, method=method,
         )  # fmt: skip
 
     @property
@@ -131,7 +130,7 @@ def masked(mask: str | None) -> tuple[str, ...] | tuple[int, int, int, int] | No
     """
     if mask is None:
         return None
-    if re.fullmatch(BOX, mask):
+    if BOX.fullmatch(mask):
         left, top, width, height = (int(part) for part in mask.split(","))
         if min(left, top) < 0 or min(width, height) < 1:
             raise Error(f"mask {mask}: a box is x,y,w,h in pixels from the upper left corner, w and h above 0.")

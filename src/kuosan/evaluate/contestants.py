@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,13 @@ class Contestant:
         """All that the answers follow from; a sampler that is named keeps a method from its usual one."""
         return self.run, self.request, "sampler" in self.settings
 
+    def _shown(self, model: ModelConfig) -> Request:
+        """The request; how the picture was shrunk is no news to a model that was trained to enlarge, and left out."""
+        damage = self.request.restoration
+        if damage is None or self.method is not None or model.task.kind != "super_resolution":
+            return self.request
+        return replace(self.request, restoration=replace(damage, down=None))
+
     @property
     def told(self) -> str:
         """The settings, in words."""
@@ -60,7 +67,8 @@ class Contestant:
         try:
             if isinstance(model.network, ClassifierConfig):
                 raise Error("this is a classifier, which makes no pictures; name a run that does.")
-            request = restoring.usual(model, self.request, named="sampler" in self.settings)
+            request = self._shown(model)
+            request = restoring.usual(model, request, named="sampler" in self.settings)
             return request, choose(model, request)
         except Error as error:
             raise Error(f"--with {self.text}: {error}") from None

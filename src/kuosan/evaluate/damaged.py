@@ -14,7 +14,7 @@ from kuosan.data.images import as_written
 from kuosan.diffusion.operators import Operator
 from kuosan.errors import Error
 from kuosan.evaluate.comparison import masked
-from kuosan.sample.bring import operator_of
+from kuosan.sample.known import operator_of
 from kuosan.sample.restored import operator_rows
 from kuosan.tasks.masks import SMALLEST, draw_mask
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kuosan.errors import Error
 
@@ -136,7 +137,11 @@ class Tiled(nn.Module):
         for i in range(0, B * count, self.batch):
             part = told | {name: value[i : i + self.batch] for name, value in cut.items()}
             x = part.pop("x")
-            out = self.network(x, part.pop("t"), **part)
+            t = part.pop("t")
+            if torch.is_grad_enabled() and x.requires_grad:  # else the graphs of all tiles would be held at once
+                out = checkpoint(self.network, x, t, use_reentrant=False, **part)
+            else:
+                out = self.network(x, t, **part)
             if out.ndim != 4 or out.shape[2:] != x.shape[2:]:
                 raise Error(
                     f"the network put out {tuple(out.shape)} for tiles of shape {tuple(x.shape)}; tiles are joined "

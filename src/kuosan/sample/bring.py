@@ -15,34 +15,26 @@ import torch
 import torch.nn.functional as F
 
 from kuosan.data.decoding import decode
-from kuosan.data.given import Given
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.pixels import is_grey, luma, with_channels
 from kuosan.data.resizing import fit
 from kuosan.diffusion.operators import (
-    Compose,
-    Greyscale,
-    Identity,
-    Mask,
     Measurement,
     Operator,
-    Separable,
-    gaussian_blur,
 )
 from kuosan.errors import Error
 from kuosan.model import Model
 from kuosan.networks.tiled import Tiled
+from kuosan.sample.known import told
 from kuosan.sample.masks import read_mask
 from kuosan.sample.restoration import Restoration, method
-from kuosan.tasks.condition import shrinking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kuosan.data.given import Given
     from kuosan.sample.request import Request
-
-ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred picture's noise is at least
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,12 @@ def prepare(
 
 
 def tensors(
-    model: Model, asked: Restoration, pictures: Tensor, mask: Tensor | None = None, operator: Operator | None = None
+    model: Model,
+    asked: Restoration,
+    pictures: Tensor,
+    mask: Tensor | None = None,
+    operator: Operator | None = None,
+    batch: int = 16,
 ) -> tuple[Model, Given | None, Measurement | None]:
     """Pictures (B, C, h, w) in [-1, 1] ready to be restored: the model of their size, and what is known of them.
 
@@ -143,10 +140,14 @@ def tensors(
     """
     chosen = method(model.config, asked)
     pictures = pictures.float().cpu()
-    if operator is not None:
-        return model, None, Measurement(operator, pictures, asked.noise / 127.5)
     if asked.outpaint is not None or asked.fit:
         raise Error("outpaint and fit are for picture files: make room in the tensor, and mask it.")
+    if operator is not None:
+        if asked.overlap is not None:
+            raise Error("overlap has no effect with an operator of one's own: the canvas is of the model's size.")
+        return model, None, Measurement(operator, pictures, asked.noise / 127.5)
+    if asked.colorise:
+        pictures = _grey(pictures)
     if pictures.ndim != 4 or pictures.shape[1] != model.shape[0]:
         raise Error(f"pictures of shape {tuple(pictures.shape)}: this model restores (B, {model.shape[0]}, h, w).")
     hole = None
@@ -154,11 +155,22 @@ def tensors(
         hole = mask.float().cpu()
         if hole.ndim != 4 or hole.shape[1] != 1 or hole.shape[2:] != pictures.shape[2:]:
             raise Error(f"mask of shape {tuple(mask.shape)}: pictures {tuple(pictures.shape)} take (B or 1, 1, h, w).")
+        if not bool(((hole == 0) | (hole == 1)).all()) or not bool(hole.flatten(1).any(1).all() and (1 - hole).any()):
+            raise Error("mask: it holds 1 where a picture is to be made anew and 0 where it is known, both of them.")
         hole = hole.expand(len(pictures), -1, -1, -1)
         pictures = pictures * (1 - hole)
     scale = asked.upscale or 1
-    whole, _ = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap)
+    whole, _ = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap, batch)
     return whole, *told(model, asked, chosen, pictures, hole)
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    """Grey pictures (B, 1 or 3, h, w) as three equal channels. Raises: Error for coloured ones."""
+    if pictures.ndim == 4 and pictures.shape[1] == 1:
+        return pictures.expand(-1, 3, -1, -1)
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or bool((pictures != pictures[:, :1]).any()):
+        raise Error("colorise takes grey pictures, (B, 1, h, w) or three equal channels: make them grey first.")
+    return pictures
 
 
 def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, batch: int = 16) -> tuple[Model, int]:
@@ -174,47 +186,6 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
         return model, 1
     network = Tiled(model.network, (height, width), min(height, width) // 4 if overlap is None else overlap, batch)
     return Model(replace(model.config, shape=(channels, *canvas)), network), network.tile_count(*canvas)
-
-
-def told(
-    model: Model, asked: Restoration, chosen: str | None, picture: Tensor, hole: Tensor | None
-) -> tuple[Given | None, Measurement | None]:
-    """What the model is given, and what it is held to, of pictures (B, C, h, w) with holes (B, 1, h, w)."""
-    noise = asked.noise / 127.5
-    given = None
-    if model.config.task.kind != "generation":
-        given = Given(picture, hole, torch.full((len(picture),), noise) if noise else None)
-    if chosen is None:
-        return given, None
-    scale = asked.upscale or 1
-    size = (scale * picture.shape[-2], scale * picture.shape[-1])
-    operator = operator_of(asked, size, hole)
-    y = _measured(asked, picture)
-    return given, Measurement(operator, y, max(noise, ROUNDING if asked.deblur else 0.0))
-
-
-def operator_of(asked: Restoration, size: tuple[int, int], hole: Tensor | None) -> Operator:
-    """What the picture went through, as one operator."""
-    resampling: list[Separable] = []
-    if asked.upscale:
-        resampling += shrinking(asked.upscale, size, asked.down, asked.deblur or 0.0)
-    elif asked.deblur:
-        resampling.append(gaussian_blur(asked.deblur, size))
-    parts: list[Operator] = []
-    if resampling:
-        rows, columns = resampling[0].rows, resampling[0].columns
-        for part in resampling[1:]:
-            rows, columns = part.rows @ rows, part.columns @ columns
-        parts.append(Separable(rows, columns))
-    if asked.colorise:
-        parts.append(Greyscale())
-    if hole is not None:
-        parts.append(Mask(1 - hole))
-    return Identity() if not parts else parts[0] if len(parts) == 1 else Compose(tuple(parts))
-
-
-def _measured(asked: Restoration, picture: Tensor) -> Tensor:
-    return picture[:, :1] if asked.colorise else picture  # grey: all channels are equal
 
 
 def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:
@@ -250,6 +221,11 @@ def _shrunk(
     if mask is not None:
         spread = fit((mask * np.uint8(255))[..., None], side, "crop", (0, 0, 0))
         mask = spread[..., 0] > 0  # whatever a marked pixel reaches
+        if not mask.any() or mask.all():
+            raise Error(
+                "fit: what is left after cutting to the centre is all hole, or holds none of it: crop the picture "
+                "around the hole yourself, or leave --fit out."
+            )
     return fit(pixels, side, "crop", (255, 255, 255)), mask
 
 

@@ -19,9 +19,8 @@ CELL = (
 GAP = 4
 
 
-def sheet(path: Path, rows: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Write rows of (brought (C, h, w), answers (n, C, H, W)), all brought to one height in a row."""
-    lines = [line(brought, answers) for brought, answers in rows]
+def sheet(path: Path, lines: Sequence[np.ndarray]) -> None:
+    """Write rows (h, w, 3) uint8, as `line` makes them, below each other."""
     width = max(each.shape[1] for each in lines)
     padded = [np.pad(each, ((0, GAP), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in lines]
     save_png(path, np.concatenate(padded))

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from kuosan.model import Model
 
 NOBODY = Guides()
-DRAWING = 4  # threads that draw noise beside a GPU, which leaves the processor free
 EXACT_BATCH = 8  # every batch of an exact request is padded to this
 
 
@@ -175,14 +174,13 @@ def _batch(
 
     def step_noise(i: int, now: Level, to: Level) -> Tensor:
         keys = [(seed, "sample/step", i, 0) for seed in own_seeds]
-        drawn = seeds.normal(keys, model.shape, DRAWING if device.type == "cuda" else 1)
+        drawn = seeds.normal(keys, model.shape, seeds.BESIDE_A_GPU if device.type == "cuda" else 1)
         return drawn.to(device, non_blocking=True)
 
     first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.shape)
     x = _start(model, walk, first_noise, None if start is None else start[padded] if start.ndim == 4 else start)
     given, measurement = known.of(padded, device)
     denoise = guided(model, request, guides, padded, device, given)
-    denoise = restored.kept(denoise, given)
     if measurement is not None:
         denoise = restored.held(denoise, model, walk, request, measurement)
     walked = _walked(model, request, walk, denoise, x.to(device), step_noise, measurement)

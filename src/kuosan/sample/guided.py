@@ -14,6 +14,7 @@ import torch
 
 from kuosan.diffusion import guidance
 from kuosan.errors import Error
+from kuosan.sample import restored
 from kuosan.sample.plan import check_guides
 from kuosan.tasks.condition import condition
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.model import Model
     from kuosan.sample.request import Request
+    from kuosan.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,24 @@ def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) 
     if teller is None:
         return None
     task = teller.config.task
+    if request.restoration is not None and not request.classes:
+        return torch.full((len(rows),), _unnamed(task, guides))
     if request.classes:
         own = [task.label(request.classes[row % len(request.classes)]) for row in rows]
     else:
         own = task.usual([request.seed + row for row in rows])
     return torch.tensor(own)
+
+
+def _unnamed(task: Task, guides: Guides) -> int:
+    """The label of a picture to restore whose class nobody said. Raises: Error where there must be one."""
+    if guides.classifier is not None:
+        raise Error("a classifier leads to a class, and none is named: say the picture's (--class).")
+    if not task.dropped:
+        raise Error(
+            "this model was trained with drop 0 and knows no picture without its class: say the picture's (--class)."
+        )
+    return task.null
 
 
 def guided(
@@ -94,7 +109,7 @@ def guided(
 
 
 def _told(model: Model, label: Tensor | None, given: Given | None) -> Denoiser:
-    return model.denoiser(condition(model.config.task, label, given))
+    return restored.kept(model.denoiser(condition(model.config.task, label, given)), given)
 
 
 def _pair(
@@ -108,7 +123,7 @@ def _pair(
     away = torch.full_like(label, task.null if request.negative is None else task.label(request.negative))
     if request.guidance == 0 and not request.guidance_rescale:  # the reference alone: nobody asks the other
         return _told(model, label, given), _told(model, away, given)
-    return guidance.doubled(
+    plain, reference = guidance.doubled(
         model.network,
         model.config.prediction,
         condition(task, label, given),
@@ -116,3 +131,4 @@ def _pair(
         sigma_data=model.config.sigma_data,
         learned_variance=model.config.learned_variance,
     )
+    return guidance.shared(restored.kept(plain, given)), restored.kept(reference, given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from kuosan.data.decoding import decode, opacity
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import luma
 from kuosan.errors import Error
+from kuosan.sample.restoration import BOX
 
 ALPHA = "alpha"  # what a person writes for the picture's own transparency
 WHITE = 128  # a mask's pixel this bright, or brighter, is to be made anew
-BOX = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*")
 
 
 def read_mask(asked: str, picture: Path, size: tuple[int, int]) -> np.ndarray:
@@ -33,7 +32,7 @@ def read_mask(asked: str, picture: Path, size: tuple[int, int]) -> np.ndarray:
         clear = _opacity(picture)
         if clear is None:
             raise Error(f"mask alpha: {picture} has no transparency; name a mask file (white is made anew), or a box.")
-        mask = clear < WHITE
+        mask = clear < 255  # a half transparent pixel is half background: not known
     else:
         mask = _file(_beside(Path(asked), picture), size, picture)
     if not mask.any():
@@ -63,6 +62,14 @@ def _beside(asked: Path, picture: Path) -> Path:
     if not asked.is_dir():
         return asked
     found = sorted(path for path in asked.iterdir() if path.stem == picture.stem and path.is_file())
+    if len(found) > 1:
+        raise Error(
+            f"{asked} holds {len(found)} masks of {picture.name}: {', '.join(each.name for each in found)}; keep one."
+        )
+    if found and found[0].resolve() == picture.resolve():
+        raise Error(
+            f"mask folder {asked} is the pictures' own, and {picture.name} would be its own mask: name another."
+        )
     if not found:
         raise Error(f"there is no mask of {picture.name} in {asked}: call it {picture.stem}.png.")
     return found[0]

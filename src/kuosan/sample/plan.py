@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
     from kuosan.model import ModelConfig
     from kuosan.sample.request import Request
+    from kuosan.tasks import Task
 
 OPTIONS = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")  # of samplers, by the names of a request's fields
 STRENGTH = 0.6  # of an image-to-image request that names none
@@ -119,7 +120,7 @@ def _restored(
             )
         return None, None
     method = restoring.method(config, asked)
-    if not (method == "repaint" or (method == "ddnm" and asked.jumps)):
+    if not (method == "repaint" or (method == "ddnm" and (asked.jumps or 1) > 1)):
         return method, None
     wanted = "ddpm" if method == "repaint" else "ddim"
     if sampler != wanted:
@@ -127,7 +128,7 @@ def _restored(
     if options.get("variance") == "learned":
         raise Error("variance 'learned' with method repaint: use beta or posterior.")
     jump_length, jumps = asked.jump_length or restoring.JUMP, asked.jumps or restoring.JUMPS
-    if jump_length >= steps:
+    if jumps > 1 and jump_length >= steps:
         raise Error(f"jump_length = {jump_length} of {steps} steps leaves no room to return: less, or more --steps.")
     return method, restoring.repaint_evaluations(steps, jump_length, jumps)
 
@@ -196,6 +197,11 @@ def check_guides(
                 f"{name} {getattr(request, name)!r} knows the classes {', '.join(other.task.class_names)}, this model "
                 f"{', '.join(config.task.class_names)}: both must be trained on the same."
             )
+    if reference is not None and not _one_task(config.task, reference.task):
+        raise Error(
+            f"reference {request.reference!r} was trained for another task ({reference.task.kind}) than this model "
+            f"({config.task.kind}), or for other damage: both must be shown the same."
+        )
     if reference is not None and (reference.schedule != config.schedule or reference.task.labels > config.task.labels):
         raise Error(
             f"reference {request.reference!r} has another schedule or task than this model: both must be alike."
@@ -208,6 +214,12 @@ def check_guides(
             classifier.task.label(name)
     if classifier is not None and NULL in request.classes and NULL not in classifier.task.class_names:
         raise Error("class 'none' with a classifier: it has no such class to lead to; name one.")
+
+
+def _one_task(one: Task, other: Task) -> bool:
+    """Whether two models can be shown the same of a picture."""
+    shown = ("kind", "scale", "noise")
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in shown)
 
 
 def _walked(request: Request, steps: int) -> int:

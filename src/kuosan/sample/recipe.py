@@ -107,9 +107,10 @@ def require_start(recipe: Recipe, start: Tensor | None) -> None:
     """Raises: Error unless this is the very picture that a recipe's request started from."""
     restored = recipe.request.restoration
     source = recipe.request.image if restored is None else restored.picture
+    masked = f", or its mask {restored.mask} has" if restored is not None and restored.mask else ""
     if fingerprint(start) != recipe.start:
         raise Error(
-            f"{source} is not the picture that the recipe started from (it has other pixels): "
+            f"{source} is not the picture that the recipe started from (it has other pixels{masked}): "
             f"put the one it was back in its place."
         )
 

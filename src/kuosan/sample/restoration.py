@@ -8,9 +8,11 @@ A model that was trained to undo just this is simply given y; any other is held 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from kuosan.diffusion import names
 from kuosan.diffusion.resampling import repaint_evaluations as repaint_evaluations
 from kuosan.errors import Error, unknown
 from kuosan.tasks import Inpainting, SuperResolution
@@ -28,6 +30,7 @@ METHODS = {  # by which a model that was not trained for it is held to what is k
 GRADIENTS = ("pigdm", "dps")  # methods that also go backwards through the network at each evaluation
 DEBLUR = 2.0  # pixels, where a person says no more than that it is blurred
 JUMP, JUMPS = 10, 10  # RePaint's
+BOX = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*")  # x,y,w,h: a mask as numbers
 REPAINT_STEPS = 250  # RePaint's T
 STEPS, ETA = 100, 0.85  # of the other methods, by ddim (Wang et al. 2023)
 
@@ -40,7 +43,7 @@ class Restoration:
     mask: str | None = None  # what is to be made anew: a file (white), `alpha` (where transparent), or a box x,y,w,h
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add at the left, top, right and bottom
     upscale: int | None = None  # how many times larger each side is to become
-    down: Literal["area", "bicubic"] = "area"  # with upscale: how the picture is taken to have been shrunk
+    down: Literal["area", "bicubic"] | None = None  # with upscale: how the picture was shrunk; none: area
     deblur: float | None = None  # std of the blur it went through, in pixels of the picture before shrinking
     colorise: bool = False  # make colours for a grey picture
     noise: float = 0.0  # std of the noise in it, of 255
@@ -88,7 +91,7 @@ def _check_damage(asked: Restoration) -> None:
         )
     if asked.upscale is not None and not 2 <= asked.upscale <= 16:
         raise Error(f"upscale = {asked.upscale} is not allowed: 2 to 16 times each side.")
-    if asked.upscale is None and asked.down != "area":
+    if asked.upscale is None and asked.down is not None:
         raise Error(f"down = {asked.down} has no effect without upscale: give --upscale 4, or leave it out.")
     if asked.deblur is not None and not 0 < asked.deblur <= 32:
         raise Error(f"deblur = {asked.deblur} is not allowed: a blur's std in pixels, above 0 to 32; 2 is usual.")
@@ -111,13 +114,15 @@ def _check_method(asked: Restoration) -> None:
         raise unknown("method", method, METHODS)
     if method == "repaint" and (asked.damage != ("mask",) or asked.noise):
         raise Error("method repaint fills holes in pictures without noise, and nothing else: use ddnm, pigdm or dps.")
+    if method == "dps" and asked.noise:
+        raise Error(f"noise = {asked.noise} with method dps, which knows no noise: use pigdm or ddnm, or leave it out.")
     if asked.push is not None and method not in GRADIENTS:
         raise Error(f"push = {asked.push} belongs to the methods {' and '.join(GRADIENTS)}; leave it out.")
     if asked.push is not None and not 0 < asked.push <= 100:
         raise Error(f"push = {asked.push} is not allowed: above 0 to 100; 1 is the published.")
     if asked.jumps is not None and method not in (None, "ddnm", "repaint"):
         raise Error(f"jumps = {asked.jumps} belongs to the methods ddnm and repaint; leave it out.")
-    if asked.jump_length is not None and not asked.jumps and method != "repaint":
+    if asked.jump_length is not None and (asked.jumps == 1 or (asked.jumps is None and method != "repaint")):
         raise Error(f"jump_length = {asked.jump_length} has no effect without jumps: give --jumps 3, or leave it out.")
     for name in ("jumps", "jump_length"):
         value = getattr(asked, name)
@@ -141,10 +146,10 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
                 f"upscale = {asked.upscale}: this model was trained to enlarge {task.scale} times; say --upscale "
                 f"{task.scale}, or use a model of whole pictures (trained with --task generation), which takes any."
             )
-        if asked.method is None and task.down not in ("any", asked.down):
+        if asked.method is None and asked.down not in (None, task.down):
             raise Error(
                 f"down = {asked.down}: this model knows pictures shrunk by {task.down} and is told of no other; "
-                f"say --down {task.down}, or hold it to yours by --method ddnm."
+                f"leave it out, or hold the model to yours by --method ddnm."
             )
         if asked.noise > task.noise:
             raise Error(
@@ -155,6 +160,11 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
         _trained_for(asked, "mask", "inpainting")
         if asked.noise:
             raise Error(f"noise = {asked.noise}: this model was trained on clean pictures with holes; leave it out.")
+        if asked.method not in (None, "repaint"):
+            raise Error(
+                f"method {asked.method}: this model was trained to fill holes and knows what is around them; leave it "
+                f"out, or use repaint."
+            )
     else:
         return asked.method or ("pigdm" if asked.missing and asked.jumps is None else "ddnm")
     return asked.method
@@ -187,8 +197,9 @@ def usual(config: ModelConfig, request: Request, *, named: bool) -> Request:
         own = {"sampler": "ddpm", "steps": REPAINT_STEPS}
     elif chosen is not None:
         own = {"sampler": "ddim", "steps": STEPS, **({"eta": ETA} if request.eta is None else {})}
-    if named:
-        own = {"steps": own["steps"]} if own.get("sampler") == request.sampler and "steps" in own else {}
+    if named and own.get("sampler") != names.sampler(request.sampler):
+        own = {}
     if request.steps is not None:
         own.pop("steps", None)
-    return replace(request, **own)
+    resolved = asked if config.task.kind != "generation" else replace(asked, method=chosen)
+    return replace(request, restoration=resolved, **own)

@@ -225,6 +225,11 @@ def _check_fit(config: RunConfig) -> None:
         classifier_settings.check_fit(model)
     if model.network.kind == "classifier" and config.train.objective != "classifier":
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
+    if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
+        raise Error(
+            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
+            f"multiples of it. Set --size to one, or another --scale."
+        )
     if isinstance(model.network, (OwnNetwork, ClassifierConfig)):
         return
     for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0] * (1 + model.learned_variance))):
@@ -249,11 +254,6 @@ def _check_fit(config: RunConfig) -> None:
         raise Error(
             f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is a picture, as x0 "
             f"is and nothing else; leave it out."
-        )
-    if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
-        raise Error(
-            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
-            f"multiples of it. Set --size to one, or another --scale."
         )
     factor = model.network.factor
     if shape[1] % factor or shape[2] % factor:

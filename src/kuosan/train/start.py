@@ -5,6 +5,7 @@ The first process locks, reads and writes; the others hear what it found, or its
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kuosan
-from kuosan import checkpoint
+from kuosan import checkpoint, seeds
 from kuosan.data.pictures import Pictures
 from kuosan.device import Compute
 from kuosan.diffusion.schedule import Discrete
@@ -33,8 +34,6 @@ from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
 from kuosan.train.state import State
-
-DRAWING = 4  # threads that draw noise beside a GPU, which leaves the processor free
 
 
 def open_run(
@@ -57,6 +56,8 @@ def open_run(
             that cannot be written. On every process.
     """
     _check_processes(world, config, pictures)
+    if network is not None and config.model.task.kind != "generation":
+        _check_door(network)
     asked = Asked(folder, config, pictures.fingerprint, init, accept_new_data)
     held: list[Lock] = []
     try:
@@ -124,7 +125,7 @@ def _ready(
             state.retry,
             train.offset_noise,
             config.model.task,
-            threads=DRAWING if compute.device.type == "cuda" else 1,
+            threads=seeds.BESIDE_A_GPU if compute.device.type == "cuda" else 1,
         ),
         _objective(config, pictures, compute, state),
         None,
@@ -134,6 +135,16 @@ def _ready(
         extra={"data": asked.fingerprint, "init": found.init, "kuosan": kuosan.__version__, **facts},
         saved_at=found.saved.step if found.saved is not None else -1,
     )
+
+
+def _check_door(network: nn.Module) -> None:
+    """Raises: Error for a caller's network that cannot be told what is known of a picture."""
+    taken = inspect.signature(network.forward).parameters.values()
+    if not any(each.name == "concat" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):
+        raise Error(
+            f"{type(network).__name__} cannot be told what is known of a picture: a task that restores calls "
+            f"network(x, t, concat=...), so give forward a concat of (B, K, H, W); docs/restoration.md says which."
+        )
 
 
 def _history(config: RunConfig) -> History | None:
