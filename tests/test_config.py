@@ -160,3 +160,8 @@ def test_a_request_that_makes_no_sense_is_refused(settings: dict[str, Any], said
 def test_a_path_with_any_line_end_of_unicode_survives_yaml(tmp_path: Path, name: str) -> None:
     (tmp_path / "c.yaml").write_text(config.dump({"data": {"path": name}}), encoding="utf-8")
     assert config.load(tmp_path / "c.yaml") == {"data": {"path": name}}
+
+
+def test_a_setting_of_another_kind_says_whose_it_is() -> None:
+    with pytest.raises(Error, match=r"model\.task\.scale .*belongs to model\.task\.kind super_resolution"):
+        config.build(RunConfig, {"model": {"task": {"scale": 4}}})

@@ -152,7 +152,7 @@ def _value(annotation: Any, value: Any, key: str) -> Any:
     if nested and dataclasses.is_dataclass(value) and isinstance(value, tuple(nested)):
         return value
     if nested and isinstance(value, Mapping):
-        return _dataclass(_choose(nested, value, key), value, key)
+        return _dataclass(_choose(nested, value, key), value, key, nested)
     if nested and not (value is None and types.NoneType in members(annotation)):
         raise Error(f"{key} = {value!r} is not allowed: it is a group of settings; write {key}.NAME, or a mapping.")
     return _leaf(annotation, value, key)
@@ -174,14 +174,16 @@ def _choose(members: list[type], tree: Mapping[str, Any], key: str) -> type:
     return kinds[kind]
 
 
-def _dataclass(cls: type, tree: Mapping[str, Any], key: str) -> Any:
+def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]) -> Any:
     types_of = hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     prefix = f"{key}." if key else ""
     for name in tree:
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+            owners = [get_args(hints(other)["kind"])[0] for other in members if name in hints(other)]
             guess = f" Did you mean {prefix}{near[0]}?" if near else ""
+            guess = f" It belongs to {key}.kind {' or '.join(owners)}: say that too." if owners else guess
             of_kind = f" (kind {tree['kind']})" if "kind" in tree else ""
             allowed = ", ".join(names)
             raise Error(f"unknown key {prefix}{name}{of_kind}.{guess} Allowed under {key or 'the top'}: {allowed}.")
