@@ -163,5 +163,5 @@ def test_a_path_with_any_line_end_of_unicode_survives_yaml(tmp_path: Path, name:
 
 
 def test_a_setting_of_another_kind_says_whose_it_is() -> None:
-    with pytest.raises(Error, match=r"model\.task\.scale .*belongs to model\.task\.kind super_resolution"):
+    with pytest.raises(Error, match=r"model\.task\.scale. It belongs to model\.task\.kind super_resolution"):
         config.build(RunConfig, {"model": {"task": {"scale": 4}}})
