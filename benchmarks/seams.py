@@ -3,14 +3,16 @@
     python benchmarks/seams.py RUN photos/large --upscale 4 --size 192x256 -n 12
     python benchmarks/seams.py RUN photos/large --colorise
 
-1 is no seam. Asked at the tiles' edges, and in the middle of their overlaps, where blended tiles disagree most. The
-same is told of the truth, whose own texture at those lines is the floor. --apart restores each tile by itself and lays
-them side by side, which is what blending and one noise are to prevent.
+Asked at the tiles' edges, and in the middle of their overlaps, where blended tiles disagree most. A picture's own
+texture at those lines is not 1, so the same is asked of the same picture restored in one piece from the same noise (a U-Net
+takes any size), and of the truth; the ratio to the one in one piece is what tiles add: 1 is no seam. --apart restores
+each tile by itself and lays them side by side, which is what blending and one noise are to prevent.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +49,13 @@ def main() -> None:
         print(f"{path.name}: " + ", ".join(f"{value:.3f}" for value in rows[-1]), flush=True)
     values = np.array(rows)
     error = values.std(0, ddof=1) / np.sqrt(len(values))
-    names = ("restored, edges", "restored, mid-overlap", "truth, edges", "truth, mid-overlap")
+    names = [f"{what}, {where}" for what in ("in tiles", "in one piece", "truth") for where in ("edges", "mid-overlap")]
     for name, mean, each in zip(names, values.mean(0), error):
         print(f"{name}: {mean:.3f} ± {each:.3f}")
     for name, j in (("edges", 0), ("mid-overlap", 1)):
-        ratio = values[:, j] / values[:, j + 2]
-        print(f"restored over truth, {name}: {ratio.mean():.3f} ± {ratio.std(ddof=1) / np.sqrt(len(ratio)):.3f}")
+        ratio = np.log(values[:, j] / values[:, j + 2])
+        spread = ratio.std(ddof=1) / np.sqrt(len(ratio))
+        print(f"in tiles over in one piece, {name}: {np.exp(ratio.mean()):.3f} ± {spread:.3f}")
 
 
 def middle(path: Path, height: int, width: int) -> torch.Tensor:
@@ -63,7 +66,7 @@ def middle(path: Path, height: int, width: int) -> torch.Tensor:
 
 
 def energies(trained: kuosan.Trained, truth: torch.Tensor, asked: argparse.Namespace, seed: int) -> list[float]:
-    """Of the restored picture, then of the truth: seam energy at the tiles' edges, and in the middle of overlaps."""
+    """In tiles, in one piece, of the truth: seam energy at the tiles' edges, and in the middle of overlaps."""
     size, side = (truth.shape[2], truth.shape[3]), trained.model.shape[1]
     overlap = 0 if asked.apart else side // 4
     if asked.upscale:
@@ -77,10 +80,13 @@ def energies(trained: kuosan.Trained, truth: torch.Tensor, asked: argparse.Names
         how = {"colorise": True}
     brought, options = as_written(brought), {**how, "steps": asked.steps, "seed": seed}
     made = apart(trained, brought, options, side) if asked.apart else trained.restore(brought, **options)
+    model = trained.model
+    whole = replace(trained, model=kuosan.Model(replace(model.config, shape=(3, *size)), model.network))
+    one = whole.restore(brought, **options)
     starts = [tiles(length, side, overlap) for length in size]
     inner = side - overlap
     found = []
-    for picture in (made[0], truth[0]):
+    for picture in (made[0], one[0], truth[0]):
         pixels = torch.from_numpy(to_uint8(picture.numpy())).movedim(-1, 0)
         found.append(seam_energy(pixels, *starts, side))
         found.append(seam_energy(pixels, *([start + overlap // 2 for start in each] for each in starts), inner))

@@ -170,7 +170,9 @@ def _choose(members: list[type], tree: Mapping[str, Any], key: str) -> type:
             for name, annotation in hints(member).items()
             if get_origin(annotation) is Literal and kind in get_args(annotation)
         ]
-        raise Error(f"{key}.kind = {kind!r} is unknown; allowed: {', '.join(kinds)}.{''.join(elsewhere[:1])}")
+        near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.6)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        raise Error(f"{key}.kind = {kind!r} is unknown; allowed: {', '.join(kinds)}.{guess}{''.join(elsewhere[:1])}")
     return kinds[kind]
 
 

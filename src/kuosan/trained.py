@@ -11,7 +11,7 @@ import torch
 from kuosan import checkpoint, manifest
 from kuosan import config as trees
 from kuosan.device import Compute, ComputeConfig, choose
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.networks.tiled import Tiled
@@ -137,7 +137,10 @@ class Trained:
 
         own = {name: options.pop(name) for name in restoration.NAMES if name in options}
         own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
-        asked = restoration.Restoration("a tensor", **own)
+        for name in options:
+            if name not in Request.__dataclass_fields__:
+                raise unknown("option of restore", name, [*restoration.NAMES, *Request.__dataclass_fields__])
+        asked = trees.build(restoration.Restoration, {"picture": "a tensor", **own})
         tree = {"n": len(pictures), "seed": seed, "steps": steps, "restoration": asked, **options}
         request = trees.build(Request, tree if sampler is None else {**tree, "sampler": sampler})
         request = restoration.usual(self.model.config, request, named=sampler is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_a_folder_gives_an_answer_for_each_picture_and_seed_and_a_sheet(trained_
                   "--out", tmp_path / "out", *STEPS)  # fmt: skip
     assert said.code == 0, said
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"{stem}-seed-0000000{s}.png" for stem in ("0", "1", "1-png") for s in (5, 6)} | {"sheet.png"}
+    made = {f"{stem}-seed-0000000{s}.png" for stem in ("0", "1", "1-png") for s in (5, 6)}
+    assert names == made | {"sheet.png", "request.json"}
     assert "3 network evaluations" in said.out and "tiles of 8x8" in said.out
 
 
@@ -113,21 +115,31 @@ def test_bad_input_is_one_clear_sentence(words: list[str], naming: list[str], tr
     refused("restore", trained_run, "p.png", *words, "--out", "out", naming=naming)
 
 
-def test_a_folder_with_a_broken_picture_costs_no_work_and_the_originals_are_never_written_over(
+def test_a_broken_picture_of_a_folder_is_left_out_aloud_and_the_originals_are_never_written_over(
     trained_run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     before = photo(folder / "a.png").read_bytes()
     (folder / "b.png").write_text("text")
-    refused("restore", trained_run, folder, "--deblur", 1, "--out", tmp_path / "out", naming=["b.png", "Nothing was"])
-    assert not list((tmp_path / "out").iterdir())
+    said = kuosan("restore", trained_run, folder, "--deblur", 1, "--out", tmp_path / "out", *STEPS)
+    assert said.code == 1 and "left out: " in said.out and "b.png" in said.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "sheet.png", "request.json"}
     (folder / "b.png").unlink()
     refused("restore", trained_run, folder, "--deblur", 1, "--out", folder, naming=["written over", "name another"])
     assert (folder / "a.png").read_bytes() == before
     photo(folder / "sheet.png")
     assert kuosan("restore", trained_run, folder, "--deblur", 1, "--out", tmp_path / "out", *STEPS).code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "sheet-png.png", "sheet.png"}
+    assert (tmp_path / "out" / "sheet-png.png").is_file()
+
+
+def test_answers_of_other_settings_never_mix(trained_run: Path, tmp_path: Path) -> None:
+    run, picture = tmp_path / "run", photo(tmp_path / "p.png", 8, 8)
+    shutil.copytree(trained_run, run)
+    for words in (["--deblur", 1], ["--deblur", 1], ["--deblur", 2], ["--mask", "1,1,3,3"]):
+        assert kuosan("restore", run, picture, *words, *STEPS).code == 0
+    names = sorted(path.name for path in (run / "restored").iterdir())
+    assert names == ["deblur-ddnm-ddim-seed0", "deblur-ddnm-ddim-seed0-2", "mask-pigdm-ddim-seed0"]
 
 
 def test_a_picture_is_no_mask_of_its_own_and_a_fitted_hole_is_not_cut_away(trained_run: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_shell_trains_restores_and_says_what_comes_next(tmp_path: Path) -> N
     save_png(small, np.full((8, 8, 3), 77, np.uint8))
     said = shell("restore", run, small, "--upscale", 2, "--steps", 2, "--out", tmp_path / "out")
     assert said.code == 0, said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.png", "sheet.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.png", "sheet.png", "request.json"}
     for verb in (["sample", run], ["evaluate", run], ["invert", run, small]):
         refused(*verb, naming=["super_resolution", "kuosan restore"])
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import bar, say
 from kuosan.cli.numbers import Whole, whole
 from kuosan.cli.sample import stored
 from kuosan.device import ComputeConfig
@@ -21,14 +18,9 @@ from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from kuosan.sample.bring import Brought
-    from kuosan.sample.plan import Plan
+    pass
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
-SHEET = 64  # pictures on the sheet at most
 
 
 def restore(
@@ -61,7 +53,7 @@ def restore(
     device: str = "auto",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
-) -> None:
+) -> int:
     """Restore PICTURES with the model in RUN: files, or folders of them; a sheet shows before and after.
 
     A model trained for super_resolution or inpainting does what it was trained for; a model of whole pictures fills
@@ -72,7 +64,7 @@ def restore(
     run
         A run's folder, or one of its checkpoints.
     pictures
-        Picture files, or folders of them.
+        Picture files, or folders of them, with all that is below.
     mask
         What is to be made anew: a mask file as large as the picture (white is made anew), a folder of such files by the
         pictures' names, `alpha` for where a picture is transparent, or a box x,y,w,h in pixels.
@@ -122,7 +114,7 @@ def restore(
     batch
         Tiles or answers computed together.
     out
-        The folder to write; RUN/restored if not given.
+        The folder to write; one in RUN/restored, by what is done and how, if not given.
     device
         auto, cpu, cuda, cuda:1 or mps.
     precision
@@ -150,7 +142,9 @@ def restore(
         usual = restoring.usual(config, wanted, named=sampler is not None)
         choose(config, usual)
         refuse_to_itself(config, usual)
-    Work(run, files, wanted, sampler is not None, out, ComputeConfig(device, precision, threads)).do()
+    from kuosan.cli.restoring import Work
+
+    return Work(run, files, wanted, sampler is not None, out, ComputeConfig(device, precision, threads)).do()
 
 
 def sides(text: str | None) -> tuple[int, int, int, int] | None:
@@ -177,7 +171,7 @@ def found(pictures: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in pictures:
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+            inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
             if not inside:
                 raise Error(f"{path} holds no picture ({', '.join(suffix[1:] for suffix in SUFFIXES)}).")
             files += inside
@@ -186,118 +180,3 @@ def found(pictures: Sequence[Path]) -> list[Path]:
         else:
             raise Error(f"there is no picture {path}.")
     return files
-
-
-class Work:
-    """The pictures of one command: opened one after another, restored, written."""
-
-    def __init__(
-        self, run: Path, files: Sequence[Path], wanted: Request, named: bool, out: Path | None, where: ComputeConfig
-    ) -> None:
-        from kuosan import checkpoint, trained
-        from kuosan import files as writing
-        from kuosan.device import choose
-
-        self.trained = trained.load(run, compute=choose(where))
-        self.request = restoring.usual(self.trained.model.config, wanted, named=named)
-        home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
-        self.files, self.folder = files, out or home / "restored"
-        if any(path.resolve().parent == self.folder.resolve() for path in files):
-            raise Error(
-                f"--out {self.folder} holds pictures that are to be restored, and would be written over: name another."
-            )
-        with writing.explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def do(self) -> None:
-        """Restore every picture, and lay the sheet."""
-        from kuosan.sample.contact import line, sheet
-        from kuosan.sample.plan import plan
-
-        say(f"compute: {self.trained.compute}")
-        for text in self.trained.damaged:
-            say(f"warning: a newer checkpoint is damaged and passed over: {text}")
-        self._say_plan(plan(self.trained.model.config, self.request))
-        self._look()
-        begin, used = time.perf_counter(), {"sheet"}
-        lines: list[np.ndarray] = []
-        for path in self.files:
-            name = path.stem if path.stem not in used else f"{path.stem}-{path.suffix[1:]}"
-            while name in used:
-                name += "-again"
-            used.add(name)
-            brought, images = self._restored(path)
-            self._write(path, name, brought, images)
-            if len(lines) < SHEET:
-                lines.append(line(brought.picture, images))
-        sheet(self.folder / "sheet.png", lines)
-        seconds = time.perf_counter() - begin
-        many = len(self.files) * self.request.n
-        say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {self.folder} (sheet.png: before, after)")
-
-    def _look(self) -> None:
-        """Open every picture and mask before the first is restored, so that one that is refused costs no work."""
-        from kuosan.sample.bring import bring
-
-        wrong = []
-        for path in self.files:
-            asked = self._request(path).restoration
-            assert asked is not None
-            try:
-                bring(self.trained.model, asked, path, batch=self.request.batch)
-            except Error as error:
-                wrong.append(str(error))
-        if wrong:
-            more = f" (and {len(wrong) - 1} more of {len(self.files)} pictures)" if len(wrong) > 1 else ""
-            raise Error(f"{wrong[0]}{more} Nothing was restored.")
-
-    def _restored(self, path: Path) -> tuple[Brought, Tensor]:
-        import torch
-
-        from kuosan.sample.bring import bring
-        from kuosan.sample.generate import generate
-
-        request = self._request(path)
-        assert request.restoration is not None
-        brought = bring(self.trained.model, request.restoration, path, batch=self.request.batch)
-        for note in brought.notes:
-            say(f"{path}: {note}")
-        frames = generate(brought.model, brought.batched(request), given=brought.given,
-                          measurement=brought.measurement)  # fmt: skip
-        parts = []
-        with bar() as progress:
-            task = progress.add_task(path.name, total=None)
-            for frame in frames:
-                done = frame.first * frame.steps + len(frame.x) * frame.step
-                progress.update(task, completed=done, total=request.n * frame.steps)
-                if frame.done:
-                    parts.append(brought.result(frame.x))
-        return brought, torch.cat(parts)
-
-    def _request(self, path: Path) -> Request:
-        assert self.request.restoration is not None
-        return replace(self.request, restoration=replace(self.request.restoration, picture=str(path)))
-
-    def _write(self, path: Path, name: str, brought: Brought, images: Tensor) -> None:
-        from kuosan.data.images import save_png, to_uint8
-
-        recipe = self.trained.recipe(self._request(path), brought.picture, size=(images.shape[3], images.shape[2]))
-        for i, picture in enumerate(to_uint8(images.cpu().numpy())):
-            own = replace(recipe, picture=i)
-            ending = f"-seed-{own.seed:08d}" if self.request.n > 1 else ""
-            save_png(self.folder / f"{name}{ending}.png", picture, own.text())
-
-    def _say_plan(self, walk: Plan) -> None:
-        asked, trained = self.request.restoration, self.trained
-        assert asked is not None
-        channels, height, width = trained.model.shape
-        how = restoring.METHODS[walk.method] if walk.method else "as the model was trained"
-        gradients = ", each with its gradient (about 3 times the cost)" if walk.graded else ""
-        say(
-            f"model: {trained.name}, step {trained.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-            f"{', '.join(asked.damage) or 'noise'} by {how}: {walk.sampler}, {walk.steps} steps, {walk.evaluations} "
-            f"network evaluations a tile and answer{gradients}"
-        )
-        say(
-            f"pictures: {len(self.files)}, {self.request.n} answer{'s' * (self.request.n > 1)} each, into {self.folder}"
-        )

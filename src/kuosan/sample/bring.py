@@ -75,11 +75,11 @@ def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16) -> B
         Error: no picture, a mask that does not fit, damage that the model cannot undo.
     """
     try:
-        pixels = decode(path).pixels
+        decoded = decode(path)
     except Refused as reason:
         raise Error(f"{path} cannot be restored: {reason}.") from None
+    pixels, notes = decoded.pixels, list(decoded.notes)
     mask = None if asked.mask is None else read_mask(asked.mask, path, (pixels.shape[0], pixels.shape[1]))
-    notes: list[str] = []
     if asked.fit:
         pixels, mask = _shrunk(model, asked, pixels, mask, notes)
     return prepare(model, asked, pixels, mask, notes=notes, name=str(path), batch=batch)
@@ -116,7 +116,10 @@ def prepare(
     whole, tiles = tiled(model, canvas, asked.overlap, batch)
     if tiles > 1:
         side = "x".join(map(str, reversed(model.shape[1:])))
-        notes.append(f"{size[1]}x{size[0]} in {tiles} overlapping tiles of {side}")
+        notes.append(
+            f"{size[1]}x{size[0]} in {tiles} overlapping tiles of {side}; a model of whole things of its own size, as "
+            f"faces, is better served by --fit"
+        )
     given, measurement = told(model, asked, chosen, extended[None], None if unknown is None else unknown[None])
     return Brought(whole, picture, hole, given, measurement, cut, place, tiles, tuple(notes))
 
@@ -139,7 +142,10 @@ def tensors(
         Error: damage that the model cannot undo, or pictures of a size that it cannot make.
     """
     chosen = method(model.config, asked)
-    pictures = pictures.float().cpu()
+    pictures = torch.as_tensor(pictures).float().cpu()
+    for member in ("apply", "adjoint"):
+        if operator is not None and not hasattr(operator, member):
+            raise Error(f"operator {type(operator).__name__} has no {member}: an operator is apply(x) and adjoint(y).")
     if asked.outpaint is not None or asked.fit:
         raise Error("outpaint and fit are for picture files: make room in the tensor, and mask it.")
     if operator is not None:
@@ -148,19 +154,28 @@ def tensors(
         return model, None, Measurement(operator, pictures, asked.noise / 127.5)
     if asked.colorise:
         pictures = _grey(pictures)
+    if not bool(pictures.isfinite().all()) or float(pictures.abs().max()) > 1.001:
+        raise Error("pictures hold values beyond [-1, 1], or NaN: bytes become u / 127.5 - 1.")
     if pictures.ndim != 4 or pictures.shape[1] != model.shape[0]:
         raise Error(f"pictures of shape {tuple(pictures.shape)}: this model restores (B, {model.shape[0]}, h, w).")
     hole = None
     if mask is not None:
-        hole = mask.float().cpu()
-        if hole.ndim != 4 or hole.shape[1] != 1 or hole.shape[2:] != pictures.shape[2:]:
-            raise Error(f"mask of shape {tuple(mask.shape)}: pictures {tuple(pictures.shape)} take (B or 1, 1, h, w).")
+        hole = torch.as_tensor(mask).float().cpu()
+        if (
+            hole.ndim != 4
+            or hole.shape[1] != 1
+            or hole.shape[2:] != pictures.shape[2:]
+            or len(hole) not in (1, len(pictures))
+        ):
+            raise Error(f"mask of shape {tuple(hole.shape)}: pictures {tuple(pictures.shape)} take (B or 1, 1, h, w).")
         if not bool(((hole == 0) | (hole == 1)).all()) or not bool(hole.flatten(1).any(1).all() and (1 - hole).any()):
             raise Error("mask: it holds 1 where a picture is to be made anew and 0 where it is known, both of them.")
         hole = hole.expand(len(pictures), -1, -1, -1)
         pictures = pictures * (1 - hole)
     scale = asked.upscale or 1
-    whole, _ = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap, batch)
+    whole, count = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap, batch)
+    if count == 1 and asked.overlap is not None:
+        raise Error(f"overlap = {asked.overlap} has no effect: the pictures are of the model's size; leave it out.")
     return whole, *told(model, asked, chosen, pictures, hole)
 
 
@@ -181,8 +196,6 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     """
     channels, height, width = model.shape
     if canvas == (height, width):
-        if overlap is not None:
-            raise Error(f"overlap = {overlap} has no effect: the picture is of the model's size; leave it out.")
         return model, 1
     network = Tiled(model.network, (height, width), min(height, width) // 4 if overlap is None else overlap, batch)
     return Model(replace(model.config, shape=(channels, *canvas)), network), network.tile_count(*canvas)
@@ -250,7 +263,8 @@ def _around(
 def _reach(marked: Tensor, side: int) -> slice:
     """The marked part of an axis with a quarter of a tile on either side, and at least a tile where there is room."""
     length, places = len(marked), marked.nonzero()
-    low, high = max(0, int(places[0]) - side // 4), min(length, int(places[-1]) + 1 + side // 4)
+    margin = 0 if int(places[-1]) + 1 - int(places[0]) <= side * 3 // 4 else side // 4  # one tile may do
+    low, high = max(0, int(places[0]) - margin), min(length, int(places[-1]) + 1 + margin)
     missing = max(0, min(side, length) - (high - low))
     low = max(0, min(low - missing // 2, length - (high - low) - missing))
     return slice(low, max(high, min(length, low + side)))

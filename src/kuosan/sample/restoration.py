@@ -97,8 +97,8 @@ def _check_damage(asked: Restoration) -> None:
         raise Error(f"deblur = {asked.deblur} is not allowed: a blur's std in pixels, above 0 to 32; 2 is usual.")
     if not 0 <= asked.noise <= 128 or not math.isfinite(asked.noise):
         raise Error(f"noise = {asked.noise} is not allowed: its std of 255, 0 to 128; 10 is much.")
-    if asked.outpaint is not None and (min(asked.outpaint) < 0 or not any(asked.outpaint)):
-        raise Error(f"outpaint = {asked.outpaint} is not allowed: pixels to add left, top, right, bottom, not all 0.")
+    if asked.outpaint is not None and (min(asked.outpaint) < 0 or not 0 < max(asked.outpaint) <= 4096):
+        raise Error(f"outpaint = {asked.outpaint} is not allowed: pixels to add at each side, 0 to 4096, not all 0.")
     if asked.missing and asked.upscale is not None:
         raise Error("mask and upscale cannot both be given: fill the hole first, then enlarge the result.")
     if asked.operator is not None and len(asked.damage) > 1:
