@@ -5,8 +5,8 @@
 
 Asked at the tiles' edges, and in the middle of their overlaps, where blended tiles disagree most. A picture's own
 texture at those lines is not 1, so the same is asked of the same picture restored in one piece from the same noise (a
-U-Net takes any size), and of the truth; the ratio to the one in one piece is what tiles add: 1 is no seam. --apart restores
-each tile by itself and lays them side by side, which is what blending and one noise are to prevent.
+U-Net takes any size), and of the truth; the ratio to the one in one piece is what tiles add: 1 is no seam. --apart
+restores each tile by itself and lays them side by side, which is what blending and one noise are to prevent.
 """
 
 from __future__ import annotations
