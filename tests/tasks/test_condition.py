@@ -14,7 +14,7 @@ from kuosan.data.given import Given
 from kuosan.data.images import as_written, from_uint8, to_uint8
 from kuosan.errors import Error
 from kuosan.tasks import Generation, Inpainting, SuperResolution, Task
-from kuosan.tasks.condition import condition, degrade, enlarged
+from kuosan.tasks.condition import condition, degrade, enlarged, filled
 
 TASKS: list[Task] = [
     SuperResolution(),
@@ -106,8 +106,25 @@ def test_the_known_part_of_a_picture_with_a_hole_is_told_exactly_and_the_rest_is
     told = condition(Inpainting(), None, Given(x0, given.mask))["concat"]  # even if the whole picture were given
     hole = given.mask.expand(-1, 3, -1, -1) > 0
     assert torch.equal(told[:, :3][~hole], x0[~hole])
-    assert not told[:, :3][hole].any()
+    assert torch.equal(told, condition(Inpainting(), None, given)["concat"]), "what is in the hole tells nothing"
     assert torch.equal(told[:, 3:], given.mask)
+
+
+def test_a_hole_is_filled_from_what_is_around_it() -> None:
+    flat = torch.full((1, 3, 13, 17), 0.4)
+    mask = torch.zeros(1, 1, 13, 17)
+    mask[..., 2:11, 3:17] = 1
+    assert torch.allclose(filled(flat * (1 - mask), mask), flat, atol=1e-6)
+    halves = torch.cat([torch.full((1, 1, 16, 8), -0.5), torch.full((1, 1, 16, 8), 0.5)], 3)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12, 4:12] = 1
+    value = filled(halves, mask)[0, 0]
+    assert torch.equal(value[:4], halves[0, 0, :4]) and float(value.abs().max()) <= 0.5
+    assert (value[4:12, 4:12].diff(dim=1) >= -1e-6).all(), "from the dark side to the bright one"
+    one = torch.zeros(1, 1, 16, 16)
+    one[..., 3, 5] = 0.7
+    known = 1 - (one > 0).float()
+    assert torch.allclose(filled(one, known), torch.full_like(one, 0.7)), "a single known pixel fills all"
 
 
 def test_every_kind_of_mask_is_drawn_and_only_those_asked_for() -> None:

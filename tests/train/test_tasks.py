@@ -16,7 +16,7 @@ from kuosan.data.images import save_png
 from kuosan.errors import Error
 from kuosan.sample.restoration import Restoration
 from kuosan.tasks import Inpainting, SuperResolution
-from kuosan.tasks.condition import degrade
+from kuosan.tasks.condition import degrade, filled
 from shell import QUICK, picture_folder, refused
 from shell import kuosan as shell
 from train.made_runs import SMALL, OwnNetwork, Stopping, ask, begin, differences, go, outcome, pictures
@@ -59,7 +59,7 @@ def test_each_step_shows_the_network_what_a_user_would_bring_of_its_pictures(tmp
         run.objective.losses(run.parallel, drawn)
         given = drawn.batch.given
         assert given is not None and given.mask is not None
-        assert torch.equal(told[-1], torch.cat([drawn.batch.x0 * (1 - given.mask), given.mask], 1))
+        assert torch.equal(told[-1], torch.cat([filled(drawn.batch.x0, given.mask), given.mask], 1))
         again = degrade(
             run.config.model.task, drawn.batch.x0, [seeds.rng(0, "train/degrade", step, i) for i in range(5)]
         )

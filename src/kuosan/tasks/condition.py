@@ -67,7 +67,7 @@ def condition(
                 parts.append(std.to(parts[0]).reshape(-1, 1, 1, 1).expand(-1, 1, *parts[0].shape[-2:]))
         case Inpainting():
             assert given is not None and given.mask is not None, "an inpainting network is given masks"
-            parts = [given.picture * (1 - given.mask), given.mask]
+            parts = [filled(given.picture, given.mask), given.mask]
     return {**told, "concat": torch.cat(parts, dim=1)}
 
 
@@ -75,6 +75,23 @@ def enlarged(small: Tensor, scale: int) -> Tensor:
     """(B, C, h, w) -> (B, C, scale h, scale w), bicubic: what super-resolution starts from, and is compared with."""
     size = (scale * small.shape[-2], scale * small.shape[-1])
     return F.interpolate(small, size, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def filled(picture: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) with their holes, mask (B, 1, H, W) = 1, filled smoothly from what is known around them.
+
+    By a pyramid (Burt 1988; Gortler et al. 1996, push-pull): means of what is known at half the size, a quarter, ...,
+    and where a level knows nothing, the coarser one enlarged. Known pixels are kept as they are.
+    """
+    known = 1 - mask
+    levels = [(picture * known, known)]
+    while max(levels[-1][0].shape[-2:]) > 1:
+        levels.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]))  # type: ignore[arg-type]
+    value = torch.zeros_like(levels[-1][0])
+    for total, weight in reversed(levels):
+        coarser = F.interpolate(value, total.shape[-2:], mode="bilinear", align_corners=False)
+        value = torch.where(weight > 0, total / weight.clamp(min=1e-6), coarser)
+    return value
 
 
 def shrinking(scale: int, size: tuple[int, int], down: str = "area", blur: float = 0.0) -> tuple[Separable, ...]:

@@ -12,7 +12,7 @@ from kuosan.tasks.masks import KINDS
 
 @dataclass(frozen=True)
 class Inpainting(Labelled):
-    """What may be missing of a picture; what is there, and where, is joined to the noisy picture."""
+    """What may be missing; the picture with its hole filled smoothly, and the mask, are joined to the noisy one."""
 
     kind: Literal["inpainting"] = "inpainting"
     masks: tuple[str, ...] = KINDS  # inpainting: what may be missing: box, brush, half, border, sparse, blob
@@ -27,5 +27,5 @@ class Inpainting(Labelled):
                 raise unknown("kind of mask", name, KINDS)
 
     def concat_channels(self, channels: int) -> int:
-        """How many channels are joined to a picture of so many: what is known of it, and the mask."""
+        """How many channels are joined to a picture of so many: the one filled smoothly, and the mask."""
         return channels + 1
