@@ -74,7 +74,7 @@ def test_enlarging_by_a_trained_model_a_held_one_and_by_rule(runs: Path, others:
     for part in (
         "pictures: 3 of",
         "8x8 colour, 2 times smaller by area",
-        "contestant: twice: as it was trained, dpm_solver_2m, 20 steps, 20 network evaluations an answer",
+        "contestant: twice: as it was trained, ddim, 50 steps, 50 network evaluations an answer",
         "contestant: whole: ddnm: ddnm, ddim, 3 steps, 3 network evaluations an answer",
         "each with its gradient",
         "2 answers to each picture, 6 by each contestant, 738 network evaluations",

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan import seeds
 from kuosan.diffusion import names
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.loss import SIGMA2_WEIGHTS, simple_loss, weight
@@ -204,20 +203,3 @@ def test_weights_are_checked_with_their_schedule_and_their_numbers_with_the_name
     with pytest.raises(Error, match="above 0"):
         Weight("p2", p2_gamma=0.0)
     assert Weight("elbo").name == "vlb"
-
-
-def test_the_loss_of_some_pixels_is_the_mean_over_those_alone() -> None:
-    x0 = seeds.normal([(i, "test/x0", 0, 0) for i in range(3)], (3, 8, 8))
-    eps = seeds.normal([(i, "test/eps", 0, 0) for i in range(3)], (3, 8, 8))
-    level = Discrete().at_t([10, 500, 900])
-    where = torch.zeros(3, 1, 8, 8)
-    where[0, :, 2:4], where[1, :, :, 5], where[2] = 1, 1, 1
-
-    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return 0.3 * x
-
-    found = simple_loss(network, "eps", x0, level, eps, where=where)
-    error = (0.3 * level.add(x0, eps) - eps).square().mean(1, keepdim=True)
-    for i in range(3):
-        assert torch.allclose(found[i], error[i][where[i] > 0].mean())
-    assert torch.allclose(found[2], simple_loss(network, "eps", x0, level, eps)[2])

@@ -171,7 +171,8 @@ def test_the_usual_walks_are_the_methods_own() -> None:
         assert (walk.sampler, walk.grid_steps) == wanted
     trained = restoring(SuperResolution()).config
     request = restoration.usual(trained, Request(n=1, restoration=Restoration("x", upscale=4)), named=False)
-    assert plan(trained, request).sampler == Request().sampler and plan(trained, request).method is None
+    walk = plan(trained, request)
+    assert (walk.sampler, walk.grid_steps, walk.options, walk.method) == ("ddim", 50, {"eta": 1.0}, None)
 
 
 class Halved:

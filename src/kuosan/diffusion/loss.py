@@ -70,16 +70,12 @@ def simple_loss(
     sigma_data: float = 0.5,
     learned_variance: bool = False,
     cond: Mapping[str, Any] | None = None,
-    where: Tensor | None = None,
 ) -> Tensor:
-    """The weighted loss of each picture, (B,) float32, for levels () or (B,); `schedule` for the weight vlb.
-
-    where: (B, 1, H, W), 1 at the pixels whose error counts, at least one a picture; None for all.
-    """
+    """The weighted loss of each picture, (B,) float32, for levels () or (B,); `schedule` for the weight vlb."""
     out, _ = evaluate(network, prediction, level.add(x0, eps), level, sigma_data, learned_variance, cond)
     wanted = target(prediction, x0, eps, level, sigma_data)
     w = weight(weight_name, level, prediction, sigma_data, schedule)
-    return squared_error(out, wanted, where) * there(w, wanted)
+    return squared_error(out, wanted) * there(w, wanted)
 
 
 def bound_loss(
@@ -138,9 +134,6 @@ def bound_terms(steps: Chain, level: Level, x0: Tensor, x0_hat: Tensor, variance
     return len(steps) * step_bits(steps, rows, x0, x0_hat, variance=variance, frac=frac)
 
 
-def squared_error(out: Tensor, wanted: Tensor, where: Tensor | None = None) -> Tensor:
-    """The mean squared error of each picture, over its pixels in `where`: (B, C, H, W) twice -> (B,)."""
-    error = (out.to(wanted.dtype) - wanted).square()
-    if where is None:
-        return error.flatten(1).mean(1)
-    return (error * where).flatten(1).sum(1) / (where.flatten(1).sum(1) * error.shape[1])
+def squared_error(out: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared error of each picture: (B, C, H, W) twice -> (B,)."""
+    return (out.to(wanted.dtype) - wanted).square().flatten(1).mean(1)

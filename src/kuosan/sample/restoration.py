@@ -33,6 +33,9 @@ JUMP, JUMPS = 10, 10  # RePaint's
 BOX = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*")  # x,y,w,h: a mask as numbers
 REPAINT_STEPS = 250  # RePaint's T
 STEPS, ETA = 100, 0.85  # of the other methods, by ddim (Wang et al. 2023)
+TRAINED_STEPS = (
+    50  # of a model that was trained for it, by ddim with eta 1: its noise mends what earlier steps got wrong
+)
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,9 @@ def usual(config: ModelConfig, request: Request, *, named: bool) -> Request:
     own: dict[str, Any] = {}
     if chosen == "repaint":
         own = {"sampler": "ddpm", "steps": REPAINT_STEPS}
-    elif chosen is not None:
-        own = {"sampler": "ddim", "steps": STEPS, **({"eta": ETA} if request.eta is None else {})}
+    else:
+        steps, eta = (TRAINED_STEPS, 1.0) if config.task.kind != "generation" else (STEPS, ETA)
+        own = {"sampler": "ddim", "steps": steps, **({"eta": eta} if request.eta is None else {})}
     if named and own.get("sampler") != names.sampler(request.sampler):
         own = {}
     if request.steps is not None:

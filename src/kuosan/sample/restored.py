@@ -37,7 +37,7 @@ def held(denoise: Denoiser, model: Model, walk: Plan, request: Request, measurem
 
 
 def kept(denoise: Denoiser, given: Given | None) -> Denoiser:
-    """The denoiser of an inpainting model with what is known in its prediction: there it was never trained."""
+    """The denoiser of an inpainting model with what is known in its prediction, exactly."""
     if given is None or given.mask is None:
         return denoise
     return restoration.ddnm(denoise, Measurement(Mask(1 - given.mask), given.picture * (1 - given.mask)))

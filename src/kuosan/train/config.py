@@ -186,8 +186,9 @@ def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, t
     model = trees.build(ModelConfig, few | _prediction(said))
     if model.learned_variance:
         network["out_channels"] = 2 * shape[0]
-    # what is joined is nearly right where it is smooth; a network's last norm would lose its brightness and contrast
-    network["concat_skip"] = task.kind != "generation" and model.prediction == "x0" and not model.learned_variance
+    # a small picture enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
+    # hole is filled with is too far from the truth to be added to
+    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
     return network
 
 

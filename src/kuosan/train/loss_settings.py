@@ -67,12 +67,6 @@ def check(train: TrainConfig, model: ModelConfig) -> None:
     """Refuse what this model cannot be trained with. Raises: Error."""
     schedule, discrete = model.schedule, model.schedule.kind == "discrete"
     check_weight(train.weighting, schedule, model.prediction)
-    if model.learned_variance and model.task.kind == "inpainting":
-        raise Error("model.learned_variance = true with task inpainting, whose loss reaches no variance: leave it out.")
-    if train.loss != "simple" and model.task.kind == "inpainting":
-        raise Error(
-            f"train.loss = {train.loss} with task inpainting, whose loss is the error inside the hole: use loss simple."
-        )
     if train.loss != "simple" and not discrete:
         raise Error(
             f"train.loss = {train.loss} with schedule {schedule.kind}: it is the bound of T discrete steps; use "
