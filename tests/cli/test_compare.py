@@ -77,7 +77,7 @@ def test_enlarging_by_a_trained_model_a_held_one_and_by_rule(runs: Path, others:
         "contestant: twice: as it was trained, ddim, 50 steps, 50 network evaluations an answer",
         "contestant: whole: ddnm: ddnm, ddim, 3 steps, 3 network evaluations an answer",
         "each with its gradient",
-        "2 answers to each picture, 6 by each contestant, 738 network evaluations",
+        "2 answers to each picture, 6 by each contestant, 918 network evaluations",
         "The truth's own consistency is 0.",
         "PSNR - first",
         "written: ",
