@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -160,3 +161,21 @@ def test_a_network_of_ones_own_without_the_door_is_refused_before_anything_is_wr
     with pytest.raises(Error, match="give forward a concat"):
         begin(tmp_path / "run", data, KINDS["inpainting"], network=OwnNetwork())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_preview_tells_each_picture_its_own_class(tmp_path: Path) -> None:
+    pixels = seeds.rng(0, "test/classed").integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "classed.npz", images=pixels, labels=np.arange(30) % 2)
+    settings = {**KINDS["inpainting"], "model.task.labels": True, "model.task.drop": 0.0, "train.preview_every": 1,
+                "train.preview_pictures": 3, "train.preview_steps": 1}  # fmt: skip
+    run = begin(tmp_path / "run", tmp_path / "classed.npz", settings)
+    assert run.monitor is not None and run.lock is not None
+    pictures_, told = run.monitor.pictures, list[Tensor]()
+    model = run.monitor.averaged_model(run.state.averaged())
+    with patch.object(type(run.monitor), "averaged_model", return_value=model):
+        model.network.register_forward_pre_hook(lambda _, args, kw: told.append(kw["label"]), with_kwargs=True)
+        run.monitor.preview(run.state.averaged(), 1)
+    order = seeds.permutation(len(pictures_.held_out), run.config.train.seed, -1)
+    assert pictures_.labels is not None
+    assert told[0].tolist() == pictures_.labels[pictures_.held_out[order][:3]].tolist()
+    run.lock.release()

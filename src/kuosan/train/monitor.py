@@ -18,6 +18,7 @@ from kuosan.model import Model
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
 from kuosan.tasks.condition import degrade
+from kuosan.tasks.labels import NULL
 from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
@@ -103,7 +104,11 @@ class Monitor:
         ids = ids[seeds.permutation(len(ids), self.config.seed, -1)][: request.n]
         batch = self._brought(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
         assert batch.given is not None
-        made = sample(model, replace(request, n=len(ids)), given=batch.given).cpu()
+        classes: tuple[str, ...] = ()
+        if model.config.task.labels and batch.label is not None:  # each picture's own
+            names = (*model.config.task.class_names, NULL)  # -1 is the last
+            classes = tuple(names[int(label)] for label in batch.label)
+        made = sample(model, replace(request, n=len(ids), classes=classes), given=batch.given).cpu()
         brought = F.interpolate(batch.given.picture, made.shape[-2:], mode="nearest")
         return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
 
