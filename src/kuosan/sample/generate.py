@@ -22,7 +22,6 @@ from kuosan.sample import restored
 from kuosan.sample.guided import Guides, check, guided
 from kuosan.sample.plan import Plan, plan
 from kuosan.sample.request import Request
-from kuosan.sample.restoration import JUMP, JUMPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,7 +202,7 @@ def _walked(
     options, asked = dict(walk.options), request.restoration
     if walk.jumping is not None:
         assert asked is not None and measurement is not None
-        length, jumps = asked.jump_length or JUMP, asked.jumps or JUMPS
+        length, jumps = asked.returns
         times = repaint_times(len(walk.levels) - 1, length, jumps)
         ends = [walk.levels[to] for now, to in pairwise(times) if to > now]
         if walk.method == "repaint":

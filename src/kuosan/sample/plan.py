@@ -127,7 +127,7 @@ def _restored(
         raise Error(f"sampler {sampler!r} with method {method} and jumps, which walks by {wanted}: say {wanted!r}.")
     if options.get("variance") == "learned":
         raise Error("variance 'learned' with method repaint: use beta or posterior.")
-    jump_length, jumps = asked.jump_length or restoring.JUMP, asked.jumps or restoring.JUMPS
+    jump_length, jumps = asked.returns
     if jumps > 1 and jump_length >= steps:
         raise Error(f"jump_length = {jump_length} of {steps} steps leaves no room to return: less, or more --steps.")
     return method, restoring.repaint_evaluations(steps, jump_length, jumps)

@@ -77,6 +77,11 @@ class Restoration:
         return tuple(name for name, value in said if value is not None and value is not False)
 
     @property
+    def returns(self) -> tuple[int, int]:
+        """Of a walk with jumps: steps of each return, and how often each stretch is walked."""
+        return self.jump_length or JUMP, self.jumps or JUMPS
+
+    @property
     def missing(self) -> bool:
         """Whether a part of the picture is to be made anew."""
         return self.mask is not None or self.outpaint is not None
