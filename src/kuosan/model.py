@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
+from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit_config import DiTConfig
@@ -34,9 +35,9 @@ class ModelConfig:
     """What a trained model is, in numbers and names: enough to build it and to sample from it."""
 
     shape: tuple[int, int, int] | None = None  # channels, height, width of a picture; decided by the data
-    network: UNetConfig | DiTConfig | OwnNetwork | ClassifierConfig = field(
+    network: UNetConfig | DiTConfig | OwnNetwork | ClassifierConfig | AutoencoderConfig = field(
         default_factory=UNetConfig
-    )  # unet, dit (a transformer), own (a module given from Python), or classifier
+    )  # unet, dit (a transformer), own (a module given from Python), classifier or autoencoder
     schedule: Discrete | Karras | Flow = field(default_factory=Discrete)  # the noise: discrete, karras (EDM) or flow
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
     sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
@@ -80,10 +81,12 @@ class Model:
         """(x, level) -> Prediction, with the conditions bound.
 
         Raises:
-            Error: the model is a classifier.
+            Error: the model is a classifier or an autoencoder.
         """
         if isinstance(self.config.network, ClassifierConfig):
             raise Error("this model is a classifier: it names pictures and makes none. It guides a model that does.")
+        if isinstance(self.config.network, AutoencoderConfig):
+            raise Error("this model is an autoencoder: it turns pictures into latents and back, and denoises none.")
         from kuosan.diffusion.denoiser import denoiser
 
         return denoiser(
@@ -111,6 +114,10 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
         from kuosan.networks.classifier import Classifier
 
         return Model(config, Classifier(config.network, seed))
+    if isinstance(config.network, AutoencoderConfig):
+        from kuosan.networks.autoencoder import Autoencoder
+
+        return Model(config, Autoencoder(config.network, seed))
     if isinstance(config.network, DiTConfig):
         from kuosan.networks.dit import DiT
 

@@ -98,7 +98,8 @@ class _Interleave(torch.autograd.Function):
 class ResidualBlock(nn.Module):
     """x + conv2(act(norm2(conv1(act(norm1(x)))))), told the time between (Ho et al. 2020; ADM's resampling inside).
 
-    `time` is this block's share of the time conditioning: (B, out) to add, or (B, 2*out) to scale and shift with.
+    `time` is this block's share of the time conditioning: (B, out) to add, or (B, 2*out) to scale and shift with; None
+    in an autoencoder, which knows no time.
     """
 
     def __init__(
@@ -123,12 +124,12 @@ class ResidualBlock(nn.Module):
         self.time_width = 2 * out if scale_shift else out
         self.dropout = dropout
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         h = self.norm1(x, act=True)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        if self.scale_shift:
+        if self.scale_shift and time is not None:
             scale, shift = time.chunk(2, dim=1)
             h = self.norm2(h, act=True, scale=scale, shift=shift)
         else:
@@ -156,17 +157,20 @@ class Attention(nn.Module):
         return cast(Tensor, x + self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: (B, heads, L, d) three times -> (B, heads, L, d).
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v: (B, heads, L, d), k and v of any length -> (B, heads, L, d).
+
+    mask: bool, broadcast to (B, heads, L, length of k), False where a query does not look.
 
     Plain matmuls in low precision on a CPU where they are quicker: in training (the fused kernel's backward is slow),
     and wherever there are no tile instructions (AMX).
     """
     low = q.dtype in (torch.bfloat16, torch.float16)
     if q.device.type == "cpu" and low and q.shape[-2] <= 1024 and (q.requires_grad or not _has_tiles()):
-        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = torch.softmax(logits if mask is None else logits.masked_fill(~mask, -math.inf), dim=-1)
         return weights.to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 @cache

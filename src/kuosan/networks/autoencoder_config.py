@@ -1,0 +1,143 @@
+"""What a KL autoencoder is made of: `AutoencoderConfig`, and the shape we give a picture size by default. Torch-free.
+
+Stable Diffusion's (Rombach et al. 2022) is channels 128, multipliers (1, 2, 4, 4), blocks 2, latent_channels 4: the
+defaults, of factor 8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from kuosan.errors import Error, unknown
+from kuosan.networks.config import Size
+
+
+class _Shape(NamedTuple):
+    channels: int  # at the first level
+    widest: int  # multipliers are 1, 2, 4, ... up to this
+    blocks: int
+    groups: int
+    critic: int  # the critic's channels, where one is trained
+
+
+_SIZES = {
+    "tiny": _Shape(16, 2, 1, 8, 16),
+    "small": _Shape(32, 2, 1, 8, 32),
+    "medium": _Shape(64, 4, 2, 32, 64),
+    "large": _Shape(128, 4, 2, 32, 64),  # Stable Diffusion's at factor 8
+}
+_ATTENDED = 32  # cells a side of the middle, at most, where it attends by default
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The fields of `networks.autoencoder.Autoencoder`; every impossible value is refused when the config is made."""
+
+    kind: Literal["autoencoder"] = "autoencoder"  # turns pictures into latents and back (Rombach et al. 2022)
+    in_channels: int = 3  # channels of a picture
+    latent_channels: int = 4  # autoencoder: channels of a latent; 4 in Stable Diffusion
+    channels: int = 128  # width at the first level
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # width of each level = channels * multiplier
+    blocks: int = 2  # residual blocks a level of the encoder; one more in the decoder
+    middle_attention: bool = True  # self-attention, one head, at the coarsest level's middle
+    groups: int = 32  # groups of every GroupNorm
+    norm_eps: float = 1e-6  # of every GroupNorm
+    patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit: 2 spares a small net the finest level
+    critic_channels: int = 0  # autoencoder: width of the critic that trains it, at its first layer; 0: no critic
+    critic_layers: int = 3  # autoencoder: halvings in the critic; 3 judge patches of 70 pixels (Isola et al. 2017)
+    checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
+        for field in ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers"):
+            if not _whole(getattr(self, field)) or getattr(self, field) < 1:
+                raise _refuse(self, field, "whole numbers from 1", f"Set {field} to 1 or more.")
+        if not _whole(self.critic_channels) or self.critic_channels < 0 or self.critic_channels % 4:
+            raise _refuse(self, "critic_channels", "multiples of 4, or 0 for no critic", "64 is usual, 32 on a CPU.")
+        if not (self.norm_eps > 0 and math.isfinite(self.norm_eps)):
+            raise _refuse(self, "norm_eps", "small positive numbers", "1e-6 is Stable Diffusion's.")
+        if self.patch & (self.patch - 1):
+            raise _refuse(self, "patch", "1, 2, 4, ...", "1 is Stable Diffusion's, 2 is quicker on a CPU.")
+        if not self.multipliers or not all(_whole(m) and m >= 1 for m in self.multipliers):
+            raise _refuse(self, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2) for factor 4.")
+        for width in self.widths:
+            if width % self.groups:
+                cure = f"A level has {width} channels: choose groups that divide {math.gcd(*self.widths)}."
+                raise _refuse(self, "groups", f"divisors of every level's channels {self.widths}", cure)
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions there are."""
+        return len(self.multipliers)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, the first the finest."""
+        return tuple(self.channels * m for m in self.multipliers)
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent cell; height and width of a picture must be multiples of it."""
+        return self.patch << (self.levels - 1)
+
+    @property
+    def alone(self) -> AutoencoderConfig:
+        """The same without a critic: what is needed to use it."""
+        return replace(self, critic_channels=0, critic_layers=3)
+
+    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """A picture's shape (C, H, W) -> its latent's.
+
+        Raises:
+            Error: another number of channels, or sides that are no multiples of `factor`.
+        """
+        count, height, width = shape
+        if count != self.in_channels:
+            raise Error(f"this autoencoder takes pictures of {self.in_channels} channel(s), not {count}.")
+        if height % self.factor or width % self.factor:
+            raise _indivisible(height, width, self.factor)
+        return self.latent_channels, height // self.factor, width // self.factor
+
+
+def _refuse(config: AutoencoderConfig, field: str, allowed: str, cure: str) -> Error:
+    return Error(f"AutoencoderConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def default_autoencoder(
+    shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, critic: bool = False
+) -> AutoencoderConfig:
+    """An autoencoder for pictures of `shape` (C, H, W) whose latents are `factor` times smaller a side.
+
+    Raises: `Error` for an unknown size, a factor that is no power of two from 2, or sides that are no multiples of it.
+    """
+    if size not in _SIZES:
+        raise unknown("network size", size, _SIZES)
+    if not _whole(factor) or factor < 2 or factor & (factor - 1):
+        raise Error(f"factor = {factor!r} of an autoencoder is not allowed: 2, 4, 8, 16, ...; 4 and 8 are usual.")
+    count, height, width = shape
+    if height % factor or width % factor:
+        raise _indivisible(height, width, factor)
+    plan = _SIZES[size]
+    return AutoencoderConfig(
+        in_channels=count,
+        channels=plan.channels,
+        multipliers=tuple(min(2**i, plan.widest) for i in range(factor.bit_length())),
+        blocks=plan.blocks,
+        middle_attention=max(height, width) // factor <= _ATTENDED,
+        groups=plan.groups,
+        critic_channels=plan.critic if critic else 0,
+    )
+
+
+def _indivisible(height: int, width: int, factor: int) -> Error:
+    near = "x".join(str(factor * max(1, round(side / factor))) for side in (height, width))
+    return Error(
+        f"pictures of {height}x{width} do not fit an autoencoder of factor {factor}: sides must be multiples of "
+        f"{factor}. Resize or pad to {near}, or give fewer multipliers."
+    )
