@@ -1,0 +1,143 @@
+"""An autoencoder for pictures of any size: encoded and decoded in tiles that overlap, blended, in a tile's memory.
+
+    z = sum_i w_i encode(tile_i of x) / sum_i w_i        x = sum_i w_i decode(tile_i of z) / sum_i w_i
+
+The windows w are those of `networks/tiled.py`. A convolution sees zeros beyond a tile where the picture goes on, and a
+norm the tile's own mean and spread; blending hides both, and what is left of them docs/reconstruct.md measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kuosan.errors import Error
+from kuosan.networks.autoencoder import Autoencoder, Moments
+from kuosan.networks.tiled import shares, tiles
+
+Places = list[tuple[int, int]]  # upper left corners, in latents
+
+
+class TiledAutoencoder(nn.Module):
+    """`network` on pictures (B, C, H, W) of any size, in tiles of `side` pixels that overlap by `overlap`.
+
+    A picture that fits into one tile goes through the network as it is: the answer is the network's, bit for bit. Sides
+    that are no multiples of the network's factor are extended by their last pixels; `decode` cuts them again.
+    Raises: Error for tiles or overlaps that are no multiples of the factor, or an overlap beyond half a tile.
+    """
+
+    def __init__(self, network: Autoencoder, side: int, overlap: int | None = None, batch: int = 1) -> None:
+        super().__init__()
+        factor = network.config.factor
+        overlap = side // 4 // factor * factor if overlap is None else overlap
+        if side < factor or side % factor:
+            raise Error(f"tiles of {side} pixels do not fit this autoencoder: a multiple of {factor} is needed.")
+        if not 0 <= overlap <= side // 2 or overlap % factor:
+            raise Error(
+                f"overlap = {overlap} is not allowed with tiles of {side}: a multiple of {factor} from 0 to "
+                f"{side // 2}, half a tile."
+            )
+        if batch < 1:
+            raise Error(f"batch = {batch} is not allowed: at least 1 tile goes through the network at once.")
+        self.network, self.factor, self.side, self.overlap, self.batch = network, factor, side, overlap, batch
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}, overlap={self.overlap}, batch={self.batch}"
+
+    def tile_count(self, height: int, width: int) -> int:
+        """How many tiles cover a picture."""
+        rows, columns = (self._starts(-(-length // self.factor))[0] for length in (height, width))
+        return len(rows) * len(columns)
+
+    def encode(self, x: Tensor) -> Moments:
+        """x (B, C, H, W) -> mean and log variance (B, c, ceil(H / factor), ceil(W / factor)).
+
+        Raises:
+            Error: no pictures.
+        """
+        if x.ndim != 4 or min(x.shape) < 1:
+            raise Error(f"an autoencoder encodes pictures (B, C, H, W); got {tuple(x.shape)}.")
+        x = extended(x, self.factor)
+        latent_size = (x.shape[2] // self.factor, x.shape[3] // self.factor)
+
+        def both(part: Tensor) -> Tensor:
+            return torch.cat(list(self.network.encode(part)), 1)
+
+        return Moments(*self._blended(both, x, latent_size, self.factor, 1).chunk(2, 1))
+
+    def decode(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """z (B, c, h, w) -> (B, C, *size), `size` (height, width) the picture's own; all that z holds if None.
+
+        Raises:
+            Error: no latents, or a size that they are not of.
+        """
+        if z.ndim != 4 or min(z.shape) < 1:
+            raise Error(f"an autoencoder decodes latents (B, c, h, w); got {tuple(z.shape)}.")
+        height, width = size or (z.shape[2] * self.factor, z.shape[3] * self.factor)
+        if (-(-height // self.factor), -(-width // self.factor)) != tuple(z.shape[2:]):
+            raise Error(
+                f"latents of {z.shape[2]}x{z.shape[3]} are no picture of {height}x{width}: each side of a picture is "
+                f"{self.factor} times its latents', or up to {self.factor - 1} pixels less."
+            )
+        x = self._blended(self.network.decode, z, (z.shape[2], z.shape[3]), 1, self.factor)
+        return x[:, :, :height, :width]
+
+    def _blended(
+        self, network: Callable[[Tensor], Tensor], x: Tensor, latent_size: tuple[int, int], into: int, out: int
+    ) -> Tensor:
+        """`network` on tiles of x, joined; tiles lie on latents, each of `into` pixels of x and `out` of the result."""
+        (rows, high), (columns, wide) = (self._starts(length) for length in latent_size)
+        if len(rows) * len(columns) == 1:
+            return network(x)
+        overlap = self.overlap // self.factor * out
+        share_y, share_x = (
+            shares([out * start for start in starts], out * side, min(overlap, out * side // 2)).float().to(x.device)
+            for starts, side in ((rows, high), (columns, wide))
+        )
+        whole = None
+        for places, part in self._answers(network, x, (rows, columns), (into * high, into * wide), into):
+            if whole is None:
+                size = (out * latent_size[0], out * latent_size[1])
+                whole, kind = torch.zeros(len(x), part.shape[1], *size, device=x.device), part.dtype
+            for (row, column), piece in zip(places, torch.split(part, len(x))):
+                weight = share_y[row][:, None] * share_x[column]
+                top, left = out * rows[row], out * columns[column]
+                whole[:, :, top : top + out * high, left : left + out * wide] += piece.float() * weight
+        assert whole is not None
+        return whole.to(kind)
+
+    def _answers(
+        self,
+        network: Callable[[Tensor], Tensor],
+        x: Tensor,
+        starts: tuple[list[int], list[int]],
+        side: tuple[int, int],
+        into: int,
+    ) -> Iterator[tuple[Places, Tensor]]:
+        """The places (row, column) of some tiles, and the network's answers: each tile's pictures together."""
+        rows, columns = starts
+        places = list(product(range(len(rows)), range(len(columns))))
+        for first in range(0, len(places), self.batch):
+            some = places[first : first + self.batch]
+            corners = [(into * rows[row], into * columns[column]) for row, column in some]
+            part = torch.cat([x[:, :, top : top + side[0], left : left + side[1]] for top, left in corners])
+            if torch.is_grad_enabled() and part.requires_grad:  # else the graphs of all tiles would be held at once
+                yield some, checkpoint(network, part, use_reentrant=False)
+            else:
+                yield some, network(part)
+
+    def _starts(self, length: int) -> tuple[list[int], int]:
+        """Where tiles start along an axis of so many latents, and how many of them each has."""
+        side = min(self.side // self.factor, length)
+        return tiles(length, side, min(self.overlap // self.factor, side // 2)), side
+
+
+def extended(x: Tensor, factor: int) -> Tensor:
+    """x (B, C, H, W) with its last row and column repeated until both sides are multiples of `factor`."""
+    down, right = -x.shape[2] % factor, -x.shape[3] % factor
+    return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
