@@ -47,7 +47,10 @@ class Option:
 
 
 def options(cls: type) -> dict[str, Option]:
-    """Every leaf of a configuration class by its dotted key, in the order of definition; a union gives all kinds."""
+    """Every leaf of a configuration class by its dotted key, in the order of definition; a union gives all kinds.
+
+    A field with metadata {"option": False} is filled in by kuosan, and is none.
+    """
     return {option.key: option for option in _walk(cls, "")}
 
 
@@ -191,6 +194,8 @@ def _walk(cls: type, prefix: str) -> Iterator[Option]:
     for field in dataclasses.fields(cls):
         annotation = hints(cls)[field.name]
         nested = dataclasses_in(annotation)
+        if not field.metadata.get("option", True):  # filled in by kuosan, never typed
+            continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if not nested:
             yield Option(prefix + field.name, annotation, default, docs.get(field.name, ""))

@@ -1,0 +1,96 @@
+"""What a model's network denoises: pictures themselves, or an autoencoder's latents of them. Torch-free.
+
+z = (mean - shift) * scale        shift and scale, a number a latent channel, are measured from the training pictures
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kuosan.errors import Error
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+
+FILLED = {"option": False}  # of a field that is filled in from the autoencoder or the pictures, and never typed
+NEAR = 0.02  # two measurements of one latent space differ by no more than this part of a standard deviation
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The network denoises pictures themselves."""
+
+    kind: Literal["pixels"] = "pixels"
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one cell of what is denoised."""
+        return 1
+
+    def walk_shape(self, shape: Shape) -> Shape:
+        """What is denoised of pictures of a shape (C, H, W): themselves."""
+        return shape
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The network denoises an autoencoder's latents, each channel of mean 0 and standard deviation 1 over the data."""
+
+    kind: Literal["latents"] = "latents"
+    run: str = ""  # latents: the run of an autoencoder; or of another latent model, whose autoencoder is then taken
+    network: AutoencoderConfig = field(default_factory=AutoencoderConfig, metadata=FILLED)  # as the run has it
+    shift: tuple[float, ...] = field(default=(), metadata=FILLED)  # of each latent channel: the data's mean
+    scale: tuple[float, ...] = field(default=(), metadata=FILLED)  # of each latent channel: 1 / the data's std
+    weights: str = field(default="", metadata=FILLED)  # sha256 of the autoencoder's file of weights
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "scale"):
+            values = tuple(float(value) for value in getattr(self, name))  # YAML and JSON have no tuples
+            object.__setattr__(self, name, values)
+            if len(values) not in (0, self.network.latent_channels):
+                raise Error(
+                    f"codec.{name} has {len(values)} numbers for {self.network.latent_channels} latent channels: it is "
+                    f"measured; leave it out."
+                )
+            if not all(math.isfinite(value) and (name == "shift" or value > 0) for value in values):
+                raise Error(f"codec.{name} = {list(values)} is not allowed: it is measured; leave it out.")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent cell."""
+        return self.network.factor
+
+    def walk_shape(self, shape: Shape) -> Shape:
+        """The latents' shape of pictures of a shape (C, H, W).
+
+        Raises:
+            Error: pictures that the autoencoder does not take.
+        """
+        return self.network.latent_shape(shape)
+
+
+Codecs = Pixels | Latents
+
+
+def apart(one: Codecs, other: Codecs) -> str | None:
+    """Why what one model denoises is not what another does, in words that follow a name; None if it is the same."""
+    if isinstance(one, Pixels) or isinstance(other, Pixels):
+        if one.kind == other.kind:
+            return None
+        words = {"pixels": "pictures themselves", "latents": "an autoencoder's latents"}
+        return f"sees {words[other.kind]}, and this model {words[one.kind]}"
+    if one.weights != other.weights:
+        return (
+            f"sees latents of another autoencoder ({other.run or 'unnamed'}, {other.weights[:10]}) than this model "
+            f"({one.run or 'unnamed'}, {one.weights[:10]})"
+        )
+    off = [abs(a - b) * s for a, b, s in zip(one.shift, other.shift, one.scale)]
+    off += [abs(a / b - 1) for a, b in zip(one.scale, other.scale)]
+    if max(off, default=0.0) > NEAR:
+        return (
+            f"was trained on other pictures, whose latents have another mean or spread (by {max(off):.2f} of a "
+            f"standard deviation)"
+        )
+    return None
