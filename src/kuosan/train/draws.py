@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kuosan.data.pictures import Batch, Pictures
     from kuosan.tasks import Task
+    from kuosan.train.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class Drawn:
 
     batch: Batch
     u: np.ndarray  # (B,) uniform in [0, 1): where the objective draws each picture's level
-    eps: Tensor  # (B, C, H, W)
+    eps: Tensor  # (B, C, H, W), or of latents
     drop: np.ndarray  # (B,) uniform in [0, 1): whether a picture is shown without its condition
+    step: int = 0  # steps taken before this one
 
     def part(self, rows: slice) -> Drawn:
         """Some of its pictures."""
@@ -41,8 +43,9 @@ class Drawn:
             label=None if self.batch.label is None else self.batch.label[rows],
             caption=None if self.batch.caption is None else self.batch.caption[rows],
             given=None if self.batch.given is None else self.batch.given.rows(rows),
+            text=None if self.batch.text is None else {door: told[rows] for door, told in self.batch.text.items()},
         )
-        return Drawn(batch, self.u[rows], self.eps[rows], self.drop[rows])
+        return Drawn(batch, self.u[rows], self.eps[rows], self.drop[rows], self.step)
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Draws:
     offset: float = 0.0  # strength of the noise that all pixels of a channel share
     task: Task = Generation()  # noqa: RUF009 (frozen); by which pictures are degraded
     threads: int = 1  # that draw a step's noise; never changes a bit
+    noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
+    texts: Texts | None = None  # what is told of each picture's caption
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def ids(self, step: int) -> np.ndarray:
@@ -77,7 +82,7 @@ class Draws:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
         u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
         noise = (self._key(f"train/noise{again}", step, row) for row in rows)
-        eps = seeds.normal(noise, self.pictures.shape, self.threads)
+        eps = seeds.normal(noise, self.noise_shape or self.pictures.shape, self.threads)
         if self.offset:
             shared = (self.pictures.shape[0], 1, 1)
             eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
@@ -85,7 +90,9 @@ class Draws:
             rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
             batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
         drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
-        return Drawn(batch, u, eps, drop)
+        if self.texts is not None:
+            batch = batch._replace(text=self.texts.of(batch.ids.numpy(), drop < self.task.dropped))
+        return Drawn(batch, u, eps, drop, step)
 
     def ahead(self, first: int, last: int) -> Iterator[Drawn]:
         """The steps `first` to `last - 1`, the next one drawn while the current one is used."""
