@@ -10,7 +10,7 @@ import pytest
 
 from kuosan.errors import Error
 from kuosan.evaluate.estimate import checked
-from kuosan.evaluate.kid import kid, kid_by_subsets, kid_difference, mmd2, pairs
+from kuosan.evaluate.kid import kid, kid_by_subsets, kid_difference, kid_of_pairs, mmd2, pairs
 from kuosan.seeds import rng
 
 
@@ -125,6 +125,46 @@ def test_a_paired_difference_is_surer_than_two_distances():
     assert difference.value == pytest.approx(kid(near, y).value - kid(x, y).value, rel=1e-9)
     assert difference.error < 0.3 * kid(x, y).error
     assert kid_difference(x, x, y).error == 0
+
+
+def test_kid_of_pairs_is_the_mean_over_all_pairs_of_pairs_but_each_with_itself():
+    x, n = gaussian("x", 9, 5), 9
+    y = 0.8 * x + 0.3 * gaussian("y", 9, 5, 0.4)
+
+    def k(a, b):
+        return (float(np.dot(a, b)) / 5 + 1) ** 3
+
+    def h(keep):
+        return [k(x[i], x[j]) + k(y[i], y[j]) - 2 * k(x[i], y[j]) for i in keep for j in keep if i != j]
+
+    found = kid_of_pairs(x, y)
+    assert found.value == pytest.approx(np.mean(h(range(n))), rel=1e-10)
+    left_out = np.array([np.mean(h([j for j in range(n) if j != i])) for i in range(n)])
+    assert found.error == pytest.approx(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()), rel=1e-8)
+
+
+def test_pictures_given_back_as_they_were_have_no_distance_and_the_plain_one_is_below_it():
+    x = gaussian("x", 40, 8)
+    assert kid_of_pairs(x, x).value == pytest.approx(0, abs=1e-15)
+    assert kid_of_pairs(x, x).error == pytest.approx(0, abs=1e-15)
+    assert kid(x, x).value < -1e-3  # each met itself
+
+
+def test_kid_of_pairs_is_right_on_average_where_that_of_sets_is_not():
+    shift, n, d = 0.5, 30, 4
+    mu, nu = np.zeros(d), np.full(d, shift)
+    truth = kernel_mean(mu, mu) + kernel_mean(nu, nu) - 2 * kernel_mean(mu, nu)
+    draws = [gaussian("draw", n, d, id=i) for i in range(400)]
+    values = np.array([kid_of_pairs(x, x + shift).value for x in draws])
+    plain = np.array([kid(x, x + shift).value for x in draws])
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean() - truth) < 3 * error
+    assert plain.mean() < truth - 5 * error
+
+
+def test_kid_of_pairs_needs_pairs():
+    with pytest.raises(Error, match="5 rows against 4"):
+        kid_of_pairs(np.eye(5), np.eye(5)[:4])
 
 
 @pytest.mark.parametrize(

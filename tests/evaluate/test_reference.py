@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from kuosan.errors import Error
+from kuosan.evaluate import reference
 from kuosan.evaluate.reference import psnr, ssim
 from kuosan.seeds import rng
 
@@ -58,6 +59,13 @@ def test_structural_similarity_is_the_papers_window_by_window(pair):
     expected = np.mean(values, axis=0).mean(axis=1)
     assert expected.min() > 0.3 and expected.max() < 0.98
     np.testing.assert_allclose(ssim(*pair).numpy(), expected, rtol=1e-9)
+
+
+def test_a_large_picture_is_compared_in_strips_with_the_same_result(pair, monkeypatch):
+    whole = ssim(*pair)
+    for rows in (1, 4, 5):
+        monkeypatch.setattr(reference, "STRIP", rows)
+        torch.testing.assert_close(ssim(*pair), whole, rtol=1e-12, atol=0)
 
 
 def test_both_are_torchmetrics(pair):

@@ -18,6 +18,7 @@ from torch import Tensor
 from kuosan.errors import Error
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004, section III.B
+STRIP = 256  # rows of places whose SSIM is taken at once: a large picture's blurred parts would not fit into memory
 K1, K2 = 0.01, 0.03
 
 
@@ -43,16 +44,26 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     a, b, reach = _checked(x, y, "SSIM")
     if min(a.shape[-2:]) < WINDOW:
         raise Error(f"SSIM of pictures {tuple(a.shape[-2:])}: its window is {WINDOW} pixels; use PSNR.")
-    count, channels = a.shape[:2]
     if reach == 2:
         a, b = a + 1, b + 1  # the formula is for brightness from 0
+    rows = a.shape[2] - WINDOW + 1
+    total = torch.zeros(len(a), dtype=a.dtype, device=a.device)
+    for top in range(0, rows, STRIP):
+        some = slice(top, min(top + STRIP, rows) + WINDOW - 1)
+        total += _similarity(a[:, :, some], b[:, :, some], reach)
+    return total / rows
+
+
+def _similarity(a: Tensor, b: Tensor, reach: float) -> Tensor:
+    """SSIM summed over rows of places, averaged over columns and channels: (B,)."""
+    count, channels = a.shape[:2]
     parts = torch.cat([a, b, a * a, b * b, a * b]).flatten(0, 1)[:, None]  # (5 B C, 1, H, W)
-    mean_a, mean_b, aa, bb, ab = blurred(parts).view(5, count, channels, -1)
+    mean_a, mean_b, aa, bb, ab = blurred(parts).view(5, count, channels, a.shape[2] - WINDOW + 1, -1)
     c1, c2 = (K1 * reach) ** 2, (K2 * reach) ** 2
     brightness = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
-    mean: Tensor = (brightness * structure).mean(dim=(1, 2))
-    return mean
+    found: Tensor = (brightness * structure).mean(dim=(1, 3)).sum(dim=1)
+    return found
 
 
 def blurred(x: Tensor) -> Tensor:
