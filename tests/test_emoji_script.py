@@ -1,0 +1,201 @@
+"""The pure parts of scripts/build_emoji.py: captions, the split, aliases, laying on white, what is left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from kuosan.data.config import DataConfig
+from kuosan.data.pictures import open_pictures
+from kuosan.errors import Error
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "build_emoji.py"
+META = {
+    "groups": {"1": "people-body", "3": "animals-nature", "8": "symbols"},
+    "subgroups": {"25": "person-role", "34": "animal-mammal", "85": "arrow"},
+}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_emoji", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["build_emoji"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(hexcode: str, label: str, group: int, subgroup: int, *tags: str, order: int = 1) -> dict[str, object]:
+    return {
+        "hexcode": hexcode,
+        "label": label,
+        "group": group,
+        "subgroup": subgroup,
+        "tags": list(tags),
+        "order": order,
+    }
+
+
+def concepts(script: ModuleType, count: int) -> list[object]:
+    return [script.Concept(f"{i:x}", f"thing {i}", ("shiny", "small"), "objects", "tool") for i in range(count)]
+
+
+def test_concepts_come_in_their_order_without_symbols_and_families(script: ModuleType) -> None:
+    found = script.read_concepts(
+        [
+            row("27A1-FE0F", "right arrow", 8, 85, order=1),
+            row("1F98A", "fox", 3, 34, "animal", "face", order=9),
+            row("1F468-200D-1F466", "family: man, boy", 1, 25, order=4),
+            row("1F468-200D-1F373", "Man cook: piñata’s", 1, 25, order=3),
+            {"hexcode": "1F1E6", "label": "regional indicator A"},
+        ],
+        META,
+    )
+    assert [(concept.points, concept.name, concept.kind) for concept in found] == [
+        ("1f468-200d-1f373", "man cook, pinata's", "person"),
+        ("1f98a", "fox", "animal"),
+    ]
+    with pytest.raises(Error, match="KINDS"):
+        script.read_concepts([row("1F", "x", 1, 99)], {"groups": META["groups"], "subgroups": {"99": "unheard-of"}})
+
+
+def test_genders_and_directions_share_a_root_and_so_a_part(script: ModuleType) -> None:
+    def root(points: str) -> str:
+        return script.Concept(points, "", (), "", "").root
+
+    cooks = ["1f468-200d-1f373", "1f469-200d-1f373", "1f9d1-200d-1f373"]
+    walkers = ["1f6b6", "1f6b6-200d-2642", "1f6b6-200d-2640", "1f6b6-200d-2640-200d-27a1"]
+    assert {root(points) for points in cooks} == {"1f373"}
+    assert {root(points) for points in walkers} == {"1f6b6"}
+    assert root("1f468") == "1f468"  # a man is his own root
+
+
+def test_a_tenth_of_the_roots_is_held_out_whatever_else_there_is(script: ModuleType) -> None:
+    held = [concept.held_out for concept in concepts(script, 4000)]
+    assert 0.085 < np.mean(held) < 0.115
+    assert held[:100] == [concept.held_out for concept in reversed(list(reversed(concepts(script, 100))))]
+
+
+def test_captions_say_name_keywords_and_style_and_vary(script: ModuleType) -> None:
+    fox = script.Concept("1f98a", "fox", ("face", "cunning", "24", "a tag of words", "fox"), "animals-nature", "animal")
+    assert script.keywords(fox) == ["animal", "face", "cunning"]
+    assert script.caption(fox, "noto") == script.caption(fox, "noto")
+    many = [(concept, script.caption(concept, "3d")) for concept in concepts(script, 2000)]
+    for concept, text in many:
+        name, *said = text.removeprefix("a ").split(", ")
+        assert name == concept.name
+        assert set(said) <= {"tool", "shiny", "small", "3d style"}
+        assert len(said) == len(set(said))
+    styled = [text.endswith(", 3d style") for concept, text in many if not concept.held_out]
+    assert 0.87 < np.mean(styled) < 0.93
+    assert all(text.endswith(", 3d style") for concept, text in many if concept.held_out)
+    assert 0.45 < np.mean([text.startswith("a ") for _, text in many]) < 0.55
+    assert 0.2 < np.mean(["tool" not in text for _, text in many]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fox", "a fox"),
+        ("owl", "an owl"),
+        ("bus", "a bus"),
+        ("princess", "a princess"),
+        ("socks", "socks"),
+        ("people holding hands", "people holding hands"),
+        ("face with rolling eyes", "a face with rolling eyes"),
+        ("man, beard", "a man, beard"),
+        ("woman's clothes", "woman's clothes"),
+    ],
+)
+def test_one_thing_gets_an_article(script: ModuleType, name: str, said: str) -> None:
+    assert script.with_article(name) == said
+
+
+def test_transparent_pixels_lie_on_white_and_each_pixel_is_a_mean(script: ModuleType) -> None:
+    drawn = np.zeros((8, 8, 4), np.uint8)
+    drawn[:4, :4] = (200, 100, 0, 255)
+    drawn[4:, 4:] = (0, 0, 0, 51)
+    small = script.on_white(drawn, 2)
+    assert small.tolist() == [[[200, 100, 0], [255, 255, 255]], [[255, 255, 255], [204, 204, 204]]]
+    half = script.on_white(drawn, 1)
+    assert half.tolist() == [[[228, 204, 178]]]  # (200 + 255 + 255 + 204) / 4, rounded to even
+    assert script.on_white(drawn, 3).shape == (3, 3, 3)  # where nothing divides
+
+
+def test_vectors_are_drawn_in_the_middle_and_aliases_mirrored(script: ModuleType) -> None:
+    pytest.importorskip("resvg_py")
+    icons = {
+        "width": 32,
+        "height": 32,
+        "icons": {
+            "left": {"body": '<path fill="#f00" d="M0 0h16v32H0z"/>'},
+            "wide": {"width": 64, "body": '<path fill="#00f" d="M0 0h64v32H0z"/>'},
+        },
+        "aliases": {"right": {"parent": "left", "hFlip": True}, "turned": {"parent": "left", "rotate": 1}},
+    }
+    drawings = script.Drawings(icons)
+    assert "right" in drawings
+    assert "up" not in drawings
+    left, right, wide = (script.on_white(drawings.draw(name, 16), 4) for name in ("left", "right", "wide"))
+    assert (left[:, :2] == (255, 0, 0)).all()
+    assert (left[:, 2:] == 255).all()
+    assert (right == left[:, ::-1]).all()
+    assert (wide[1:3] == (0, 0, 255)).all()
+    assert (wide[[0, 3]] == 255).all()
+    with pytest.raises(Error, match="rotate"):
+        drawings.draw("turned", 16)
+
+
+def test_empty_pictures_and_training_pictures_that_are_held_out_are_left_out(script: ModuleType) -> None:
+    held = next(concept for concept in concepts(script, 400) if concept.held_out)
+    kept = [concept for concept in concepts(script, 400) if not concept.held_out][:3]
+    noto = script.STYLES[0]
+    white, black = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
+    grey = np.full((4, 4, 3), 99, np.uint8)
+    rows, pictures, left_out = script.chosen(
+        iter([(noto, kept[0], white), (noto, kept[1], black), (noto, kept[2], grey), (noto, held, black)])
+    )
+    assert [row["concept"] for row in rows] == [kept[2].points, held.points]
+    assert [row["split"] for row in rows] == ["train", "test"]
+    assert set(pictures) == {row["file_name"] for row in rows}
+    assert left_out == {
+        "empty": [f"noto/{kept[0].points}.webp"],
+        "same as one held out": [f"noto/{kept[1].points}.webp"],
+    }
+
+
+def test_a_written_zip_opens_with_its_captions(script: ModuleType, tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    told = [script.row_of(script.STYLES[0], concept) for concept in concepts(script, 20)]
+    pixels = {row["file_name"]: draw.integers(0, 256, (16, 16, 3), dtype=np.uint8) for row in told}
+    script.write_zip(tmp_path / "a.zip", {name: script.encoded(value) for name, value in pixels.items()}, told)
+    script.write_zip(tmp_path / "b.zip", {name: script.encoded(value) for name, value in pixels.items()}, told)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert len([json.loads(line) for line in archive.read("metadata.jsonl").splitlines()]) == 20
+    opened = open_pictures(DataConfig(path=str(tmp_path / "a.zip"), size=16, hold_out=0.0))
+    batch = opened.batch(opened.train)
+    assert sorted(batch.caption) == sorted(row["text"] for row in told)
+    by_caption = {row["text"]: pixels[row["file_name"]] for row in told}
+    for text, x0 in zip(batch.caption, batch.x0):
+        assert (np.rint((x0.permute(1, 2, 0).numpy() + 1) * 127.5) == by_caption[text]).all()  # lossless
+
+
+def test_a_strangers_folder_a_wrong_size_and_a_damaged_package_are_refused(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(Error, match="name a new folder"):
+        script.build(tmp_path, tmp_path / "work", 64)
+    with pytest.raises(Error, match="--size 512"):
+        script.build(tmp_path / "new", tmp_path / "work", 512)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "icons.json").write_text('{"icons"')
+    with pytest.raises(Error, match="damaged"):
+        script.read_json(tmp_path / "icons.json")
