@@ -17,11 +17,13 @@ def doctor(
     out: Path | None = None,
     size: Whole | None = None,
     channels: Literal["auto", "rgb", "grey"] = "auto",
-    resize: Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"] = "auto",
+    resize: Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"] = "auto",
     background: str = "white",
     hold_out: float | None = None,
     max_pixels: Whole = DataConfig.max_pixels,
     label_column: str = DataConfig.label_column,
+    bucket_step: Whole | None = None,
+    bucket_aspect: float = DataConfig.bucket_aspect,
 ) -> int:
     """Look at every file of DATA as training would, and say what becomes of it.
 
@@ -47,6 +49,10 @@ def doctor(
         Larger pictures are refused from their header.
     label_column
         Column of metadata.csv or metadata.jsonl that holds the class.
+    bucket_step
+        With buckets: sides are multiples of this; an eighth of the size, as a power of two, if not given.
+    bucket_aspect
+        With buckets: the longer side over the shorter, at most.
     """
     config = DataConfig(
         data,
@@ -57,6 +63,8 @@ def doctor(
         hold_out=hold_out,
         max_pixels=max_pixels,
         label_column=label_column,
+        bucket_step=bucket_step,
+        bucket_aspect=bucket_aspect,
     )
     from kuosan.data.doctor import examine, write
 

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 from kuosan.errors import Error, unknown
 
 Channels = Literal["auto", "rgb", "grey"]
-Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop"]
+Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
+BUCKET_ASPECT = 2.0  # as wide or tall as nearly all photographs are
 HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
@@ -31,7 +32,8 @@ class DataConfig:
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
             with `background`; `stretch` ignores the aspect; `centre` never scales, it cuts or repeats the edges;
             `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all pictures share one
-            size at most 8 pixels below `size`, else `crop`.
+            size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each picture goes to the
+            nearest of several shapes of about size x size pixels.
         background: what transparent pictures lie on: white, black, grey or #rrggbb.
         flip: mirror half of the training pictures, drawn anew each time.
         hold_out: fraction kept out of training, chosen by content; None is the data set's own split, else 0.05.
@@ -40,6 +42,10 @@ class DataConfig:
         max_pixels: a larger picture is refused from its header.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
             attributes, that holds the class.
+        bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
+        bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
+        cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
+            none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
     """
 
     path: str = PORTRAITS
@@ -53,6 +59,9 @@ class DataConfig:
     workers: int = 2
     max_pixels: int = 64_000_000
     label_column: str = LABEL
+    bucket_step: int | None = None
+    bucket_aspect: float = BUCKET_ASPECT
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
@@ -65,6 +74,7 @@ class DataConfig:
         ):
             if value not in allowed:
                 raise unknown(name, value, allowed)
+        self._check_buckets()
         rgb(self.background)
         if not isinstance(self.flip, bool):
             raise Error(f"flip {self.flip!r} must be true or false.")
@@ -75,6 +85,17 @@ class DataConfig:
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
+
+    def _check_buckets(self) -> None:
+        if self.bucket_step is not None:
+            _whole("bucket_step", self.bucket_step, 1, SIZES[1], "a multiple of what the network's sides must be")
+        _number("bucket_aspect", self.bucket_aspect, 1.0, 8.0)
+        for name, given in (
+            ("bucket_step", self.bucket_step is not None),
+            ("bucket_aspect", self.bucket_aspect != BUCKET_ASPECT),
+        ):
+            if given and self.resize != "buckets":
+                raise Error(f"{name} has no effect with resize {self.resize}: set resize to buckets, or leave it out.")
 
 
 def rgb(background: str) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
 from kuosan.data.scan import Progress, Scan, scan
 from kuosan.data.sources import find_source
@@ -49,6 +50,12 @@ class Report:
                 pairs.append((entry.name, first[look.key]))
         return pairs
 
+    @cached_property
+    def buckets(self) -> Buckets:
+        """The shapes that pictures are brought to, and each picture's; one square without buckets."""
+        looks, square = self.scan.looks, (self.plan.size, self.plan.size)
+        return sorted_into(self.plan.shapes or (square,), [(look.height, look.width) for look in looks])
+
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (held out, train): as the source says, else by content, so that added files move no other."""
         hold_out = HOLD_OUT if self.config.hold_out is None else self.config.hold_out
@@ -67,8 +74,7 @@ class Report:
         """The counts, as written to summary.json."""
         held, train = self.split()
         labels = Counter(entry.label for entry in self.scan.entries)
-        shown = max if self.plan.rule == "pad" else min  # the side that is brought to size
-        enlarged = sum(shown(look.width, look.height) < self.plan.side for look in self.scan.looks)
+        resized, enlarged = self._changed()
         return {
             "path": self.config.path,
             "used": len(self.scan.entries),
@@ -79,8 +85,9 @@ class Report:
             "why_this_size": self.plan.why,
             "resize": self.plan.rule,
             "channels": "grey" if self.plan.channels == 1 else "rgb",
-            "resized": sum((look.width, look.height) != (self.plan.size,) * 2 for look in self.scan.looks),
-            "enlarged": 0 if self.plan.rule == "centre" else enlarged,
+            **self._buckets(),
+            "resized": resized,
+            "enlarged": enlarged,
             "sizes": len({(look.width, look.height) for look in self.scan.looks}),
             "modes": dict(Counter(look.mode for look in self.scan.looks).most_common()),
             "converted": dict(Counter(note for look in self.scan.looks for note in look.notes).most_common()),
@@ -90,6 +97,30 @@ class Report:
             "caption_problems": [f"{name}: {reason}" for name, reason in self.scan.listing.missing],
             "duplicates": len(self.duplicates),
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
+        }
+
+    def _changed(self) -> tuple[int, int]:
+        """How many pictures are not shown as they are, and how many of these are enlarged."""
+        looks, plan = self.scan.looks, self.plan
+        if plan.shapes:
+            pairs = [(look, plan.shape_of(look)) for look in looks]
+            resized = sum((look.height, look.width) != shape for look, shape in pairs)
+            return resized, sum(look.height < h or look.width < w for look, (h, w) in pairs)
+        resized = sum((look.width, look.height) != (plan.size, plan.size) for look in looks)
+        shown = max if plan.rule == "pad" else min  # the side that is brought to size
+        enlarged = sum(shown(look.width, look.height) < plan.side for look in looks)
+        return resized, 0 if plan.rule == "centre" else enlarged
+
+    def _buckets(self) -> dict[str, object]:
+        """With buckets: how many pictures each holds (width x height), and how much is cut of pictures."""
+        if not self.plan.shapes:
+            return {}
+        cuts = [cut(self.plan.shape_of(look), look.height, look.width) for look in self.scan.looks]
+        counts = self.buckets.counts(np.arange(len(cuts)))
+        return {
+            "buckets": {_text(shape): int(count) for shape, count in zip(self.buckets.shapes, counts)},
+            "cut_at_most": round(max(cuts, default=0.0), 4),
+            "cut_on_average": round(sum(cuts) / max(1, len(cuts)), 4),
         }
 
     def lines(self) -> list[str]:
@@ -136,19 +167,27 @@ class Report:
         return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}."
 
     def _size(self, told: dict[str, object]) -> str:
-        plan, count = self.plan, told["used"]
+        plan, count, buckets = self.plan, told["used"], told.get("buckets")
         colour = "grey" if plan.channels == 1 else "colour"
         done = {
             "crop": "shorter side scaled, centre cut",
             "pad": f"longer side scaled, rest filled with {self.config.background}",
             "stretch": "stretched, aspect ignored",
             "centre": "not scaled; cut, or edges repeated, about the centre",
+            "buckets": "scaled to cover theirs, centre cut",
         }[plan.rule]
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
         changed = f"{told['resized']:,} of {count:,} brought to it ({done})" if told["resized"] else "none resized"
         small = f"; {told['enlarged']:,} are smaller and were enlarged" if told["enlarged"] else ""
-        return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+        if not isinstance(buckets, dict):
+            return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+        every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
+        lost = f"at most {told['cut_at_most']:.1%} of a picture is cut, {told['cut_on_average']:.1%} on average"
+        return (
+            f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of about {plan.size}x{plan.size} pixels, {colour} "
+            f"({plan.why}): {every}; {changed}, {lost}{small}."
+        )
 
 
 def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
@@ -168,9 +207,9 @@ def write(report: Report, folder: Path) -> list[Path]:
     """
     held = set(report.split()[0].tolist())
     twin = dict(report.duplicates)
-    size = f"{report.plan.size}x{report.plan.size}"
     accepted = [["name", "from", "to", "mode", "done", "class", "caption", "held_out", "same_as", "content"]]
     for i, (entry, look) in enumerate(zip(report.scan.entries, report.scan.looks)):
+        size = _text(report.buckets.shapes[report.buckets.of[i]])
         row = [entry.name, f"{look.width}x{look.height}", size, look.mode, "; ".join(look.notes), entry.label or ""]
         accepted.append([*row, entry.caption or "", str(i in held).lower(), twin.get(entry.name, ""), look.key])
     rejected = [["name", "reason"], *map(list, report.scan.refused)]
@@ -183,6 +222,11 @@ def write(report: Report, folder: Path) -> list[Path]:
     for name, text in contents.items():
         write_atomic(folder / name, text.encode("utf-8", "surrogateescape"))
     return [folder / name for name in contents]
+
+
+def _text(shape: tuple[int, int]) -> str:
+    """(H, W) as people write it."""
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _csv(rows: list[list[str]]) -> str:

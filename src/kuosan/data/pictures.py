@@ -7,8 +7,9 @@ drawn from the keys its caller gives, so a batch is a pure function of (numbers,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from hashlib import blake2b
 from itertools import chain, repeat
 from pathlib import Path
@@ -41,6 +42,13 @@ class Batch(NamedTuple):
     label: Tensor | None = None
     caption: list[str] | None = None  # empty where a picture has none
     given: Given | None = None  # of a task that restores: what a user would bring of each
+    text: Mapping[str, Tensor] | None = None  # what a network is told of the captions, by door, (B, ...) each
+    latent: Tensor | None = None  # (B, c, h, w) what is denoised in x0's place, where x0 is needed beside it
+
+    @property
+    def denoised(self) -> Batch:
+        """The same with what a network denoises as x0, and nothing beside it."""
+        return self if self.latent is None else self._replace(x0=self.latent, latent=None)
 
 
 Request = tuple[Sequence[int] | np.ndarray, Sequence[Key] | None]  # the ids of a batch, and a key for each
@@ -50,7 +58,8 @@ class Pictures:
     """A data set ready to be trained on.
 
     Attributes:
-        shape: (C, H, W) of x0.
+        shape: (C, H, W) of x0; with buckets the square's, or where no training picture is square the commonest's.
+        buckets: the shapes of pictures, and each picture's; one shape without buckets.
         train, held_out: picture numbers, (N,) int64 each, disjoint.
         classes: their names in the order of the labels; empty without classes.
         labels: (N,) int64, -1 where a picture has none; None without classes.
@@ -65,8 +74,9 @@ class Pictures:
             raise _nothing(config, scanned)
         self.source, self.scan, self.config, self.plan = source, scanned, config, scanned.plan
         self.report = Report(config, scanned)
-        self.shape = (self.plan.channels, self.plan.size, self.plan.size)
         self.held_out, self.train = self.report.split()
+        self.buckets = self.report.buckets
+        self.shape = (self.plan.channels, *self.buckets.usual(self.train))
         self.classes = self.report.classes
         places = {name: i for i, name in enumerate(self.classes)}
         names = [entry.label for entry in scanned.entries]
@@ -84,6 +94,20 @@ class Pictures:
         """Whether the pixels are held as bytes, or decoded anew for each batch."""
         return self.scan.pixels is not None
 
+    def only(self, shape: tuple[int, int]) -> Pictures:
+        """The same data set, `train` and `held_out` of which are the numbers in the bucket of `shape` (H, W) alone.
+
+        Raises:
+            Error: there is no such bucket.
+        """
+        if shape not in self.buckets.shapes:
+            have = ", ".join(f"{w}x{h}" for h, w in self.buckets.shapes)
+            raise Error(f"{self.config.path} has no pictures of {shape[1]}x{shape[0]} (width x height), but of {have}.")
+        some, place = copy(self), self.buckets.shapes.index(shape)
+        some.train, some.held_out = (ids[self.buckets.of[ids] == place] for ids in (self.train, self.held_out))
+        some.shape = (self.shape[0], *shape)
+        return some
+
     def describe(self) -> list[str]:
         """What will be trained on and what is done to it, a sentence a line."""
         return self.report.lines()
@@ -93,7 +117,7 @@ class Pictures:
         return self.scan.entries[id].name
 
     def pixels(self, id: int) -> np.ndarray:
-        """The bytes kept of one picture, (side, side, C); side is larger than the size shown for random_crop.
+        """The bytes kept of one picture, (H, W, C): its bucket's shape, larger than what is shown for random_crop.
 
         Raises:
             Error: its file has gone, or is not what it was when the data set was opened.
@@ -111,7 +135,11 @@ class Pictures:
             ) from None
 
     def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[Key] | None = None) -> Batch:
-        """Pictures by number; mirrored and moved as drawn from `keys`, one a picture, or as they are without keys."""
+        """Pictures by number; mirrored and moved as drawn from `keys`, one a picture, or as they are without keys.
+
+        Raises:
+            Error: they are of several buckets, or a file has changed.
+        """
         return self._finish(ids, [self.pixels(int(id)) for id in ids], keys)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
@@ -139,7 +167,13 @@ class Pictures:
     def _finish(self, ids: Sequence[int] | np.ndarray, pixels: list[np.ndarray], keys: Sequence[Key] | None) -> Batch:
         drawn: Sequence[Key | None] = keys or [None] * len(ids)
         assert len(drawn) == len(ids), (len(ids), len(drawn))
+        if len({each.shape for each in pixels}) > 1:
+            raise Error("these pictures are of several buckets, a batch is of one: group ids by pictures.buckets.of.")
         x0 = torch.from_numpy(from_uint8(np.stack([self._drawn(*pair) for pair in zip(pixels, drawn)])))
+        return self._with_words(x0, ids)
+
+    def _with_words(self, x0: Tensor, ids: Sequence[int] | np.ndarray) -> Batch:
+        """A batch of x0 with what is said of these pictures."""
         numbers = np.asarray(ids, np.int64)
         label = None if self.labels is None else torch.from_numpy(self.labels[numbers])
         caption = None if self.captions is None else [self.captions[i] or "" for i in numbers]
@@ -156,11 +190,15 @@ class Pictures:
                 top, left = (int(place) for place in draw.integers(0, spare + 1, 2))
             if mirrored and self.config.flip:
                 pixels = pixels[:, ::-1]
+        if self.plan.shapes:
+            return pixels
         return pixels[top : top + size, left : left + size]
 
     def _fingerprint(self) -> str:
         digest = blake2b(digest_size=16)
         digest.update(repr((self.plan.size, self.plan.side, self.plan.rule, self.plan.channels)).encode())
+        if self.plan.shapes:
+            digest.update(repr(self.plan.shapes).encode())
         digest.update(repr((self.plan.background, self.config.flip, self.classes)).encode())
         held = set(self.held_out.tolist())
         for i, (entry, look) in enumerate(zip(self.scan.entries, self.scan.looks)):

@@ -1,4 +1,4 @@
-"""A picture brought to a square: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking)."""
+"""A picture brought to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, in
     h, w = pixels.shape[:2]
     match rule:
         case "crop":
-            side = min(h, w)
-            left, top = (w - side) // 2, (h - side) // 2
-            return _scale(pixels, (left, top, left + side, top + side), size, size)
+            return cover(pixels, size, size)
         case "pad":
             wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
             sheet = np.empty((size, size, pixels.shape[2]), np.uint8)
@@ -33,10 +31,24 @@ def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, in
     raise AssertionError(rule)
 
 
-def _scale(pixels: np.ndarray, box: tuple[int, int, int, int], wide: int, high: int) -> np.ndarray:
+def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels (H, W, C) uint8 scaled until they cover (height, width), and the centre of them: the least that is cut."""
+    h, w = pixels.shape[:2]
+    wide = w if w * height <= h * width else _whole(h * width / height)
+    high = h if wide < w else _whole(w * height / width)
+    left, top = int(w - wide) // 2, int(h - high) // 2
+    return _scale(pixels, (left, top, left + wide, top + high), width, height)
+
+
+def _whole(side: float) -> float:
+    """A whole side as an int, so that a picture of the right size is copied and not scaled."""
+    return int(side) if side == int(side) else side
+
+
+def _scale(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int, high: int) -> np.ndarray:
     left, top, right, bottom = box
     if (right - left, bottom - top) == (wide, high):
-        return pixels[top:bottom, left:right]
+        return pixels[int(top) : int(bottom), int(left) : int(right)]
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     scaled = np.asarray(Image.fromarray(flat).resize((wide, high), Image.Resampling.BICUBIC, box=box))
     return scaled[..., None] if scaled.ndim == 2 else scaled

@@ -16,14 +16,16 @@ from typing import TypeVar
 
 import numpy as np
 
+from kuosan.data.buckets import Shape, nearest, shapes, usual_step
 from kuosan.data.config import SIZES, DataConfig, rgb
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.folders import folder_labels
 from kuosan.data.headers import Refused
+from kuosan.data.kept import Kept
 from kuosan.data.ledger import Ledger
 from kuosan.data.pixels import is_grey, with_channels
-from kuosan.data.resizing import fit
+from kuosan.data.resizing import cover, fit
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 Job = TypeVar("Job")
@@ -36,7 +38,10 @@ BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to every picture: `side` pixels are stored of which `size` are shown (random_crop), by `rule`."""
+    """What is done to every picture: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
+
+    With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels.
+    """
 
     size: int
     side: int
@@ -44,6 +49,13 @@ class Plan:
     channels: int
     background: tuple[int, int, int]
     why: str = ""
+    shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets
+
+    def shape_of(self, look: Look) -> Shape:
+        """(H, W) that is stored of a picture."""
+        if not self.shapes:
+            return self.side, self.side
+        return self.shapes[nearest(self.shapes, look.height, look.width)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Scan:
     looks: list[Look]
     places: list[int]  # each entry's place in the listing, which is what the source reads by
     refused: list[tuple[str, str]] = field(default_factory=list)
-    pixels: np.ndarray | None = None  # (N, side, side, C) uint8
+    pixels: Kept | None = None
 
 
 def scan(
@@ -79,8 +91,9 @@ def scan(
         good.sort(key=lambda i: (looks[i].key, listing.entries[i].name))
     plan = decide(config, [looks[i] for i in good])
     store = None
-    if keep and good and len(good) * plan.side**2 * plan.channels <= config.memory_gib * 2**30:
-        store = np.zeros((len(good), plan.side, plan.side, plan.channels), np.uint8)
+    sides = [plan.shape_of(looks[i]) for i in good]
+    if keep and good and sum(h * w for h, w in sides) * plan.channels <= config.memory_gib * 2**30:
+        store = Kept.room(sides, plan.channels)
 
     def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
@@ -93,18 +106,18 @@ def scan(
     ledger.write(listing.entries, looks)
     whole = [place for place, i in enumerate(good) if not looks[i].reason]
     if store is not None and len(whole) < len(good):
-        store = store[whole]
+        store = store.only(whole)
     return _finish(listing, plan, looks, [good[place] for place in whole], store, config)
 
 
 def _finish(
-    listing: Listing, plan: Plan, looks: list[Look], places: list[int], store: np.ndarray | None, config: DataConfig
+    listing: Listing, plan: Plan, looks: list[Look], places: list[int], store: Kept | None, config: DataConfig
 ) -> Scan:
     """The scan of the usable `places` of a listing; grey pictures stored as colour lose two channels."""
     kept = [looks[i] for i in places]
     if config.channels == "auto" and plan.channels == 3 and kept and all(look.grey for look in kept):
         plan = replace(plan, channels=1)
-        store = None if store is None else np.ascontiguousarray(store[..., :1])
+        store = None if store is None else store.grey()
     bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
     entries = _labelled(listing, [listing.entries[i] for i in places])
     return Scan(listing, plan, entries, kept, places, sorted([*listing.skipped, *bad]), store)
@@ -131,7 +144,10 @@ def decide(config: DataConfig, heads: list[Look]) -> Plan:
     if rule == "random_crop":
         side, rule = size * 9 // 8, "crop"
     grey = config.channels == "grey" or (config.channels == "auto" and bool(heads) and all(head.grey for head in heads))
-    return Plan(size, side, rule, 1 if grey else 3, rgb(config.background), why)
+    every: tuple[Shape, ...] = ()
+    if rule == "buckets":
+        every = shapes(size, config.bucket_step or usual_step(size), config.bucket_aspect)
+    return Plan(size, side, rule, 1 if grey else 3, rgb(config.background), why, every)
 
 
 def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
@@ -192,11 +208,17 @@ def _fitted(
     """The picture at its planned size, in the channels it has, and what was done to it."""
     content = source.read(entry, i)
     if isinstance(content, np.ndarray):
-        return fit(content, plan.side, plan.rule, plan.background), ()
+        return _shaped(content, head, plan), ()
     if content_key(content) != head.key:
         raise Refused("changed since it was looked at")
     decoded = decode(content, plan.background, config.max_pixels)
-    return fit(decoded.pixels, plan.side, plan.rule, plan.background), decoded.notes
+    return _shaped(decoded.pixels, head, plan), decoded.notes
+
+
+def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:
+    if plan.shapes:
+        return cover(pixels, *plan.shape_of(head))
+    return fit(pixels, plan.side, plan.rule, plan.background)
 
 
 def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
