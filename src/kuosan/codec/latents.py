@@ -57,7 +57,7 @@ class LatentCodec:
 
     def finish(self, z: Tensor, alone: bool = True) -> Tensor:
         """z (B, c, h, w) -> finished pictures in [-1, 1]."""
-        parts = z.split(1) if alone else (z,)
+        parts = torch.split(z, 1) if alone else (z,)
         return torch.cat([self.decode(part) for part in parts]).clamp(-1, 1)
 
 

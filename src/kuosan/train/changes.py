@@ -22,10 +22,12 @@ FREE_ON_RESUME = (
     "train.preview_steps",
     "train.micro_batch",
     "compute.",
+    "model.codec.run",
     "data.path",
     "data.workers",
     "data.memory_gib",
     "data.max_pixels",
+    "data.cache",
 )
 # Of these, what changes the order of sums, and with it the last bits of what is learned.
 INEXACT = ("train.micro_batch", "compute.")

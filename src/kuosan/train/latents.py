@@ -1,0 +1,256 @@
+"""Pictures whose batches hold latents: encoded once and kept on disk, or, where a window is drawn, as they are shown.
+
+Kept is each picture's posterior, mean and standard deviation in float16, by what it follows from: the pictures' content
+and how they are brought to size, and the autoencoder's weights. A draw of the posterior, keyed as all draws are, is
+what a picture is shown as; so an epoch sees other latents of it than the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kuosan import seeds
+from kuosan.codec.latents import LatentCodec, measure
+from kuosan.data.images import from_uint8
+from kuosan.data.pictures import Batch, Pictures, Request
+from kuosan.networks.precision import prepare
+from kuosan.shelf import Shelf
+from kuosan.tasks import Generation
+
+if TYPE_CHECKING:
+    from kuosan.device import Compute
+    from kuosan.networks.autoencoder import Autoencoder
+    from kuosan.tasks import Task
+    from kuosan.train.report import Report
+
+AT_ONCE = 8  # pictures through the encoder together
+PART = 256  # rows of latents that are kept together
+MEASURED = 1024  # pictures that shift and scale are measured on where latents are not kept
+PATIENCE = 15.0  # seconds between two words of how far it is
+Moments = tuple[Tensor, Tensor]  # mean and standard deviation of posteriors, (B, c, h, w) each
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An autoencoder ready to encode, and what its latents depend on."""
+
+    network: Autoencoder
+    sha256: str  # of its weights
+    compute: Compute
+
+    @classmethod
+    def of(cls, network: Autoencoder, sha256: str, compute: Compute) -> Encoding:
+        """The autoencoder on its device, in its precision."""
+        return cls(prepare(network, compute.device, compute.dtype), sha256, compute)
+
+    @torch.no_grad()
+    def moments(self, x0: Tensor) -> Moments:
+        """Of pictures (B, C, H, W), on the processor."""
+        found = [self.network.encode(part.to(self.compute.device)) for part in torch.split(x0, AT_ONCE)]
+        mean = torch.cat([each.mean for each in found]).cpu()
+        return mean, torch.cat([(0.5 * each.log_var).exp() for each in found]).cpu()
+
+
+@dataclass
+class Kept:
+    """Latents of pictures of one shape on a shelf; with mirror images, those of all pictures follow."""
+
+    ids: np.ndarray  # (n,) their numbers
+    shelf: Shelf
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class LatentPictures(Pictures):
+    """A data set whose batches hold latents as x0; beside pixels, as `latent`, for a task that damages pictures.
+
+    Attributes:
+        codec: by which latents are scaled; set once they are measured.
+        kept: on disk, by shape; None where latents are made as they are asked for.
+    """
+
+    codec: LatentCodec
+
+    def __init__(self, pictures: Pictures, encoding: Encoding, cache: Path | None, task: Task, report: Report) -> None:
+        vars(self).update(vars(pictures))  # everything but the batches is the data set's own
+        self.encoding, self.heard = encoding, report
+        self.with_pixels = not isinstance(task, Generation)
+        self.windows = self.plan.side != self.plan.size  # random_crop: another window each time
+        self.kept = None if cache is None or self.windows else self._shelves(cache)
+        self._place: dict[int, tuple[int, int]] = {}
+        for group, each in enumerate(self.kept or ()):
+            self._place |= {int(id): (group, row) for row, id in enumerate(each.ids)}
+
+    def fill(self) -> None:
+        """Encode what the shelves lack, and say how long it took, or what the cache saved."""
+        if self.kept is None:
+            if self.windows:
+                self.heard.say(
+                    "latents: resize random_crop shows another window each time, so pictures are encoded as they are "
+                    "shown, and nothing is kept; resize crop would keep them."
+                )
+            return
+        lacking = sum(len(gap) for each in self.kept for gap in each.shelf.missing())
+        saved = sum(each.shelf.seconds for each in self.kept)
+        told = _Told(self.heard, lacking)
+        spent = sum(each.shelf.fill(partial(self._encoded, each), PART, told) for each in self.kept)
+        rows = sum(each.shelf.rows for each in self.kept)
+        if rows > lacking:
+            self.heard.say(f"latents: {rows - lacking:,} from the cache, about {_duration(saved)} saved.")
+        if lacking:
+            self.heard.say(
+                f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].shelf.path.parent}; the "
+                f"next run of these pictures and this autoencoder saves that."
+            )
+
+    def open(self) -> None:
+        """Read the shelves; what another machine's process lacks on its own disk is encoded first."""
+        for each in self.kept or ():
+            if each.shelf.missing():
+                each.shelf.fill(partial(self._encoded, each), PART)
+            each.columns = each.shelf.open()
+
+    def measure(self, few: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shift and scale of the training pictures' latents: of all that are kept, else of a keyed sample.
+
+        Args:
+            few: of a handful, to try what a run would cost.
+        """
+        if self.kept is not None and not few:
+            train = set(self.train.tolist())
+            return measure(part for each in self.kept for part in _of_rows(each, train))
+        order = self.train[seeds.permutation(len(self.train), 0, -2)][: AT_ONCE if few else MEASURED]
+        if not few:
+            self.heard.say(f"latents: shift and scale are measured on {len(order):,} of the training pictures.")
+        keys = [(0, "latents/measure", 0, int(id)) for id in order]
+        parts = (slice(i, i + AT_ONCE) for i in range(0, len(order), AT_ONCE))
+        return measure(self.encoding.moments(Pictures.batch(self, order[part], keys[part]).x0) for part in parts)
+
+    def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None = None) -> Batch:
+        """Pictures by number, each as a draw of its latents' posterior."""
+        if self._alone:
+            return self._with_words(self._drawn_latents(ids, keys), ids)
+        return super().batch(ids, keys)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """`batch` of each request in order; where latents are kept and pixels are not needed, none are decoded."""
+        if not self._alone:
+            yield from super().batches(requests)
+            return
+        for ids, keys in requests:
+            yield self.batch(ids, keys)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether latents are all that is needed, and all are kept."""
+        return self.kept is not None and not self.with_pixels
+
+    def _finish(
+        self, ids: Sequence[int] | np.ndarray, pixels: list[np.ndarray], keys: Sequence[seeds.Key] | None
+    ) -> Batch:
+        batch = super()._finish(ids, pixels, keys)
+        if not hasattr(self, "codec"):
+            return batch  # while shift and scale are measured
+        if self.kept is not None:
+            latent = self._drawn_latents(ids, keys)
+        else:
+            latent = self._draw(self.encoding.moments(batch.x0), ids, keys)
+        return batch._replace(latent=latent) if self.with_pixels else batch._replace(x0=latent)
+
+    def _drawn_latents(self, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None) -> Tensor:
+        """Draws of kept posteriors, of pictures of one shape: (B, c, h, w)."""
+        assert self.kept is not None
+        places = [self._place[int(id)] for id in ids]
+        each = self.kept[places[0][0]]
+        assert all(group == places[0][0] for group, _ in places), "a batch is of one shape"
+        drawn: Sequence[seeds.Key | None] = keys or [None] * len(ids)
+        rows = [row + len(each.ids) * self._mirrored(key) for (_, row), key in zip(places, drawn)]
+        mean, std = (torch.from_numpy(each.columns[name][rows].astype(np.float32)) for name in ("mean", "std"))
+        return self._draw((mean, std), ids, keys)
+
+    def _mirrored(self, key: seeds.Key | None) -> bool:
+        """Whether the key draws the mirror image; as `Pictures` draws it."""
+        return key is not None and self.config.flip and bool(seeds.rng(*key).random() < 0.5)
+
+    def _draw(self, moments: Moments, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None) -> Tensor:
+        """What the posteriors' draws are as a network is shown them; without keys, each picture's always the same."""
+        mean, std = moments
+        drawn = keys or [(0, "latents", 0, int(id)) for id in ids]
+        noise = seeds.normal([(seed, f"{what}/posterior", step, id) for seed, what, step, id in drawn], mean.shape[1:])
+        return self.codec.scaled(mean + std * noise)
+
+    def _encoded(self, each: Kept, rows: range) -> dict[str, np.ndarray]:
+        """The columns of rows of a shelf."""
+        n = len(each.ids)
+        pixels = np.stack([self.pixels(int(each.ids[row % n]))[:, :: -1 if row >= n else 1] for row in rows])
+        mean, std = self.encoding.moments(torch.from_numpy(from_uint8(pixels)))
+        return {"mean": mean.numpy(), "std": std.numpy()}
+
+    def _shelves(self, cache: Path) -> list[Kept]:
+        """One shelf for all pictures of a shape."""
+        sides = [self.plan.shape_of(look) for look in self.scan.looks]
+        found = []
+        for side in sorted(set(sides)):
+            ids = np.array([i for i, own in enumerate(sides) if own == side])
+            shape = self.encoding.network.config.latent_shape((self.plan.channels, *side))
+            columns = {name: (np.float16, shape) for name in ("mean", "std")}
+            rows = len(ids) * (2 if self.config.flip else 1)
+            key = self._key(ids, side)
+            say = self.heard.say
+            found.append(Kept(ids, Shelf(cache, "latents", key, rows, columns, say=say, note=self.config.path)))
+        return found
+
+    def _key(self, ids: np.ndarray, side: tuple[int, int]) -> dict[str, object]:
+        """All that latents of these pictures follow from."""
+        digest = blake2b(digest_size=16)
+        for i in ids:
+            digest.update(self.scan.looks[i].key.encode() + b"\0")
+        plan, compute = self.plan, self.encoding.compute
+        return {
+            "autoencoder": self.encoding.sha256,
+            "pictures": digest.hexdigest(),
+            "resize": [*side, plan.rule, plan.channels, *plan.background],
+            "flip": self.config.flip,
+            "computed": [compute.device.type, str(compute.dtype)],
+        }
+
+
+def _of_rows(each: Kept, ids: set[int]) -> Iterator[Moments]:
+    """The posteriors of some pictures, part by part, mirror images too."""
+    rows = [row for row in range(each.shelf.rows) if int(each.ids[row % len(each.ids)]) in ids]
+    for begin in range(0, len(rows), PART):
+        part = rows[begin : begin + PART]
+        mean, std = (torch.from_numpy(each.columns[name][part].astype(np.float32)) for name in ("mean", "std"))
+        yield mean, std
+
+
+class _Told:
+    """Says now and then how far the encoding is."""
+
+    def __init__(self, report: Report, lacking: int) -> None:
+        self.report, self.lacking, self.done = report, lacking, 0
+        self.begun = self.said = time.monotonic()
+        self.before: int | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        """Of one shelf, `done` rows are there."""
+        self.done += 0 if self.before is None or done < self.before else done - self.before
+        self.before = None if done == of else done
+        now = time.monotonic()
+        if self.done and self.done < self.lacking and now - self.said > PATIENCE:
+            self.said = now
+            left = (now - self.begun) / self.done * (self.lacking - self.done)
+            self.report.say(f"latents: {self.done:,} of {self.lacking:,} encoded, about {_duration(left)} left.")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
