@@ -6,8 +6,11 @@ A model is its network, the schedule of its noise, and what the network predicts
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from kuosan.codec.config import Latents, Pixels
+from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
@@ -15,11 +18,15 @@ from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit_config import DiTConfig
 from kuosan.tasks import Generation, Inpainting, SuperResolution
+from kuosan.text.config import ByteText, Encoder, NoText
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor, nn
 
     from kuosan.diffusion.denoiser import Denoiser
+    from kuosan.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,13 @@ class ModelConfig:
     task: Generation | SuperResolution | Inpainting = field(
         default_factory=Generation
     )  # what is made: generation, super_resolution or inpainting
+    text: NoText | ByteText | Encoder = field(
+        default_factory=NoText
+    )  # how captions are told: none, bytes (a transformer trained with the network) or encoder (one there is)
+
+    codec: Pixels | Latents = field(
+        default_factory=Pixels
+    )  # what is denoised: pixels, or latents of an autoencoder (--codec RUN)
 
     def __post_init__(self) -> None:
         from kuosan.diffusion import names
@@ -53,6 +67,12 @@ class ModelConfig:
         names.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
         if not self.sigma_data > 0:
             raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
+
+    @property
+    def walk_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of what is denoised: of a picture, or of its latents."""
+        assert self.shape is not None, "the data decide the shape"
+        return self.codec.walk_shape(self.shape)
 
 
 def require_whole(config: ModelConfig, deed: str) -> None:
@@ -70,12 +90,36 @@ class Model:
 
     config: ModelConfig
     network: nn.Module
+    codec: Codec = PIXELS  # opened; between pictures and what the network denoises
+    encoder: TextEncoder | None = None  # that it is told of text by, where that is one with weights of its own
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of a picture."""
         assert self.config.shape is not None, "a built model knows its shape"
         return self.config.shape
+
+    @property
+    def walk_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of what the network denoises."""
+        return self.config.walk_shape
+
+    def read(self, prompts: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
+        """What the network is told of prompts, by door; padded as the longest of `among` needs.
+
+        Raises:
+            Error: a prompt that cannot be read, or a text encoder that was not opened.
+        """
+        from kuosan.text.reading import contexts, read_bytes
+
+        if isinstance(self.config.text, ByteText):
+            network = self.network
+            while not hasattr(network, "text"):  # tiles stand around it
+                network = network.network  # type: ignore[assignment]
+            return contexts(partial(read_bytes, network.text), prompts, among)  # type: ignore[arg-type]
+        if self.encoder is None:
+            raise Error("this model is told of text by an encoder, and none was opened: open the run by kuosan.load.")
+        return contexts(self.encoder.read, prompts, among)
 
     def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:
         """(x, level) -> Prediction, with the conditions bound.
@@ -121,10 +165,19 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
     if isinstance(config.network, DiTConfig):
         from kuosan.networks.dit import DiT
 
-        return Model(config, DiT(config.network, seed))
+        return Model(config, _texted(config, DiT(config.network, seed), seed))
     from kuosan.networks.unet import UNet
 
-    return Model(config, UNet(config.network, seed))
+    return Model(config, _texted(config, UNet(config.network, seed), seed))
+
+
+def _texted(config: ModelConfig, network: nn.Module, seed: int) -> nn.Module:
+    """The network, with the text transformer that is trained with it where there is one."""
+    if not isinstance(config.text, ByteText):
+        return network
+    from kuosan.networks.text import Texted, TextTransformer
+
+    return Texted(network, TextTransformer(config.text, seed))
 
 
 def missing_network(config: OwnNetwork) -> Error:

@@ -20,6 +20,7 @@ from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint
 from kuosan.sample.request import Request
+from kuosan.text.config import Encoder
 
 WHITE = (255, 255, 255)
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from kuosan.diffusion.operators import Operator
     from kuosan.sample.generate import Frame
+    from kuosan.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,14 @@ class Trained:
         """New pictures: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
 
         Args:
+            prompts: of a text model, a text or several that take turns (`prompt` is understood too).
             start: (C, H, W) or (n, C, H, W) in [-1, 1], to start from instead of from noise, with `strength=`.
             on_step: called with a `Frame` after every denoising step.
 
         Raises:
             Error: what this model cannot be sampled with.
         """
-        tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **options}
+        tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **spoken(options)}
         if start is not None:
             tree.setdefault("image", "a tensor")
         request = trees.build(Request, tree)
@@ -135,6 +138,7 @@ class Trained:
         """
         from kuosan.sample import bring, restoration
 
+        options = spoken(options)
         own = {name: options.pop(name) for name in restoration.NAMES if name in options}
         own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
         for name in options:
@@ -182,9 +186,32 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None
     if config.network.kind == "own":
         compute = replace(compute, dtype=torch.float32)  # a caller's module may not take bf16
-    ready = Model(config, prepare(model.network, compute.device, compute.dtype))
+    ready = replace(model, network=prepare(model.network, compute.device, compute.dtype), encoder=encoder_of(config))
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
+
+
+def spoken(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with `prompts` as a request has them, from one text or several, also by the name that diffusers uses."""
+    for name in ("prompt", "prompts"):
+        if name in options:
+            said = options[name]
+            rest = {key: value for key, value in options.items() if key not in ("prompt", "prompts")}
+            return {**rest, "prompts": (said,) if isinstance(said, str) else tuple(said)}
+    return options
+
+
+def encoder_of(config: ModelConfig) -> TextEncoder | None:
+    """The text encoder that a model is told of captions by, opened; None where it has none.
+
+    Raises:
+        Error: it is not there any more, or is another.
+    """
+    if not isinstance(config.text, Encoder):
+        return None
+    from kuosan.text.encoder import open_encoder
+
+    return open_encoder(config.text)
 
 
 def picture(model: Model, path: Path) -> Tensor:

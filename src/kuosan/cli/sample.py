@@ -18,6 +18,7 @@ from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.errors import Error
+from kuosan.sample import embedded
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ SHEET = 1024  # pictures on a sheet at most
 
 
 def sample(
-    run: Path | None = None,
-    *,
+    *words: Annotated[str, Parameter(allow_leading_hyphen=False)],
+    prompts: Annotated[list[str] | None, Parameter(name="--prompt", negative=())] = None,
     n: Annotated[int, Parameter(name=["--n", "-n"], converter=whole)] = 16,
     sampler: str = "dpm_solver_2m",
     steps: Whole | None = None,
@@ -66,12 +67,16 @@ def sample(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> None:
-    """Make N pictures with the model in RUN, and a sheet of them.
+    """Make N pictures with the model in RUN, of what PROMPT says if it understands words, and a sheet of them.
+
+    `kuosan sample "a fox, fluent style"`, without a run, uses the small text-to-image model inside the package.
 
     Parameters
     ----------
-    run
-        A run's folder, or one of its checkpoints.
+    words
+        RUN, a run's folder or one of its checkpoints, and PROMPT, in quotes.
+    prompts
+        What to make; given again, the prompts take turns. (words:1.3) weighs words, (words) 1.1, [words] 1/1.1.
     n
         How many pictures; picture i has seed SEED + i.
     sampler
@@ -92,9 +97,9 @@ def sample(
         The class of the pictures, by name or number, or `none`; given again, the classes take turns. Without it each
         class in turn.
     guidance
-        Classifier-free guidance: 1 is none, 3 a usual scale.
+        Classifier-free guidance: 1 is none, 3 a usual scale; the model inside the package has its own.
     negative
-        With --guidance: the class to lead away from, instead of from no class.
+        With --guidance: the words (or the class) to lead away from, instead of from nothing.
     reference
         With --guidance: a weaker run to lead away from (autoguidance), an early checkpoint say.
     guidance_interval
@@ -143,9 +148,10 @@ def sample(
     threads
         Processor threads; 0 lets torch choose.
     """
+    run, said = _said(words, tuple(prompts or ()))
     request = Request(
         n=n, seed=seed, sampler=sampler, steps=steps, spacing=spacing, eta=eta, variance=variance, s_churn=s_churn,
-        s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise, classes=tuple(classes or ()), guidance=guidance,
+        s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise, classes=tuple(classes or ()), prompts=said, guidance=guidance,
         negative=negative, reference=_text(reference), guidance_interval=guidance_interval,
         guidance_rescale=guidance_rescale, classifier=_text(classifier), classifier_scale=classifier_scale,
         threshold=threshold, clip=clip, image=_text(image), strength=strength, between=between, batch=batch,
@@ -158,11 +164,32 @@ def sample(
 
         again(like, run, out, where)
         return
-    if run is None:
-        raise Error("no model given: kuosan sample RUN (the folder that `kuosan train` made).")
     names.sampler(sampler)
+    if run is None and not request.prompts:
+        raise Error(
+            'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a fox, fluent '
+            'style" for a picture by the model inside the package.'
+        )
+    if run is None:
+        run, request, out = embedded.folder(), embedded.usual(request), out or Path("pictures") / embedded.name(request)
     _refuse_early(run, request)
     make(run, request, out, columns, gif, where)
+
+
+def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
+    """The run, if one is named, and the prompts: of bare words, the first is a run where it is one or looks like one.
+
+    Raises:
+        Error: several bare words, which was one prompt without its quotes.
+    """
+    run, rest = None, list(words)
+    if rest and (Path(rest[0]).exists() or os.sep in rest[0]):
+        run = Path(rest.pop(0))
+    if len(rest) > 1:
+        raise Error(f'{" ".join(rest)!r} are {len(rest)} words: put a prompt in quotes, "{" ".join(rest)}".')
+    if rest and prompts:
+        raise Error(f"the prompt is given twice: {rest[0]!r} and --prompt {prompts[0]!r}.")
+    return run, tuple(rest) or prompts
 
 
 def _text(path: Path | None) -> str | None:

@@ -54,7 +54,10 @@ class UNetConfig:
     cos_first: bool = True  # cos before sin in the time embedding (ADM); DDPM has sin first
     freq_shift: float = 0.0  # frequencies 10000^(-i / (half - freq_shift)); 1 in DDPM
     classes: int = 0  # label door; the table has one more row, the null label `classes`
-    context_width: int | None = None  # context door (cross-attention): not built yet
+    context_width: int | None = None  # context door (cross-attention to text): width of what is told a piece
+    context_vector: bool = False  # the mean of what is told is added to the time embedding too
+    transformer_depth: int = 1  # with a context: blocks of each attention (self, cross, perceptron); 1 in SD 1 and 2
+    transformer_mlp: int = 4  # with a context: hidden width of their perceptron, in widths; 0: none
     concat_channels: int = 0  # channels joined to x by the concat door
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
@@ -115,8 +118,18 @@ def _check_numbers(config: UNetConfig) -> None:
         raise unknown("time_conditioning", config.time_conditioning, get_args(TimeConditioning))
     if config.resample not in get_args(Resample):
         raise unknown("resample", config.resample, get_args(Resample))
-    if config.context_width is not None:
-        raise _refuse(config, "context_width", "None", "Cross-attention is not built yet: leave context_width out.")
+    if config.context_width is not None and (not _whole(config.context_width) or config.context_width < 1):
+        raise _refuse(config, "context_width", "whole numbers from 1, or None", "It follows from model.text.")
+    if config.context_width is not None and not (
+        config.context_vector or config.middle_attention or any(config.attention)
+    ):
+        cure = "Switch attention on somewhere, or context_vector."
+        raise _refuse(config, "context_width", "None where nothing attends", cure)
+    if config.context_vector and config.context_width is None:
+        raise _refuse(config, "context_vector", "false without context_width", "Leave it out.")
+    for field, low in (("transformer_depth", 1), ("transformer_mlp", 0)):
+        if not _whole(getattr(config, field)) or getattr(config, field) < low:
+            raise _refuse(config, field, f"whole numbers from {low}", "SD has 1 and 4.")
     if config.channels % 2:
         raise _refuse(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
     if not 0 <= config.freq_shift < config.channels // 2:
@@ -156,7 +169,9 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def default_unet(shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0) -> UNetConfig:
+def default_unet(
+    shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0, context_width: int | None = None
+) -> UNetConfig:
     """A U-Net for pictures of `shape` (C, H, W): wide where resolution is low, attention there only.
 
     Sides over 64 pixels enter in patches so that the finest level has at most 64 x 64 cells; the coarsest level has
@@ -185,6 +200,8 @@ def default_unet(shape: tuple[int, int, int], size: Size = "small", *, classes: 
         head_channels=32,
         groups=min(32, plan.channels // 4),
         classes=classes,
+        context_width=context_width,
+        context_vector=context_width is not None,
         patch=patch,
     )
 

@@ -42,11 +42,6 @@ class Critic(nn.Module):
         return cast(Tensor, self.exit(h)).float()
 
 
-def smallest_side(layers: int) -> int:
-    """The smallest pictures a critic of so many layers can judge, in pixels a side."""
-    return 3 << layers  # behind the halvings two convolutions take one cell each
-
-
 def generator_loss(made: Tensor) -> Tensor:
     """What the autoencoder lowers of the scores of its reconstructions: (B, 1, h, w) -> (B,)."""
     return -made.mean((1, 2, 3))

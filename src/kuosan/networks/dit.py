@@ -2,7 +2,8 @@
 
 It knows no noise, and has the U-Net's doors: x, a clock t and conditions (label, concat) go in, `out_channels` come
 out. A block is h += gate·f(shift + (1 + scale)·norm(h)), for f attention and then a perceptron; shift, scale and gate
-are linear in silu(time + label) and begin as zero (adaLN-Zero), so every block begins as the identity.
+are linear in silu(time + label) and begin as zero (adaLN-Zero), so every block begins as the identity. Where it is told
+of text, each block attends to it between the two, ungated and beginning as zero (PixArt, Chen et al. 2023).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kuosan import seeds
-from kuosan.errors import Error
 from kuosan.networks.dit_config import DiTConfig
-from kuosan.networks.doors import check
+from kuosan.networks.doors import check, check_context
 from kuosan.networks.initialise import initialise
 from kuosan.networks.layers import attend, time_features
+from kuosan.networks.transformer import Context, CrossAttention, Pooled
 from kuosan.networks.unet import Conditioning, embed, run, with_skip
 
 CLOCK = 256  # width of the time's sines and cosines, in DiTs of every size
@@ -39,10 +40,14 @@ class Block(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.up = nn.Linear(config.width, config.mlp * config.width)
         self.down = nn.Linear(config.mlp * config.width, config.width)
+        told = config.context_width
+        self.cross = None if told is None else CrossAttention(config.width, config.heads, told)
 
-    def forward(self, h: Tensor, time: Tensor) -> Tensor:  # time: (B, 6D)
+    def forward(self, h: Tensor, time: Tensor, context: Context | None = None) -> Tensor:  # time: (B, 6D)
         shift, scale, gate, shift2, scale2, gate2 = time[:, None].chunk(6, dim=2)
         h = torch.addcmul(h, gate, self._attention(modulated(h, shift, scale)).to(h.dtype))
+        if self.cross is not None:
+            h = h + self.cross(h.to(self.cross.q.weight.dtype), context).to(h.dtype)
         return torch.addcmul(h, gate2, self._perceptron(modulated(h, shift2, scale2)).to(h.dtype))
 
     def _attention(self, h: Tensor) -> Tensor:
@@ -80,6 +85,8 @@ class DiT(nn.Module):
             self.entrance = nn.Linear(entering, config.width)
             self.time = nn.Sequential(nn.Linear(CLOCK, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
             self.label = nn.Embedding(config.classes + 1, config.width) if config.classes else None
+            told = config.context_width if config.context_vector else None
+            self.pooled = None if told is None else Pooled(told, config.width)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.exit = Exit(config)
             self.conditioning = Conditioning(config.width, [*self.blocks, self.exit])
@@ -93,13 +100,16 @@ class DiT(nn.Module):
         t: Tensor,  # () | (1,) | (B,), whole or fractional
         *,
         label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
-        context: Tensor | None = None,
+        context: Tensor | None = None,  # (B, L, context_width): what is told of a text, piece by piece
+        context_mask: Tensor | None = None,  # (B, L) bool: False where a row's text is shorter
         concat: Tensor | None = None,  # (B, concat_channels, H, W)
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
-        if context is not None:
-            raise Error("this network has no context door: leave context out.")
+        check_context(self.config, x, context, context_mask)
         check(self.config, x, t, label, concat)
+        told = None if context is None else Context(context, context_mask)
         emb = embed(self.time, self.label, t, label, width=CLOCK, cos_first=True, freq_shift=0.0)
+        if self.pooled is not None and told is not None:
+            emb = emb + self.pooled.embed(told)
         shares = self.conditioning.shares(emb, len(x))
         pixels = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
         patch, weight = self.config.patch, self.entrance.weight
@@ -108,7 +118,7 @@ class DiT(nn.Module):
         kept = torch.promote_types(weight.dtype, torch.float32)
         h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept)
         for block in cast(Iterable[Block], self.blocks):
-            h = run(block, h, next(shares), recompute=self.config.checkpointing)
+            h = run(block, h, next(shares), told, recompute=self.config.checkpointing)
         out = from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
         return with_skip(self.config, out, concat)
 
@@ -146,6 +156,9 @@ def _initialise(network: DiT, seed: int) -> None:
         weight = cast(nn.Linear, network.time[i]).weight
         draws = seeds.rng(seed, f"init time.{i}").standard_normal(tuple(weight.shape), dtype="float32")
         weight.copy_(torch.from_numpy(0.02 * draws))
+    for block in network.blocks:
+        if block.cross is not None:
+            nn.init.zeros_(cast(CrossAttention, block.cross).out.weight)
     nn.init.zeros_(network.conditioning.weight)
     nn.init.zeros_(network.exit.out.weight)
 

@@ -42,6 +42,8 @@ class DiTConfig:
     heads: int = 6  # dit: attention heads; must divide width
     mlp: int = 4  # dit: hidden width of a block's perceptron, in widths
     classes: int = 0  # label door; the table has one more row, the null label `classes`
+    context_width: int | None = None  # context door (cross-attention to text): width of what is told a piece
+    context_vector: bool = False  # the mean of what is told is added to the time embedding too
     concat_channels: int = 0  # channels joined to x by the concat door
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
@@ -53,6 +55,10 @@ class DiTConfig:
         for field in ("classes", "concat_channels"):
             if not _whole(getattr(self, field)) or getattr(self, field) < 0:
                 raise _refuse(self, field, "whole numbers from 0", f"Set {field} to 0 to close that door.")
+        if self.context_width is not None and (not _whole(self.context_width) or self.context_width < 1):
+            raise _refuse(self, "context_width", "whole numbers from 1, or None", "It follows from model.text.")
+        if self.context_vector and self.context_width is None:
+            raise _refuse(self, "context_vector", "false without context_width", "Leave it out.")
         if self.concat_skip and self.concat_channels < self.out_channels:
             raise _refuse(self, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
         if self.width % 4:
@@ -80,7 +86,9 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def default_dit(shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0) -> DiTConfig:
+def default_dit(
+    shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0, context_width: int | None = None
+) -> DiTConfig:
     """A DiT for pictures of `shape` (C, H, W): at most 16 x 16 tokens where the sides allow it.
 
     "small" is 2.9 M parameters at 32 x 32.
@@ -108,4 +116,6 @@ def default_dit(shape: tuple[int, int, int], size: Size = "small", *, classes: i
         depth=plan.depth,
         heads=plan.heads,
         classes=classes,
+        context_width=context_width,
+        context_vector=context_width is not None,
     )

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit_config import DiTConfig
+
+
+def check_context(config: UNetConfig | DiTConfig, x: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
+    """Refuse a context that this network cannot take, or has no door for."""
+    width = config.context_width
+    if width is None:
+        if context is not None or mask is not None:
+            raise Error("this network has no context door (context_width is None): leave context out.")
+        return
+    if context is None or context.ndim != 3 or len(context) != len(x) or context.shape[2] != width:
+        got = "missing" if context is None else f"of shape {tuple(context.shape)}"
+        raise Error(f"context is {got}; this network is told of text: pass context of shape ({len(x)}, L, {width}).")
+    if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+        raise Error(
+            f"context_mask is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}; it must be bool "
+            f"of shape {tuple(context.shape[:2])}."
+        )
 
 
 def check(config: UNetConfig | DiTConfig, x: Tensor, t: Tensor, label: Tensor | None, concat: Tensor | None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.networks.layers import Attention, ResidualBlock
+from kuosan.networks.transformer import Pooled, Transformer
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def initialise(network: nn.Module, seed: int) -> None:
     """
     for name, module in network.named_modules():
         match module:
-            case nn.GroupNorm():
+            case nn.GroupNorm() | nn.LayerNorm():
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
             case nn.Conv2d() | nn.Linear():
@@ -36,8 +37,10 @@ def initialise(network: nn.Module, seed: int) -> None:
         match module:
             case ResidualBlock():
                 nn.init.zeros_(module.conv2.weight)
-            case Attention():
+            case Attention() | Transformer():
                 nn.init.zeros_(module.out.weight)
+            case Pooled():
+                nn.init.zeros_(module.weight)
     decoder = getattr(network, "decoder", None)
     if decoder is not None:
         nn.init.zeros_(decoder.exit.weight)

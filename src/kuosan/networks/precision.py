@@ -13,22 +13,25 @@ from torch import nn
 
 from kuosan.networks.dit import DiT
 from kuosan.networks.norm import GroupNorm
+from kuosan.networks.text import TextTransformer
+from kuosan.networks.transformer import Pooled
 from kuosan.networks.unet import Conditioning, Encoder
 
+_EXACT = (Conditioning, GroupNorm, nn.Embedding, nn.LayerNorm, Pooled, TextTransformer)
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
     """A copy of `network` for inference on `device`: no dropout, no gradients, channels_last, weights in `dtype`.
 
-    A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning and norms in float32 (bf16 cannot tell
+    A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning, norms and text in float32 (bf16 cannot tell
     t = 999 from 1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the
     difference to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by
     grey levels. A `UNet` or `DiT` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any
     other network gets `dtype` for all its weights, and takes and gives that.
     """
     ready = copy.deepcopy(network, _kept_activations(network)).to(device).requires_grad_(False).eval()
-    exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, (Conditioning, GroupNorm, nn.Embedding))]
+    exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, _EXACT)]
     exact += [m.time for m in ready.modules() if isinstance(m, (Encoder, DiT))]
     kept = {parameter for module in exact for parameter in module.parameters()}
     for parameter in ready.parameters():

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit_config import DiTConfig
-from kuosan.networks.doors import check
+from kuosan.networks.doors import check, check_context
 from kuosan.networks.initialise import initialise
 from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, time_features
 from kuosan.networks.norm import GroupNorm
+from kuosan.networks.transformer import Context, Pooled, Transformer
 
 
 class Encoding(NamedTuple):
@@ -46,9 +46,18 @@ def residual_block(config: UNetConfig, channels: int, out: int, resample: str = 
 
 
 def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
-    """Self-attention where `wanted`, else the identity."""
+    """Self-attention where `wanted`, with attention to the context where there is one; else the identity."""
     if not wanted:
         return nn.Identity()
+    if config.context_width is not None:
+        return Transformer(
+            channels,
+            head_channels=config.head_channels,
+            context_width=config.context_width,
+            depth=config.transformer_depth,
+            mlp=config.transformer_mlp,
+            groups=config.groups,
+        )
     return Attention(channels, head_channels=config.head_channels, groups=config.groups, eps=config.norm_eps)
 
 
@@ -99,6 +108,8 @@ class Encoder(nn.Module):
             nn.Linear(config.channels, config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
         )
         self.label = nn.Embedding(config.classes + 1, config.time_width) if config.classes else None
+        told = config.context_width if config.context_vector else None
+        self.pooled = None if told is None else Pooled(told, config.time_width)
         levels, channels = [], config.channels
         for i, (width, wanted) in enumerate(zip(config.widths, config.attention, strict=True)):
             blocks = [residual_block(config, width if j else channels, width) for j in range(config.blocks)]
@@ -122,15 +133,24 @@ class Encoder(nn.Module):
             return residual_block(self.config, width, width, "down")
         return DownConv(width, asymmetric=self.config.resample == "conv_asymmetric")
 
-    def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """The time embedding, with the label's row added: (B,) and (B,) -> (B or 1, time_width)."""
+    def embed(self, t: Tensor, label: Tensor | None, context: Context | None = None) -> Tensor:
+        """The time embedding, with the label's row and the context's vector added: (B or 1, time_width)."""
         cos_first, freq_shift = self.config.cos_first, self.config.freq_shift
         width = self.config.channels
-        return embed(self.time, self.label, t, label, width=width, cos_first=cos_first, freq_shift=freq_shift)
+        emb = embed(self.time, self.label, t, label, width=width, cos_first=cos_first, freq_shift=freq_shift)
+        return emb if self.pooled is None or context is None else emb + self.pooled.embed(context)
 
-    def forward(self, x: Tensor, t: Tensor, *, label: Tensor | None = None, concat: Tensor | None = None) -> Encoding:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        concat: Tensor | None = None,
+        context: Context | None = None,
+    ) -> Encoding:
         check(self.config, x, t, label, concat)
-        emb = self.embed(t, label)
+        emb = self.embed(t, label, context)
         shares = self.conditioning.shares(emb, len(x))
         if concat is not None:
             x = torch.cat([x, concat.to(x.dtype)], dim=1)
@@ -140,14 +160,14 @@ class Encoder(nn.Module):
         skips = [h]
         for level in cast(Iterable[Level], self.levels):
             for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(self._run(block, h, next(shares)))
+                h = attending(attend, self._run(block, h, next(shares)), context)
                 skips.append(h)
             if not isinstance(level.exit, nn.Identity):
                 is_block = isinstance(level.exit, ResidualBlock)
                 h = self._run(level.exit, h, next(shares)) if is_block else level.exit(h)
                 skips.append(h)
         h = self._run(self.middle[0], h, next(shares))
-        h = self._run(self.middle[2], self.middle[1](h), next(shares))
+        h = self._run(self.middle[2], attending(self.middle[1], h, context), next(shares))
         return Encoding(h, skips, emb)
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
@@ -179,13 +199,14 @@ class Decoder(nn.Module):
             return nn.Identity()
         return residual_block(self.config, width, width, "up") if self.config.resample == "block" else UpConv(width)
 
-    def forward(self, encoding: Encoding) -> Tensor:
+    def forward(self, encoding: Encoding, context: Context | None = None) -> Tensor:
         h, skips, emb = encoding
         skips, shares = list(skips), self.conditioning.shares(emb, len(h))
         recompute = self.config.checkpointing
         for level in cast(Iterable[Level], self.levels):
             for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attend(run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute))
+                h = run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute)
+                h = attending(attend, h, context)
             is_block = isinstance(level.exit, ResidualBlock)
             h = run(level.exit, h, next(shares), recompute=recompute) if is_block else level.exit(h)
         out = self.exit(self.norm(h, act=True))
@@ -212,13 +233,20 @@ class UNet(nn.Module):
         t: Tensor,  # () | (1,) | (B,), whole or fractional
         *,
         label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
-        context: Tensor | None = None,
+        context: Tensor | None = None,  # (B, L, context_width): what is told of a text, piece by piece
+        context_mask: Tensor | None = None,  # (B, L) bool: False where a row's text is shorter
         concat: Tensor | None = None,  # (B, concat_channels, H, W)
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
-        if context is not None:
-            raise Error("this network has no context door (context_width is None): leave context out.")
-        out = cast(Tensor, self.decoder(self.encoder(x, t, label=label, concat=concat))).to(x.dtype)
+        check_context(self.config, x, context, context_mask)
+        told = None if context is None else Context(context, context_mask)
+        encoding = self.encoder(x, t, label=label, concat=concat, context=told)
+        out = cast(Tensor, self.decoder(encoding, told)).to(x.dtype)
         return with_skip(self.config, out, concat)
+
+
+def attending(attention: nn.Module, h: Tensor, context: Context | None) -> Tensor:
+    """An attention as it is called: a transformer is told the context as well."""
+    return cast(Tensor, attention(h, context) if isinstance(attention, Transformer) else attention(h))
 
 
 def with_skip(config: UNetConfig | DiTConfig, out: Tensor, concat: Tensor | None) -> Tensor:
@@ -265,7 +293,7 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def run(block: Callable[..., Tensor], *inputs: Tensor, recompute: bool) -> Tensor:
+def run(block: Callable[..., Tensor], *inputs: Any, recompute: bool) -> Tensor:
     """block(*inputs), its inside recomputed in the backward pass if asked (Chen et al. 2016)."""
     if recompute and torch.is_grad_enabled():
         return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))

@@ -198,7 +198,8 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     if canvas == (height, width):
         return model, 1
     network = Tiled(model.network, (height, width), min(height, width) // 4 if overlap is None else overlap, batch)
-    return Model(replace(model.config, shape=(channels, *canvas)), network), network.tile_count(*canvas)
+    whole = replace(model.config, shape=(channels, *canvas))
+    return replace(model, config=whole, network=network), network.tile_count(*canvas)
 
 
 def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:

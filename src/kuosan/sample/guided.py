@@ -6,7 +6,7 @@ gradient, then the bound on the predicted picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,11 +89,12 @@ def guided(
     """The denoiser of the pictures `rows` of a request, of which `given` is known where the model restores."""
     label = labels(model, request, guides, rows)
     label = None if label is None else label.to(device)
-    plain = _told(model, label, given)
+    text = texts(model, request, rows)
+    plain = _told(model, label, given, text)
     denoise = plain
     scale = request.guidance
     if scale is not None and scale != 1:
-        plain, reference = _pair(model, request, guides, label, given)
+        plain, reference = _pair(model, request, guides, label, given, rows)
         denoise = guidance.classifier_free(plain, reference, scale)
         denoise = guidance.rescale(denoise, plain, request.guidance_rescale or 0.0)
     if guides.classifier is not None and request.classifier_scale:
@@ -102,32 +103,54 @@ def guided(
         told = guidance.log_prob(judge.network, judge.config.schedule, label, schedule)
         denoise = guidance.classifier(denoise, told, request.classifier_scale)
     if request.guidance_interval is not None:
-        denoise = guidance.interval(denoise, _told(model, label, given), *request.guidance_interval)
+        denoise = guidance.interval(denoise, _told(model, label, given, text), *request.guidance_interval)
     if request.threshold is not None:
         return guidance.dynamic_threshold(denoise, request.threshold)
     return guidance.clamp(denoise) if request.clip else denoise
 
 
-def _told(model: Model, label: Tensor | None, given: Given | None) -> Denoiser:
-    return restored.kept(model.denoiser(condition(model.config.task, label, given)), given)
+def texts(model: Model, request: Request, rows: Sequence[int], away: bool = False) -> Mapping[str, Tensor] | None:
+    """What the network is told of these pictures' prompts, or of what guidance leads `away` from; None without text."""
+    if not model.config.task.text:
+        return None
+    negative = request.negative or ""
+    own = [request.prompts[row % len(request.prompts)] if request.prompts else "" for row in rows]
+    return model.read([negative] * len(rows) if away else own, [*request.prompts, negative])
+
+
+def _told(model: Model, label: Tensor | None, given: Given | None, text: Mapping[str, Tensor] | None) -> Denoiser:
+    return restored.kept(model.denoiser(condition(model.config.task, label, given, text=text)), given)
 
 
 def _pair(
-    model: Model, request: Request, guides: Guides, label: Tensor | None, given: Given | None
+    model: Model,
+    request: Request,
+    guides: Guides,
+    label: Tensor | None,
+    given: Given | None,
+    rows: Sequence[int],
 ) -> tuple[Denoiser, Denoiser]:
     """The plain denoiser, remembered for all who ask it, and the one that guidance leads away from."""
+    text = texts(model, request, rows)
     if guides.reference is not None:
-        return guidance.shared(_told(model, label, given)), _told(guides.reference, label, given)
-    assert label is not None
+        weaker = guides.reference
+        return guidance.shared(_told(model, label, given, text)), _told(
+            weaker, label, given, texts(weaker, request, rows)
+        )
     task = model.config.task
-    away = torch.full_like(label, task.null if request.negative is None else task.label(request.negative))
+    away = None
+    if task.labels:
+        assert label is not None
+        named = request.negative if not task.text else None
+        away = torch.full_like(label, task.null if named is None else task.label(named))
+    text_away = texts(model, request, rows, away=True)
     if request.guidance == 0 and not request.guidance_rescale:  # the reference alone: nobody asks the other
-        return _told(model, label, given), _told(model, away, given)
+        return _told(model, label, given, text), _told(model, away, given, text_away)
     plain, reference = guidance.doubled(
         model.network,
         model.config.prediction,
-        condition(task, label, given),
-        condition(task, away, given),
+        condition(task, label, given, text=text),
+        condition(task, away, given, text=text_away),
         sigma_data=model.config.sigma_data,
         learned_variance=model.config.learned_variance,
     )

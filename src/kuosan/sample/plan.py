@@ -13,6 +13,8 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.sample import restoration as restoring
 from kuosan.tasks.labels import NULL
+from kuosan.text import prompts, words
+from kuosan.text.config import ByteText
 
 if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
@@ -141,20 +143,46 @@ def check_request(config: ModelConfig, request: Request) -> None:
             task.label(name)
     elif request.classes and request.classifier is None:
         task.label(request.classes[0])
+    _check_prompts(config, request)
     if request.guidance is None or request.reference is not None:
         return
-    if not task.labels:
+    if not task.told:
         raise Error(
-            f"guidance = {request.guidance}: this model was trained without classes, so there is nothing to be guided "
-            f"by; train with --labels, or name a weaker run (--reference) or a classifier (--classifier)."
+            f"guidance = {request.guidance}: this model was trained without classes and captions, so there is nothing "
+            f"to be guided by; train with --labels or --text, or name a weaker run (--reference) or a classifier "
+            f"(--classifier)."
         )
+    if not task.labels and not request.prompts:
+        raise Error(f"guidance = {request.guidance} leads to a prompt, and none is given: say one, or leave it out.")
     if request.negative is not None:
-        task.label(request.negative)
+        if not task.text:
+            task.label(request.negative)
     elif not task.dropped:
         raise Error(
             f"guidance = {request.guidance}: this model was trained with drop 0 and knows no picture without its "
-            f"class; lead away from a class (--negative) or a weaker run (--reference), or train with --drop 0.1."
+            f"class or caption; lead away from one (--negative) or a weaker run (--reference), or train with --drop."
         )
+
+
+def _check_prompts(config: ModelConfig, request: Request) -> None:
+    """Refuse prompts to a model that knows none, or that it cannot read. Raises: Error."""
+    task = config.task
+    if request.prompts and not task.text:
+        raise Error(
+            f"prompt {request.prompts[0]!r}: this model was trained without captions and understands no words; train "
+            f"one with --text bytes."
+        )
+    if not task.text:
+        return
+    if not request.prompts and not task.dropped:
+        raise Error("this model was trained with drop 0 and makes no picture without a prompt: say one.")
+    own = () if request.negative is None else (request.negative,)
+    for prompt in (*request.prompts, *own):
+        segments = prompts.parse(prompt)
+        if isinstance(config.text, ByteText):
+            count = 1 + sum(words.length(segment) - 1 for segment, _ in segments)
+            if count > config.text.length:
+                raise words.too_long(prompt, count, config.text.length)
 
 
 def refuse_to_itself(config: ModelConfig, request: Request) -> None:
@@ -163,7 +191,11 @@ def refuse_to_itself(config: ModelConfig, request: Request) -> None:
     Raises: Error.
     """
     task = config.task
+    if request.guidance is not None and request.prompts and set(request.prompts) == {request.negative}:
+        raise Error(f"guidance = {request.guidance} from a prompt to itself has no effect: the negative is the prompt.")
     if request.guidance is None or request.reference is not None or not task.labels or not request.classes:
+        return
+    if task.text:
         return
     away = NULL if request.negative is None else request.negative
     if all(task.label(name) == task.label(away) for name in request.classes):
@@ -206,6 +238,8 @@ def check_guides(
         raise Error(
             f"reference {request.reference!r} has another schedule or task than this model: both must be alike."
         )
+    if reference is not None and reference.task.text > config.task.text:
+        raise Error(f"reference {request.reference!r} is told of captions, and this model is not: both must be alike.")
     if reference is not None and reference.task.labels:
         for name in request.classes:
             reference.task.label(name)  # one trained with drop 0 knows no `none`

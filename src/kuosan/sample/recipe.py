@@ -72,6 +72,15 @@ class Recipe:
             said += f"Classifier scale: {request.classifier_scale:g}, "
         return said
 
+    @property
+    def words(self) -> str:
+        """The prompt and the negative one, as the parameters line begins; a line break within them is a space."""
+        request = self.request
+        if not request.prompts:
+            return ""
+        prompt = " ".join(request.prompts[self.picture % len(request.prompts)].split())
+        return prompt + (f"\nNegative prompt: {' '.join(request.negative.split())}" if request.negative else "")
+
     def text(self) -> dict[str, str]:
         """The PNG's text chunks."""
         request = self.request
@@ -81,7 +90,7 @@ class Recipe:
             f"{self.steering}Size: {self.size[0]}x{self.size[1]}, Model hash: {self.weights[:10]}, "
             f"Model: {Path(self.run).name}, Version: kuosan {self.version}"
         )
-        return {"parameters": "\n" + line, KEY: json.dumps(trees.plain(self), ensure_ascii=False)}
+        return {"parameters": f"{self.words}\n{line}", KEY: json.dumps(trees.plain(self), ensure_ascii=False)}
 
     def batch_request(self) -> tuple[Request, int]:
         """The part of the request whose batch held the picture, and the picture's row in it: the same bytes again."""
@@ -91,9 +100,12 @@ class Recipe:
         size = 1 if request.exact else min(request.batch, request.n)
         first = self.picture // size * size
         n = min(size, request.n - first)
-        at = first % max(1, len(request.classes))
-        classes = request.classes[at:] + request.classes[:at]
-        return dataclasses.replace(request, n=n, seed=request.seed + first, classes=classes), self.picture - first
+        turned = {}
+        for name in ("classes", "prompts"):
+            told = getattr(request, name)
+            at = first % max(1, len(told))
+            turned[name] = told[at:] + told[:at]
+        return dataclasses.replace(request, n=n, seed=request.seed + first, **turned), self.picture - first
 
 
 def fingerprint(start: Tensor | None) -> str:

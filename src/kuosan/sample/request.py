@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from kuosan.errors import Error
 from kuosan.sample.restoration import Restoration
 
+MOST_WORDS = 2_000  # characters of a prompt
+
 
 @dataclass(frozen=True)
 class Request:
@@ -25,8 +27,9 @@ class Request:
     s_tmax: float | None = None  # with s_churn: the most
     s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1
     classes: tuple[str, ...] = ()  # picture i is of class i mod their number, by name or number, or `none`
+    prompts: tuple[str, ...] = ()  # picture i is of prompt i mod their number; (words:1.3) weighs words
     guidance: float | None = None  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
-    negative: str | None = None  # with guidance: the class to lead away from, instead of from no class
+    negative: str | None = None  # with guidance: the words (or the class) to lead away from, instead of from nothing
     reference: str | None = None  # with guidance: a weaker run to lead away from (autoguidance)
     guidance_interval: tuple[float, float] | None = None  # guide only where sigma/alpha lies between these
     guidance_rescale: float | None = None  # with guidance: 0 none to 1, the contrast of the unguided (Lin et al. 2023)
@@ -43,8 +46,10 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "prompts", tuple(self.prompts))
         _check_finite(self)
         _check_guidance(self)
+        _check_words(self)
         if self.s_tmin is not None and self.s_tmax is not None and self.s_tmin > self.s_tmax:
             raise Error(f"s_tmin {self.s_tmin} above s_tmax {self.s_tmax}: s_churn would have no effect; swap them.")
         if not 1 <= self.n <= 1_000_000:
@@ -79,6 +84,17 @@ def _check_finite(request: Request) -> None:
                 raise Error(
                     f"{field.name} = {number} is not allowed: a finite number; for no upper bound a large one, as 1e9."
                 )
+
+
+def _check_words(request: Request) -> None:
+    """Refuse prompts that say nothing, or more than anybody means. Raises: Error."""
+    for name, text in [*(("prompt", text) for text in request.prompts), ("negative", request.negative)]:
+        if text is None:
+            continue
+        if not text.strip():
+            raise Error(f"the {name} is empty: say what is to be made in words, or leave it out.")
+        if len(text) > MOST_WORDS:
+            raise Error(f"the {name} has {len(text):,} characters; {MOST_WORDS:,} at most: shorten it.")
 
 
 def _check_guidance(request: Request) -> None:

@@ -1,11 +1,11 @@
 """From a batch to what the network is told, in training and sampling alike; and, for training, what a user brings.
 
-degrade: picture -> Given        condition: (label, Given) -> {"label": (B,), "concat": (B, K, H, W)}
+degrade: picture -> Given        condition: (label, text, Given) -> {"label": (B,), "concat": (B, K, H, W), ...}
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,12 @@ def degrade(task: Task, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Give
 
 
 def condition(
-    task: Task, label: Tensor | None, given: Given | None = None, drop: np.ndarray | None = None
+    task: Task,
+    label: Tensor | None,
+    given: Given | None = None,
+    drop: np.ndarray | None = None,
+    text: Mapping[str, Tensor] | None = None,
+    encode: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> dict[str, Tensor]:
     """What the network is told of a batch, by door.
 
@@ -48,8 +53,13 @@ def condition(
         label: (B,) int64, -1 where a picture has no class; for a task with labels.
         given: what is known of the pictures; for a task that has them brought.
         drop: (B,) uniform in [0, 1), in training: a value below the task's share shows the picture with the null label.
+        text: what is told of captions, by door (`pieces`, or `context` and `context_mask`); dropped ones are empty.
+        encode: a codec's, of pictures to what is denoised; a mask is brought to its cells, the share to make anew.
     """
     told: dict[str, Tensor] = {}
+    if task.text:
+        assert text is not None, "a task with text is given captions"
+        told |= text
     if task.labels:
         assert label is not None, "a task with labels is given labels"
         label = torch.where(label < 0, task.null, label)
@@ -61,13 +71,14 @@ def condition(
             return told
         case SuperResolution():
             assert given is not None, "a super-resolution network is given small pictures"
-            parts = [enlarged(given.picture, task.scale)]
+            parts = [encode(enlarged(given.picture, task.scale))]
             if task.noise > 0:
                 std = torch.zeros(len(given.picture)) if given.noise is None else given.noise
                 parts.append(std.to(parts[0]).reshape(-1, 1, 1, 1).expand(-1, 1, *parts[0].shape[-2:]))
         case Inpainting():
             assert given is not None and given.mask is not None, "an inpainting network is given masks"
-            parts = [filled(given.picture, given.mask), given.mask]
+            parts = [encode(filled(given.picture, given.mask))]
+            parts.append(F.adaptive_avg_pool2d(given.mask, (parts[0].shape[-2], parts[0].shape[-1])))
     return {**told, "concat": torch.cat(parts, dim=1)}
 
 

@@ -21,13 +21,17 @@ class Labelled:
 
     kind: str = ""
     labels: bool = False  # tell the network each picture's class (its folder, column or label file)
-    drop: float | None = None  # with labels: share of pictures shown without it, for classifier-free guidance; 0.1
+    drop: float | None = None  # with labels or text: share shown without, for classifier-free guidance; 0.1
     class_names: tuple[str, ...] = ()  # with labels: the classes in the order of their numbers; from the data
+    text: bool = False  # tell the network each picture's caption; follows from model.text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        if self.drop is not None and not self.labels:
-            raise Error(f"drop = {self.drop} has no effect without labels: say --labels, or leave --drop out.")
+        if self.drop is not None and not self.told:
+            raise Error(
+                f"drop = {self.drop} has no effect without classes or captions: say --labels or --text, or leave "
+                f"--drop out."
+            )
         if self.drop is not None and not 0 <= self.drop < 1:
             raise Error(f"drop = {self.drop} is not allowed: 0 (never) to below 1; 0.1 is usual.")
         if self.class_names and not self.labels:
@@ -37,9 +41,14 @@ class Labelled:
             raise Error(f"a class is called {NULL!r}, which here means no class at all: give it another name.")
 
     @property
+    def told(self) -> bool:
+        """Whether a network is told anything of a picture that can be left out."""
+        return self.labels or self.text
+
+    @property
     def dropped(self) -> float:
-        """The share of training pictures that are shown the null label."""
-        return (DROP if self.drop is None else self.drop) if self.labels else 0.0
+        """The share of training pictures that are shown the null label, and the empty caption."""
+        return (DROP if self.drop is None else self.drop) if self.told else 0.0
 
     @property
     def null(self) -> int:

@@ -1,0 +1,32 @@
+"""A text transformer's shape: `ByteText`, for people who have no text encoder at all. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kuosan.errors import Error
+
+WORD = 16  # bytes of a piece at most; longer words are several
+LONGEST = 512  # pieces
+
+
+@dataclass(frozen=True)
+class ByteText:
+    """A transformer over words, each read byte by byte, trained together with the network that it tells of them."""
+
+    kind: Literal["bytes"] = "bytes"
+    length: int = 0  # bytes: pieces (words, marks) of a prompt at most; 0 in a new run: the longest caption's
+    width: int = 192  # bytes: channels of what is told, a piece
+    depth: int = 3  # bytes: transformer blocks
+    heads: int = 6  # bytes: attention heads; must divide width
+
+    def __post_init__(self) -> None:
+        for name, low in (("length", 0), ("width", 8), ("depth", 0), ("heads", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise Error(f"text.{name} = {value!r} is not allowed: whole numbers from {low}.")
+        if self.length > LONGEST:
+            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} pieces of a prompt are read.")
+        if self.width % self.heads:
+            raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

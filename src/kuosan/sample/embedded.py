@@ -1,0 +1,38 @@
+"""The small text-to-image model inside the package: where it lies, and how it is usually asked. Torch-free."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from kuosan.errors import Error
+from kuosan.sample.request import Request
+
+GUIDANCE = 3.0  # by eye and by retrieval, docs/text-to-image.md
+
+
+def folder() -> Path:
+    """The model's folder, laid out as a checkpoint is.
+
+    Raises:
+        Error: this installation came without it.
+    """
+    path = Path(str(files("kuosan"))) / "embedded"
+    if not (path / "manifest.json").is_file():
+        raise Error(f"the model inside the package is not there ({path}): install kuosan again, or name a run.")
+    return path
+
+
+def usual(request: Request) -> Request:
+    """The request with the guidance that this model looks best with, where none is said."""
+    if request.guidance is not None or request.reference is not None:
+        return request
+    return dataclasses.replace(request, guidance=GUIDANCE)
+
+
+def name(request: Request) -> str:
+    """A folder's name for a request's pictures: its first prompt, and its seed."""
+    words = re.sub(r"[^\w]+", "-", request.prompts[0].lower()).strip("-")[:60] or "prompt"
+    return f"{words}-seed{request.seed}"

@@ -1,0 +1,47 @@
+"""How a model is told of text: not at all, by a transformer trained with it, or by a text encoder. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kuosan.errors import Error
+from kuosan.networks.text_config import ByteText as ByteText
+
+Long = Literal["refuse", "cut", "chunks"]
+
+
+@dataclass(frozen=True)
+class NoText:
+    """The model is told nothing of captions."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder with weights of its own, which training leaves as they are."""
+
+    kind: Literal["encoder"] = "encoder"
+    encoder: str = ""  # encoder: a folder in Hugging Face's layout, `hub:NAME`, or minilm
+    hidden: int = -1  # encoder: the layer whose output is told, -1 the last; -2 is SD's clip skip
+    long: Long = "refuse"  # encoder: a prompt that is too long: refuse it, cut it, or encode it in chunks
+    length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes
+    width: int = 0  # encoder: channels of a token; from the encoder itself
+    weights: str = ""  # encoder: hash of its files; from the encoder itself
+
+    def __post_init__(self) -> None:
+        if not self.encoder:
+            raise Error("text.encoder is not given: name a text encoder's folder (--encoder FOLDER), or minilm.")
+        if self.hidden >= 0:
+            raise Error(f"text.hidden = {self.hidden} is not allowed: -1 (the last layer), -2, ...")
+        if self.length < 0 or self.width < 0:
+            raise Error("text.length and text.width are 0 or more; leave them out, the encoder gives them.")
+
+
+Text = NoText | ByteText | Encoder
+
+
+def width(text: Text) -> int | None:
+    """Channels of what a network is told a piece; None where it is told nothing."""
+    return None if isinstance(text, NoText) else text.width

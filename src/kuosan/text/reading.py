@@ -1,0 +1,61 @@
+"""Prompts as a network is told of them: read once a distinct prompt, weighted, padded to one length.
+
+features' = e + w·(features - e), e the empty text's: weight 1 is the reading itself, 0 none, 2 twice as far
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kuosan.text import prompts, words
+
+if TYPE_CHECKING:
+    from kuosan.networks.text import TextTransformer
+
+Read = Callable[[str], tuple[Tensor, Tensor]]  # a prompt to features (L, W) and mask (L,)
+
+
+def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
+    """A prompt by a text transformer that was trained with its network: (L, W) float32 and (L,) bool.
+
+    Raises:
+        Error: brackets that do not close, or more words than the model reads.
+    """
+    parts: list[bytes] = []
+    weights = [1.0]
+    for segment, weight in prompts.parse(prompt):
+        own = words.pieces(segment)
+        parts += own
+        weights += [weight] * len(own)
+    table = words.rows(parts)
+    if len(table) > text.config.length:
+        raise words.too_long(prompt, len(table), text.config.length)
+    device = text.places.weight.device
+    features, mask = text(torch.from_numpy(table).long().to(device)[None])
+    assert mask is not None
+    if any(weight != 1 for weight in weights):
+        empty = text(torch.from_numpy(words.rows([])).long().to(device)[None]).features
+        scale = torch.tensor(weights, device=device)[None, :, None]
+        features = torch.where(scale == 1, features, empty + scale * (features - empty))
+    return features[0], mask[0]
+
+
+@torch.no_grad()
+def contexts(read: Read, wanted: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
+    """What a network is told of prompts, by door: `context` (B, L, W) and `context_mask` (B, L).
+
+    L is that of the longest of `among`, which holds all prompts of a request: so a batch is told the same whatever
+    stands beside it.
+    """
+    known = {prompt: read(prompt) for prompt in dict.fromkeys([*among, *wanted])}
+    longest = max(len(mask) for _, mask in known.values())
+    features, masks = [], []
+    for prompt in wanted:
+        own, there = known[prompt]
+        features.append(torch.cat([own, own.new_zeros(longest - len(own), own.shape[1])]))
+        masks.append(torch.cat([there, there.new_zeros(longest - len(there))]))
+    return {"context": torch.stack(features), "context_mask": torch.stack(masks)}

@@ -1,0 +1,155 @@
+"""What a run's network is told of each picture's caption: pieces of text, or a text encoder's features of it.
+
+Captions are cut, or encoded, once, before training; a step looks rows up. A dropped caption is the empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kuosan.config import plain
+from kuosan.errors import Error
+from kuosan.text import words
+from kuosan.text.config import ByteText, Encoder, Text
+
+if TYPE_CHECKING:
+    from kuosan.data.pictures import Pictures
+    from kuosan.model import ModelConfig
+    from kuosan.options import Tree
+
+SHOWN = 5  # captions that are shown before training
+
+
+class Texts(Protocol):
+    """Captions as a network takes them."""
+
+    def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
+        """Of pictures `ids` (B,), by door; the empty text where `dropped` (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Captions cut into pieces: (N + 1, L, 16) int16, the last the empty text."""
+
+    table: np.ndarray
+
+    def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
+        """`pieces` (B, L, 16) int64, cut behind the longest of these."""
+        own = self.table[np.where(dropped, len(self.table) - 1, ids)]
+        longest = int((own != 0).any(2).sum(1).max())
+        return {"pieces": torch.from_numpy(own[:, :longest].astype(np.int64))}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Captions encoded: the last row is the empty text's."""
+
+    rows: Callable[[np.ndarray], tuple[Tensor, Tensor]]
+    empty: int
+
+    def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
+        """`context` (B, L, W) float32 and `context_mask` (B, L)."""
+        features, mask = self.rows(np.where(dropped, self.empty, ids))
+        return {"context": features, "context_mask": mask}
+
+
+@dataclass
+class Live:
+    """Captions encoded when they are asked for, each once: for a trial that leaves nothing on disk."""
+
+    texts: Sequence[str]  # the last is the empty one
+    encoder: Any
+    known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
+        """`context` (B, L, W) float32 and `context_mask` (B, L)."""
+        wanted = np.where(dropped, len(self.texts) - 1, ids).tolist()
+        new = [i for i in dict.fromkeys(wanted) if i not in self.known]
+        if new:
+            self.known |= dict(zip(new, zip(*self.encoder.encode([self.texts[i] for i in new]))))
+        features, mask = zip(*(self.known[i] for i in wanted))
+        return {"context": torch.stack(features), "context_mask": torch.stack(mask)}
+
+
+def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
+    """Every picture's caption; `uncaptioned` says what becomes of pictures without: refuse, or empty.
+
+    Raises:
+        Error: no picture has a caption, or some have none and that is not accepted.
+    """
+    found: Sequence[str | None] | None = pictures.captions
+    where = pictures.config.path
+    if found is None:
+        raise Error(
+            f"{where} has no captions, and a text model learns from them: write a `text` a picture into metadata.jsonl "
+            f"or metadata.csv beside a `file_name`, or NAME.txt beside NAME.png; or leave --text out."
+        )
+    without = [i for i, text in enumerate(found) if not text]
+    if without and uncaptioned == "refuse":
+        raise Error(
+            f"{len(without):,} of {len(found):,} pictures in {where} have no caption ({pictures.name(without[0])}): "
+            f"write them, move those pictures out of the data, or train them as pictures of no text with "
+            f"--uncaptioned empty."
+        )
+    return [text or "" for text in found]
+
+
+def first_rows(pictures: Pictures) -> list[str]:
+    """The first pictures and their captions, a line each, as they are shown before training."""
+    texts = pictures.captions or []
+    return [f"{pictures.name(int(i))}: {texts[int(i)] or '(none)'}" for i in pictures.train[:SHOWN]]
+
+
+def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> Tree | None:
+    """How captions are told, with what the data or the encoder decide; None where nothing is told.
+
+    Raises:
+        Error: captions are missing or too long, or the encoder is another than the run's.
+    """
+    match text:
+        case ByteText():
+            found = captions(pictures, uncaptioned)
+            return plain(text) | {"length": text.length or words.longest(found)}
+        case Encoder():
+            captions(pictures, uncaptioned)
+            return plain(encoder.settled(text))
+    return None
+
+
+def open_texts(
+    model: ModelConfig,
+    pictures: Pictures,
+    uncaptioned: str,
+    encoder: Any,
+    cache: Path | None,
+    say: Callable[[str], None],
+) -> Texts | None:
+    """What a model is told of these pictures' captions; None where it is told nothing.
+
+    Args:
+        encoder: the opened text encoder, where the model has one.
+        cache: where its features are kept; None keeps nothing.
+
+    Raises:
+        Error: captions are missing, or too long for the model.
+    """
+    match model.text:
+        case ByteText() as text:
+            return Pieces(words.table([*captions(pictures, uncaptioned), ""], text.length))
+        case Encoder():
+            texts = [*captions(pictures, uncaptioned), ""]
+            if cache is None:
+                return Live(texts, encoder)
+            from kuosan.text.embedded import embed_all
+
+            embedded = embed_all(texts, encoder, cache, say)
+            return Features(embedded.rows, len(texts) - 1)
+    return None
