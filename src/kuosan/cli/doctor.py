@@ -66,6 +66,7 @@ def doctor(
         bucket_step=bucket_step,
         bucket_aspect=bucket_aspect,
     )
+    from kuosan.data import captioned
     from kuosan.data.doctor import examine, write
 
     if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
@@ -74,6 +75,10 @@ def doctor(
         report = examine(config, progress=progress)
     for line in report.lines():
         say(line)
+    if rows := captioned.rows(report.scan.entries):
+        say("The first captions:")
+        for row in rows:
+            say(f"  {row}")
     if out is not None:
         say(f"written: {', '.join(str(path) for path in write(report, out))}")
     elif report.scan.refused:

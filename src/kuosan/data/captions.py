@@ -1,23 +1,26 @@
-"""Captions and labels that lie beside pictures: `metadata.jsonl` and `metadata.csv` (file_name, ...) and `name.txt`."""
+"""What lies beside pictures: captions, labels, split in `metadata.jsonl`, `metadata.csv` or another list; `name.txt`.
+
+A list called otherwise (captions.csv) is taken where a folder holds one such list and no `metadata` file.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+
+from kuosan.data.metadata import ENDINGS, FILE_NAME, Row, columns, rows
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-FILE_NAME = "file_name"  # the column that says which picture a row is of
-CAPTIONS = ("text", "caption")  # columns that hold a caption, the first that is there
+CAPTIONS = ("text", "caption", "prompt")  # columns that hold a caption, the first that is there
+SPLIT = "split"  # the column that says whether a picture is trained on
+TRAINED_ON = ("train", "training")
+SPLITS = (*TRAINED_ON, "test", "held_out", "validation", "valid", "val")
 MOST_BYTES = 1 << 28  # a metadata file beyond this is no list of captions
 MOST_CAPTION = 1 << 16
+BEGINNING = 1 << 16  # bytes of a file that tell whether it lists pictures
 
-Row = dict[str, Any]
 Read = Callable[[str, int], bytes]  # a file's bytes by name, at most so many
 
 
@@ -27,13 +30,15 @@ class Beside:
 
     captions: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)  # one of SPLITS each
     taken: set[str] = field(default_factory=set)
     problems: list[tuple[str, str]] = field(default_factory=list)
     columns: dict[str, None] = field(default_factory=dict)  # what rows say of pictures, in the order met
+    notes: list[str] = field(default_factory=list)
 
 
 def read_beside(names: Iterable[str], read: Read, label_column: str = "label") -> Beside:
-    """Captions and labels of the files `names` (relative, with /), where `read(name, limit)` gives a file's bytes.
+    """What is told of the files `names` (relative, with /), where `read(name, limit)` gives a file's bytes.
 
     A row of metadata wins over a `.txt`; what cannot be understood is a problem with its place, never fatal.
     """
@@ -42,18 +47,17 @@ def read_beside(names: Iterable[str], read: Read, label_column: str = "label") -
     beside = Beside()
     stems: dict[str, str] = {}
     for name in everything:
-        if not name.lower().endswith((".txt", ".jsonl", ".csv")):
+        if not name.lower().endswith((".txt", *ENDINGS)):
             stems.setdefault(posixpath.splitext(name)[0], name)
-    for name in everything:
-        if posixpath.basename(name) in METADATA:
-            beside.taken.add(name)
-            _read_metadata(name, read, there, beside, label_column)
+    for name in _lists(everything, read, beside, label_column):
+        beside.taken.add(name)
+        _read_metadata(name, read, there, beside, label_column)
     for name in everything:
         stem, suffix = posixpath.splitext(name)
         if suffix.lower() == ".txt" and stem in stems:
             beside.taken.add(name)
             text = _text(name, read, MOST_CAPTION, beside)
-            if text is not None:
+            if text and text.strip():
                 beside.captions.setdefault(stems[stem], " ".join(text.split()))
     return beside
 
@@ -79,11 +83,58 @@ def class_name(value: object) -> str | None:
     raise ValueError(f"{value!r} is neither text nor a number")
 
 
+def caption_text(value: object) -> str | None:
+    """A cell as a caption, its blanks made one space each; of a list the first; empty and null are none.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = next((each for each in value if each.strip()), None)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    value.encode()
+    return " ".join(value.split()) or None
+
+
+def _lists(names: list[str], read: Read, beside: Beside, label_column: str) -> list[str]:
+    """The files of `names` that list pictures: metadata, and the only other list of a folder without any."""
+    own = [name for name in names if posixpath.basename(name) in METADATA]
+    folders = {posixpath.dirname(name) for name in own}
+    others: dict[str, dict[str, list[str]]] = {}  # folder -> list -> its columns
+    for name in names:
+        folder = posixpath.dirname(name)
+        if name.lower().endswith(ENDINGS) and folder not in folders:
+            told = _beginning(name, read)
+            if FILE_NAME in told and {*CAPTIONS, SPLIT, label_column} & {*told}:
+                others.setdefault(folder, {})[name] = told
+    for found in others.values():
+        beside.taken.update(found)
+        if len(found) > 1:
+            why = f"one of {len(found)} lists in its folder: call the right one metadata{ENDINGS[0]}"
+            beside.problems += [(name, why) for name in found]
+            continue
+        ((name, told),) = found.items()
+        own.append(name)
+        beside.notes.append(f"{name} is read as the list of its folder's pictures, with {', '.join(told)}.")
+    return sorted(own)
+
+
+def _beginning(name: str, read: Read) -> list[str]:
+    """The columns of a file, if it lists pictures."""
+    try:
+        text = read(name, BEGINNING).decode("utf-8-sig", "ignore")
+    except Exception:  # it is then no picture either, and reported as such
+        return []
+    return columns(name, text)
+
+
 def _read_metadata(name: str, read: Read, there: set[str], beside: Beside, label_column: str) -> None:
     text = _text(name, read, MOST_BYTES, beside)
-    rows = _csv_rows if name.endswith(".csv") else _json_rows
     found: dict[str, tuple[int, Row]] = {}  # picture -> the last line that speaks of it
-    for number, row in rows(text or ""):
+    for number, row in rows(name, text or ""):
         place = f"{name} line {number}"
         if isinstance(row, str):
             beside.problems.append((place, row))
@@ -101,69 +152,35 @@ def _read_metadata(name: str, read: Read, there: set[str], beside: Beside, label
 
 
 def _keep(row: Row, picture: str, place: str, beside: Beside, label_column: str) -> None:
-    caption = next((row[column] for column in CAPTIONS if row.get(column)), None)
-    if isinstance(caption, str) and caption.strip():
-        beside.captions[picture] = " ".join(caption.split())
+    said = [name for name in CAPTIONS if (row[name].strip() if isinstance(row.get(name), str) else row.get(name))]
+    column = said[0] if said else CAPTIONS[0]
     try:
-        label = class_name(row.get(label_column))
+        told = caption_text(row.get(column))
+    except ValueError as reason:
+        beside.problems.append((place, f"has no caption in {column}: {reason}"))
+    else:
+        _say(beside.captions, picture, told, place, beside)
+        if isinstance(row.get(column), list) and len(row[column]) > 1:
+            beside.problems.append((place, f"has {len(row[column])} captions: the first is used"))
+    if label_column != SPLIT:
+        split = str(row.get(SPLIT) or "").strip().lower().replace("-", "_")
+        _say(beside.splits, picture, split if split in SPLITS else None, place, beside)
+        if split and split not in SPLITS:
+            beside.problems.append((place, f"says split {row[SPLIT]!r}: known are {', '.join(SPLITS)}"))
+    try:
+        _say(beside.labels, picture, class_name(row.get(label_column)), place, beside)
     except ValueError as reason:
         beside.problems.append((place, f"has no class in {label_column}: {reason}"))
+
+
+def _say(kept: dict[str, str], picture: str, value: str | None, place: str, beside: Beside) -> None:
+    """Keep what a row says of a picture, and report where an earlier file said otherwise."""
+    if value is None:
         return
-    if label is not None:
-        before = beside.labels.setdefault(picture, label)
-        if before != label:
-            beside.problems.append((place, f"says {label!r} of {picture}: {before!r} from another file is not used"))
-        beside.labels[picture] = label
-
-
-def _json_rows(text: str) -> Iterator[tuple[int, Row | str]]:
-    """(line, row, or what is wrong with it) of JSON lines."""
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # not splitlines: U+2028 may stand in a caption
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and isinstance(row.get(FILE_NAME), str):
-            yield number, row
-        else:
-            yield number, f"is not a JSON object with a {FILE_NAME}"
-
-
-def _csv_rows(text: str) -> Iterator[tuple[int, Row | str]]:
-    """(line, row, or what is wrong with it) of a CSV with a header, between commas, semicolons or tabs (RFC 4180)."""
-    header: list[str] = []
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    while True:
-        number = lines.line_num + 1
-        try:
-            cells = next(lines, None)
-        except csv.Error as reason:
-            yield number, f"is not CSV: {reason}"
-            continue
-        if cells is None:
-            return
-        if not any(cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            if header.count(FILE_NAME) != 1 or len({*header}) < len(header):
-                yield number, f"must name columns, each once and one {FILE_NAME}: it names {', '.join(header)}"
-                return
-        elif len(cells) != len(header):
-            yield number, f"has {len(cells)} cells for {len(header)} columns"
-        else:
-            yield number, dict(zip(header, cells))
-
-
-def _delimiter(text: str) -> str:
-    """What splits the header so that it names files; spreadsheets write semicolons where the comma is decimal."""
-    header = text.lstrip().partition("\n")[0]
-    for mark in ",;\t":
-        if FILE_NAME in (cell.strip().strip('"') for cell in header.split(mark)):
-            return mark
-    return ","
+    before = kept.setdefault(picture, value)
+    if before != value:
+        beside.problems.append((place, f"says {value!r} of {picture}: {before!r} from another file is not used"))
+    kept[picture] = value
 
 
 def _text(name: str, read: Read, limit: int, beside: Beside) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kuosan.data.arrays import channels_last, to_bytes
-from kuosan.data.captions import CAPTIONS, class_name
+from kuosan.data.captions import CAPTIONS, caption_text, class_name
 from kuosan.data.config import LABEL, DataConfig, rgb
 from kuosan.data.decoding import decode
 from kuosan.data.entries import Entry, Listing
@@ -40,6 +40,7 @@ class DatasetSource:
         self.max_pixels = config.max_pixels
         self.label_column = config.label_column
         self.signed = False
+        self.problems: list[tuple[str, str]] = []
         self.reading = threading.Lock()  # a data set may share an open file between its items
 
     def listing(self) -> Listing:
@@ -55,22 +56,29 @@ class DatasetSource:
             self.signed |= _lowest(picture) < 0
             entries.append(Entry(f"item {i}", *self._told(item, i)))
         says = f"{type(self.dataset).__name__}: {len(entries):,} items"
-        return Listing(entries, says=says, in_order=True)
+        return Listing(entries, missing=self.problems, says=says, in_order=True)
 
     def _told(self, item: Any, i: int) -> tuple[str | None, str | None]:
         """The label and the caption of an item."""
         if isinstance(item, dict):
             if self.label_column != LABEL and self.label_column not in item:
                 raise unknown(f"label_column of item {i}", self.label_column, [k for k in item if k not in PICTURES])
-            caption = next((item[name] for name in CAPTIONS if isinstance(item.get(name), str)), None)
-            return _label(item.get(self.label_column)), caption
+            texts = [item[name] for name in CAPTIONS if isinstance(item.get(name), str | list) and len(item[name])]
+            return _label(item.get(self.label_column)), self._caption(texts[0] if texts else None, i)
         if self.label_column != LABEL:
             raise Error(
                 f"label_column is {self.label_column!r}, but item {i} is a {type(item).__name__}, which has no keys: "
                 "leave label_column out, or give items as dicts."
             )
         beside = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
-        return (None, beside) if isinstance(beside, str) else (_label(beside), None)
+        return (None, self._caption(beside, i)) if isinstance(beside, str) else (_label(beside), None)
+
+    def _caption(self, value: Any, i: int) -> str | None:
+        try:
+            return caption_text(value)
+        except ValueError as reason:
+            self.problems.append((f"item {i}", f"has no caption: {reason}"))
+            return None
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th item.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
 from kuosan.data.scan import Progress, Scan, scan
@@ -59,13 +60,10 @@ class Report:
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (held out, train): as the source says, else by content, so that added files move no other."""
         hold_out = HOLD_OUT if self.config.hold_out is None else self.config.hold_out
-        held = np.array(
-            [
-                int(look.key[:13], 16) / 16**13 < hold_out if entry.held_out is None else entry.held_out
-                for entry, look in zip(self.scan.entries, self.scan.looks)
-            ],
-            bool,
-        )
+        said = [entry.held_out for entry in self.scan.entries]
+        if all(word is None for word in said):
+            said = [int(look.key[:13], 16) / 16**13 < hold_out for look in self.scan.looks]
+        held = np.array([bool(word) for word in said], bool)
         if held.all():
             held[:] = False  # too few pictures to keep any out
         return np.flatnonzero(held), np.flatnonzero(~held)
@@ -94,6 +92,7 @@ class Report:
             "classes": {name: labels[name] for name in self.classes},
             "without_class": labels[None] if self.classes else 0,
             "captions": sum(entry.caption is not None for entry in self.scan.entries),
+            "longest_caption": max((len(entry.caption or "") for entry in self.scan.entries), default=0),
             "caption_problems": [f"{name}: {reason}" for name, reason in self.scan.listing.missing],
             "duplicates": len(self.duplicates),
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
@@ -136,8 +135,7 @@ class Report:
         elif self.scan.listing.columns:
             lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
             lines[-1] += " Set label_column to one of them to take it as the class."
-        if told["captions"]:
-            lines.append(f"{told['captions']:,} of {told['used']:,} pictures have a caption.")
+        lines += [*self.scan.listing.notes, captioned.summary(self.scan.entries)]
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in told["converted"].items():  # type: ignore[attr-defined]
@@ -151,6 +149,8 @@ class Report:
         found = (
             (self.duplicates, "have the same content as another (used, never split apart)"),
             (self._without_class(), "have no class: a model with labels learns them under the null label"),
+            (self._without_split(), "say nothing of their split where others do: they are trained on"),
+            (captioned.without(self.scan.entries), "have no caption, or an empty one"),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
@@ -160,10 +160,16 @@ class Report:
         """The pictures that have no class where others have one."""
         return [(entry.name, "") for entry in self.scan.entries if self.classes and entry.label is None]
 
+    def _without_split(self) -> list[tuple[str, str]]:
+        """The pictures that no split names where there is one."""
+        some = any(entry.held_out is not None for entry in self.scan.entries)
+        return [(entry.name, "") for entry in self.scan.entries if some and entry.held_out is None]
+
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
         if not told["held_out"] and self.config.hold_out != 0:
-            held += " (too few pictures)"
+            marked = all(entry.held_out for entry in self.scan.entries)
+            held += " (their split holds out every one, so all are used)" if marked else " (too few pictures)"
         return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}."
 
     def _size(self, told: dict[str, object]) -> str:

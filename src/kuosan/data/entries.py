@@ -15,7 +15,7 @@ class Entry:
     name: str
     label: str | None = None
     caption: str | None = None
-    held_out: bool | None = None  # None: decided by content
+    held_out: bool | None = None  # None: decided by content, or trained on where others say
     stamp: tuple[int, int] | None = None
 
 
@@ -31,6 +31,7 @@ class Listing:
     by_folder: bool = False  # classes may be the first-level folders of those that turn out to be pictures
     columns: tuple[str, ...] = ()  # what else is told of pictures and could be their class
     in_order: bool = False  # entries keep their own order; else pictures are numbered by content
+    notes: tuple[str, ...] = ()  # what else was understood, a sentence each
 
 
 @dataclass(frozen=True)

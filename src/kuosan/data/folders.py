@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from kuosan.data.captions import CAPTIONS, METADATA, Beside, read_beside
+from kuosan.data.captions import CAPTIONS, METADATA, SPLIT, TRAINED_ON, Beside, read_beside
 from kuosan.data.config import LABEL, DataConfig
 from kuosan.data.entries import Entry, Listing
 from kuosan.data.headers import Refused
@@ -25,7 +25,7 @@ class Folder:
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
-        self.label_column = config.label_column
+        self.label_column, self.hold_out = config.label_column, config.hold_out
 
     def listing(self) -> Listing:
         """Every file below the folder; links to folders are followed, but never in a circle.
@@ -38,7 +38,7 @@ class Folder:
         _walk(self.path, "", frozenset(), stamps, skipped)
         beside = read_beside(stamps, self._read_text, self.label_column)
         _check_column(self.path, self.label_column, beside)
-        return _listing(f"folder {self.path}", stamps, beside, skipped)
+        return _listing(f"folder {self.path}", stamps, beside, skipped, self.hold_out)
 
     def read(self, entry: Entry, i: int) -> bytes:
         """The bytes of one file.
@@ -61,7 +61,7 @@ class ZipFolder:
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
-        self.label_column = config.label_column
+        self.label_column, self.hold_out = config.label_column, config.hold_out
         self.most = BYTES_A_PIXEL * config.max_pixels
         try:
             self.zip = zipfile.ZipFile(path)
@@ -92,7 +92,7 @@ class ZipFolder:
                 stamps[name] = (info.file_size, info.CRC)
         beside = read_beside(stamps, self._read, self.label_column)
         _check_column(self.path, self.label_column, beside)
-        return _listing(f"zip {self.path}", stamps, beside, skipped)
+        return _listing(f"zip {self.path}", stamps, beside, skipped, self.hold_out)
 
     def read(self, entry: Entry, i: int) -> bytes:
         """The bytes of one member.
@@ -152,9 +152,18 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part in left_behind for part in name.split("/"))
 
 
-def _listing(what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str, str]]) -> Listing:
+def _listing(
+    what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str, str]], hold_out: float | None
+) -> Listing:
     names = sorted(name for name in stamps if name not in beside.taken)
-    entries = [Entry(name, beside.labels.get(name), beside.captions.get(name), None, stamps[name]) for name in names]
+    notes, held_out = list(beside.notes), {name: split not in TRAINED_ON for name, split in beside.splits.items()}
+    if held_out and hold_out is not None:
+        notes.append(f"The pictures' own {SPLIT} is not used, because hold_out is {hold_out:g}.")
+        held_out = {}
+    entries = [
+        Entry(name, beside.labels.get(name), beside.captions.get(name), held_out.get(name), stamps[name])
+        for name in names
+    ]
     return Listing(
         entries,
         sorted(skipped),
@@ -162,12 +171,13 @@ def _listing(what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str,
         f"{what}: {len(entries) + len(skipped):,} files",
         by_folder=True,
         columns=_columns(beside),
+        notes=tuple(notes),
     )
 
 
 def _columns(beside: Beside) -> tuple[str, ...]:
-    """What could be a class: every column but the captions'."""
-    return tuple(column for column in beside.columns if column not in CAPTIONS)
+    """What could be a class: every column but the captions' and the split's."""
+    return tuple(column for column in beside.columns if column not in (*CAPTIONS, SPLIT))
 
 
 def _check_column(path: Path, column: str, beside: Beside) -> None:
