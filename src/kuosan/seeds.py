@@ -77,6 +77,6 @@ def uniform(keys: Iterable[Key]) -> np.ndarray:
     return np.array([streams.at(key).random() for key in keys])
 
 
-def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `n` pictures in one epoch: (n,) int64, each index exactly once."""
-    return rng(seed, "order", epoch).permutation(n)
+def permutation(n: int, seed: int, epoch: int, id: int = 0) -> np.ndarray:
+    """The order of `n` pictures in one epoch (of the bucket `id`): (n,) int64, each index exactly once."""
+    return rng(seed, "order", epoch, id).permutation(n)

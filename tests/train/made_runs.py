@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from kuosan import checkpoint, options, seeds
+from kuosan.data.config import DataConfig
 from kuosan.journal import Log
 from kuosan.train import api, loop
 from kuosan.train.config import RunConfig
@@ -87,6 +89,21 @@ def pictures(path: Path, n: int = 30, size: int = 8, seed: int = 0) -> Path:
     coarse = draw.integers(0, 256, (n, 2, 2, 3)).repeat(size // 2, 1).repeat(size // 2, 2)
     np.savez(path, images=(coarse * 0.9 + draw.integers(0, 25, (n, size, size, 3))).astype(np.uint8))
     return path
+
+
+MIXED = ((16, 16), (12, 20), (20, 12), (12, 24), (24, 12))  # (h, w) of buckets at 16 pixels
+
+
+def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 2, 1)) -> DataConfig:
+    """A folder of pictures of several shapes, and the settings that keep them."""
+    folder.mkdir(exist_ok=True)
+    draw = seeds.rng(0, "test/mixed")
+    for (h, w), count in zip(MIXED, counts):
+        for i in range(count):
+            coarse = draw.integers(0, 230, (h // 4, w // 4, 3)).repeat(4, 0).repeat(4, 1)
+            pixels = (coarse + draw.integers(0, 25, (h, w, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{w}x{h} {i}.png")
+    return DataConfig(str(folder), size=16, resize="buckets", hold_out=0.0)
 
 
 def ask(out: Path, data: Path, settings: Mapping[str, Any] = {}, network: nn.Module | None = None) -> api.Asked:

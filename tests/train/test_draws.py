@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from kuosan.data.config import DataConfig
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.train.draws import Draws
-from train.made_runs import pictures
+from train.made_runs import mixed, pictures
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +85,70 @@ def test_levels_and_noise_are_what_they_are_named_for(opened: Pictures) -> None:
     assert abs(t.mean() - 0.5) < 4 / (12 * n) ** 0.5
     assert abs(eps.mean()) < 4 / eps.numel() ** 0.5
     assert abs(eps.var() - 1) < 4 * (2 / eps.numel()) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """Pictures of five shapes, 1 to 24 of each."""
+    return open_pictures(mixed(tmp_path_factory.mktemp("buckets"), (24, 11, 5, 1, 2)))
+
+
+def shapes_of(opened: Pictures, ids: np.ndarray) -> set[int]:
+    return set(opened.buckets.of[ids].tolist())
+
+
+@settings(max_examples=12, deadline=None)
+@given(batch=st.integers(1, 40), seed=st.integers(0, 2**40))
+def test_each_step_is_of_one_bucket_and_each_bucket_has_its_share(several: Pictures, batch: int, seed: int) -> None:
+    """Within less than one batch of the exact share at every step, also of a bucket smaller than a batch."""
+    made, n = draws(several, batch, seed=seed), len(several.train)
+    counts = several.buckets.counts(several.train)
+    assert n == 43 and sorted(counts) == [1, 2, 5, 11, 24]
+    seen = np.zeros(len(counts))
+    for step in range(150):
+        ids = made.ids(step)
+        assert len(ids) == batch and len(shapes_of(several, ids)) == 1
+        seen[several.buckets.of[ids[0]]] += batch
+        assert (np.abs(seen - (step + 1) * batch * counts / n) < batch).all()
+
+
+@settings(max_examples=12, deadline=None)
+@given(batch=st.integers(1, 40), seed=st.integers(0, 2**40))
+def test_all_of_a_bucket_are_seen_once_before_any_is_seen_again(several: Pictures, batch: int, seed: int) -> None:
+    made = draws(several, batch, seed=seed)
+    stream = np.concatenate([made.ids(step) for step in range(43 * 4)])
+    for bucket in range(len(several.buckets.shapes)):
+        own = several.train[several.buckets.of[several.train] == bucket]
+        shown = stream[several.buckets.of[stream] == bucket]
+        whole = shown[: len(shown) // len(own) * len(own)].reshape(-1, len(own))
+        assert len(whole) and (np.sort(whole, axis=1) == np.sort(own)).all()
+        assert len(set(shown[len(whole) * len(own) :])) == len(shown) - whole.size
+    assert np.bincount(stream, minlength=len(several))[several.train].tolist() == [batch * 4] * 43, "none is dropped"
+
+
+def test_processes_share_the_rows_of_a_step_of_one_bucket(several: Pictures) -> None:
+    for step in range(12):
+        whole = draws(several, 7).draw(step)
+        shape = tuple(whole.batch.x0.shape[1:])
+        assert whole.eps.shape == (7, *shape)
+        for rank in range(2):
+            share = draws(several, 7, rank, 2).draw(step)
+            assert torch.equal(share.batch.ids, whole.batch.ids[rank::2])
+            assert torch.equal(share.batch.x0, whole.batch.x0[rank::2])
+            assert torch.equal(share.eps, whole.eps[rank::2])
+
+
+def test_starting_anywhere_gives_the_same_steps_of_buckets(several: Pictures) -> None:
+    steps = list(draws(several, 6).ahead(0, 60))
+    assert len({tuple(drawn.eps.shape) for drawn in steps}) >= 4
+    for first in (1, 17, 59):
+        for step, drawn in enumerate(draws(several, 6).ahead(first, 60), start=first):
+            assert torch.equal(drawn.batch.x0, steps[step].batch.x0)
+            assert torch.equal(drawn.eps, steps[step].eps)
+
+
+def test_pictures_read_from_disk_are_drawn_as_those_in_memory(several: Pictures) -> None:
+    read = open_pictures(replace(several.config, memory_gib=0.0))
+    assert not read.in_memory and several.in_memory
+    for one, other in zip(draws(several, 5).ahead(0, 20), draws(read, 5).ahead(0, 20)):
+        assert torch.equal(one.batch.x0, other.batch.x0) and torch.equal(one.eps, other.eps)

@@ -2,6 +2,10 @@
 
 Rows of a step are numbered over all processes, and the order of the pictures is a keyed permutation an epoch, one
 after the other: each epoch shows every picture exactly once, at any batch size and on any number of processes.
+
+With aspect-ratio buckets every step is of one bucket, whose turn it is by its share of the pictures (`turns`): after s
+steps of B pictures, a bucket of n of the N has had s·B·n/N of them, to within less than one batch. Each bucket has its
+own epochs: all of its pictures are seen once before any is seen again.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 from kuosan import seeds
 from kuosan.tasks import Generation
 from kuosan.tasks.condition import degrade
+from kuosan.train.turns import Turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,12 +68,19 @@ class Draws:
     threads: int = 1  # that draw a step's noise; never changes a bit
     noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
     texts: Texts | None = None  # what is told of each picture's caption
-    _orders: dict[int, np.ndarray] = field(default_factory=dict)
+    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        train, of = self.pictures.train, self.pictures.buckets.of
+        self._groups = [train[of[train] == bucket] for bucket in np.unique(of[train])]
+        self._turns = Turns([len(group) for group in self._groups], self.seed)
 
     def ids(self, step: int) -> np.ndarray:
-        """The pictures of all rows of a step: (batch,)."""
-        positions = np.arange(step * self.batch, (step + 1) * self.batch)
-        return np.array([self._order(int(position) // self._n)[position % self._n] for position in positions])
+        """The pictures of all rows of a step, which are of one bucket: (batch,)."""
+        bucket, before = self._turns.at(step)
+        n = len(self._groups[bucket])
+        places = np.arange(before * self.batch, (before + 1) * self.batch)
+        return np.array([self._order(bucket, int(place) // n)[place % n] for place in places])
 
     def draw(self, step: int) -> Drawn:
         """This process's rows of a step."""
@@ -80,15 +92,16 @@ class Draws:
 
     def _with_noise(self, step: int, batch: Batch) -> Drawn:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
-        u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
-        noise = (self._key(f"train/noise{again}", step, row) for row in rows)
-        eps = seeds.normal(noise, self.noise_shape or self.pictures.shape, self.threads)
-        if self.offset:
-            shared = (self.pictures.shape[0], 1, 1)
-            eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
         if not isinstance(self.task, Generation):  # which brings nothing
             rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
             batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
+        batch = batch.denoised
+        u = seeds.uniform(self._key(f"train/level{again}", step, row) for row in rows)
+        noise = (self._key(f"train/noise{again}", step, row) for row in rows)
+        eps = seeds.normal(noise, self.noise_shape or tuple(batch.x0.shape[1:]), self.threads)
+        if self.offset:
+            shared = (eps.shape[1], 1, 1)
+            eps += self.offset * seeds.normal((self._key(f"train/offset{again}", step, row) for row in rows), shared)
         drop = seeds.uniform(self._key("train/drop", step, row) for row in rows)
         if self.texts is not None:
             batch = batch._replace(text=self.texts.of(batch.ids.numpy(), drop < self.task.dropped))
@@ -114,15 +127,15 @@ class Draws:
     def _rows(self) -> range:
         return range(self.rank, self.batch, self.size)
 
-    @property
-    def _n(self) -> int:
-        return len(self.pictures.train)
-
     def _key(self, purpose: str, step: int, row: int) -> seeds.Key:
         return (self.seed, purpose, step, row)
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = self.pictures.train[seeds.permutation(self._n, self.seed, int(epoch))]
-        return self._orders[epoch]
+    def _order(self, bucket: int, epoch: int) -> np.ndarray:
+        """A bucket's pictures as its epoch shows them."""
+        if (bucket, epoch) not in self._orders:
+            group = self._groups[bucket]
+            self._orders = {
+                key: order for key, order in self._orders.items() if key[0] != bucket or key[1] >= epoch - 1
+            }
+            self._orders[bucket, epoch] = group[seeds.permutation(len(group), self.seed, epoch, bucket)]
+        return self._orders[bucket, epoch]
