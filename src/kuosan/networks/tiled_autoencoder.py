@@ -20,6 +20,7 @@ from kuosan.errors import Error
 from kuosan.networks.autoencoder import Autoencoder, Moments
 from kuosan.networks.tiled import shares, tiles
 
+SIDE = 256  # pixels a side of a tile if nobody says
 Places = list[tuple[int, int]]  # upper left corners, in latents
 
 
