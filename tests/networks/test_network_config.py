@@ -34,7 +34,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": -1}, "classes is -1"),
     ({"concat_channels": -1}, "concat_channels is -1"),
     ({"patch": 0}, "patch is 0"),
-    ({"context_width": 768}, "context_width is 768.*not built yet"),
+    ({"context_width": 0}, "context_width is 0.*whole numbers from 1, or None"),
 ]
 
 
