@@ -59,6 +59,9 @@ class ModelConfig:
     codec: Pixels | Latents = field(
         default_factory=Pixels
     )  # what is denoised: pixels, or latents of an autoencoder (--codec RUN)
+    shapes: tuple[tuple[int, int], ...] = field(
+        default=(), metadata={"option": False}
+    )  # height and width of all aspect-ratio buckets trained on, from tall to wide; empty: of `shape` alone
 
     def __post_init__(self) -> None:
         from kuosan.diffusion import names
@@ -75,8 +78,20 @@ class ModelConfig:
         return self.codec.walk_shape(self.shape)
 
 
+def require_denoiser(config: ModelConfig) -> None:
+    """Raises: Error for a classifier or an autoencoder, which make no pictures."""
+    if isinstance(config.network, ClassifierConfig):
+        raise Error("this model is a classifier: it names pictures and makes none. It guides a model that does.")
+    if isinstance(config.network, AutoencoderConfig):
+        raise Error(
+            "this model is an autoencoder: it turns pictures into latents and back, and makes none. See how well: "
+            "kuosan reconstruct RUN; train a model of its latents: kuosan train PICTURES --codec RUN."
+        )
+
+
 def require_whole(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model that was trained to restore, and makes no picture from nothing; `deed` needs one."""
+    """Raises: Error for a model that makes no whole pictures from nothing; `deed` needs one."""
+    require_denoiser(config)
     if config.task.kind != "generation":
         raise Error(
             f"{deed} needs a model of whole pictures, and this one was trained for {config.task.kind}: use it by "
@@ -127,10 +142,7 @@ class Model:
         Raises:
             Error: the model is a classifier or an autoencoder.
         """
-        if isinstance(self.config.network, ClassifierConfig):
-            raise Error("this model is a classifier: it names pictures and makes none. It guides a model that does.")
-        if isinstance(self.config.network, AutoencoderConfig):
-            raise Error("this model is an autoencoder: it turns pictures into latents and back, and denoises none.")
+        require_denoiser(self.config)
         from kuosan.diffusion.denoiser import denoiser
 
         return denoiser(

@@ -10,19 +10,19 @@ import torch
 
 from kuosan import checkpoint, manifest
 from kuosan import config as trees
+from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error, unknown
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.networks.tiled import Tiled
+from kuosan.sample import coding, sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint
 from kuosan.sample.request import Request
 from kuosan.text.config import Encoder
-
-WHITE = (255, 255, 255)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,9 +63,8 @@ class Trained:
     ) -> Recipe:
         """What a request to this model will have made, from the pixels `start` where it names an image or restores one.
 
-        `size` (width, height) is the pictures', where they are not of the model's.
+        `size` (width, height) is the pictures', where a restoration has another than the model's.
         """
-        _, height, width = self.model.shape
         steps = plan(self.model.config, request).steps
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
         return Recipe(
@@ -76,7 +75,7 @@ class Trained:
             picture=0,
             compute=str(self.compute),
             precision=precision,
-            size=size or (width, height),
+            size=size or sizes.of(self.model.config, request),
             steps=steps,
             threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
             start=fingerprint(start),
@@ -151,10 +150,25 @@ class Trained:
         refuse_to_itself(self.model.config, request)
         model, given, measurement = bring.tensors(self.model, asked, pictures, mask, operator, request.batch)
         if isinstance(model.network, Tiled):
-            request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.shape[1:])))
+            request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.walk_shape[1:])))
         guides = guides_of(self.helpers(request))
         made = sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
         return made.clamp(-1, 1)  # methods act after the bound on the prediction
+
+    def encode(self, pictures: Tensor, *, tile: int | None = None, overlap: int | None = None) -> Tensor:
+        """Latents of pictures (B, C, H, W), of an autoencoder or as a model of them denoises; see `sample.coding`."""
+        return coding.encode(self.model, pictures.to(self.compute.device), tile, overlap)
+
+    def decode(
+        self,
+        latents: Tensor,
+        size: tuple[int, int] | None = None,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Tensor:
+        """Pictures in [-1, 1] of latents (B, c, h, w); `size` is their height and width; see `sample.coding`."""
+        return coding.decode(self.model, latents.to(self.compute.device), size, tile, overlap)
 
 
 def _weights(helpers: Mapping[str, Trained] | None, name: str) -> str:
@@ -187,6 +201,7 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     if config.network.kind == "own":
         compute = replace(compute, dtype=torch.float32)  # a caller's module may not take bf16
     ready = replace(model, network=prepare(model.network, compute.device, compute.dtype), encoder=encoder_of(config))
+    ready.codec = codec_of(config, saved.path, compute)
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
 
@@ -214,8 +229,21 @@ def encoder_of(config: ModelConfig) -> TextEncoder | None:
     return open_encoder(config.text)
 
 
+def codec_of(config: ModelConfig, path: Path, compute: Compute) -> Codec:
+    """The codec of a model whose checkpoint is at `path`, opened: of latents, by the autoencoder that the run carries.
+
+    Raises:
+        Error: that is missing, damaged, or another.
+    """
+    if config.codec.kind == "pixels":
+        return PIXELS
+    from kuosan.codec import folder
+
+    return folder.opened(config.codec, folder.of_run(config.codec, path), compute.device, compute.dtype)
+
+
 def picture(model: Model, path: Path) -> Tensor:
-    """A picture file as the model wants it: (C, H, W) in [-1, 1], shorter side scaled, centre cut.
+    """A picture file as the model wants it: (C, H, W) in [-1, 1], scaled to cover its size, centre cut.
 
     Raises:
         Error: no such file, or no picture that can be decoded.
@@ -224,16 +252,14 @@ def picture(model: Model, path: Path) -> Tensor:
     from kuosan.data.headers import Refused
     from kuosan.data.images import from_uint8
     from kuosan.data.pixels import with_channels
-    from kuosan.data.resizing import fit
+    from kuosan.data.resizing import cover
 
     channels, height, width = model.shape
-    if height != width:
-        raise Error(f"a model of {width}x{height} pictures cannot start from a file yet; give pixels from Python.")
     try:
         pixels = decode(path).pixels
     except Refused as reason:
         raise Error(f"{path} cannot be started from: {reason}.") from None
-    return torch.from_numpy(from_uint8(with_channels(fit(pixels, height, "crop", WHITE), channels)))
+    return torch.from_numpy(from_uint8(with_channels(cover(pixels, height, width), channels)))
 
 
 def checkpoint_of(run: Path, recipe: Recipe) -> Path:

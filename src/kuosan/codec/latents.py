@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from kuosan.errors import Error
+from kuosan.networks.autoencoder import Autoencoder
+from kuosan.networks.tiled_autoencoder import TiledAutoencoder
 
 if TYPE_CHECKING:
     from kuosan.codec.config import Latents
     from kuosan.networks.autoencoder import Moments
+
+TILE = 256  # pixels a side of a tile that an autoencoder is given of a larger picture, at least
 
 
 class Coder(Protocol):
@@ -51,14 +55,25 @@ class LatentCodec:
         """The autoencoder's own latents as they are denoised."""
         return (raw.float() - self.shift.to(raw.device)) * self.scale.to(raw.device)
 
+    def raw(self, z: Tensor) -> Tensor:
+        """Latents as they are denoised as the autoencoder's own."""
+        return z.float() / self.scale.to(z.device) + self.shift.to(z.device)
+
     def decode(self, z: Tensor) -> Tensor:
         """z (B, c, h, w) -> pictures (B, C, H, W) float32, not clamped."""
-        return self.network.decode(z.float() / self.scale.to(z.device) + self.shift.to(z.device)).float()
+        return self.network.decode(self.raw(z)).float()
 
     def finish(self, z: Tensor, alone: bool = True) -> Tensor:
         """z (B, c, h, w) -> finished pictures in [-1, 1]."""
         parts = torch.split(z, 1) if alone else (z,)
         return torch.cat([self.decode(part) for part in parts]).clamp(-1, 1)
+
+    def tiled(self, side: int) -> LatentCodec:
+        """The same for pictures of any size, in tiles of `side` pixels, or of as many as are usual if that is more."""
+        if isinstance(self.network, TiledAutoencoder):
+            return self
+        assert isinstance(self.network, Autoencoder)
+        return LatentCodec(self.config, TiledAutoencoder(self.network, max(side, TILE)))
 
 
 @dataclass

@@ -28,6 +28,10 @@ class Codec(Protocol):
         """What was denoised to finished pictures; `alone`: one by one, so that their bits depend on nothing beside."""
         ...
 
+    def tiled(self, side: int) -> Codec:
+        """The same for pictures of any size, in tiles of at least `side` pixels."""
+        ...
+
 
 class PixelCodec:
     """The identity."""
@@ -42,6 +46,9 @@ class PixelCodec:
 
     def finish(self, z: Tensor, alone: bool = True) -> Tensor:
         return z
+
+    def tiled(self, side: int) -> PixelCodec:
+        return self
 
 
 PIXELS = PixelCodec()

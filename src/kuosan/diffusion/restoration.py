@@ -11,7 +11,7 @@ denoiser in, denoiser out, like guidance, and enable gradients themselves where 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from typing import Any
 
@@ -27,6 +27,7 @@ from kuosan.diffusion.resampling import repaint_evaluations as repaint_evaluatio
 from kuosan.diffusion.resampling import repaint_times as repaint_times
 from kuosan.diffusion.samplers.ancestral import ddim, ddpm
 from kuosan.diffusion.samplers.step import Noise, Sampler, Step, blend, pair
+from kuosan.diffusion.through import seen
 from kuosan.errors import Error
 
 STEPS = 1000  # DPS's walk, whose step size the paper gives
@@ -85,12 +86,19 @@ def pigdm(denoise: Denoiser, measurement: Measurement, prior_std: float = 1.0, s
     return held
 
 
-def dps(denoise: Denoiser, measurement: Measurement, levels: Level, scale: float = 1.0) -> Denoiser:
+def dps(
+    denoise: Denoiser,
+    measurement: Measurement,
+    levels: Level,
+    scale: float = 1.0,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> Denoiser:
     """Down the gradient of the residual's length: x0 - push·grad_x |y - A·x0| (Chung et al. 2023, algorithm 1).
 
     On DDPM's walk of 1000 steps over `levels`, x moves by the paper's scale·grad: push = scale·1000/N/c, with c the
     factor of x0 in the posterior mean of the step from here. Fewer steps push harder, each picture no further than
-    where |y - A·x0| is least along its step. Scale 0 is `denoise` itself.
+    where |y - A·x0| is least along its step. Scale 0 is `denoise` itself. With `decode`, x are latents, and the
+    residual is that of what they decode to.
     """
     if not 0 <= scale < math.inf:
         raise Error(f"dps scale {scale}: need 0 (unheld) or more; the paper's are 0.3 to 1.")
@@ -105,11 +113,12 @@ def dps(denoise: Denoiser, measurement: Measurement, levels: Level, scale: float
         ratio = (level.sigma / level.alpha)[..., None] * (1 - 1e-12)  # rounding must not choose the pair before
         i = (ratios >= ratio).sum(-1) - 1
         leaf, prediction, tracked = _tracked(denoise, x, level)
-        residual = measurement.residual(prediction.x0)
+        picture = seen(decode, prediction.x0)
+        residual = measurement.residual(picture.picture)
         length = inner(residual, residual).sqrt()
         unit = torch.where(length > 0, residual / length, 0.0)
-        step = _pulled(measurement.operator.adjoint(unit), leaf, tracked)
-        image = measurement.operator.apply(step)
+        step = _pulled(picture.pull(measurement.operator.adjoint(unit)), leaf, tracked)
+        image = measurement.operator.apply(picture.push(step))
         least = inner(image, residual) / inner(image, image)
         push = over(pushes[i.clamp(min=0)], x)
         return prediction._replace(x0=prediction.x0 + _capped(push, least) * step)

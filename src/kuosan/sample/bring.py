@@ -7,6 +7,7 @@ noise; a smaller one is extended to them, and what was added is cut off again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,9 +198,15 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     channels, height, width = model.shape
     if canvas == (height, width):
         return model, 1
-    network = Tiled(model.network, (height, width), min(height, width) // 4 if overlap is None else overlap, batch)
-    whole = replace(model.config, shape=(channels, *canvas))
-    return replace(model, config=whole, network=network), network.tile_count(*canvas)
+    whole, factor = replace(model.config, shape=(channels, *canvas)), model.config.codec.factor
+    for name, sides in (("pictures of sides", canvas), ("overlap =", () if overlap is None else (overlap,))):
+        if any(side % factor for side in sides):
+            told = " and ".join(map(str, sides))
+            raise Error(f"{name} {told}: this is a model of latents of {factor} pixels a cell; multiples of {factor}.")
+    overlap = min(height, width) // 4 if overlap is None else overlap
+    network = Tiled(model.network, (height // factor, width // factor), overlap // factor, batch)
+    large = replace(model, config=whole, network=network, codec=model.codec.tiled(max(height, width)))
+    return large, network.tile_count(*large.walk_shape[1:])
 
 
 def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:
@@ -274,15 +281,16 @@ def _reach(marked: Tensor, side: int) -> slice:
 def _extended(
     model: Model, picture: Tensor, hole: Tensor | None, scale: int, notes: list[str]
 ) -> tuple[Tensor, Tensor | None, tuple[slice, slice]]:
-    """The picture brought to at least the model's size: made anew there too, or by its edges repeated."""
+    """The picture brought to at least the model's size, in whole cells: made anew there, or its edges repeated."""
     _, height, width = model.shape
-    high, wide = -(-height // scale), -(-width // scale)
     low, narrow = picture.shape[1:]
+    cell = lcm(scale, model.config.codec.factor)  # the canvas is of whole cells
+    high, wide = (-(-max(size, scale * own) // cell) * cell // scale for size, own in ((height, low), (width, narrow)))
     more = (max(0, wide - narrow), max(0, high - low))
     cut = (slice(0, scale * low), slice(0, scale * narrow))
     if not any(more):
         return picture, hole, cut
-    notes.append(f"{narrow}x{low} is smaller than the model's {wide}x{high}: extended to it, and cut again")
+    notes.append(f"{narrow}x{low} is extended to {wide}x{high}, which the model can make, and cut again")
     around = (0, more[0], 0, more[1])
     if hole is not None:
         return F.pad(picture, around), F.pad(hole, around, value=1.0), cut

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from kuosan import seeds
+from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.diffusion import names, restoration
 from kuosan.diffusion.resampling import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.errors import Error
-from kuosan.sample import restored
+from kuosan.sample import restored, sizes
 from kuosan.sample.guided import Guides, check, guided
 from kuosan.sample.plan import Plan, plan
 from kuosan.sample.request import Request
@@ -48,11 +49,17 @@ class Frame:
     level: Level  # the noise that `x` still has
     x0: Tensor  # (B, C, H, W) float32, the picture predicted so far
     x: Tensor  # (B, C, H, W) float32, the sampler's state; the picture itself when done
+    codec: Codec = PIXELS  # of what is walked on: until it is done, `x` and `x0` are latents of a latent model
 
     @property
     def done(self) -> bool:
         """Whether `x` is the finished picture."""
         return self.step == self.steps
+
+    def picture(self) -> Tensor:
+        """What the state looks like, (B, C, H, W) about [-1, 1]: noise and picture at a picture's scale."""
+        scale = float((self.level.alpha**2 + self.level.sigma**2).sqrt())
+        return self.x if self.done else self.codec.finish(self.x / scale)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def generate(
 
     Args:
         start: (C, H, W) or (n, C, H, W) pictures in [-1, 1] to start from (image to image), with `request.strength`.
-        noise: (n, C, H, W) standard normal noise to start from instead of the seeds'; for interpolation.
+        noise: (n, *model.walk_shape) standard normal noise to start from instead of the seeds'; for interpolation.
         guides: the classifier and the weaker model that the request names.
         given: what is known of the pictures, where the model was trained to restore: one row, or one a picture.
         measurement: what is known of them, where `request.restoration` holds the model to it by a method.
@@ -96,8 +103,9 @@ def generate(
         Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
     """
     walk = plan(model.config, request)
-    _check_shapes(model, request, start, noise)
     check(model, request, guides)
+    model = sizes.asked(model, request)
+    _check_shapes(model, request, start, noise)
     restored.check(model, request, walk, given, measurement)
     known = Known(given, measurement)
     size = EXACT_BATCH if request.exact else min(request.batch, request.n)
@@ -173,20 +181,24 @@ def _batch(
 
     def step_noise(i: int, now: Level, to: Level) -> Tensor:
         keys = [(seed, "sample/step", i, 0) for seed in own_seeds]
-        drawn = seeds.normal(keys, model.shape, seeds.BESIDE_A_GPU if device.type == "cuda" else 1)
+        drawn = seeds.normal(keys, model.walk_shape, seeds.BESIDE_A_GPU if device.type == "cuda" else 1)
         return drawn.to(device, non_blocking=True)
 
-    first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.shape)
-    x = _start(model, walk, first_noise, None if start is None else start[padded] if start.ndim == 4 else start)
+    first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.walk_shape)
+    x = _start(model, walk, first_noise, None if start is None else _encoded(model, start, padded, device))
     given, measurement = known.of(padded, device)
     denoise = guided(model, request, guides, padded, device, given)
-    if measurement is not None:
-        denoise = restored.held(denoise, model, walk, request, measurement)
-    walked = _walked(model, request, walk, denoise, x.to(device), step_noise, measurement)
+    shown = None if measurement is None else restored.of_walk(model, walk, measurement)
+    if shown is not None:
+        denoise = restored.held(denoise, model, walk, request, shown)
+    walked = _walked(model, request, walk, denoise, x.to(device), step_noise, shown)
     steps = len(walk.levels) - 1 if walk.jumping is None else walk.jumping
     for i, (step, level) in enumerate(islice(walked, steps), start=1):
-        last = restored.finish(step.x, given, measurement) if i == steps else step.x
-        yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float())
+        last = step.x
+        if i == steps:  # one by one on a processor, where that costs nothing
+            picture = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
+            last = restored.finish(picture, given, measurement)
+        yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
 
 
 def _walked(
@@ -217,6 +229,15 @@ def _walked(
     yield from zip(sampler(denoise, x, walk.levels, noise, **options), walk.levels[1:])
 
 
+def _encoded(model: Model, start: Tensor, rows: Sequence[int], device: torch.device) -> Tensor:
+    """The pictures that these rows start from as what is walked on, each by itself; one stands for all."""
+    if not model.codec.latent:
+        return start[list(rows)] if start.ndim == 4 else start
+    own = {row: start[row] for row in rows} if start.ndim == 4 else {row: start for row in rows[:1]}
+    found = {row: model.codec.encode(x[None].float().to(device)).cpu() for row, x in own.items()}
+    return torch.cat([found[row if start.ndim == 4 else rows[0]] for row in rows])
+
+
 def _start(model: Model, walk: Plan, noise: Tensor, start: Tensor | None) -> Tensor:
     level = walk.levels[0]
     if start is None:
@@ -225,8 +246,8 @@ def _start(model: Model, walk: Plan, noise: Tensor, start: Tensor | None) -> Ten
 
 
 def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: Tensor | None) -> None:
-    if noise is not None and tuple(noise.shape) != (request.n, *model.shape):
-        raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.shape)}.")
+    if noise is not None and tuple(noise.shape) != (request.n, *model.walk_shape):
+        raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.walk_shape)}.")
     if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
         raise Error(
             f"the picture to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "

@@ -106,7 +106,7 @@ def guided(
         denoise = guidance.interval(denoise, _told(model, label, given, text), *request.guidance_interval)
     if request.threshold is not None:
         return guidance.dynamic_threshold(denoise, request.threshold)
-    return guidance.clamp(denoise) if request.clip else denoise
+    return guidance.clamp(denoise) if request.clip and not model.codec.latent else denoise  # latents have no bounds
 
 
 def texts(model: Model, request: Request, rows: Sequence[int], away: bool = False) -> Mapping[str, Tensor] | None:
@@ -119,7 +119,8 @@ def texts(model: Model, request: Request, rows: Sequence[int], away: bool = Fals
 
 
 def _told(model: Model, label: Tensor | None, given: Given | None, text: Mapping[str, Tensor] | None) -> Denoiser:
-    return restored.kept(model.denoiser(condition(model.config.task, label, given, text=text)), given)
+    denoise = model.denoiser(condition(model.config.task, label, given, text=text, encode=model.codec.encode))
+    return restored.kept(denoise, model, given)
 
 
 def _pair(
@@ -149,9 +150,9 @@ def _pair(
     plain, reference = guidance.doubled(
         model.network,
         model.config.prediction,
-        condition(task, label, given, text=text),
-        condition(task, away, given, text=text_away),
+        condition(task, label, given, text=text, encode=model.codec.encode),
+        condition(task, away, given, text=text_away, encode=model.codec.encode),
         sigma_data=model.config.sigma_data,
         learned_variance=model.config.learned_variance,
     )
-    return guidance.shared(restored.kept(plain, given)), restored.kept(reference, given)
+    return guidance.shared(restored.kept(plain, model, given)), restored.kept(reference, model, given)

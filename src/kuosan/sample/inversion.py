@@ -32,7 +32,7 @@ BATCH = 16  # pictures computed together
 class RoundTrip:
     """Pictures encoded to noise, and what DDIM makes of that noise again."""
 
-    noise: Tensor  # (n, C, H, W), near standard normal where the model knows such pictures
+    noise: Tensor  # (n, *model.walk_shape), near standard normal where the model knows such pictures
     back: Tensor  # (n, C, H, W) in [-1, 1]
     evaluations: int  # of the network a picture, both ways
 
@@ -111,7 +111,9 @@ class Way:
             wanted = ", ".join(map(str, self.model.shape))
             raise Error(f"pictures of shape {tuple(pictures.shape)}: this model inverts (n, {wanted}).")
         found = []
-        for denoise, x in self._parts(pictures):
+        encode, device = self.model.codec.encode, self.device
+        latents = torch.cat([encode(x.float().to(device)) for x in torch.split(pictures, 1)])
+        for denoise, x in self._parts(latents):
             for step in ddim_inversion(denoise, x, self.levels, self.iterations):
                 x = step.x
             if not bool(x.isfinite().all()):
@@ -123,12 +125,12 @@ class Way:
         return torch.cat(found).cpu()
 
     def decode(self, noise: Tensor) -> Tensor:
-        """Noise (n, C, H, W) to pictures, not clipped."""
+        """Noise (n, *model.walk_shape) to pictures (n, C, H, W); those of pixels not clipped."""
         found = []
         for denoise, x in self._parts(noise * self.prior):
             for step in ddim(denoise, x, self.levels, _silence):
                 x = step.x
-            found.append(x)
+            found.append(self.model.codec.finish(x))
         return torch.cat(found).cpu()
 
     def _parts(self, x: Tensor) -> Iterator[tuple[Denoiser, Tensor]]:

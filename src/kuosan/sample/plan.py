@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kuosan.codec.config import apart
 from kuosan.diffusion import names
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
+from kuosan.model import require_denoiser
 from kuosan.sample import restoration as restoring
+from kuosan.sample import sizes
 from kuosan.tasks.labels import NULL
 from kuosan.text import prompts, words
 from kuosan.text.config import ByteText
@@ -64,6 +67,7 @@ def choose(config: ModelConfig, request: Request) -> Choice:
     Raises:
         Error: an unknown name, an option that the sampler lacks, or a combination that cannot be sampled.
     """
+    require_denoiser(config)
     schedule = config.schedule
     sampler = names.sampler(request.sampler)
     spec = names.SAMPLERS[sampler]
@@ -91,10 +95,26 @@ def choose(config: ModelConfig, request: Request) -> Choice:
             f"use ddim (eta 0), euler, heun or dpm_solver_2m."
         )
     check_request(config, request)
+    if request.size is not None or request.aspect is not None:
+        sizes.of(config, request)
+    _check_bounds(config, request)
     alone = request.guidance in (None, 1) or (request.guidance == 0 and not request.guidance_rescale)
     passes = 1 if alone else 2
     method, jumping = _restored(config, request, sampler, options, steps)
     return Choice(sampler, steps, _walked(request, steps), spacing, options, passes, method, jumping)
+
+
+def _check_bounds(config: ModelConfig, request: Request) -> None:
+    """Refuse bounds on what has none. Raises: Error."""
+    if config.codec.kind == "pixels":
+        return
+    if request.threshold is not None:
+        raise Error(
+            f"threshold = {request.threshold}: this is a model of latents, which have no black and white to be kept "
+            f"within; leave it out. Too much contrast is brought back by --guidance-rescale."
+        )
+    if not request.clip:
+        raise Error("clip = false has no effect: this is a model of latents, which are never clipped; leave it out.")
 
 
 def plan(config: ModelConfig, request: Request) -> Plan:
@@ -212,6 +232,8 @@ def check_guides(
     for name, other in (("classifier", classifier), ("reference", reference)):
         if other is None:
             continue
+        if other.network.kind == "autoencoder":
+            raise Error(f"{name} {getattr(request, name)!r} is an autoencoder, which guides nothing: name another run.")
         if (other.network.kind == "classifier") != (name == "classifier"):
             raise Error(
                 f"{name} {getattr(request, name)!r} is "
@@ -222,8 +244,14 @@ def check_guides(
                 f"classifier {request.classifier!r} is a judge of clean pictures: it cannot guide in noise; "
                 f"name one trained without --no-noisy."
             )
-        if other.shape != config.shape:
-            raise Error(f"{name} {getattr(request, name)!r} sees pictures of {other.shape}, this model {config.shape}.")
+        why = apart(config.codec, other.codec)
+        if why is not None:
+            raise Error(f"{name} {getattr(request, name)!r} {why}: both must be trained on the same latents.")
+        assert config.shape is not None and other.shape is not None, "trained models know their shapes"
+        width, height = size = sizes.of(config, request)
+        shape = (config.shape[0], height, width)
+        if other.shape[0] != shape[0] or not sizes.allowed(other, size):
+            raise Error(f"{name} {getattr(request, name)!r} sees pictures of {other.shape}, this model {shape}.")
         if config.task.labels and other.task.labels and other.task.class_names != config.task.class_names:
             raise Error(
                 f"{name} {getattr(request, name)!r} knows the classes {', '.join(other.task.class_names)}, this model "

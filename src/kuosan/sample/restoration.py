@@ -174,8 +174,23 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
                 f"out, or use repaint."
             )
     else:
-        return asked.method or ("pigdm" if asked.missing and asked.jumps is None else "ddnm")
+        alone = asked.missing and (config.codec.kind == "pixels" or (asked.damage == ("mask",) and not asked.noise))
+        chosen = asked.method or ("pigdm" if alone and asked.jumps is None else "ddnm")
+        _check_latents(config, asked, chosen)
+        return chosen
+    _check_latents(config, asked, asked.method)
     return asked.method
+
+
+def _check_latents(config: ModelConfig, asked: Restoration, method: str | None) -> None:
+    """Refuse a method that has no meaning through a decoder. Raises: Error."""
+    if config.codec.kind == "pixels" or method != "pigdm" or (asked.damage == ("mask",) and not asked.noise):
+        return
+    what = [part for part in asked.damage if part != "mask"] or ["noise"]
+    raise Error(
+        f"method pigdm with {what[0]}: this is a model of latents, and PiGDM needs a linear damage of what is "
+        f"denoised; through the decoder it is not linear. Use ddnm or dps; for holes alone pigdm works on the latents' cells."
+    )
 
 
 def _trained_for(asked: Restoration, damage: str, name: str) -> None:

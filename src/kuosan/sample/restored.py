@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kuosan.diffusion import restoration
+from kuosan.diffusion import restoration, through
 from kuosan.diffusion.operators import Compose, Mask, Measurement, Operator
 from kuosan.errors import Error
+from kuosan.sample import latent_masks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     from kuosan.sample.plan import Plan
     from kuosan.sample.request import Request
 
+PICTURE_STD = 0.5  # of pictures in [-1, 1], as EDM has it: what noise in the pixels of a latent model is weighed by
+
 
 def held(denoise: Denoiser, model: Model, walk: Plan, request: Request, measurement: Measurement) -> Denoiser:
     """The denoiser held to a measurement by the walk's method; RePaint holds the state instead, in its own walk."""
     assert request.restoration is not None
     spread, push = model.config.sigma_data, request.restoration.push or 1.0
+    if model.codec.latent and not in_cells(walk, measurement):
+        decode, encode = model.codec.decode, model.codec.encode
+        if walk.method == "dps":
+            return restoration.dps(denoise, measurement, walk.levels, scale=push, decode=decode)
+        assert walk.method == "ddnm", "restoration.method refuses all else"
+        return through.ddnm(denoise, measurement, decode, encode, spread, PICTURE_STD)
     match walk.method:
         case "ddnm":
             return restoration.ddnm(denoise, measurement, prior_std=spread)
@@ -36,9 +45,24 @@ def held(denoise: Denoiser, model: Model, walk: Plan, request: Request, measurem
     return denoise
 
 
-def kept(denoise: Denoiser, given: Given | None) -> Denoiser:
-    """The denoiser of an inpainting model with what is known in its prediction, exactly."""
-    if given is None or given.mask is None:
+def in_cells(walk: Plan, measurement: Measurement) -> bool:
+    """Whether what is known of pictures is held as a mask of latent cells: of holes, by all methods but DPS."""
+    return walk.method != "dps" and isinstance(measurement.operator, Mask) and measurement.noise == 0
+
+
+def of_walk(model: Model, walk: Plan, measurement: Measurement) -> Measurement:
+    """The measurement in the space that is walked on: of a latent model's holes, that of the latents' cells."""
+    if not model.codec.latent or not in_cells(walk, measurement):
+        return measurement
+    return latent_masks.measured(model.codec, model.config.codec.factor, measurement)
+
+
+def kept(denoise: Denoiser, model: Model, given: Given | None) -> Denoiser:
+    """The denoiser of an inpainting model with what is known in its prediction, exactly.
+
+    Not of latents: those at a hole's edge hold something of what it was filled with.
+    """
+    if given is None or given.mask is None or model.codec.latent:
         return denoise
     return restoration.ddnm(denoise, Measurement(Mask(1 - given.mask), given.picture * (1 - given.mask)))
 

@@ -59,8 +59,7 @@ class Film:
             frame.done or frame.step * self.most // frame.steps != (frame.step - 1) * self.most // frame.steps
         )
         if shown:
-            scale = float((frame.level.alpha**2 + frame.level.sigma**2).sqrt())
-            self.frames.append(to_uint8((frame.x / scale).cpu().numpy()))
+            self.frames.append(to_uint8(frame.picture().cpu().numpy()))
 
     def write(self, path: Path, columns: int | None = None, milliseconds: int = 70) -> None:
         """Write the animation; the finished pictures stay for a while."""

@@ -16,8 +16,11 @@ from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
 from kuosan.journal import Log
+from kuosan.model import ModelConfig
 from kuosan.networks.config import Size
-from kuosan.train import loop, saving
+from kuosan.options import Tree
+from kuosan.text.config import Encoder, NoText
+from kuosan.train import codecs, loop, saving, texts
 from kuosan.train.config import SHORT, RunConfig, check, resolve
 from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave
@@ -30,6 +33,9 @@ from kuosan.train.stop import Stop
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
+    from kuosan.codec.folder import Held
+    from kuosan.text.encoder import TextEncoder
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -41,6 +47,8 @@ class Asked:
     compute: Compute
     world: World
     network: nn.Module | None = None
+    encoder: TextEncoder | None = None
+    autoencoder: Held | None = None  # of a model of latents
 
 
 def prepare(
@@ -57,16 +65,42 @@ def prepare(
     Raises:
         Error: no usable pictures, or a configuration that cannot be trained.
     """
-    stored(out)  # a folder of something else is refused before the pictures are read
+    before = stored(out)  # a folder of something else is refused before the pictures are read
     check(tree)
+    tree, autoencoder = codecs.named(out, before, tree)
     if dataset is not None:
         tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
     data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
     pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
     own = type(network).__name__ if network is not None else None
-    config = resolve(tree, pictures.shape, size, own=own, classes=tuple(pictures.classes))
+    encoder, text = _text(tree, pictures)
+    config = resolve(
+        tree, pictures.shape, size, own=own, classes=tuple(pictures.classes), text=text, shapes=_shapes(pictures)
+    )
     compute = choose(config.compute)
-    return Asked(out, config, pictures, compute, join(compute.device), network)
+    return Asked(out, config, pictures, compute, join(compute.device), network, encoder, autoencoder)
+
+
+def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:
+    """The shapes that are trained on, (H, W), where there are several."""
+    counts = pictures.buckets.counts(pictures.train)
+    found = tuple(shape for shape, count in zip(pictures.buckets.shapes, counts) if count)
+    return found if len(found) > 1 else ()
+
+
+def _text(tree: Mapping[str, Any], pictures: Pictures) -> tuple[TextEncoder | None, Tree | None]:
+    """The text encoder that is asked for, opened, and how captions are told."""
+    text = trees.build(ModelConfig, {"text": tree.get("model", {}).get("text", {})}).text
+    if isinstance(text, NoText):
+        return None, None
+    uncaptioned = trees.build(RunConfig, {"train": tree.get("train", {})}).train.uncaptioned
+    encoder = None
+    if isinstance(text, Encoder):
+        texts.captions(pictures, uncaptioned)  # refused before the encoder is opened
+        from kuosan.text.encoder import open_encoder
+
+        encoder = open_encoder(text)
+    return encoder, texts.settled(text, pictures, uncaptioned, encoder)
 
 
 def start(
@@ -82,6 +116,8 @@ def start(
             asked.world,
             report,
             network=asked.network,
+            encoder=asked.encoder,
+            autoencoder=asked.autoencoder,
             init=init,
             accept_new_data=accept_new_data,
             dry=dry,

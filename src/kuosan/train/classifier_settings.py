@@ -45,8 +45,7 @@ IDLE_IN_TRAINING = (*LOSS_SETTINGS, "preview_pictures", "preview_steps")
 
 def check_fit(model: ModelConfig) -> None:
     """Refuse a network that is none of a classifier, or does not fit the pictures. Raises: Error."""
-    network, shape = model.network, model.shape
-    assert shape is not None
+    network, shape = model.network, model.walk_shape
     if network.kind != "classifier":
         raise Error(f"model.network.kind = {network.kind}: objective classifier trains a classifier; leave it out.")
     for name, given, wanted in (

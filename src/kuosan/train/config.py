@@ -12,6 +12,7 @@ from kuosan.device import ComputeConfig
 from kuosan.diffusion.weighting import Weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig, OwnNetwork
+from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
 from kuosan.networks.config import Size, default_unet
 from kuosan.networks.dit_config import default_dit
@@ -19,7 +20,10 @@ from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.train import classifier_settings, loss_settings
+from kuosan.text.config import ByteText, width
+from kuosan.train import autoencoder_settings, classifier_settings, codec_settings, fitting, loss_settings
+from kuosan.train.autoencoder_settings import AutoencoderSettings
+from kuosan.train.bucket_settings import check_buckets
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -27,6 +31,8 @@ SHORT = {
     "size": "data.size",
     "schedule": "model.schedule.kind",
     "task": "model.task.kind",
+    "codec": "model.codec.run",
+    "text": "model.text.kind",
 }
 
 # What a network predicts on a kind of schedule when nobody says.
@@ -40,7 +46,7 @@ LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 class TrainConfig:
     """How a model is trained."""
 
-    objective: Literal["diffusion", "classifier"] = "diffusion"  # train a denoiser, or a classifier
+    objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
     max_steps: int = 20_000  # optimiser steps; may be raised on resume
     batch: int = 64  # pictures a step, over all processes
     micro_batch: int = 0  # pictures in memory at once, the rest accumulated; 0: the whole batch
@@ -62,6 +68,8 @@ class TrainConfig:
     t_std: float = 1.0  # logit_normal: standard deviation of logit(t/T)
     offset_noise: float = 0.0  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
     ema: float = 0.1  # width of the average of the weights as a fraction of the run (Karras et al. 2024); 0: no average
+    uncaptioned: Literal["refuse", "empty"] = "refuse"  # text: pictures without a caption; empty: as of no text
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)  # what an autoencoder minimises
     seed: int = 0  # of everything drawn in training
     save_every: int = 500  # steps between saves
     keep: int = 2  # saves kept, the newest; at least 2
@@ -140,6 +148,8 @@ def resolve(
     size: Size = "small",
     own: str | None = None,
     classes: tuple[str, ...] = (),
+    text: trees.Tree | None = None,
+    shapes: tuple[tuple[int, int], ...] = (),
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the pictures' shape.
 
@@ -148,39 +158,52 @@ def resolve(
     Args:
         own: the class name of a network the caller brings, in place of one of kuosan's.
         classes: the names of the data's classes, in the order of their labels.
+        text: how captions are told, with what the data or the encoder decide filled in.
+        shapes: (H, W) of all aspect-ratio buckets, where there are several.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
     """
-    tree = _filled(tree)
+    tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}))
     said = dict(tree.get("model", {}))
     task = _task(said, classes)
-    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, shape, size, task)
-    model = trees.merge(
-        trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), {"shape": list(shape), "task": task}
+    cells = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec.walk_shape(
+        (shape[0], *min((shape[1:], *shapes), key=max))  # what is most nearly square says how deep a network is
     )
+    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task)
+    decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
+    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
     _check_fit(config)
     return config
 
 
 def _filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree, with what follows from training a classifier where one is trained."""
-    if trees.build(RunConfig, {"train": tree.get("train", {})}).train.objective != "classifier":
-        return tree
-    return trees.merge(classifier_settings.FOLLOWS, tree)
+    """The tree, with what follows from telling captions, and from training a classifier, where that is done."""
+    tree = codec_settings.filled(tree)
+    told = tree.get("model", {}).get("text", {})
+    if isinstance(told, Mapping) and told.get("kind", "none") != "none":
+        tree = trees.merge(tree, {"model": {"task": {"text": True}}})
+    objective = trees.build(RunConfig, {"train": tree.get("train", {})}).train.objective
+    if objective == "autoencoder":
+        return autoencoder_settings.filled(tree)
+    return trees.merge(classifier_settings.FOLLOWS, tree) if objective == "classifier" else tree
 
 
 def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, tree_of_task: trees.Tree) -> trees.Tree:
-    """The usual network of a size for these pictures, of the kind that was asked for."""
+    """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
     task = trees.build(ModelConfig, {"task": tree_of_task}).task
     classes = len(task.class_names)
     if tree.get("train", {}).get("objective") == "classifier":
         return trees.plain(default_classifier(shape, size, classes=classes))
+    if tree.get("train", {}).get("objective") == "autoencoder":
+        heard = trees.build(RunConfig, {"train": tree["train"]}).train.autoencoder.critic > 0
+        return trees.plain(default_autoencoder(shape, size, critic=heard))
     said = tree.get("model", {})
     asked = said.get("network", {})
     usual = default_dit if isinstance(asked, Mapping) and asked.get("kind") == "dit" else default_unet
-    network = trees.plain(usual(shape, size, classes=classes))
+    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
+    network = trees.plain(usual(shape, size, classes=classes, context_width=width(told)))
     network["concat_channels"] = task.concat_channels(shape[0])
     few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
     model = trees.build(ModelConfig, few | _prediction(said))
@@ -196,7 +219,7 @@ def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
     """The task that was asked for, with the data's classes filled in."""
     task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
     if not task.labels:
-        return trees.plain(task)
+        return trees.plain(task) | ({"drop": task.dropped} if task.text else {})
     if not classes:
         raise Error(
             "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
@@ -222,55 +245,49 @@ def _check_fit(config: RunConfig) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
     _check_training(config)
+    check_buckets(model)
     if config.train.objective == "classifier":
         classifier_settings.check_fit(model)
+    if config.train.objective == "autoencoder":
+        autoencoder_settings.check_fit(config.train, model)
     if model.network.kind == "classifier" and config.train.objective != "classifier":
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
+    if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
+        raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
     if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
         raise Error(
             f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
             f"multiples of it. Set --size to one, or another --scale."
         )
-    if isinstance(model.network, (OwnNetwork, ClassifierConfig)):
+    if isinstance(model.network, (OwnNetwork, ClassifierConfig, AutoencoderConfig)):
         return
-    for name, wanted in (("in_channels", shape[0]), ("out_channels", shape[0] * (1 + model.learned_variance))):
-        if getattr(model.network, name) != wanted:
-            twice = " and a variance is learned" if wanted > shape[0] else ""
-            raise Error(
-                f"model.network.{name} = {getattr(model.network, name)}, but the pictures have {shape[0]} channel(s)"
-                f"{twice}: {wanted} are needed; leave it out, or set data.channels."
-            )
-    if model.network.classes != len(model.task.class_names):
+    fitting.check(model, model.network)
+
+
+def _check_text(model: ModelConfig, train: TrainConfig) -> None:
+    """Refuse settings of text without text, and text that a network cannot be told. Raises: Error."""
+    if train.uncaptioned != "refuse" and model.text.kind == "none":
+        raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
+    if model.task.text and model.text.kind == "none":
+        raise Error("model.task.text = true follows from model.text: say --text bytes, or an encoder.")
+    if isinstance(model.text, ByteText) and model.network.kind == "own":
         raise Error(
-            f"model.network.classes = {model.network.classes}, but {len(model.task.class_names)} classes are trained "
-            f"on: leave it out; --labels sets it from the data."
-        )
-    wanted = model.task.concat_channels(shape[0])
-    if model.network.concat_channels != wanted:
-        raise Error(
-            f"model.network.concat_channels = {model.network.concat_channels}, but task {model.task.kind} joins "
-            f"{wanted} channel(s) to these pictures: leave it out; it follows from the task."
-        )
-    if model.network.concat_skip and model.prediction != "x0":
-        raise Error(
-            f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is a picture, as x0 "
-            f"is and nothing else; leave it out."
-        )
-    factor = model.network.factor
-    if shape[1] % factor or shape[2] % factor:
-        smaller = (
-            "another --model.network.patch" if model.network.kind == "dit" else "fewer --model.network.multipliers"
-        )
-        raise Error(
-            f"pictures of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of {factor}. "
-            f"Set --data.size to such a number, or {smaller}."
+            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own is told by an "
+            "encoder (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
         )
 
 
 def _check_training(config: RunConfig) -> None:
     model, train = config.model, config.train
+    _check_text(model, train)
+    codec_settings.check(train, model)
     if train.objective == "classifier":
         classifier_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
+    if train.objective == "autoencoder":
+        autoencoder_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
+        return
+    autoencoder_settings.refuse_elsewhere(train)
+    if train.objective == "classifier":
         return
     loss_settings.check(train, model)
     if train.preview_every:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,15 +18,19 @@ from kuosan.files import explained
 from kuosan.model import Model
 from kuosan.networks.precision import prepare
 from kuosan.sample.generate import sample
+from kuosan.sample.sanity import sheet
 from kuosan.tasks.condition import degrade
 from kuosan.tasks.labels import NULL
+from kuosan.text.prompts import escaped
 from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
     from kuosan.data.pictures import Batch, Pictures
+    from kuosan.networks.autoencoder import Autoencoder
     from kuosan.sample.request import Request
     from kuosan.train.config import TrainConfig
     from kuosan.train.objective import Objective
+    from kuosan.train.texts import Texts
 
 BANDS = 8  # noise levels at which the held-out loss is reported
 AT_ONCE = 64  # held-out pictures in memory
@@ -40,15 +45,17 @@ class Monitor:
     pictures: Pictures
     config: TrainConfig
     objective: Objective
+    texts: Texts | None = None  # what the network is told of captions
+    noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""
         own = self.model.config.network.kind == "own"  # a caller's module is called with float32, and keeps to it
         network = prepare(self.model.network, self.objective.compute.device)
         network.load_state_dict(weights)
-        return Model(
-            self.model.config,
-            network if own else prepare(network, self.objective.compute.device, self.objective.compute.dtype),
+        return replace(
+            self.model,
+            network=network if own else prepare(network, self.objective.compute.device, self.objective.compute.dtype),
         )
 
     @torch.no_grad()
@@ -65,13 +72,13 @@ class Monitor:
         model = self.averaged_model(weights)
         sums: dict[str, np.ndarray] = {}
         counts = np.zeros(BANDS, dtype=int)
-        for begin in range(0, len(ids), AT_ONCE):
-            part = ids[begin : begin + AT_ONCE]
-            keys = [(self.config.seed, "evaluate", 0, begin + row) for row in range(len(part))]
-            bands = (begin + np.arange(len(part))) % BANDS
+        for rows in self._parts(ids):
+            part, bands = ids[rows], rows % BANDS
+            keys = [(self.config.seed, "evaluate", 0, int(row)) for row in rows]
             level = self.objective.level((bands + seeds.uniform(keys)) / BANDS)
-            eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], self.pictures.shape)
-            batch = self._brought(part, [(seed, "evaluate/degrade", 0, row) for seed, _, _, row in keys])
+            batch = self._brought(part, [(seed, "evaluate/degrade", 0, row) for seed, _, _, row in keys]).denoised
+            shape = self.noise_shape or tuple(batch.x0.shape[1:])
+            eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], shape)
             judged = self.objective.judge(model.network, batch, level, eps)
             for name, values in judged.items():
                 np.add.at(sums.setdefault(name, np.zeros(BANDS)), bands, values.numpy())
@@ -81,6 +88,20 @@ class Monitor:
             for name, total in sums.items()
         }
 
+    def _parts(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows of these pictures, a batch of one bucket after another."""
+        of = self.pictures.buckets.of[ids]
+        for bucket in np.unique(of):
+            rows = np.flatnonzero(of == bucket)
+            yield from (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE))
+
+    def _shown(self, n: int) -> np.ndarray:
+        """The pictures of previews, held-out ones where there are any; of the model's own shape, as previews are."""
+        own = self.pictures.only(self.pictures.shape[1:])
+        ids = own.held_out if len(own.held_out) else own.train
+        order = seeds.permutation(len(ids), self.config.seed, -1)
+        return np.asarray(ids[order][:n])
+
     def preview_path(self, step: int) -> Path:
         """Where a preview lies: samples/step-00001000.png."""
         return self.folder / "samples" / f"step-{step:08d}.png"
@@ -88,20 +109,34 @@ class Monitor:
     def preview(self, weights: dict[str, Tensor], step: int) -> Path:
         """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth."""
         request = preview_request(self.config, self.model.config.task)
-        pictures, columns = self._previewed(weights, request)
+        if self.texts is not None and self.pictures.captions is not None:
+            request = replace(request, prompts=self._prompts(request.n))
+        if self.model.config.network.kind == "autoencoder":
+            made = self._reconstructed(weights)
+        else:
+            pictures, columns = self._previewed(weights, request)
+            made = grid(to_uint8(pictures.numpy()), columns)
         path = self.preview_path(step)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(path, grid(to_uint8(pictures.numpy()), columns))
+            save_png(path, made)
         return path
+
+    @torch.no_grad()
+    def _reconstructed(self, weights: dict[str, Tensor]) -> np.ndarray:
+        """An autoencoder's sheet of held-out pictures: what went in, came out, is wrong, and the latents between."""
+        network = cast("Autoencoder", self.averaged_model(weights).network)
+        ids = self._shown(self.config.preview_pictures)
+        x = self.pictures.batch(ids, None).x0.to(self.objective.compute.device)
+        z = network.encode(x).mean
+        return sheet(x, network.decode(z).clamp(-1, 1), z, columns=max(1, round((len(ids) / 4) ** 0.5)))
 
     def _previewed(self, weights: dict[str, Tensor], request: Request) -> tuple[Tensor, int | None]:
         """The pictures of a preview's grid and its columns."""
         model = self.averaged_model(weights)
         if request.restoration is None:
             return sample(model, request).cpu(), None
-        ids = self.pictures.held_out if len(self.pictures.held_out) else self.pictures.train
-        ids = ids[seeds.permutation(len(ids), self.config.seed, -1)][: request.n]
+        ids = self._shown(request.n)
         batch = self._brought(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
         assert batch.given is not None
         classes: tuple[str, ...] = ()
@@ -112,9 +147,18 @@ class Monitor:
         brought = F.interpolate(batch.given.picture, made.shape[-2:], mode="nearest")
         return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
 
+    def _prompts(self, n: int) -> tuple[str, ...]:
+        """Captions of pictures that a preview shows, held-out ones where there are any."""
+        ids = self.pictures.held_out if len(self.pictures.held_out) else self.pictures.train
+        assert self.pictures.captions is not None
+        told = [self.pictures.captions[int(i)] for i in ids[seeds.permutation(len(ids), self.config.seed, -1)]]
+        return tuple(escaped(text) for text in told if text)[:n]
+
     def _brought(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
         """Held-out pictures, with what a user would bring of each."""
         batch = self.pictures.batch(ids, None)
+        if self.texts is not None:
+            batch = batch._replace(text=self.texts.of(np.asarray(ids), np.zeros(len(ids), bool)))
         return batch._replace(given=degrade(self.model.config.task, batch.x0, [seeds.rng(*key) for key in keys]))
 
 

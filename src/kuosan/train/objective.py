@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kuosan.codec.pixels import PIXELS
 from kuosan.diffusion.bound import Chain, discrete_chain
 from kuosan.diffusion.grids import logit_normal
 from kuosan.diffusion.loss import bound_loss, hybrid_loss, simple_loss, weight
@@ -20,6 +21,7 @@ from kuosan.tasks.condition import condition
 if TYPE_CHECKING:
     import numpy as np
 
+    from kuosan.codec.pixels import Codec
     from kuosan.data.pictures import Batch
     from kuosan.device import Compute
     from kuosan.diffusion.denoiser import Network
@@ -50,6 +52,10 @@ class Objective(Protocol):
         """What is said of held-out pictures, (B,) float64 each; names that end with by_noise are told by level."""
         ...
 
+    def parts(self) -> dict[str, float]:
+        """What the losses since the last call were made of, by name; nothing where a loss is one thing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -59,6 +65,7 @@ class Diffusion:
     train: TrainConfig
     compute: Compute
     history: History | None = None  # of losses, by which t are drawn under importance sampling
+    codec: Codec = PIXELS  # of what is denoised, through which goes what a network is given beside it
 
     def level(self, u: np.ndarray) -> Level:
         """The noise levels of draws u (B,) in [0, 1): every t counts as it does in the loss."""
@@ -87,6 +94,10 @@ class Diffusion:
         model = self.model
         own = weight(self.train.weighting, level, model.prediction, model.sigma_data, model.schedule)
         return {"loss": error * own, "by_noise": error}
+
+    def parts(self) -> dict[str, float]:
+        """Nothing: the loss is one thing."""
+        return {}
 
     def _losses(self, network: Network, batch: Batch, level: Level, eps: Tensor, drop: np.ndarray | None) -> Tensor:
         """What is minimised, at given levels."""
@@ -124,7 +135,8 @@ class Diffusion:
         device = self.compute.device
         label = None if batch.label is None else batch.label.to(device, non_blocking=True)
         given = None if batch.given is None else batch.given.to(device)
-        there = condition(self.model.task, label, given, drop)
+        text = batch.text and {door: told.to(device, non_blocking=True) for door, told in batch.text.items()}
+        there = condition(self.model.task, label, given, drop, text, self.codec.encode)
         return batch.x0.to(device, non_blocking=True), eps.to(device, non_blocking=True), there
 
     @cached_property
@@ -136,14 +148,16 @@ class Diffusion:
 def autocast(network: nn.Module, compute: Compute) -> Network:
     """The network as it is called in training: in the device's precision."""
 
-    def precision() -> AbstractContextManager[object]:
-        if compute.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(compute.device.type, dtype=compute.dtype)
-
     def called(*inputs: Tensor, **cond: Tensor) -> Tensor:
-        with precision():
+        with precision(compute):
             out: Tensor = network(*inputs, **cond)
             return out
 
     return called
+
+
+def precision(compute: Compute) -> AbstractContextManager[object]:
+    """The device's precision, within which networks are called in training."""
+    if compute.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(compute.device.type, dtype=compute.dtype)

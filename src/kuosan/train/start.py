@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,14 @@ from kuosan.data.pictures import Pictures
 from kuosan.device import Compute
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
+from kuosan.features.loss import perceptual_loss
 from kuosan.files import Lock
 from kuosan.journal import Log
 from kuosan.model import build
+from kuosan.shelf import cache_root
+from kuosan.train import codecs
+from kuosan.train.autoencoder_settings import noise_shape
+from kuosan.train.autoencoding import Autoencoding
 from kuosan.train.classification import Classification, check_labels
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
@@ -34,6 +39,12 @@ from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
 from kuosan.train.state import State
+from kuosan.train.texts import Texts, open_texts
+
+if TYPE_CHECKING:
+    from kuosan.codec.folder import Held
+    from kuosan.codec.pixels import Codec
+    from kuosan.text.encoder import TextEncoder
 
 
 def open_run(
@@ -45,6 +56,8 @@ def open_run(
     report: Report,
     *,
     network: nn.Module | None = None,
+    encoder: TextEncoder | None = None,
+    autoencoder: Held | None = None,
     init: Path | None = None,
     accept_new_data: bool = False,
     dry: bool = False,
@@ -64,7 +77,12 @@ def open_run(
         found = world.on_first(lambda: look(asked, None if dry else held))
         for text in found.notes:
             report.say(text)
-        run = _ready(asked, found, pictures, compute, world, report, network)
+        kept = autoencoder is not None or encoder is not None
+        cache = cache_root(config.data.cache) if kept and not dry else None
+        latent = codecs.ready(asked, found, pictures, autoencoder, compute, world, report, cache)
+        asked.config, pictures = latent.config, latent.pictures
+        told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say)
+        run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
         if not dry:
             world.on_first(lambda: _attach(run, held[0]))
         return run
@@ -97,10 +115,14 @@ def _ready(
     world: World,
     report: Report,
     network: nn.Module | None,
+    encoder: TextEncoder | None,
+    texts: Texts | None,
+    codec: Codec,
 ) -> Run:
     """The run at the state that was found."""
     config, train = asked.config, asked.config.train
     model = build(config.model, seed=train.seed, network=network)
+    model.encoder, model.codec = encoder, codec
     model.network.to(compute.device).train()
     state = State.fresh(model.network, train, _history(config))
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
@@ -126,8 +148,10 @@ def _ready(
             train.offset_noise,
             config.model.task,
             threads=seeds.BESIDE_A_GPU if compute.device.type == "cuda" else 1,
+            texts=texts,
+            noise_shape=noise_shape(config.train, config.model),
         ),
-        _objective(config, pictures, compute, state),
+        _objective(config, pictures, compute, state, codec),
         None,
         None,
         world,
@@ -155,11 +179,14 @@ def _history(config: RunConfig) -> History | None:
     return History(schedule.T)
 
 
-def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: State) -> Objective:
+def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: State, codec: Codec) -> Objective:
     if config.train.objective == "classifier":
         check_labels(pictures)
         return Classification(config.model, compute)
-    return Diffusion(config.model, config.train, compute, state.history)
+    if config.train.objective == "autoencoder":
+        features = perceptual_loss(config.train.autoencoder.features)
+        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device))
+    return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
 def _attach(run: Run, lock: Lock) -> None:
@@ -172,7 +199,8 @@ def _attach(run: Run, lock: Lock) -> None:
         run.report.say(
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
-    run.monitor = Monitor(run.folder, run.model, run.draws.pictures, run.config.train, run.objective)
+    draws, train = run.draws, run.config.train
+    run.monitor = Monitor(run.folder, run.model, draws.pictures, train, run.objective, draws.texts, draws.noise_shape)
 
 
 def _restore(state: State, saved: checkpoint.Saved, asked: Asked) -> None:
