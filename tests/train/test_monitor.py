@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kuosan.data.buckets import Buckets
 from kuosan.data.pictures import Batch
 from kuosan.device import ComputeConfig, choose
 from kuosan.diffusion.loss import simple_loss
@@ -32,6 +33,7 @@ class Held:
 
     shape = (1, 4, 4)
     held_out = np.arange(200)
+    buckets = Buckets(((4, 4),), np.zeros(200, np.int64))
 
     def __init__(self):
         self.asked: list[int] = []

@@ -16,6 +16,7 @@ from kuosan.data.images import save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.sample import recipe as recipes
+from kuosan.sample import sizes
 from kuosan.sample.recipe import Recipe
 from kuosan.trained import Trained
 
@@ -39,7 +40,7 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
         _write(like, out, images[row], recipe, trained, home)
         return
     request, row = recipe.batch_request()
-    start = opening.picture(trained.model, Path(request.image)) if request.image else None
+    start = opening.picture(sizes.asked(trained.model, request), Path(request.image)) if request.image else None
     recipes.require_start(recipe, start)
     helpers = trained.helpers(request)
     for name, helper in helpers.items():

@@ -25,4 +25,17 @@ def whole(annotation: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+def size_of(annotation: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+    """Width and height of 96x64.
+
+    Raises:
+        Error: it is something else.
+    """
+    (token,) = tokens
+    parts = token.value.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise Error(f"--size {token.value!r} is not width x height in pixels, as 96x64 is.")
+    return int(parts[0]), int(parts[1])
+
+
 Whole = Annotated[int, Parameter(converter=whole)]

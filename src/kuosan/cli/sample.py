@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan.cli.console import say
 from kuosan.cli.frames import frames
-from kuosan.cli.numbers import Whole, whole
+from kuosan.cli.numbers import Whole, size_of, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.errors import Error
@@ -57,6 +57,8 @@ def sample(
     image: Path | None = None,
     strength: float | None = None,
     between: Annotated[tuple[int, int] | None, Parameter(negative=(), converter=whole)] = None,
+    size: Annotated[tuple[int, int] | None, Parameter(negative=(), converter=size_of, n_tokens=1)] = None,
+    aspect: str | None = None,
     batch: Whole = 16,
     exact: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
@@ -128,6 +130,11 @@ def sample(
         With --image: how much is made anew, above 0 to 1; 0.6 if not given.
     between
         Two seeds: N pictures on the way from one to the other.
+    size
+        Width x height of the pictures, as 96x64, of a model trained on several shapes (--data.resize buckets); the
+        model's own if not given.
+    aspect
+        Instead of --size: width to height, as 3:2, at about as many pixels as in training.
     batch
         Pictures computed together.
     exact
@@ -154,8 +161,8 @@ def sample(
         s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise, classes=tuple(classes or ()), prompts=said, guidance=guidance,
         negative=negative, reference=_text(reference), guidance_interval=guidance_interval,
         guidance_rescale=guidance_rescale, classifier=_text(classifier), classifier_scale=classifier_scale,
-        threshold=threshold, clip=clip, image=_text(image), strength=strength, between=between, batch=batch,
-        exact=exact,
+        threshold=threshold, clip=clip, image=_text(image), strength=strength, between=between, size=size,
+        aspect=aspect, batch=batch, exact=exact,
     )  # fmt: skip
     where = ComputeConfig(device, precision, threads)
     if like is not None:
@@ -208,21 +215,22 @@ def make(
         raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
     from kuosan import trained as opening
     from kuosan.device import choose
-    from kuosan.sample import guided, write
+    from kuosan.sample import guided, sizes, write
     from kuosan.sample.plan import plan, refuse_to_itself
 
     trained = opening.load(run, compute=choose(where))
     for text in trained.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     walk = plan(trained.model.config, request)
+    size = sizes.of(trained.model.config, request)
     refuse_to_itself(trained.model.config, request)
-    start = opening.picture(trained.model, Path(request.image)) if request.image else None
+    start = opening.picture(sizes.sized(trained.model, size), Path(request.image)) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
     guided.check(trained.model, request, guides)
     recipe = trained.recipe(request, start, helpers)
     folder = _folder(run, out, recipe, walk)
-    _say_plan(trained, request, walk)
+    _say_plan(trained, request, walk, size)
     film = write.Film() if gif else None
     images, begin = [], time.perf_counter()
     write.recipe(folder, recipe)
@@ -302,6 +310,8 @@ def _folder(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     begin = recipe.request.between
     origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
     name = f"{walk.sampler}-{walk.steps}-{origin}"
+    if recipe.request.size is not None or recipe.request.aspect is not None:
+        name += "-{}x{}".format(*recipe.size)
     folder = out or _unused(home / "samples" / name, recipe)
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None
@@ -334,8 +344,8 @@ def _fits(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def _say_plan(trained: Trained, request: Request, walk: Plan) -> None:
-    channels, height, width = trained.model.shape
+def _say_plan(trained: Trained, request: Request, walk: Plan, size: tuple[int, int]) -> None:
+    channels, (width, height) = trained.model.shape[0], size
     say(f"compute: {trained.compute}")
     say(
         f"model: {trained.name}, step {trained.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, fields
 
 from kuosan.errors import Error
 from kuosan.sample.restoration import Restoration
 
+MOST_SIDE = 16_384  # pixels
 MOST_WORDS = 2_000  # characters of a prompt
 
 
@@ -41,6 +43,8 @@ class Request:
     strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
     between: tuple[int, int] | None = None  # n pictures from one seed's to another's, their noises interpolated
     restoration: Restoration | None = None  # make what is missing of a picture, instead of a whole new one
+    size: tuple[int, int] | None = None  # width, height, of a model trained on several shapes; none: its own
+    aspect: str | None = None  # instead of size: width to height, as 3:2, at about as many pixels as in training
     batch: int = 16  # pictures computed together
     exact: bool = False  # bit-equal pictures whatever n and batch: every batch is padded to 8
 
@@ -67,6 +71,7 @@ class Request:
         for name in ("image", "between"):
             if self.restoration is not None and getattr(self, name) is not None:
                 raise Error(f"{name} and restoration cannot both be given: a restoration starts from noise.")
+        _check_size(self)
         if not 1 <= self.batch <= 4096:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if self.strength is not None and self.image is None:
@@ -95,6 +100,35 @@ def _check_words(request: Request) -> None:
             raise Error(f"the {name} is empty: say what is to be made in words, or leave it out.")
         if len(text) > MOST_WORDS:
             raise Error(f"the {name} has {len(text):,} characters; {MOST_WORDS:,} at most: shorten it.")
+
+
+def _check_size(request: Request) -> None:
+    """Refuse sizes that no picture has, or that something else decides. Raises: Error."""
+    if request.size is not None and not all(1 <= side <= MOST_SIDE for side in request.size):
+        wide, high = request.size
+        raise Error(f"size = {wide}x{high} is not allowed: width and height, 1 to {MOST_SIDE} pixels each.")
+    if request.aspect is not None:
+        ratio(request.aspect)
+        if request.size is not None:
+            raise Error("size and aspect cannot both be given: aspect is a size by its ratio alone.")
+    for name in ("size", "aspect"):
+        if getattr(request, name) is not None and request.restoration is not None:
+            raise Error(f"{name} has no effect on a restoration: the picture that is brought has its size.")
+
+
+def ratio(aspect: str) -> float:
+    """3:2 as 1.5.
+
+    Raises:
+        Error: it is no width to height.
+    """
+    parts = aspect.split(":")
+    if len(parts) == 2:
+        with contextlib.suppress(ValueError):
+            wide, high = (float(part) for part in parts)
+            if 0 < wide < MOST_SIDE and 0 < high < MOST_SIDE:
+                return wide / high
+    raise Error(f"aspect = {aspect!r} is not allowed: width to height, as 3:2 or 9:16.")
 
 
 def _check_guidance(request: Request) -> None:
