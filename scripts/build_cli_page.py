@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import compare, demo, doctor, evaluate, invert, restore, sample, settings, train
+from kuosan.cli import compare, demo, doctor, evaluate, invert, reconstruct, restore, sample, settings, train
 from kuosan.options import Option, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "restore": ("RUN PICTURE [PICTURE ...] [OPTIONS]", restore.restore),
     "invert": ("RUN PICTURE [PICTURE ...] [OPTIONS]", invert.invert),
     "compare": ("PICTURES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
+    "reconstruct": ("RUN [PICTURES] [OPTIONS]", reconstruct.reconstruct),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
 }

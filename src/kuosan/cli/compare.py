@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import console, say
+from kuosan.cli.console import console, say, say_table
 from kuosan.cli.evaluate import Bars
 from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
@@ -172,23 +171,6 @@ def show(result: Comparison) -> None:
     for line in result.about():
         say(line)
     for heads, rows in result.tables():
-        _say_table(heads, rows)
+        say_table(heads, rows)
     say(EXPLAINED)
     say(f"written: {result.folder} (result.json, table.md, sheet.png)")
-
-
-def _say_table(heads: list[str], rows: list[list[str]]) -> None:
-    """A table in its full width."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    wide = Console(file=io.StringIO(), width=1000)  # figures are never cut off; a narrow terminal wraps them
-    wide.print(table)
-    for line in wide.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        say(line.rstrip())

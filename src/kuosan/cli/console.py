@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,22 @@ console = Terminal(highlight=False, soft_wrap=True)
 def say(text: str) -> None:
     """One line, as it is."""
     console.print(text, markup=False)
+
+
+def say_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
+    """A table in its full width, its first `left` columns of words; a narrow screen wraps it and cuts nothing off."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    wide = Console(file=io.StringIO(), width=1000)
+    wide.print(table)
+    for line in wide.file.getvalue().splitlines():  # type: ignore[attr-defined]
+        say(line.rstrip())
 
 
 def duration(seconds: float) -> str:

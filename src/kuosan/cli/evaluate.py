@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 
 from kuosan import config as trees
 from kuosan import options
-from kuosan.cli.console import bar, console, duration, say
+from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.errors import Error
 from kuosan.evaluate import sweep
 from kuosan.evaluate.config import USELESS, EvaluateConfig, configured
@@ -182,28 +181,11 @@ def show(result: Result) -> None:
     for line in result.about():
         say(line)
     if result.found:
-        _say_table(result)
+        say_table([result.title(head) for head in result.heads()], result.rows())
     for line in result.verdicts():
         say(line)
     names = ", ".join(sorted(path.name for path in Path(str(result.folder)).iterdir()))
     say(f"written: {result.folder} ({names})")
-
-
-def _say_table(result: Result) -> None:
-    """The table in its full width."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for i, head in enumerate(result.heads()):
-        table.add_column(result.title(head), justify="left" if i == 0 else "right", no_wrap=True)
-    for row in result.rows():
-        table.add_row(*row)
-    wide = Console(file=io.StringIO(), width=1000)  # figures are never cut off; a narrow terminal wraps them
-    wide.print(table)
-    for line in wide.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        say(line.rstrip())
 
 
 class Bars:

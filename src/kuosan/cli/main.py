@@ -25,6 +25,9 @@ app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how g
 app.command("kuosan.cli.invert:invert", name="invert", help="Encode pictures to noise and decode them again.")
 app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour pictures.")
 app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged pictures.")
+app.command(
+    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives pictures back."
+)
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
 app.command(
     "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."

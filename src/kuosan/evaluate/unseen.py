@@ -1,4 +1,4 @@
-"""The pictures of a comparison, and whether a contestant was trained on them.
+"""The pictures that models are measured on, and whether one of them was trained on them.
 
 A picture was trained on if a run's training part holds a file, or an array, of the same bytes, or if both are the same
 pixels once brought to the models' size. A copy that was edited, mirrored or compressed anew is not noticed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,9 +19,32 @@ from kuosan.data.config import PORTRAITS, DataConfig
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.scan import Progress, content_key
 from kuosan.errors import Error
-from kuosan.evaluate.comparison import ComparisonConfig
 
 SHOWN = 3  # pictures that a refusal names
+
+
+class Asked(Protocol):
+    """Settings that say which pictures are wanted."""
+
+    @property
+    def pictures(self) -> str:
+        """What `data.path` may be."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def unseen(self) -> bool:
+        """Leave out those that were trained on."""
+        ...
+
+    @property
+    def force(self) -> bool:
+        """Take them all the same."""
+        ...
 
 
 class Schooling(NamedTuple):
@@ -46,7 +69,7 @@ class Chosen:
 
 
 def chosen(
-    config: ComparisonConfig,
+    config: Asked,
     shape: tuple[int, int, int],
     runs: Mapping[str, Schooling],
     progress: Progress | None = None,
@@ -67,9 +90,9 @@ def chosen(
     notes += told
     if config.unseen and seen:
         order = np.array([i for i in order if int(i) not in seen], np.int64)
-        notes.append(f"{len(seen):,} pictures are left out: a contestant was trained on them")
+        notes.append(f"{len(seen):,} pictures are left out: they were trained on")
     if len(order) < 2:
-        raise Error(f"{config.pictures} has {len(order)} pictures to compare on; at least 2 are needed: name others.")
+        raise Error(f"{config.pictures} has {len(order)} such pictures; at least 2 are needed: name others.")
     if len(order) < config.n:
         notes.append(f"there are {len(order):,} such pictures, not {config.n:,}: all are taken")
     ids = order[: config.n]
@@ -83,7 +106,7 @@ def chosen(
     return Chosen(pictures, ids, tuple(notes))
 
 
-def _opened(config: ComparisonConfig, shape: tuple[int, int, int], progress: Progress | None) -> Pictures:
+def _opened(config: Asked, shape: tuple[int, int, int], progress: Progress | None) -> Pictures:
     channels, height, width = shape
     if height != width:
         raise Error(f"these models make pictures of {width}x{height}; only square ones can be compared.")
@@ -141,7 +164,7 @@ def _shared(theirs: Pictures, keys: Mapping[str, int], pixels: Mapping[str, int]
     return found
 
 
-def _refused(config: ComparisonConfig, pictures: Pictures, seen: Mapping[int, str], n: int) -> str:
+def _refused(config: Asked, pictures: Pictures, seen: Mapping[int, str], n: int) -> str:
     """The warning, where a person insists. Raises: Error, for a contestant that was trained on some of the pictures."""
     runs = ", ".join(dict.fromkeys(seen.values()))
     few = ", ".join(pictures.name(i) for i in list(seen)[:SHOWN])

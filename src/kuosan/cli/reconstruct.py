@@ -1,0 +1,142 @@
+"""`kuosan reconstruct`: how well an autoencoder gives pictures back, before a model of its latents is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from kuosan.cli.console import console, say, say_table
+from kuosan.cli.evaluate import Bars
+from kuosan.cli.numbers import Whole, whole
+from kuosan.device import ComputeConfig
+from kuosan.errors import Error
+from kuosan.evaluate.reconstruction import ReconstructionConfig, require_autoencoder
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.reconstruct import Prepared
+    from kuosan.evaluate.reconstructed import Reconstructed
+
+
+def reconstruct(
+    run: Path,
+    pictures: str | None = None,
+    *,
+    n: Annotated[int, Parameter(name=["--n", "-n"], converter=whole)] = 256,
+    size: Whole | None = None,
+    tile: Whole | None = None,
+    overlap: Whole | None = None,
+    features: str = "lite0",
+    batch: Whole = 16,
+    unseen: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    threads: Whole = 0,
+) -> None:
+    """Encode pictures and decode them again with the autoencoder of RUN, and tell how near they come to themselves.
+
+    Before stage two: PSNR, SSIM, perceptual distance and KID of the reconstructions, each latent channel's mean and
+    std with warnings, how much smaller latents are, and a sheet of input, reconstruction, difference and latents.
+
+    Parameters
+    ----------
+    run
+        The run of an autoencoder (kuosan train --objective autoencoder), or of a model of latents; or a checkpoint.
+    pictures
+        A folder, zip, npz or IDX file, `portraits`, or one picture file; the pictures that the run held out if not
+        given.
+    n
+        How many pictures, drawn by a fixed key.
+    size
+        Pixels a side of a data set's pictures; as the run was trained if not given.
+    tile
+        Go in tiles of so many pixels a side, blended; a picture file beyond 256 pixels, and beyond the run's
+        pictures, goes in tiles of that size anyhow.
+    overlap
+        With --tile: the pixels that neighbouring tiles share; a quarter of a tile if not given.
+    features
+        The network of KID and the perceptual distance: lite0, lite0-128, inception:PATH, dinov2:PATH, or none.
+    batch
+        Pictures computed together.
+    unseen
+        With PICTURES: leave out those that the run was trained on.
+    force
+        With PICTURES: measure on pictures that the run was trained on.
+    dry_run
+        Say what would be done, and do nothing.
+    out
+        The folder to write; RUN/reconstructions/NAME if not given.
+    device
+        auto, cpu, cuda, cuda:1 or mps.
+    precision
+        What the networks compute in.
+    threads
+        Processor threads; 0 lets torch choose.
+    """
+    config = ReconstructionConfig(
+        pictures or "", n, size, tile, overlap, features, batch, unseen, force, None if out is None else str(out),
+        ComputeConfig(device, precision, threads),
+    )  # fmt: skip
+    refuse_early(run, config)
+    from kuosan.evaluate.reconstruct import prepare
+    from kuosan.evaluate.reconstruct import run as measure
+
+    with Bars() as report:
+        prepared = prepare(run, config, report)
+    for line in plan(prepared):
+        say(line)
+    if dry_run:
+        say("dry run: nothing was written.")
+        return
+    with Bars() as report:
+        result = measure(prepared, report)
+    show(result)
+
+
+def refuse_early(run: Path, config: ReconstructionConfig) -> None:
+    """What can be refused without loading torch: no such run or pictures, a run without an autoencoder."""
+    from kuosan.cli.sample import stored
+
+    if not run.exists():
+        raise Error(f"there is no run {run}: name the folder that kuosan train --objective autoencoder made.")
+    model = stored(run) if (run / "config.yaml").is_file() else None
+    if model is not None and (run / "checkpoints").is_dir():
+        require_autoencoder(model, run)
+    if config.pictures not in ("", "portraits") and not Path(config.pictures).expanduser().exists():
+        raise Error(f"there is no {config.pictures}: give a folder, zip, npz or IDX file, a picture, or portraits.")
+
+
+def plan(prepared: Prepared) -> list[str]:
+    """What will be done, in lines."""
+    opened, found = prepared.opened, prepared.subjects
+    channels, height, width = found.shape
+    colour = "grey" if channels == 1 else "colour"
+    latent = "x".join(map(str, prepared.latent_shape))
+    lines = [f"compute: {prepared.compute}", *(f"pictures: {note}" for note in found.notes)]
+    lines.append(f"autoencoder: {opened.run}, step {opened.step:,}, factor {prepared.network.factor}, latents {latent}")
+    lines.append(f"pictures: {len(found):,}, {found.what}, {width}x{height} {colour}")
+    if prepared.tiles:
+        lines.append(f"tiles: {prepared.tiles}, blended")
+    judged = prepared.features
+    lines.append(f"features: {'none' if judged is None else f'{judged.name} ({judged.resizing})'}")
+    return [*lines, f"kept in {prepared.folder}"]
+
+
+def show(result: Reconstructed) -> None:
+    """The figures, what they are of, and where they were written."""
+    from kuosan.evaluate.reconstructed import EXPLAINED
+
+    console.print()
+    for line in result.about():
+        say(line)
+    for heads, rows in (result.table(), result.latent_table()):
+        say_table(heads, rows, left=0)
+    say(EXPLAINED)
+    for warning in result.warnings:
+        say(f"warning: {warning}.")
+    names = ", ".join(sorted(path.name for path in Path(result.folder).iterdir()))
+    say(f"written: {result.folder} ({names})")
