@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -24,7 +23,6 @@ from kuosan.sample.request import Request
 if TYPE_CHECKING:
     from kuosan.model import ModelConfig
     from kuosan.sample.plan import Plan
-    from kuosan.sample.recipe import Recipe
     from kuosan.trained import Trained
 
 SHEET = 1024  # pictures on a sheet at most
@@ -214,6 +212,7 @@ def make(
     if columns is not None and not 1 <= columns <= SHEET:
         raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
     from kuosan import trained as opening
+    from kuosan.cli.picture_folder import folder_of
     from kuosan.device import choose
     from kuosan.sample import guided, sizes, write
     from kuosan.sample.plan import plan, refuse_to_itself
@@ -229,7 +228,7 @@ def make(
     guides = opening.guides_of(helpers)
     guided.check(trained.model, request, guides)
     recipe = trained.recipe(request, start, helpers)
-    folder = _folder(run, out, recipe, walk)
+    folder = folder_of(run, out, recipe, walk)
     _say_plan(trained, request, walk, size)
     film = write.Film() if gif else None
     images, begin = [], time.perf_counter()
@@ -296,52 +295,6 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
             f"--{first} has no effect with --like, which makes a picture by its own recipe; leave it out. "
             f"Only RUN, --out, --device, --precision and --threads go with --like."
         )
-
-
-def _folder(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
-    """The folder to write, made and writable; without --out one that no other recipe's pictures lie in.
-
-    Raises:
-        Error: it lies inside a checkpoint, is a file, or cannot be written.
-    """
-    from kuosan import checkpoint, files, manifest
-
-    home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
-    begin = recipe.request.between
-    origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
-    name = f"{walk.sampler}-{walk.steps}-{origin}"
-    if recipe.request.size is not None or recipe.request.aspect is not None:
-        name += "-{}x{}".format(*recipe.size)
-    folder = out or _unused(home / "samples" / name, recipe)
-    inside = next(
-        (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None
-    )
-    if inside is not None:
-        raise Error(
-            f"--out {folder} lies inside the checkpoint {inside}, which holds nothing else; choose another folder."
-        )
-    if folder.is_file():
-        raise Error(f"--out {folder} is a file; name a folder for the pictures.")
-    with files.explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise Error(f"cannot write into {folder}: permission is denied; choose another --out.", exit_code=74)
-    return folder
-
-
-def _unused(folder: Path, recipe: Recipe) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that holds no pictures of another recipe."""
-    candidates = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in range(1, 10_000))
-    return next(path for path in candidates if _fits(path / "recipe.json", recipe))
-
-
-def _fits(path: Path, recipe: Recipe) -> bool:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8")) == trees.plain(recipe))
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 def _say_plan(trained: Trained, request: Request, walk: Plan, size: tuple[int, int]) -> None:
