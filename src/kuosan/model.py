@@ -99,6 +99,15 @@ def require_whole(config: ModelConfig, deed: str) -> None:
         )
 
 
+def require_pixels(config: ModelConfig, deed: str) -> None:
+    """Raises: Error for a model of latents, whose density is of latents; `deed` is of pictures."""
+    if config.codec.kind != "pixels":
+        raise Error(
+            f"{deed} of a model of latents: it has a density of latents and none of pictures (the autoencoder's "
+            f"reconstruction is not counted), so no figure would compare with another model's. Measure KID instead."
+        )
+
+
 @dataclass
 class Model:
     """A network ready to denoise, with the configuration that says what it predicts and at which noise."""

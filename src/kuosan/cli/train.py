@@ -119,6 +119,7 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
 def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool) -> int:
     from kuosan import checkpoint
     from kuosan.cli.console import TrainingReport
+    from kuosan.data.captioned import first_rows
     from kuosan.train import api
     from kuosan.train.distributed import leave
     from kuosan.train.report import Silent
@@ -132,6 +133,9 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
         say(f"compute: {asked.compute}")
         for line in asked.pictures.describe():
             say(f"pictures: {line}")
+        if asked.config.model.task.text:
+            for row in first_rows(asked.pictures):
+                say(f"caption: {row}")
     if dry_run:
         run = api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True)
         if first:
@@ -168,14 +172,21 @@ def _say_plan(run: Any, asked: Any) -> None:
     left = config.train.max_steps - run.state.step
     epochs = config.train.max_steps * config.train.batch / len(asked.pictures.train)
     say(
-        f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} pictures, "
-        f"{_purpose(config.model)}"
+        f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} pictures"
+        f"{_latents(config.model)}, {_purpose(config.model)}"
     )
     say(
         f"training: {left} steps of {config.train.batch} ({epochs:.1f} epochs in all), "
         f"about {duration(cost.seconds * left)}, about {size_text(cost.memory)} of memory"
     )
     say(f"run: {run.folder} (saved every {config.train.save_every} steps; Ctrl-C saves and stops)")
+
+
+def _latents(model: Any) -> str:
+    """What is denoised of pictures, where it is not they themselves."""
+    if model.codec.kind == "pixels":
+        return ""
+    return f" as {'x'.join(map(str, model.walk_shape))} latents of {model.codec.run}"
 
 
 def _purpose(model: Any) -> str:
@@ -206,7 +217,7 @@ def _say_end(run: Any, stopped: int) -> None:
     use = {
         "super_resolution": f"restore {quote(str(folder))} PICTURE --upscale {getattr(task, 'scale', 0)}",
         "inpainting": f"restore {quote(str(folder))} PICTURE --mask MASK",
-    }.get(task.kind, f"sample {quote(str(folder))} -n 16")
+    }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
     say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
 
 

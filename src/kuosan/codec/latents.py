@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kuosan.errors import Error
 from kuosan.networks.autoencoder import Autoencoder
@@ -45,6 +45,12 @@ class LatentCodec:
         assert config.shift and config.scale, "a codec is used once its latents are measured"
         self.config, self.network = config, network
         self.shift, self.scale = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (config.shift, config.scale))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the autoencoder's weights."""
+        assert isinstance(self.network, nn.Module)
+        return sum(p.numel() * p.element_size() for p in self.network.parameters())
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] -> z (B, c, h, w) float32: the posterior's mean, or the draw noise picks."""

@@ -16,6 +16,11 @@ class Codec(Protocol):
         """Whether what is denoised is not the picture itself."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights."""
+        ...
+
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pictures to what is denoised; with noise, of its shape, a draw of the posterior, else its mean."""
         ...
@@ -36,7 +41,7 @@ class Codec(Protocol):
 class PixelCodec:
     """The identity."""
 
-    latent = False
+    latent, nbytes = False, 0
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return x

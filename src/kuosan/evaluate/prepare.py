@@ -25,7 +25,7 @@ from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
 from kuosan.evaluate.real import Side
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
-from kuosan.model import require_whole
+from kuosan.model import require_pixels, require_whole
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample.plan import check_guides
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from kuosan.features.network import Features
     from kuosan.sample.plan import Choice
     from kuosan.tasks import Task
-    from kuosan.trained import Trained
+    from kuosan.text.prompts import escaped
+from kuosan.trained import Trained
 
 FOLDER = "evaluations"
 FEW = 10_000  # training pictures up to which memorisation is looked for unasked: it reads them all
@@ -111,12 +112,16 @@ def _of_model(
         raise Error(f"{model.name} is a classifier, which makes no pictures: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
     require_whole(model.model.config, "an evaluation")
-    choices = sweep.check(model.model.config, points)
+    if config.likelihood:
+        require_pixels(model.model.config, "a likelihood")
+    sweep.check(model.model.config, _spoken(model, points, ("a caption",)))  # before the pictures are opened
     pictures, own, warnings = _real_pictures(model, config, progress)
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
+    prompts = _captions(model, config, reference)
+    choices = sweep.check(model.model.config, _spoken(model, points, prompts[:1]))
     path = Path(model.name).resolve()
     home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
-    jobs = _jobs(model, points, choices, home, pictures) if config.sampled else ()
+    jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
     judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
     return Prepared(
         model.name,
@@ -159,7 +164,12 @@ def _real_pictures(
 
 
 def _jobs(
-    model: Trained, points: Sequence[Point], choices: Sequence[Choice], home: Path, pictures: Pictures
+    model: Trained,
+    points: Sequence[Point],
+    choices: Sequence[Choice],
+    home: Path,
+    pictures: Pictures,
+    prompts: tuple[str, ...],
 ) -> tuple[Job, ...]:
     """Each point ready to be sampled. Helpers that several points name are opened once."""
     opened: dict[tuple[str, str], Trained] = {}
@@ -175,10 +185,39 @@ def _jobs(
         teller = model if model.model.config.task.labels else helpers.get("classifier")
         task = None if teller is None else teller.model.config.task
         shares = () if task is None or point.request.classes else _shares(task, pictures)
-        told = about(model, point, choice, helpers, shares)
+        own = () if point.request.prompts else prompts
+        told = about(model, point, choice, helpers, shares, own)
         store = Store(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
-        found.append(Job(point, choice, store, helpers, task, shares))
+        found.append(Job(point, choice, store, helpers, task, shares, own))
     return tuple(found)
+
+
+def _captions(model: Trained, config: EvaluateConfig, reference: Side) -> tuple[str, ...]:
+    """The captions of the pictures compared with, by which a text model that is given no prompts makes its own.
+
+    Raises:
+        Error: those pictures have none.
+    """
+    if not model.model.config.task.text or config.request.prompts or not config.sampled:
+        return ()
+    told = reference.pictures.captions
+    found = tuple(escaped(text) for text in (told[i] for i in reference.ids) if text) if told else ()
+    if not found:
+        raise Error(
+            f"{model.name} makes pictures of what it is told, and the {reference.what} have no captions: give "
+            f"--prompts (again and again for several), or compare with pictures that have."
+        )
+    return found
+
+
+def _spoken(model: Trained, points: Sequence[Point], prompts: tuple[str, ...]) -> list[Point]:
+    """The points with a prompt where they name none, as they are checked."""
+    if not model.model.config.task.text or not prompts:
+        return list(points)
+    return [
+        each if each.request.prompts else replace(each, request=replace(each.request, prompts=prompts))
+        for each in points
+    ]
 
 
 def _shares(task: Task, pictures: Pictures) -> tuple[float, ...]:

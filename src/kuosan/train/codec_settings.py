@@ -29,9 +29,13 @@ def said(tree: Mapping[str, Any]) -> Tree:
 
 
 def filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree, in which a codec that names a run is of latents."""
+    """The tree, in which a codec that names a run is of latents; those have standard deviation 1, where pictures have
+    0.5 or so."""
     codec = said(tree)
-    return trees.merge(tree, {"model": {"codec": codec}}) if codec else tree
+    if codec.get("kind", "pixels") == "pixels":
+        return tree
+    usual = {} if tree.get("train", {}).get("objective") == "classifier" else {"sigma_data": 1.0}
+    return trees.merge({"model": usual}, tree, {"model": {"codec": codec}})
 
 
 def refuse_typed(codec: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ def measure(run: Run) -> Estimate:
     rows = -(-config.batch // run.world.size)
     size = min(config.micro_batch or rows, rows)
     drawn = run.draws.draw(state.step)
-    part = drawn.part(slice(size))
+    part = dataclasses.replace(drawn.part(slice(size)), step=config.max_steps)  # by when an autoencoder has its critic
     kept = 0
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -55,9 +55,11 @@ def measure(run: Run) -> Estimate:
             seconds.append(time.perf_counter() - begin)
             state.restore_buffers()
     state.parameters.grads.zero_()
+    run.objective.parts()  # of passes that were no step
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64
-    return Estimate(median(seconds) * rows / size, 24 * parameters + kept + in_memory(run.draws.pictures), parameters)
+    held = 24 * parameters + kept + in_memory(run.draws.pictures) + run.model.codec.nbytes
+    return Estimate(median(seconds) * rows / size, held, parameters)
 
 
 def in_memory(pictures: Pictures) -> int:
