@@ -19,7 +19,7 @@ from kuosan.data.decoding import decode
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.pixels import is_grey, luma, with_channels
-from kuosan.data.resizing import fit
+from kuosan.data.resizing import cover
 from kuosan.diffusion.operators import (
     Measurement,
     Operator,
@@ -27,6 +27,7 @@ from kuosan.diffusion.operators import (
 from kuosan.errors import Error
 from kuosan.model import Model
 from kuosan.networks.tiled import Tiled
+from kuosan.sample import sizes
 from kuosan.sample.known import told
 from kuosan.sample.masks import read_mask
 from kuosan.sample.restoration import Restoration, method
@@ -109,8 +110,9 @@ def prepare(
         picture, hole = _outpainted(picture, hole, asked.outpaint)
     if hole is not None:
         picture = picture * (1 - hole)
-    part, part_hole, place = _around(model, asked, picture, hole)
     scale = asked.upscale or 1
+    model = sizes.taking(model, (scale * picture.shape[2], scale * picture.shape[1]))
+    part, part_hole, place = _around(model, asked, picture, hole)
     size = (scale * part.shape[1], scale * part.shape[2])
     extended, unknown, cut = _extended(model, part, part_hole, scale, notes)
     canvas = (scale * extended.shape[1], scale * extended.shape[2])
@@ -174,6 +176,7 @@ def tensors(
         hole = hole.expand(len(pictures), -1, -1, -1)
         pictures = pictures * (1 - hole)
     scale = asked.upscale or 1
+    model = sizes.taking(model, (scale * pictures.shape[3], scale * pictures.shape[2]))
     whole, count = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap, batch)
     if count == 1 and asked.overlap is not None:
         raise Error(f"overlap = {asked.overlap} has no effect: the pictures are of the model's size; leave it out.")
@@ -234,20 +237,18 @@ def _shrunk(
     model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray | None, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The picture, and its mask, in the model's size (for upscale, in what becomes that)."""
-    _, height, width = model.shape
-    if height != width:
-        raise Error(f"fit: this model's pictures are {width}x{height}; only square ones are fitted. Leave --fit out.")
-    side = height // (asked.upscale or 1)
-    notes.append(f"scaled from {pixels.shape[1]}x{pixels.shape[0]} to {side}x{side} (shorter side, centre)")
+    brought = (pixels.shape[1], pixels.shape[0])
+    width, height = (side // (asked.upscale or 1) for side in sizes.nearest_trained(model.config, brought))
+    notes.append(f"scaled from {sizes.text(brought)} to {width}x{height} (to cover it, centre cut)")
     if mask is not None:
-        spread = fit((mask * np.uint8(255))[..., None], side, "crop", (0, 0, 0))
+        spread = cover((mask * np.uint8(255))[..., None], height, width)
         mask = spread[..., 0] > 0  # whatever a marked pixel reaches
         if not mask.any() or mask.all():
             raise Error(
                 "fit: what is left after cutting to the centre is all hole, or holds none of it: crop the picture "
                 "around the hole yourself, or leave --fit out."
             )
-    return fit(pixels, side, "crop", (255, 255, 255)), mask
+    return cover(pixels, height, width), mask
 
 
 def _outpainted(picture: Tensor, hole: Tensor | None, sides: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:

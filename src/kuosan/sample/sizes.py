@@ -76,8 +76,13 @@ def asked(model: Model, request: Request) -> Model:
     return sized(model, of(model.config, request))
 
 
+def taking(model: Model, size: Size) -> Model:
+    """The model making pictures of a size, where its network takes them whole; else the model as it is."""
+    return sized(model, size) if allowed(model.config, size) else model
+
+
 def nearest_trained(config: ModelConfig, size: Size) -> Size:
-    """The trained shape whose aspect ratio is nearest to that of a size."""
+    """The trained size whose aspect ratio is nearest to that of a size."""
     trained = [(w, h) for h, w in config.shapes] or [_own(config)]
     return min(trained, key=lambda each: (abs(log(each[0] * size[1] / each[1] / size[0])), each))
 
