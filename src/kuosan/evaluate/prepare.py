@@ -27,6 +27,7 @@ from kuosan.evaluate.store import Store, key
 from kuosan.features import features
 from kuosan.model import require_pixels, require_whole
 from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample import sizes
 from kuosan.sample.plan import check_guides
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _of_model(
     require_whole(model.model.config, "an evaluation")
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
+    model = replace(model, model=sizes.asked(model.model, config.request))
     sweep.check(model.model.config, _spoken(model, points, ("a caption",)))  # before the pictures are opened
     pictures, own, warnings = _real_pictures(model, config, progress)
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
@@ -149,18 +151,31 @@ def _real_pictures(
     data = trees.build(DataConfig, saved.config.get("data", {}))
     if config.against not in (TRAIN, HELD_OUT):
         return real.others(config.against, model.model.shape, data, progress), None, model.damaged
-    pictures = real.own(data, config.data, progress)
+    every = real.own(data, config.data, progress)
+    pictures, noted = _of_one_shape(model, every)
     if pictures.shape != model.model.shape:
         raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
     known = saved.state.get("data")
     if known in (None, pictures.fingerprint):
-        return pictures, pictures, model.damaged
+        return pictures, pictures, (*model.damaged, *noted)
     text = f"{pictures.config.path} does not hold the pictures that {model.name} was trained on"
     if not config.force:
         raise Error(
             f"{text}: give --data PATH for where they are now, --against PATH to compare with others, or --force."
         )
-    return pictures, pictures, (*model.damaged, text)
+    return pictures, pictures, (*model.damaged, *noted, text)
+
+
+def _of_one_shape(model: Trained, pictures: Pictures) -> tuple[Pictures, tuple[str, ...]]:
+    """Of aspect-ratio buckets the one whose shape is made: others are not compared with it; and that it is so."""
+    if not model.model.config.shapes:
+        return pictures, ()
+    _, height, width = model.model.shape
+    some = pictures.only((height, width))
+    return some, (
+        f"{model.name} was trained on {len(model.model.config.shapes)} shapes; pictures of {width}x{height} alone are "
+        f"made and compared ({len(some.train):,} of {len(pictures.train):,} trained on): --size W,H measures another",
+    )
 
 
 def _jobs(

@@ -77,7 +77,10 @@ def own(data: DataConfig, path: str | None, progress: Progress | None = None) ->
 
 
 def others(path: str, shape: tuple[int, int, int] | None, like: DataConfig, progress: Progress | None) -> Pictures:
-    """The pictures at `path`, all of them, brought to `shape` (C, H, W) as `like` says; None decides from them."""
+    """The pictures at `path`, all of them, brought to `shape` (C, H, W) as `like` says; None decides from them.
+
+    With aspect-ratio buckets they are those whose bucket has that shape.
+    """
     size, channels = like.size, like.channels
     if shape is not None:
         if shape[1] != shape[2]:
@@ -85,12 +88,14 @@ def others(path: str, shape: tuple[int, int, int] | None, like: DataConfig, prog
                 f"pictures of {shape[2]}x{shape[1]} can be compared with the run's own alone: leave --against out."
             )
         size, channels = shape[1], "grey" if shape[0] == 1 else "rgb"
-    return open_pictures(replace(like, path=path, size=size, channels=channels, hold_out=0.0), progress=progress)
+    found = open_pictures(replace(like, path=path, size=size, channels=channels, hold_out=0.0), progress=progress)
+    return found if shape is None else found.only((shape[1], shape[2]))
 
 
 def shuffled(pictures: Pictures, what: str) -> np.ndarray:
     """The picture numbers of `train`, `held_out` or everything, in an order drawn by a fixed key."""
-    numbers = {TRAIN: pictures.train, HELD_OUT: pictures.held_out}.get(what, np.arange(len(pictures)))
+    every = np.sort(np.concatenate([pictures.train, pictures.held_out]))
+    numbers = {TRAIN: pictures.train, HELD_OUT: pictures.held_out}.get(what, every)
     found: np.ndarray = numbers[rng(0, f"evaluate/{what}").permutation(len(numbers))]
     return found
 

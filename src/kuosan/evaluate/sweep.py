@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kuosan.model import ModelConfig
     from kuosan.sample.plan import Choice
 
-SHARED = ("n", "seed", "batch", "exact")  # the same in all points
+SHARED = ("n", "seed", "batch", "exact", "size", "aspect")  # the same in all points
 MOST = 500  # points
 
 
