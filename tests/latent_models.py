@@ -22,7 +22,7 @@ TINY = AutoencoderConfig(channels=8, multipliers=(1, 1), blocks=1, middle_attent
 
 
 def autoencoder_run(path: Path, config: AutoencoderConfig = TINY, seed: int = 3) -> Path:
-    """A run whose autoencoder was never trained: its latents are some function of the pictures, its pictures are not."""
+    """A run whose autoencoder was never trained: its latents are some function of pictures, its pictures are noise."""
     state = Autoencoder(config, seed).state_dict()
     for i, (name, weight) in enumerate(state.items()):  # what starts at zero would hide mistakes
         if not weight.any():
