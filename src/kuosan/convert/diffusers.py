@@ -38,7 +38,7 @@ _NAMES = [  # (ours, diffusers'), applied one after another to our names
     (r"^decoder\.exit\.", "conv_out."),
 ]
 # as diffusers spelt attention before 0.13, and as published DDPM checkpoints still do
-_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 def name_table(config: UNetConfig) -> dict[str, dict[str, int]]:
@@ -84,7 +84,7 @@ def unet_from_diffusers(
         rows = theirs["class_embedding.weight"]
         theirs["class_embedding.weight"] = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
     sizes = {name: size for parts in table.values() for name, size in parts.items()}
-    _match("UNet2DModel", sizes, theirs)
+    match("UNet2DModel", sizes, theirs)
     state = {}
     for name, parts in table.items():
         stacked = torch.cat([theirs[part] for part in parts])
@@ -101,7 +101,7 @@ def unet_to_diffusers(config: UNetConfig, state: Mapping[str, Tensor]) -> tuple[
     import torch
 
     theirs, table = config_to_diffusers(config), name_table(config)
-    _match("UNet", {name: sum(parts.values()) for name, parts in table.items()}, state)
+    match("UNet", {name: sum(parts.values()) for name, parts in table.items()}, state)
     weights: dict[str, Tensor] = {}
     for name, parts in table.items():
         pieces = torch.split(state[name], list(parts.values()))
@@ -116,12 +116,12 @@ def _rename(name: str) -> str:
 
 
 def _modern(name: str) -> str:
-    for old, new in _OLD_NAMES.items():
+    for old, new in OLD_NAMES.items():
         name = name.replace(old, new)
     return name
 
 
-def _match(model: str, rows: Mapping[str, int], weights: Mapping[str, Tensor]) -> None:
+def match(model: str, rows: Mapping[str, int], weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not exactly the ones wanted."""
     unknown, missing = sorted(weights.keys() - rows.keys()), sorted(rows.keys() - weights.keys())
     if unknown or missing:
