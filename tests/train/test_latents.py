@@ -1,4 +1,4 @@
-"""Runs of latents: encoded once and kept, measured once and stored, gone on with bit for bit, refused with the reason."""
+"""Runs of latents: encoded once and kept, measured once, gone on with bit for bit, refused with the reason."""
 
 from __future__ import annotations
 
