@@ -141,6 +141,19 @@ def test_labels_stand_beside_what_is_given() -> None:
     assert told["label"].tolist() == [0, 2] and told["concat"].shape[1] == 3
 
 
+def test_what_is_given_goes_through_a_codec_and_masks_are_told_as_shares_of_its_cells() -> None:
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pixel_unshuffle(x, 2)
+
+    x0 = pictures()
+    for task in (SuperResolution(scale=2, noise=5.0), Inpainting()):
+        given = degrade(task, x0, rngs())
+        plain, told = condition(task, None, given)["concat"], condition(task, None, given, encode=encode)["concat"]
+        assert told.shape == (len(x0), 13, *(side // 2 for side in x0.shape[2:]))
+        assert torch.equal(told[:, :12], encode(plain[:, :3]))
+        assert torch.allclose(told[:, 12:], encode(plain[:, 3:]).mean(1, keepdim=True))
+
+
 def test_enlarging_a_constant_is_that_constant() -> None:
     assert torch.allclose(enlarged(torch.full((1, 3, 5, 4), 0.3), 4), torch.full((1, 3, 20, 16), 0.3))
 
