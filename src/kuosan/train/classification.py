@@ -54,6 +54,10 @@ class Classification:
         named = {"loss": loss, "accuracy": right}
         return {**named, "by_noise": loss, "accuracy_by_noise": right} if self.noisy else named
 
+    def parts(self) -> dict[str, float]:
+        """Nothing: the loss is one thing."""
+        return {}
+
     def _logits(self, network: Network, batch: Batch, level: Level, eps: Tensor) -> Tensor:
         device = self.compute.device
         x0 = batch.x0.to(device, non_blocking=True)

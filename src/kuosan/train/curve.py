@@ -80,4 +80,11 @@ def _bands(axis: Any, held: list[tuple[int, dict[str, Any]]], name: str) -> None
         axis.plot([s for s, _ in held], curves[:, band], color=colour, label=label, lw=1)
 
 
-PANELS = {"by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged
+def _psnr(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    whole = np.array([h["psnr"] for _, h in held], dtype=float)
+    axis.plot([s for s, _ in held], whole, "o-", ms=3, color="tab:orange", label=f"{whole[-1]:.2f} dB at last")
+    axis.set(xlabel="step", ylabel="dB", title="held-out PSNR")
+    axis.legend()
+
+
+PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged

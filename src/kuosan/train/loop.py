@@ -159,6 +159,7 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     state.skipped += not good
     state.step += 1
     row: dict[str, Any] = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": rate}
+    row |= run.objective.parts()
     return row if good else {**row, "skipped": "loss or gradient is not finite"}
 
 
