@@ -94,7 +94,7 @@ def pictures(path: Path, n: int = 30, size: int = 8, seed: int = 0) -> Path:
 MIXED = ((16, 16), (12, 20), (20, 12), (12, 24), (24, 12))  # (h, w) of buckets at 16 pixels
 
 
-def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 2, 1)) -> DataConfig:
+def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 4, 4)) -> DataConfig:
     """A folder of pictures of several shapes, and the settings that keep them."""
     folder.mkdir(exist_ok=True)
     draw = seeds.rng(0, "test/mixed")

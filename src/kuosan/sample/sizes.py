@@ -132,7 +132,7 @@ def _why_not(config: ModelConfig, size: Size) -> str | None:
 
 
 def _nearest(config: ModelConfig, wanted: float) -> Size:
-    """The allowed size of the nearest ratio; of several the one of about as many pixels as in training."""
+    """The allowed size of the nearest ratio; of several one that was trained on, else of about as many pixels."""
     whole, shapes = factor(config), config.shapes
     middle = sum(h * w for h, w in shapes) / len(shapes)
     low, high = ((1 - ASTRAY) * min(h * w for h, w in shapes), (1 + ASTRAY) * max(h * w for h, w in shapes))
@@ -141,5 +141,9 @@ def _nearest(config: ModelConfig, wanted: float) -> Size:
         for w in range(whole, 2 * max(max(shape) for shape in shapes), whole)
         for h in range(ceil(low / w / whole) * whole, int(high / w) + 1, whole)
     )
-    found = [size for size in every if _why_not(config, size) is None]
-    return min(found, key=lambda size: (abs(log(size[0] / size[1] / wanted)), abs(log(size[0] * size[1] / middle))))
+
+    def far(size: Size) -> tuple[float, bool, float]:
+        w, h = size
+        return abs(log(w / h / wanted)), (h, w) not in shapes, abs(log(w * h / middle))
+
+    return min((size for size in every if _why_not(config, size) is None), key=far)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import lcm
+from math import gcd, lcm, sqrt
 from typing import TYPE_CHECKING
 
 from kuosan.errors import Error
@@ -15,8 +15,29 @@ if TYPE_CHECKING:
 SHOWN = 3  # shapes that a refusal names
 
 
+def square(shape: tuple[int, int, int], shapes: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
+    """What a network's usual depth is decided for: with buckets a square of about their pixels, as divisible as they.
+
+    (C, H, W) of the model, (H, W) of its buckets -> (C, H, W).
+    """
+    if not shapes:
+        return shape
+    common = gcd(*(side for each in shapes for side in each))
+    pixels = sum(h * w for h, w in shapes) / len(shapes)
+    side = max(1, round(sqrt(pixels) / common)) * common
+    return shape[0], side, side
+
+
 def check_buckets(model: ModelConfig) -> None:
-    """Refuse buckets whose sides the network, the codec or the task cannot take. Raises: Error."""
+    """Refuse buckets of an autoencoder, and those whose sides the network, the codec or the task cannot take.
+
+    Raises: Error.
+    """
+    if model.shapes and model.network.kind == "autoencoder":
+        raise Error(
+            "data.resize = buckets with objective autoencoder: it is trained on pictures of one shape, and takes any "
+            "afterwards; use --data.resize random_crop."
+        )
     whole = lcm(factor(model), model.task.scale if isinstance(model.task, SuperResolution) else 1)
     wrong = [f"{w}x{h}" for h, w in model.shapes if h % whole or w % whole]
     if wrong:

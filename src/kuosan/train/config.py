@@ -23,7 +23,7 @@ from kuosan.tasks import Inpainting, SuperResolution, Task
 from kuosan.text.config import ByteText, width
 from kuosan.train import autoencoder_settings, classifier_settings, codec_settings, fitting, loss_settings
 from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.bucket_settings import check_buckets
+from kuosan.train.bucket_settings import check_buckets, square
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -167,9 +167,7 @@ def resolve(
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}))
     said = dict(tree.get("model", {}))
     task = _task(said, classes)
-    cells = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec.walk_shape(
-        (shape[0], *min((shape[1:], *shapes), key=max))  # what is most nearly square says how deep a network is
-    )
+    cells = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec.walk_shape(square(shape, shapes))
     network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task)
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
