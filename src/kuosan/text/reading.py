@@ -53,9 +53,14 @@ def contexts(read: Read, wanted: Sequence[str], among: Sequence[str]) -> Mapping
     """
     known = {prompt: read(prompt) for prompt in dict.fromkeys([*among, *wanted])}
     longest = max(len(mask) for _, mask in known.values())
-    features, masks = [], []
-    for prompt in wanted:
-        own, there = known[prompt]
-        features.append(torch.cat([own, own.new_zeros(longest - len(own), own.shape[1])]))
-        masks.append(torch.cat([there, there.new_zeros(longest - len(there))]))
-    return {"context": torch.stack(features), "context_mask": torch.stack(masks)}
+    pairs = [padded(*known[prompt], longest) for prompt in wanted]
+    return {
+        "context": torch.stack([features for features, _ in pairs]),
+        "context_mask": torch.stack([mask for _, mask in pairs]),
+    }
+
+
+def padded(features: Tensor, mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Features (L, W) and mask (L,) with nothing behind them up to `length`."""
+    more = length - len(mask)
+    return torch.cat([features, features.new_zeros(more, features.shape[1])]), torch.cat([mask, mask.new_zeros(more)])

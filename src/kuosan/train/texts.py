@@ -18,13 +18,12 @@ from kuosan.config import plain
 from kuosan.errors import Error
 from kuosan.text import words
 from kuosan.text.config import ByteText, Encoder, Text
+from kuosan.text.reading import padded
 
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
     from kuosan.model import ModelConfig
     from kuosan.options import Tree
-
-SHOWN = 5  # captions that are shown before training
 
 
 class Texts(Protocol):
@@ -75,8 +74,12 @@ class Live:
         new = [i for i in dict.fromkeys(wanted) if i not in self.known]
         if new:
             self.known |= dict(zip(new, zip(*self.encoder.encode([self.texts[i] for i in new]))))
-        features, mask = zip(*(self.known[i] for i in wanted))
-        return {"context": torch.stack(features), "context_mask": torch.stack(mask)}
+        longest = max(len(self.known[i][1]) for i in wanted)  # texts in chunks are of several lengths
+        pairs = [padded(*self.known[i], longest) for i in wanted]
+        return {
+            "context": torch.stack([features for features, _ in pairs]),
+            "context_mask": torch.stack([mask for _, mask in pairs]),
+        }
 
 
 def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
@@ -102,12 +105,6 @@ def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
     return [text or "" for text in found]
 
 
-def first_rows(pictures: Pictures) -> list[str]:
-    """The first pictures and their captions, a line each, as they are shown before training."""
-    texts = pictures.captions or []
-    return [f"{pictures.name(int(i))}: {texts[int(i)] or '(none)'}" for i in pictures.train[:SHOWN]]
-
-
 def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> Tree | None:
     """How captions are told, with what the data or the encoder decide; None where nothing is told.
 
@@ -117,7 +114,10 @@ def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> T
     match text:
         case ByteText():
             found = captions(pictures, uncaptioned)
-            return plain(text) | {"length": text.length or words.longest(found)}
+            needed = words.longest(found)
+            if text.length and needed > text.length:
+                words.table(found, text.length)  # refuses the one that is too long
+            return plain(text) | {"length": text.length or needed}
         case Encoder():
             captions(pictures, uncaptioned)
             return plain(encoder.settled(text))
