@@ -9,6 +9,7 @@ from kuosan.errors import Error
 from kuosan.networks.text_config import ByteText as ByteText
 
 Long = Literal["refuse", "cut", "chunks"]
+Padding = Literal["masked", "told"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Encoder:
     encoder: str = ""  # encoder: a folder in Hugging Face's layout, `hub:NAME`, or minilm
     hidden: int = -1  # encoder: the layer whose output is told, -1 the last; -2 is SD's clip skip
     long: Long = "refuse"  # encoder: a prompt that is too long: refuse it, cut it, or encode it in chunks
-    length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes
+    length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes, 512 at most
+    padding: Padding = "masked"  # encoder: behind a short prompt nothing is told, or (told) the padding, as SD's do
     width: int = 0  # encoder: channels of a token; from the encoder itself
     weights: str = ""  # encoder: hash of its files; from the encoder itself
 

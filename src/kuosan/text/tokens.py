@@ -1,0 +1,117 @@
+"""Prompts as tokens: each with its weight, in one piece or, of a long prompt, in several that an encoder takes.
+
+A piece is what a tokenizer puts before every text, the text's own tokens, and what it puts behind (BOS .. EOS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kuosan.errors import Error
+from kuosan.text.config import Long
+
+Weighted = Sequence[tuple[str, float]]  # texts and their weights, as `prompts.parse` gives them
+ENOUGH = 512  # tokens where an encoder names no limit
+
+
+class Piece(NamedTuple):
+    """Tokens with what stands before and behind, and the weight of each."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+class Tokens:
+    """A tokenizer of Hugging Face's, and the most tokens that a piece has.
+
+    Attributes:
+        length: tokens of a piece, those before and behind included.
+        room: the text's own.
+        pad: the id that fills a piece up.
+
+    Raises:
+        Error: `length` leaves no room, or is more than the encoder takes.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, longest: int | None, length: int = 0) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        self.before, self.behind = self._around()
+        limits = [limit for limit in (tokenizer.model_max_length, longest) if limit and limit < 1 << 20]
+        most = min(limits, default=0)
+        if most and length > most:
+            raise Error(f"text.length = {length} is more than the text encoder {name} takes: {most} tokens.")
+        self.length = length or min(most or ENOUGH, ENOUGH)
+        self.room = self.length - len(self.before) - len(self.behind)
+        if self.room < 1:
+            raise Error(f"text.length = {self.length} leaves no room for words: {name} adds {self.length - self.room}.")
+        self.pad = next(
+            (each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0
+        )  # decoders have no token to fill with
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind every text."""
+        whole, own = self.tokenizer("fox").input_ids, self._own("fox")
+        for start in range(len(whole) - len(own) + 1):
+            if own and whole[start : start + len(own)] == own:
+                return whole[:start], whole[start + len(own) :]
+        raise Error(
+            f"the tokenizer of {self.name} writes {whole} for 'fox', whose own tokens are {own}: not understood."
+        )
+
+    def _own(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
+
+    def own(self, parts: Weighted) -> list[tuple[int, float]]:
+        """The text's own tokens and their weights.
+
+        The whole text is read at once, as it is without weights, and a token has the weight of its last character;
+        a tokenizer that cannot say where its tokens come from reads text by text.
+        """
+        text = "".join(each for each, _ in parts)
+        if len({weight for _, weight in parts}) < 2:
+            weight = parts[0][1] if parts else 1.0
+            return [(token, weight) for token in self._own(text)]
+        if not self.tokenizer.is_fast:
+            return [(token, weight) for each, weight in parts for token in self._own(each)]
+        characters = [weight for each, weight in parts for _ in each]
+        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ends = [max(end, 1) for _, end in read.offset_mapping]
+        return [(token, characters[end - 1]) for token, end in zip(read.input_ids, ends)]
+
+    def pieces(self, parts: Weighted, long: Long) -> list[Piece]:
+        """A prompt as one piece or, where it is long and `chunks`, as several.
+
+        Raises:
+            Error: it is longer than a piece, and `long` refuses that.
+        """
+        own = self.own(parts)
+        if len(own) > self.room and long == "refuse":
+            raise self._too_long(parts, len(own))
+        if long == "cut":
+            own = own[: self.room]
+        return [self._piece(own[first : first + self.room]) for first in range(0, max(1, len(own)), self.room)]
+
+    def empty(self, count: int) -> list[int]:
+        """The piece of no text, filled up to `count` tokens."""
+        ids = [*self.before, *self.behind]
+        return (ids + [self.pad] * count)[:count]
+
+    def cut_off(self, parts: Weighted) -> str:
+        """What of a prompt `cut` does not read; empty where all is read."""
+        own = self.own(parts)
+        return str(self.tokenizer.decode([token for token, _ in own[self.room :]])).strip()
+
+    def _piece(self, own: Sequence[tuple[int, float]]) -> Piece:
+        ids = (*self.before, *(token for token, _ in own), *self.behind)
+        weights = (*(1.0 for _ in self.before), *(weight for _, weight in own), *(1.0 for _ in self.behind))
+        return Piece(ids, weights) if ids else Piece((self.pad,), (1.0,))  # a decoder has nothing around no text
+
+    def _too_long(self, parts: Weighted, count: int) -> Error:
+        text = "".join(each for each, _ in parts)
+        return Error(
+            f"the text {text if len(text) <= 80 else text[:77] + '...'!r} has {count} tokens, and {self.name} reads "
+            f"{self.room} at once: shorten it, or train with --model.text.long cut (the rest is left out) or chunks "
+            f"(it is read in pieces)."
+        )
