@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from latent_models import autoencoder_run
 from train.made_runs import Stopping, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 12, "train.batch": 6, "train.evaluate_every": 6}
@@ -69,6 +70,18 @@ def test_a_run_of_two_stops_saves_and_goes_on_bit_for_bit_and_one_goes_on_with_i
     go(made / "alone", made / "pictures.npz", SETTINGS, report=report)
     assert any("with processes 2, now 1" in line for line in report.said)
     assert losses(made / "alone") == pytest.approx(losses(two), rel=1e-6)
+
+
+def test_two_processes_share_latents_and_what_is_measured_of_them(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUOSAN_CACHE", str(made / "cache"))
+    latents = {"model.codec.run": str(autoencoder_run(made / "autoencoder")), "data.size": 8}
+    ranks = launch(made / "latents-two", made / "pictures.npz", **latents)
+    assert [rank["code"] for rank in ranks] == [0, 0]
+    assert sum("encoded in" in line for rank in ranks for line in rank["said"]) == 1, "by the first process alone"
+    go(made / "latents-one", made / "pictures.npz", {**SETTINGS, **latents})
+    assert losses(made / "latents-two") == pytest.approx(losses(made / "latents-one"), rel=1e-5)
 
 
 def test_an_error_of_the_first_process_ends_both_at_once(made: Path) -> None:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from kuosan import checkpoint, files
 from kuosan import config as trees
+from kuosan.codec.config import apart
 from kuosan.errors import Error
 from kuosan.files import Lock
+from kuosan.model import ModelConfig
 from kuosan.options import Tree
 from kuosan.train.changes import refuse_changes
 from kuosan.train.config import RunConfig
@@ -173,6 +175,9 @@ def _init_notes(asked: Asked, saved: checkpoint.Saved) -> list[str]:
     theirs = saved.config.get("model", {})
     keys = [key for key in ("schedule", "prediction", "sigma_data") if own.get(key) != theirs.get(key)]
     notes = [f"starting from the averaged weights of {asked.init}, step {saved.step}."]
+    with contextlib.suppress(Error):  # an older run's configuration may not be one of today's
+        why = apart(asked.config.model.codec, trees.build(ModelConfig, theirs).codec)
+        notes += [f"note: {asked.init} {why}."] if why and asked.config.model.codec.kind != "pixels" else []
     return notes + [f"note: those were trained with model.{key} {theirs.get(key)}, now {own[key]}." for key in keys]
 
 
