@@ -32,6 +32,7 @@ from kuosan.errors import Error
 CONFIG = "config.yaml"
 STATE = "state.json"
 FOLDER = "checkpoints"
+EXPORTED = "README.md"  # of an exported model, which has no training state
 PARTS = ("ema", "network", "optimizer")  # each a safetensors file
 Read = TypeVar("Read")
 _STEP = re.compile(r"step-(\d{8,})")
@@ -184,7 +185,9 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _load(path: Path, parts: Collection[str], damaged: tuple[str, ...] = ()) -> Saved:
     entries = manifest.read(path)
-    for name in (CONFIG, STATE, *(f"{part}.safetensors" for part in PARTS)):
+    for name in (CONFIG, STATE, *(f"{part}.safetensors" for part in parts)):
+        if name not in entries and EXPORTED in entries:
+            raise Error(f"{path} is an exported model: it can be sampled, or begun from with --init, not gone on with.")
         if name not in entries:
             raise Error(f"{path} is not a checkpoint: {name} is missing; give a run or a checkpoint folder.")
     config = trees.parse(_text(path, CONFIG, entries), path / CONFIG)

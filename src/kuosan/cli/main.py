@@ -28,6 +28,7 @@ app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well
 app.command(
     "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives pictures back."
 )
+app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
 app.command(
     "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."

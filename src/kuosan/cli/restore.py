@@ -45,7 +45,9 @@ def restore(
     eta: float | None = None,
     variance: str | None = None,
     classes: Annotated[list[str] | None, Parameter(name="--class", negative=())] = None,
+    prompts: Annotated[list[str] | None, Parameter(name="--prompt", negative=())] = None,
     guidance: Annotated[float | None, Parameter(name=["--guidance", "--guidance-scale", "--cfg"])] = None,
+    negative: Annotated[str | None, Parameter(name="--negative")] = None,
     fit: Annotated[bool, Parameter(negative=())] = False,
     overlap: Whole | None = None,
     batch: Whole = 16,
@@ -105,8 +107,12 @@ def restore(
         DDPM's variance: beta or posterior.
     classes
         The class of the pictures, by name or number, or `none`, which is meant where none is given.
+    prompts
+        What is to be seen, where the model understands words; given again, the answers take turns.
     guidance
         Classifier-free guidance: 1 is none, 3 a usual scale.
+    negative
+        With --guidance: the words (or the class) to lead away from, instead of from nothing.
     fit
         Bring each picture to the model's size first: shorter side scaled, centre cut.
     overlap
@@ -132,7 +138,8 @@ def restore(
         names.sampler(sampler)
     wanted = Request(
         n=variants, seed=seed, steps=steps, spacing=spacing, eta=eta, variance=variance, classes=tuple(classes or ()),
-        guidance=guidance, batch=batch, restoration=asked, sampler=sampler or Request().sampler,
+        prompts=tuple(prompts or ()), guidance=guidance, negative=negative, batch=batch, restoration=asked,
+        sampler=sampler or Request().sampler,
     )  # fmt: skip
     files = found(pictures)
     config = stored(run) if (run / "config.yaml").is_file() else None

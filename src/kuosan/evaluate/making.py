@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Job:
     helpers: dict[str, Trained]  # the classifier and the weaker run that it names
     task: Task | None = None  # whose classes pictures are told; None: they have none
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
+    prompts: tuple[str, ...] = ()  # real pictures' captions, where the request names no prompts: in turn, by seed
 
     @property
     def request(self) -> Request:
@@ -57,7 +59,14 @@ class Job:
 
     def part(self, first: int, count: int) -> Request:
         """The request for those pictures alone."""
-        request = replace(self.request, n=count, seed=self.request.seed + first, batch=count)
+        seed = self.request.seed + first
+        request = replace(self.request, n=count, seed=seed, batch=count)
+        if self.prompts:
+            told = tuple(self.prompts[each % len(self.prompts)] for each in range(seed, seed + count))
+            request = replace(request, prompts=told)
+        elif request.prompts:
+            at = first % len(request.prompts)
+            request = replace(request, prompts=request.prompts[at:] + request.prompts[:at])
         if self.task is None:
             return request
         names = (*self.task.class_names, NULL)
@@ -76,7 +85,14 @@ def labels(seeds: Sequence[int], shares: Sequence[float]) -> list[int]:
     return [min(int(np.searchsorted(ends, place, side="right")), len(shares) - 1) for place in places]
 
 
-def about(trained: Trained, each: Point, choice: Choice, helpers: dict[str, Trained], shares: Sequence[float]) -> Any:
+def about(
+    trained: Trained,
+    each: Point,
+    choice: Choice,
+    helpers: dict[str, Trained],
+    shares: Sequence[float],
+    prompts: Sequence[str] = (),
+) -> Any:
     """All that the pictures of a point depend on, but n; as plain values."""
     request = trees.plain(
         replace(each.request, sampler=choice.sampler, steps=choice.grid_steps, spacing=choice.spacing)
@@ -87,6 +103,7 @@ def about(trained: Trained, each: Point, choice: Choice, helpers: dict[str, Trai
         "weights": trained.weights,
         "request": request | {name: helper.weights for name, helper in helpers.items()},
         "shares": list(shares),
+        **({"captions": sha256("\0".join(prompts).encode()).hexdigest()} if prompts else {}),
         "dtype": str(trained.compute.dtype),
         "device": trained.compute.device.type,
         "kuosan": kuosan.__version__,

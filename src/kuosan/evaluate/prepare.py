@@ -10,14 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kuosan import checkpoint, trained
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error
-from kuosan.evaluate import bits, measures, real, sweep
+from kuosan.evaluate import asking, bits, measures, real, sweep
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.judging import Judge, open_judge
 from kuosan.evaluate.making import Job, about
@@ -36,8 +34,7 @@ if TYPE_CHECKING:
     from kuosan.features.network import Features
     from kuosan.sample.plan import Choice
     from kuosan.tasks import Task
-    from kuosan.text.prompts import escaped
-from kuosan.trained import Trained
+    from kuosan.trained import Trained
 
 FOLDER = "evaluations"
 FEW = 10_000  # training pictures up to which memorisation is looked for unasked: it reads them all
@@ -116,11 +113,10 @@ def _of_model(
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
     model = replace(model, model=sizes.asked(model.model, config.request))
-    sweep.check(model.model.config, _spoken(model, points, ("a caption",)))  # before the pictures are opened
+    choices = sweep.check(model.model.config, points)
     pictures, own, warnings = _real_pictures(model, config, progress)
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
-    prompts = _captions(model, config, reference)
-    choices = sweep.check(model.model.config, _spoken(model, points, prompts[:1]))
+    prompts = asking.captions(model, config, reference)
     path = Path(model.name).resolve()
     home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
     jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
@@ -199,49 +195,12 @@ def _jobs(
         check_guides(model.model.config, point.request, known["classifier"], known["reference"])
         teller = model if model.model.config.task.labels else helpers.get("classifier")
         task = None if teller is None else teller.model.config.task
-        shares = () if task is None or point.request.classes else _shares(task, pictures)
+        shares = () if task is None or point.request.classes else asking.shares(task, pictures)
         own = () if point.request.prompts else prompts
         told = about(model, point, choice, helpers, shares, own)
         store = Store(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
         found.append(Job(point, choice, store, helpers, task, shares, own))
     return tuple(found)
-
-
-def _captions(model: Trained, config: EvaluateConfig, reference: Side) -> tuple[str, ...]:
-    """The captions of the pictures compared with, by which a text model that is given no prompts makes its own.
-
-    Raises:
-        Error: those pictures have none.
-    """
-    if not model.model.config.task.text or config.request.prompts or not config.sampled:
-        return ()
-    told = reference.pictures.captions
-    found = tuple(escaped(text) for text in (told[i] for i in reference.ids) if text) if told else ()
-    if not found:
-        raise Error(
-            f"{model.name} makes pictures of what it is told, and the {reference.what} have no captions: give "
-            f"--prompts (again and again for several), or compare with pictures that have."
-        )
-    return found
-
-
-def _spoken(model: Trained, points: Sequence[Point], prompts: tuple[str, ...]) -> list[Point]:
-    """The points with a prompt where they name none, as they are checked."""
-    if not model.model.config.task.text or not prompts:
-        return list(points)
-    return [
-        each if each.request.prompts else replace(each, request=replace(each.request, prompts=prompts))
-        for each in points
-    ]
-
-
-def _shares(task: Task, pictures: Pictures) -> tuple[float, ...]:
-    """How the classes are shared out: as in the pictures compared with, where those have the same; else equally."""
-    count = len(task.class_names)
-    if pictures.labels is None or tuple(pictures.classes) != task.class_names:
-        return (1 / count,) * count
-    counts = np.bincount(pictures.labels[pictures.train][pictures.labels[pictures.train] >= 0], minlength=count)
-    return tuple(round(float(share), 9) for share in counts / max(1, counts.sum()))
 
 
 def _judge(config: EvaluateConfig, pictures: Pictures, compute: Any, tasks: Sequence[Task | None]) -> Judge:

@@ -80,6 +80,11 @@ def first(sweep: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _asked(model: ModelConfig, request: Request) -> Request:
+    """The request with a prompt where a text model will be given captions."""
+    return replace(request, prompts=("a caption",)) if model.task.text and not request.prompts else request
+
+
 def check(model: ModelConfig, swept: Sequence[Point]) -> list[Choice]:
     """What each point asks of a model.
 
@@ -91,7 +96,7 @@ def check(model: ModelConfig, swept: Sequence[Point]) -> list[Choice]:
     wrong = []
     for point in swept:
         try:
-            choice = choose(model, point.request)
+            choice = choose(model, _asked(model, point.request))
         except Error as error:
             wrong.append(f"{point.name}: {error}" if point.setting else str(error))
             continue

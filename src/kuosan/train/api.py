@@ -12,6 +12,7 @@ from torch import nn
 
 from kuosan import config as trees
 from kuosan import options
+from kuosan.data.captioned import first_rows
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
@@ -189,6 +190,9 @@ def fit(
     heard = report or (Lines() if asked.world.first else Silent())
     for line in asked.pictures.describe():
         heard.say(f"pictures: {line}")
+    if asked.config.model.task.text:
+        for row in first_rows(asked.pictures):
+            heard.say(f"caption: {row}")
     run = start(asked, heard, init=Path(init) if init else None, accept_new_data=accept_new_data)
     stopped = train(run)
     if stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process

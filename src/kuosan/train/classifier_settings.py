@@ -30,6 +30,7 @@ def check(train: TrainConfig, model: ModelConfig, usual: str) -> None:
         ("model.prediction", model.prediction, usual),
         ("train.preview_every", train.preview_every, 0),
         ("model.task.kind", model.task.kind, "generation"),
+        ("model.text.kind", model.text.kind, "none"),
         ("model.task.labels", model.task.labels, True),
         ("model.task.drop", model.task.drop, 0.0),
     ]

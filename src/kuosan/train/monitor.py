@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BANDS = 8  # noise levels at which the held-out loss is reported
 AT_ONCE = 64  # held-out pictures in memory
+GUIDANCE = 3.0  # of previews from captions
 
 
 @dataclass
@@ -110,7 +111,8 @@ class Monitor:
         """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth."""
         request = preview_request(self.config, self.model.config.task)
         if self.texts is not None and self.pictures.captions is not None:
-            request = replace(request, prompts=self._prompts(request.n))
+            guidance = GUIDANCE if self.model.config.task.dropped else None
+            request = replace(request, prompts=self._prompts(request.n), guidance=guidance)
         if self.model.config.network.kind == "autoencoder":
             made = self._reconstructed(weights)
         else:
