@@ -1,0 +1,270 @@
+"""Training an autoencoder: its gradients against the formula, the critic's beginning, resume, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.func import functional_call
+
+from kuosan import seeds
+from kuosan.data.pictures import Batch
+from kuosan.device import Compute
+from kuosan.errors import Error
+from kuosan.features.loss import perceptual_loss
+from kuosan.journal import Log
+from kuosan.model import ModelConfig
+from kuosan.networks.autoencoder import Autoencoder
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.critic import generator_loss, hinge_loss
+from kuosan.train import api
+from kuosan.train.autoencoder_settings import AutoencoderSettings
+from kuosan.train.autoencoding import Autoencoding, windows
+from kuosan.train.config import TrainConfig, resolve
+from kuosan.train.draws import Drawn
+from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
+
+TINY = AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4, critic_channels=8, critic_layers=1)
+SETTINGS: dict[str, Any] = {
+    "train.objective": "autoencoder",
+    "train.autoencoder.features": "random",
+    "train.autoencoder.critic_start": 4,
+    "train.max_steps": 8,
+    "model.network.channels": 8,
+    "model.network.groups": 4,
+    "model.network.multipliers": [1, 2],
+    "model.network.critic_channels": 8,
+    "model.network.critic_layers": 1,
+}
+SKIPPED = ("model.network.head_channels", "model.network.attention")  # of a U-Net
+
+
+@pytest.fixture(autouse=True)
+def _an_autoencoders_small_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import made_runs
+
+    monkeypatch.setattr(made_runs, "SMALL", {k: v for k, v in made_runs.SMALL.items() if k not in SKIPPED})
+
+
+def objective(**settings: Any) -> Autoencoding:
+    own = AutoencoderSettings(**{"features": "random", "critic_start": 5, **settings})
+    model = ModelConfig((3, 16, 16), TINY if own.critic else TINY.alone)
+    train = TrainConfig(objective="autoencoder", autoencoder=own)
+    features = perceptual_loss(own.features if own.perceptual else "none")
+    return Autoencoding(model, train, Compute(torch.device("cpu"), torch.float32, 1, "test"), features)
+
+
+def network(config: AutoencoderConfig = TINY) -> Autoencoder:
+    """None of its weights is zero."""
+    made = Autoencoder(config, seed=1)
+    with torch.no_grad():
+        for i, p in enumerate(made.parameters()):
+            p.add_(0.1 * seeds.normal([(0, "test/weights", i, 0)], tuple(p.shape))[0])
+    return made
+
+
+def drawn(step: int = 0, n: int = 3) -> Drawn:
+    x = seeds.normal([(0, "test/x", 0, i) for i in range(n)], (3, 16, 16)).clamp(-1, 1)
+    eps = seeds.normal([(0, "test/eps", 0, i) for i in range(n)], (4, 8, 8))
+    u, drop = (seeds.uniform((0, purpose, 0, i) for i in range(n)) for purpose in ("test/u", "test/drop"))
+    return Drawn(Batch(x, torch.arange(n), None, None), u, eps, drop, step)
+
+
+def by_the_formula(one: Autoencoding, net: Autoencoder, given: Drawn) -> dict[str, Tensor]:
+    """Each weight's gradient, from the losses as the papers write them, the other player's weights held fixed."""
+    settings = one.train.autoencoder
+    assert one.features is not None
+    x = given.batch.x0
+    moments, y = net(x, given.eps)
+    off = (x - y).abs() if settings.recon == "l1" else (x - y).square()
+    error = off.mean((1, 2, 3)) + settings.perceptual * one.features(x, y)
+    fixed = {name: weight.detach() for name, weight in net.critic.state_dict().items()}
+    against = generator_loss(functional_call(net.critic, fixed, (y,)))
+    last = net.decoder.exit.weight
+    norms = [torch.autograd.grad(part.sum(), last, retain_graph=True)[0].norm() for part in (error, against)]
+    ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4)
+    kl = 0.5 * (moments.mean**2 + moments.log_var.exp() - 1 - moments.log_var).sum((1, 2, 3)) / x[0].numel()
+    players = error + settings.kl * kl + settings.critic * ratio * against
+    players = players + hinge_loss(net.critic(x), net.critic(y.detach()))
+    names, weights = zip(*net.named_parameters())
+    return dict(zip(names, torch.autograd.grad(players.sum(), weights), strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"recon": "l2", "perceptual": 0.3, "kl": 0.1, "critic": 2.0}])
+def test_one_backward_gives_both_players_the_gradients_of_their_own_losses(settings: dict[str, Any]) -> None:
+    one, net, given = objective(**settings), network(), drawn(step=5)
+    one.losses(net, given).sum().backward()
+    for name, wanted in by_the_formula(one, net, given).items():
+        grad = net.get_parameter(name).grad
+        assert grad is not None, name
+        torch.testing.assert_close(grad, wanted, rtol=2e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7)
+
+
+def test_the_critic_is_neither_taught_nor_heard_before_its_time() -> None:
+    one, net, given = objective(), network(), drawn(step=4)
+    loss = one.losses(net, given)
+    loss.sum().backward()
+    assert all(p.grad is None for p in net.critic.parameters())
+    assert one.parts().keys() == {"recon", "perceptual", "kl"}
+    alone = network(TINY.alone)
+    alone.load_state_dict({k: v for k, v in net.state_dict().items() if not k.startswith("critic.")})
+    same = objective(critic=0.0, critic_start=5000).losses(alone, given)
+    torch.testing.assert_close(loss, same, rtol=0, atol=0)
+
+
+def test_the_loss_is_what_the_autoencoder_is_at_without_the_game_and_its_parts_are_told_once() -> None:
+    one, net, given = objective(kl=0.01), network(), drawn(step=5)
+    loss, parts = one.losses(net, given), one.parts()
+    assert float(loss.detach().mean()) == pytest.approx(
+        parts["recon"] + parts["perceptual"] + 0.01 * parts["kl"], rel=1e-5
+    )
+    assert parts.keys() == {"recon", "perceptual", "kl", "critic", "ratio"} and one.parts() == {}
+    assert 0.3 < parts["critic"] < 3, "a critic that knows nothing is at about 1"
+
+
+@torch.no_grad()
+def test_held_out_psnr_is_the_definition_and_comes_from_the_posteriors_mean() -> None:
+    one, net, given = objective(), network(), drawn()
+    told = one.judge(net, given.batch, one.level(given.u), given.eps)
+    x = given.batch.x0.double()
+    y = net.decode(net.encode(given.batch.x0).mean).clamp(-1, 1).double()
+    for i in range(len(x)):
+        mse = ((255 * (x[i] - y[i]) / 2) ** 2).mean()
+        assert told["psnr"][i].item() == pytest.approx(10 * np.log10(255**2 / mse.item()), abs=1e-3)
+    assert all(values.shape == (3,) and values.dtype == torch.float64 for values in told.values())
+    assert {"loss", "recon", "perceptual", "kl", "latent_std", "posterior_std"} < told.keys()
+
+
+def test_windows_are_cut_where_the_draws_say_and_reach_every_place() -> None:
+    x = torch.arange(2 * 6 * 8.0).view(2, 1, 6, 8)
+    cut = windows(x, 4, np.array([0.0, 0.999]), np.array([0.5, 0.999]))
+    assert torch.equal(cut[0], x[0, :, 0:4, 2:6]) and torch.equal(cut[1], x[1, :, 2:6, 4:8])
+    assert windows(x, 0, np.zeros(2), np.zeros(2)) is x
+    u = seeds.uniform((0, "test/u", 0, i) for i in range(200))
+    corners = windows(x[:1].expand(200, -1, -1, -1), 4, u, u[::-1])[:, 0, 0, 0]
+    assert set(corners.tolist()) == {8.0 * i + j for i in range(3) for j in range(5)}
+
+
+@pytest.mark.parametrize("more", [{}, {"train.micro_batch": 2, "compute.precision": "bf16", "data.flip": "true"}])
+def test_a_run_stopped_at_the_critics_start_or_after_goes_on_bit_for_bit(more: dict[str, Any], tmp_path: Path) -> None:
+    data, settings = pictures(tmp_path / "pictures.npz", size=16), {**SETTINGS, "train.autoencoder.crop": 8, **more}
+    assert go(tmp_path / "whole", data, settings) == 0
+    whole = outcome(tmp_path / "whole")
+    assert ["ratio" in row for row in whole["rows"]] == [False] * 4 + [True] * 4
+    for k in (4, 6):
+        assert go(tmp_path / f"at-{k}", data, settings, report=Stopping(k))
+        assert go(tmp_path / f"at-{k}", data, settings) == 0
+        assert not differences(outcome(tmp_path / f"at-{k}"), whole), f"stopped at {k}"
+
+
+def test_a_short_run_learns_and_leaves_a_curve_a_sheet_and_the_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kuosan.cli.train import train
+
+    data, out = pictures(tmp_path / "pictures.npz", size=16), tmp_path / "run"
+    settings = {**SETTINGS, "train.max_steps": 16, "train.evaluate_every": 8, "train.autoencoder.perceptual": 0.1}
+    settings |= {"train.preview_every": 16, "train.preview_pictures": 2, "train.lr": 1e-2, "train.ema": 0.0}
+    settings |= {
+        "train.batch": 8,
+        "train.warmup": 1,
+        "data.hold_out": 0.2,
+        "compute.threads": 1,
+        "model.network.blocks": 1,
+    }
+    settings["train.autoencoder.critic_start"] = 12
+    words = [f"--{key}={','.join(map(str, v)) if isinstance(v, list) else v}" for key, v in settings.items()]
+    assert train(str(data), *words, out=out) == 0
+    rows = [row for row in Log(out / "log.jsonl").rows() if row.get("held_out")]
+    first, last = rows[0]["held_out"], rows[-1]["held_out"]
+    assert last["loss"] < first["loss"] and last["psnr"] > first["psnr"]
+    with Image.open(out / "samples" / "step-00000016.png") as sheet:
+        assert sheet.width > 4 * 96
+    assert (out / "curve.png").is_file()
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "turns them into latents of 4x8x8 (factor 2) and back",
+        "reconstruction: PSNR",
+        f"kuosan reconstruct {out}",
+        f"--codec {out}",
+    ):
+        assert text in said, said
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"model.prediction": "eps"}, "model.prediction = eps has no effect on an autoencoder"),
+        ({"model.schedule.kind": "flow"}, "model.schedule = flow has no effect"),
+        ({"train.t_sampling": "continuous"}, "train.t_sampling"),
+        ({"train.weight": "min_snr"}, "train.weight = min_snr"),
+        ({"train.offset_noise": 0.1}, "train.offset_noise"),
+        ({"train.preview_steps": 5}, "train.preview_steps = 5"),
+        ({"model.sigma_data": 0.4}, "model.sigma_data"),
+        ({"model.task.kind": "super_resolution"}, "model.task = super_resolution"),
+        ({"train.autoencoder.critic_start": 9}, r"critic_start = 9.*max_steps = 8.*--critic-start 4"),
+        ({"train.autoencoder.critic": -1}, "critic = -1"),
+        ({"train.autoencoder.critic": 0}, "critic_start = 4 has no effect without a critic"),
+        ({"train.autoencoder.perceptual": 0}, "features = random has no effect with perceptual = 0"),
+        ({"train.autoencoder.crop": 6, "data.size": 16}, None),
+        ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of pictures of 16 x 16.*multiple of 2"),
+        ({"train.autoencoder.crop": 16, "data.size": 16}, "crop = 16.*below 16"),
+        ({"model.network.critic_channels": 0}, "a critic needs both or neither"),
+        ({"model.network.critic_layers": 3}, "needs 24 pixels a side: use --critic-layers 2"),
+        ({"model.network.multipliers": [1, 1, 1, 1, 1, 1]}, "16x16 do not fit an autoencoder of factor 32"),
+        ({"model.network.in_channels": 1}, "in_channels = 1, but the pictures have 3"),
+    ],
+)
+def test_settings_that_do_nothing_or_do_not_fit_are_refused(
+    settings: dict[str, Any], named: str | None, tmp_path: Path
+) -> None:
+    data = pictures(tmp_path / "pictures.npz", size=16)
+    if named is None:
+        assert ask(tmp_path / "run", data, {**SETTINGS, **settings}).config.train.autoencoder.crop
+        return
+    with pytest.raises(Error, match=named):
+        ask(tmp_path / "run", data, {**SETTINGS, **settings})
+
+
+def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz", size=16)
+    with pytest.raises(Error, match=r"train\.autoencoder has no effect on objective diffusion"):
+        ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
+    with pytest.raises(Error, match="trained with --objective autoencoder"):
+        kind = {"model.network.kind": "autoencoder", "model.network.multipliers": [1]}
+        ask(tmp_path / "run", data, kind)
+    bare = {key: value for key, value in SETTINGS.items() if not key.startswith("model.")}
+    with pytest.raises(Error, match="kind = unet: objective autoencoder trains an autoencoder"):
+        unet = {"channels": 16, "multipliers": [1], "attention": ["false"], "groups": 8, "kind": "unet"}
+        ask(tmp_path / "run", data, {**bare, **{f"model.network.{key}": value for key, value in unet.items()}})
+
+
+def test_features_meant_by_auto_are_named_in_the_run_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pictures(tmp_path / "pictures.npz", size=16)
+    settings = {key: value for key, value in SETTINGS.items() if key != "train.autoencoder.features"}
+    run = begin(tmp_path / "run", data, settings)
+    api.saving.close(run)
+    assert run.config.train.autoencoder.features == "lite0"
+    monkeypatch.setattr("kuosan.features.names.find_spec", lambda package: None)
+    assert ask(tmp_path / "other", data, settings).config.train.autoencoder.features == "random"
+
+
+def test_a_default_autoencoder_has_a_critic_where_one_is_heard() -> None:
+    for critic in (0.5, 0.0):
+        tree = {"train": {"objective": "autoencoder", "autoencoder": {"critic": critic}}}
+        network = resolve(tree, (3, 32, 32)).model.network
+        assert isinstance(network, AutoencoderConfig) and network.factor == 4
+        assert bool(network.critic_channels) == bool(critic)
+
+
+def test_a_denoiser_is_not_made_of_an_autoencoder() -> None:
+    from kuosan.model import Model
+
+    with pytest.raises(Error, match="is an autoencoder"):
+        Model(ModelConfig((3, 16, 16), replace(TINY)), network()).denoiser()
