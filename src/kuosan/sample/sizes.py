@@ -132,7 +132,7 @@ def _why_not(config: ModelConfig, size: Size) -> str | None:
 
 
 def _nearest(config: ModelConfig, wanted: float) -> Size:
-    """The allowed size of the nearest ratio; of several one that was trained on, else of about as many pixels."""
+    """The allowed size whose ratio and number of pixels, which counts a quarter, are nearest; if alike a trained one."""
     whole, shapes = factor(config), config.shapes
     middle = sum(h * w for h, w in shapes) / len(shapes)
     low, high = ((1 - ASTRAY) * min(h * w for h, w in shapes), (1 + ASTRAY) * max(h * w for h, w in shapes))
@@ -142,8 +142,8 @@ def _nearest(config: ModelConfig, wanted: float) -> Size:
         for h in range(ceil(low / w / whole) * whole, int(high / w) + 1, whole)
     )
 
-    def far(size: Size) -> tuple[float, bool, float]:
+    def far(size: Size) -> float:
         w, h = size
-        return abs(log(w / h / wanted)), (h, w) not in shapes, abs(log(w * h / middle))
+        return abs(log(w / h / wanted)) + 0.25 * abs(log(w * h / middle)) * ((h, w) not in shapes)
 
     return min((size for size in every if _why_not(config, size) is None), key=far)
