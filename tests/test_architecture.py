@@ -188,7 +188,7 @@ for words in {commands!r}:
         main(words)
     except SystemExit as end:
         said.append(end.code)
-heavy = [name for name in ("torch", "matplotlib", "PIL", "scipy", "diffusers") if name in sys.modules]
+heavy = [name for name in ("torch", "matplotlib", "PIL", "scipy", "diffusers", "transformers") if name in sys.modules]
 print("CODES", said, "HEAVY", heavy)
 """
 
