@@ -2,10 +2,10 @@
 
     python benchmarks/autoencoder_seams.py RUN photos/large --tile 128 --tile 256 --overlap 0 --overlap 0.25
 
-A row a tile size and overlap: gradient energy at the tiles' edges and in the middle of their overlaps, over that of the
-same picture in one piece (1 is no seam; geometric mean over pictures, ± one standard error); the largest and the root
-mean square difference to one piece in grey levels; PSNR to the truth in tiles less that in one piece, picture by
-picture. "decoded" takes the latents in one piece, and tells the decoder's part.
+A row for each way to encode and to decode, in one piece (0) or in tiles of so many pixels: gradient energy at the
+tiles' edges and in the middle of their overlaps, over that of the same picture in one piece (1 is no seam; geometric
+mean over pictures, ± one standard error); the largest and the root mean square difference to one piece in grey
+levels; PSNR to the truth less that in one piece, picture by picture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from kuosan.evaluate.reference import psnr
 from kuosan.evaluate.seams import seam_energy
 from kuosan.networks.tiled import tiles
 
-HEADS = ("tile", "overlap", "what", "edges", "mid-overlap", "largest", "rms", "PSNR - one piece")
+HEADS = ("overlap", "encoded in", "decoded in", "edges", "mid-overlap", "largest", "rms", "PSNR - one piece")
+Way = tuple[float, int, int]  # overlap, as a part of a tile; the tiles' side in encoding, in decoding; 0: one piece
 
 
 def main() -> None:
@@ -41,37 +42,45 @@ def main() -> None:
     asked = parser.parse_args()
     trained = kuosan.load(asked.run, compute=choose(ComputeConfig(precision=asked.precision)))
     files = sorted(asked.pictures.glob("*.png"))[: asked.n]
-    factor = trained.model.config.network.factor  # type: ignore[union-attr]
-    combinations = [
-        (side, round(part * side / factor) * factor)
-        for side in asked.tile or (trained.model.shape[1],)
-        for part in asked.overlap or (0.25,)
-    ]
-    found: dict[tuple[int, int, str], list[list[float]]] = {}
-    whole_psnr = []
+    sides = asked.tile or [trained.model.shape[1]]
+    found: dict[Way, list[list[float]]] = {}
+    alone = []
     for path in files:
         truth = torch.from_numpy(from_uint8(decode(path).pixels))[None]
-        z = trained.encode(truth)
-        one = trained.decode(z, truth.shape[2:])
-        whole_psnr.append(float(psnr(levels(one), levels(truth))))
-        for side, overlap in combinations:
-            both = trained.decode(
-                trained.encode(truth, tile=side, overlap=overlap), truth.shape[2:], tile=side, overlap=overlap
-            )
-            decoded = trained.decode(z, truth.shape[2:], tile=side, overlap=overlap)
-            for what, made in (("both", both), ("decoded", decoded)):
-                found.setdefault((side, overlap, what), []).append(apart(made, one, truth, side, overlap))
-        print(f"{path.name}: {whole_psnr[-1]:.2f} dB in one piece", flush=True)
-    print(f"\n{len(files)} pictures, {np.mean(whole_psnr):.2f} dB in one piece, {trained.compute}\n")
+        one = there_and_back(trained, truth, (0.0, 0, 0))
+        alone.append(float(psnr(levels(one), levels(truth))))
+        for way in ways(sides, asked.overlap or [0.25]):
+            made = there_and_back(trained, truth, way)
+            found.setdefault(way, []).append(apart(made, one, truth, way[2] or way[1], way[0]))
+        print(f"{path.name}: {alone[-1]:.2f} dB in one piece", flush=True)
+    print(f"\n{len(files)} pictures, {np.mean(alone):.2f} dB in one piece, {trained.compute}\n")
     print(f"| {' | '.join(HEADS)} |", "|" + "---:|" * len(HEADS), sep="\n")
-    for (side, overlap, what), rows in found.items():
-        print(f"| {side} | {overlap} | {what} | {' | '.join(told(np.array(rows)))} |")
+    for (overlap, into, out), rows in found.items():
+        print(f"| {overlap:g} | {into or 'one piece'} | {out or 'one piece'} | {' | '.join(told(np.array(rows)))} |")
 
 
-def apart(made: Tensor, one: Tensor, truth: Tensor, side: int, overlap: int) -> list[float]:
+def ways(sides: list[int], overlaps: list[float]) -> list[Way]:
+    """Every way to encode with every way to decode; without an overlap, only in the same tiles."""
+    pairs = [(into, out) for into in (0, *sides) for out in (0, *sides) if into or out]
+    return [(overlap, *pair) for overlap in overlaps for pair in pairs if overlap or pair[0] == pair[1]]
+
+
+def there_and_back(trained: kuosan.Trained, truth: Tensor, way: Way) -> Tensor:
+    """A picture encoded and decoded: (1, C, H, W)."""
+    overlap, into, out = way
+    factor = trained.model.config.network.factor  # type: ignore[union-attr]
+
+    def tiling(side: int) -> dict[str, int]:
+        return {"tile": side, "overlap": round(overlap * side / factor) * factor} if side else {}
+
+    return trained.decode(trained.encode(truth, **tiling(into)), (truth.shape[2], truth.shape[3]), **tiling(out))
+
+
+def apart(made: Tensor, one: Tensor, truth: Tensor, side: int, part: float) -> list[float]:
     """Seam energy over that in one piece, twice; the largest and rms difference in grey levels; PSNR gained."""
     tiled, whole, right = (levels(x)[0] for x in (made, one, truth))
     height, width = tiled.shape[1:]
+    overlap = round(part * side)
     sides = (min(side, height), min(side, width))
     starts = [tiles(length, own, overlap) for length, own in zip((height, width), sides)]
     inner = (sides[0] - overlap, sides[1] - overlap)
@@ -92,7 +101,7 @@ def told(rows: np.ndarray) -> list[str]:
     for values in np.log(rows[:, :2]).T:
         cells.append(f"{np.exp(values.mean()):.3f} ± {values.std(ddof=1) * error:.3f}")
     cells += [f"{rows[:, 2].max():.0f}", f"{rows[:, 3].mean():.2f}"]
-    return [*cells, f"{rows[:, 4].mean():+.3f} ± {rows[:, 4].std(ddof=1) * error:.3f}"]
+    return [*cells, f"{rows[:, 4].mean():+.2f} ± {rows[:, 4].std(ddof=1) * error:.2f}"]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class ReconstructionConfig:
     pictures: str = ""  # a data set, or one picture file; empty: the pictures that the run held out
     n: int = 256  # how many pictures, drawn by a fixed key
     size: int | None = None  # pixels a side of a data set's pictures; as the run was trained if not given
-    tile: int | None = None  # pixels a side of tiles; None: in one piece, but for a picture file that is large
+    tile: int | None = None  # pixels a side of tiles; None: in one piece, but a large picture file
     overlap: int | None = None  # of tiles, in pixels; a quarter of a tile if not given
     features: str = "lite0"  # the network of KID and, where it has one, of the perceptual distance; or none
     batch: int = 16  # pictures computed together
