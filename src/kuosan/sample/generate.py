@@ -195,7 +195,7 @@ def _batch(
     steps = len(walk.levels) - 1 if walk.jumping is None else walk.jumping
     for i, (step, level) in enumerate(islice(walked, steps), start=1):
         last = step.x
-        if i == steps:  # one by one on a processor, where that costs nothing
+        if i == steps:  # one by one on a processor, where that costs little
             picture = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
             last = restored.finish(picture, given, measurement)
         yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
