@@ -96,7 +96,7 @@ MIXED = ((16, 16), (12, 20), (20, 12), (12, 24), (24, 12))  # (h, w) of buckets 
 
 def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 4, 4)) -> DataConfig:
     """A folder of pictures of several shapes, and the settings that keep them."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     draw = seeds.rng(0, "test/mixed")
     for (h, w), count in zip(MIXED, counts):
         for i in range(count):

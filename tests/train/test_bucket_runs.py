@@ -20,10 +20,11 @@ from kuosan.networks.config import default_unet
 from kuosan.sample import recipe as recipes
 from kuosan.train.config import resolve
 from kuosan.train.monitor import Monitor
+from latent_models import autoencoder_run
 from shell import kuosan, refused
 from train.made_runs import Stopping, begin, differences, go, mixed, outcome
 
-BUCKETS = {"data.resize": "buckets", "data.size": 16, "train.max_steps": 9}
+BUCKETS = {"data.resize": "buckets", "data.size": 16, "train.max_steps": 9, "train.preview_steps": 2}
 SHAPES = ((24, 12), (20, 12), (16, 16), (12, 20), (12, 24))
 SAMPLE = ["--precision", "fp32", "--threads", 1, "--steps", 3]
 
@@ -202,3 +203,60 @@ def test_pictures_that_were_opened_keep_what_draws_need(tmp_path: Path) -> None:
     config = mixed(tmp_path / "data")
     pictures = open_pictures(replace(config, hold_out=0.3))
     assert pictures.buckets.counts(pictures.train).sum() == len(pictures.train)
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of latents of factor 2, on buckets."""
+    folder = tmp_path_factory.mktemp("latent")
+    mixed(folder / "data")
+    codec = autoencoder_run(folder / "codec")
+    settings = {**BUCKETS, "model.codec.run": str(codec), "data.cache": str(folder / "cache"), "train.max_steps": 6}
+    go(folder / "run", folder / "data", settings)
+    go(folder / "halved", folder / "data", settings, report=Stopping(3))
+    go(folder / "halved", folder / "data", settings)
+    return folder / "run"
+
+
+def test_a_run_of_latents_keeps_them_by_shape_and_is_resumed_bit_for_bit(latent: Path) -> None:
+    config = opened(latent).model.config
+    assert config.codec.factor == 2 and config.shapes == SHAPES
+    assert not differences(outcome(latent), outcome(latent.parent / "halved"))
+
+
+def test_a_model_of_latents_makes_pictures_of_any_of_its_shapes(latent: Path, tmp_path: Path) -> None:
+    model = opened(latent)
+    made = model.sample(2, steps=2, size=(24, 12))
+    assert made.shape == (2, 3, 12, 24) and made.abs().max() <= 1
+    near = model.sample(1, steps=4, size=(20, 12), start=torch.zeros(3, 12, 20), strength=0.5)
+    assert near.shape == (1, 3, 12, 20)
+    with pytest.raises(Error, match="multiples of 2"):
+        model.sample(1, steps=2, size=(21, 12))
+    mask = torch.zeros(1, 1, 12, 24)
+    mask[..., 4:8, 8:16] = 1
+    assert model.restore(torch.zeros(1, 3, 12, 24), mask, steps=2).shape == (1, 3, 12, 24)
+
+
+def test_captions_and_classes_go_with_their_pictures(tmp_path: Path) -> None:
+    for name, counts in (("dark", (5, 4)), ("light", (4, 5))):
+        mixed(tmp_path / "data" / name, counts)
+        for file in (tmp_path / "data" / name).glob("*.png"):
+            file.with_suffix(".txt").write_text(f"a {name} one, {file.stem}")
+    run = tmp_path / "run"
+    told = {"model.task.labels": "true", "model.text.kind": "bytes", "train.preview_every": 4, "train.max_steps": 4}
+    told |= {"model.text.width": 16, "model.text.depth": 1, "model.text.heads": 2}
+    go(run, tmp_path / "data", {**BUCKETS, **told, "train.preview_pictures": 2})
+    model = opened(run)
+    assert model.model.config.shapes == ((16, 16), (12, 20)) and (run / "samples" / "step-00000004.png").is_file()
+    made = model.sample(2, steps=2, size=(20, 12), classes=("dark", "light"), prompts=("a dark one",), guidance=2.0)
+    assert made.shape == (2, 3, 12, 20)
+
+
+def test_a_classifier_learns_pictures_of_all_shapes_and_guides_in_any(run: Path, tmp_path: Path) -> None:
+    for name in ("dark", "light"):
+        mixed(tmp_path / "data" / name)
+    settings = {key: value for key, value in BUCKETS.items() if key != "train.preview_steps"}  # it has no previews
+    go(tmp_path / "classifier", tmp_path / "data", {**settings, "train.objective": "classifier"})
+    words = ["--classifier", tmp_path / "classifier", "--class", "dark", "--size", "24x12", *SAMPLE]
+    said = kuosan("sample", run, "-n", 2, "--out", tmp_path / "made", *words)
+    assert said.code == 0, said
