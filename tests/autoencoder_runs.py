@@ -20,11 +20,11 @@ from tiny_models import UNET
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4, critic_channels=4, critic_layers=1)
 
 
-def autoencoder_run(path: Path, pictures: Path | str, size: int = 16, **fields: Any) -> Path:
-    """A run folder of a tiny autoencoder of factor 4, no weight of which is zero."""
-    data = DataConfig(str(pictures), size=size, hold_out=0.5)
+def autoencoder_run(path: Path, pictures: Path | str, size: int = 16, **settings: Any) -> Path:
+    """A run folder of a tiny autoencoder of factor 4, no weight of which is zero; `settings` are of the data."""
+    data = DataConfig(str(pictures), size=size, hold_out=0.5, **settings)
     opened = open_pictures(data)
-    network = trees.build(AutoencoderConfig, trees.plain(TINY) | {"in_channels": opened.shape[0], **fields})
+    network = trees.build(AutoencoderConfig, trees.plain(TINY) | {"in_channels": opened.shape[0]})
     model = with_weights(ModelConfig(opened.shape, network))
     return saved(path, model, data, opened.fingerprint)
 

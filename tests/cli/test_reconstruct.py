@@ -173,6 +173,20 @@ def test_the_smallest_pictures_are_taken(runs: Path, size: tuple[int, int]) -> N
         assert made.size == size[::-1]
 
 
+def test_of_a_run_with_buckets_the_usual_shape_is_taken(tmp_path: Path, others: Path) -> None:
+    for size, count in {(16, 24): 9, (24, 16): 3}.items():
+        for i in range(count):
+            pixels = seeds.rng(i, "test/bucket").integers(0, 256, (*size, 3), dtype=np.uint8)
+            (tmp_path / "wide").mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "wide" / f"{size[0]}-{i}.png")
+    run = autoencoder_run(tmp_path / "ae", tmp_path / "wide", size=16, resize="buckets", bucket_step=4)
+    said = kuosan("reconstruct", run, "--out", "report", *QUICK)
+    assert said.code == 0 and "only those of 20x12 are taken" in said.out, said
+    assert told("report")["shape"] == [3, 12, 20]
+    refused("reconstruct", run, others, *QUICK, naming=["20x12", "--size"])
+    assert kuosan("reconstruct", run, others, "--size", 16, "--out", "square", *QUICK).code == 0
+
+
 def test_tiles_of_data_are_blended_as_asked(runs: Path, others: Path) -> None:
     words = ["reconstruct", runs / "ae", others, "--size", 20, *QUICK]
     said = kuosan(*words, "--tile", 12, "--overlap", 4, "--out", "tiled")

@@ -58,6 +58,10 @@ def subjects(
     path = Path(config.pictures).expanduser()
     if config.pictures != PORTRAITS and path.is_file() and (content := _picture(path)) is not None:
         return _file(config, path, content, shape[0])
+    if wanted[1] != wanted[2]:
+        raise Error(
+            f"the run's pictures are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
+        )
     chosen = unseen.chosen(config, wanted, runs, progress)
     return _of(chosen.pictures, chosen.ids, f"of {config.pictures}", chosen.notes)
 
@@ -73,8 +77,12 @@ def _held_out(
             f"{run} was trained on {data.path}, which is not here: name pictures: kuosan reconstruct {run} PICTURES."
         )
     pictures = open_pictures(data if config.size is None else replace(data, size=config.size), progress=progress)
-    order = real.shuffled(pictures, HELD_OUT)
     notes = list[str]()
+    if len(pictures.buckets.shapes) > 1:
+        height, width = pictures.shape[1:]
+        notes.append(f"of the pictures' several shapes only those of {width}x{height} are taken")
+        pictures = pictures.only((height, width))
+    order = real.shuffled(pictures, HELD_OUT)
     if config.size is None and fingerprint not in (None, pictures.fingerprint):
         notes.append(f"{data.path} has changed since {run} was trained on it: some of these may have been trained on")
     if len(runs) > 1:
