@@ -56,7 +56,10 @@ def test_groups_hold_every_setting_once() -> None:
         "model.network",
         "model.schedule",
         "model.task",
+        "model.text",
+        "model.codec",
         "train",
+        "train.autoencoder",
         "compute",
     ]
 

@@ -268,6 +268,8 @@ def test_features_meant_by_auto_are_named_in_the_run_and_kept(tmp_path: Path, mo
     run = begin(tmp_path / "run", data, settings)
     api.saving.close(run)
     assert run.config.train.autoencoder.features == "lite0"
+    loss = perceptual_loss("lite0")
+    assert loss is not None and run.extra["perceptual"] == f"lite0 {loss.hash[:16]}"
     monkeypatch.setattr("kuosan.features.names.find_spec", lambda package: None)
     assert ask(tmp_path / "other", data, settings).config.train.autoencoder.features == "random"
 

@@ -125,7 +125,10 @@ def _ready(
     model.encoder, model.codec = encoder, codec
     model.network.to(compute.device).train()
     state = State.fresh(model.network, train, _history(config))
+    objective = _objective(config, pictures, compute, state, codec)
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
+    if isinstance(objective, Autoencoding) and objective.features is not None:
+        facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
     if found.saved is not None:
         _restore(state, found.saved, asked)
         report.say(f"going on from step {state.step} of {train.max_steps}.")
@@ -151,7 +154,7 @@ def _ready(
             texts=texts,
             noise_shape=noise_shape(config.train, config.model),
         ),
-        _objective(config, pictures, compute, state, codec),
+        objective,
         None,
         None,
         world,
