@@ -2,7 +2,8 @@
 
 Of k buckets with shares p (adding up to 1), let d_b = s p_b - (turns of b before step s, counted from 1). The turn goes
 to that one with d_b >= 1/(2k-2) which has the least (1 - 1/(2k-2) - d_b) / p_b. Then every |d_b| stays below 1, at most
-1 - 1/(2k-2) after each step, which no rule betters (Tijdeman 1980, "The chairman assignment problem", theorem 1).
+1 - 1/(2k-2) after each step; no rule keeps a smaller bound for all shares (Tijdeman 1980, "The chairman assignment
+problem", theorem 1).
 """
 
 from __future__ import annotations
