@@ -68,6 +68,19 @@ class Latents:
         Raises:
             Error: pictures that the autoencoder does not take.
         """
+        channels, height, width = shape
+        name = f"the autoencoder {self.run}" if self.run else "this autoencoder"
+        if channels != self.network.in_channels:
+            colour = "grey" if self.network.in_channels == 1 else "rgb"
+            raise Error(
+                f"{name} takes pictures of {self.network.in_channels} channel(s), these have {channels}: set "
+                f"--channels {colour}, or name another --codec."
+            )
+        if height % self.factor or width % self.factor:
+            raise Error(
+                f"{name} has cells of {self.factor} pixels, so the sides of pictures are multiples of {self.factor}, "
+                f"not {height}x{width}: set --size to one."
+            )
         return self.network.latent_shape(shape)
 
 
