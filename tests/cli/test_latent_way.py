@@ -105,6 +105,6 @@ def test_latents_are_compared_beside_pixels(home: Path, tmp_path: Path) -> None:
     assert pixels.code == 0
     runs = [word for run in ("run", "pixels") for word in ("--with", f"{home / run}:ddnm,steps=2")]
     out = tmp_path / "compared"
-    said = kuosan("compare", home / "pictures", *runs, "--upscale", "2", "-n", "4", "--out", out)
+    said = kuosan("compare", home / "pictures", *runs, "--upscale", "2", "-n", "4", "--force", "--out", out)
     assert said.code == 0, said
     assert "run: ddnm" in said.out and "pixels: ddnm" in said.out
