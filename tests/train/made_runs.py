@@ -40,6 +40,7 @@ SMALL = {
     "compute.threads": 1,
     "data.hold_out": 0.2,
 }
+OF_A_UNET = ("model.network.head_channels", "model.network.attention")  # and none of an autoencoder's
 TIMES = ("images_per_s",)  # of a row: what a clock says, not the training
 
 
@@ -109,6 +110,8 @@ def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 4, 4)) -> DataConfig:
 def ask(out: Path, data: Path, settings: Mapping[str, Any] = {}, network: nn.Module | None = None) -> api.Asked:
     """A run that was asked for, as the shell or `fit` asks."""
     every = {**SMALL, "data.path": str(data), **settings}
+    if settings.get("train.objective") == "autoencoder":
+        every = {key: value for key, value in every.items() if key not in OF_A_UNET}
     if network is not None:
         every = {key: value for key, value in every.items() if not key.startswith("model.network")}
     words = [word for key, value in every.items() for word in options.words(key, value)]

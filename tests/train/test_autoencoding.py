@@ -30,6 +30,7 @@ from kuosan.train.autoencoding import Autoencoding, windows
 from kuosan.train.config import TrainConfig, resolve
 from kuosan.train.draws import Drawn
 from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
+from train.test_processes import launch
 
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4, critic_channels=8, critic_layers=1)
 SETTINGS: dict[str, Any] = {
@@ -43,14 +44,6 @@ SETTINGS: dict[str, Any] = {
     "model.network.critic_channels": 8,
     "model.network.critic_layers": 1,
 }
-SKIPPED = ("model.network.head_channels", "model.network.attention")  # of a U-Net
-
-
-@pytest.fixture(autouse=True)
-def _an_autoencoders_small_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import made_runs
-
-    monkeypatch.setattr(made_runs, "SMALL", {k: v for k, v in made_runs.SMALL.items() if k not in SKIPPED})
 
 
 def objective(**settings: Any) -> Autoencoding:
@@ -120,7 +113,7 @@ def test_the_critic_is_neither_taught_nor_heard_before_its_time() -> None:
 
 
 def test_the_loss_is_what_the_autoencoder_is_at_without_the_game_and_its_parts_are_told_once() -> None:
-    one, net, given = objective(kl=0.01), network(), drawn(step=5)
+    one, net, given = objective(perceptual=1.0, kl=0.01), network(), drawn(step=5)
     loss, parts = one.losses(net, given), one.parts()
     assert float(loss.detach().mean()) == pytest.approx(
         parts["recon"] + parts["perceptual"] + 0.01 * parts["kl"], rel=1e-5
@@ -162,6 +155,17 @@ def test_a_run_stopped_at_the_critics_start_or_after_goes_on_bit_for_bit(more: d
         assert go(tmp_path / f"at-{k}", data, settings, report=Stopping(k))
         assert go(tmp_path / f"at-{k}", data, settings) == 0
         assert not differences(outcome(tmp_path / f"at-{k}"), whole), f"stopped at {k}"
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_autoencoder_before_and_after_the_critics_start(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "pictures.npz", size=16)
+    settings = {**SETTINGS, "train.batch": 4, "train.max_steps": 6, "model.network.multipliers": "1,2"}
+    go(tmp_path / "one", data, {**settings, "model.network.multipliers": [1, 2]})
+    launch(tmp_path / "two", data, **settings)
+    alone, shared = (outcome(tmp_path / name)["rows"] for name in ("one", "two"))
+    assert [row["loss"] for row in shared[:4]] == pytest.approx([row["loss"] for row in alone[:4]], rel=1e-5)
+    assert all(row["critic"] > 0 for row in shared[4:]) and len(shared) == 6
 
 
 def test_a_few_pictures_are_learned_by_heart() -> None:

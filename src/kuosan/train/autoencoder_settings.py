@@ -23,7 +23,7 @@ class AutoencoderSettings:
     """What an autoencoder's training minimises, a picture: recon + perceptual + kl + critic, each with its weight."""
 
     recon: Literal["l1", "l2"] = "l1"  # the error of pixels: mean |x - y|, or mean (x - y)²
-    perceptual: float = 1.0  # weight of the perceptual distance; 0: none
+    perceptual: float = 0.1  # weight of the perceptual distance; 0: none
     features: Literal["auto", "lite0", "random", "none"] = "auto"  # perceptual: auto is lite0 if installed, else random
     kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the picture (Rombach et al. 2022)
     critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
@@ -46,7 +46,7 @@ class AutoencoderSettings:
         if not self.perceptual and self.features not in ("auto", "none"):
             raise Error(
                 f"train.autoencoder.features = {self.features} has no effect with perceptual = 0: leave it out, or "
-                "give --train.autoencoder.perceptual a weight (1 is usual)."
+                "give --train.autoencoder.perceptual a weight (0.1 is usual)."
             )
 
 
