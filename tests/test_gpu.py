@@ -204,6 +204,12 @@ TRAINED: dict[str, dict[str, Any]] = {
         "model": {"network": {"time_conditioning": "scale_shift", "resample": "block", **LEVELS}}
     },
     "a DiT": {"model": {"network": {"kind": "dit", "width": 32, "depth": 2, "heads": 2}}},
+    "an autoencoder and its critic": {
+        "train": {"objective": "autoencoder", "autoencoder": {"features": "random", "critic_start": 0}},
+        "model": {
+            "network": {"channels": 16, "multipliers": [1, 2], "blocks": 1, "critic_channels": 8, "critic_layers": 2}
+        },
+    },
 }
 
 
@@ -218,10 +224,11 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(data: Path, tree: dict[str, Any], device: str, precision: str = "fp32") -> Run:
     """A run before its first step, of which nothing is written; no weight of it is zero, the same on every device."""
-    dit = tree.get("model", {}).get("network", {}).get("kind") == "dit"
+    shape, objective = tree.get("model", {}).get("network", {}), tree.get("train", {}).get("objective")
+    other = shape.get("kind") == "dit" or objective == "autoencoder"
     usual = {
         "data": {"path": str(data)},
-        "model": {"network": {} if dit else SMALL},
+        "model": {"network": {} if other else SMALL},
         "train": {"batch": 8, "max_steps": 10},
         "compute": {"device": device, "precision": precision},
     }
