@@ -35,6 +35,7 @@ from kuosan.train.api import prepare, start
 from kuosan.train.estimate import measure
 from kuosan.train.loop import Run
 from kuosan.train.report import Silent
+from latent_models import autoencoder_run
 from shell import QUICK, kuosan, picture_folder
 
 pytestmark = pytest.mark.gpu
@@ -375,3 +376,22 @@ def test_training_to_restore_runs_on_a_gpu_and_shows_its_previews(tmp_path: Path
                   "--out", tmp_path / "run", "--device", "cuda", *flags)  # fmt: skip
     assert said.code == 0, said
     assert (tmp_path / "run" / "samples" / "step-00000003.png").is_file()
+
+
+def test_latents_are_encoded_trained_on_and_sampled_on_a_gpu_as_on_a_cpu(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUOSAN_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+    told = kuosan("train", data, "--out", out, "--codec", autoencoder_run(tmp_path / "ae"), *SAID, *UNET, *PREVIEWS)
+    assert told.code == 0 and "encoded in" in told.out, told
+    model, other = (package.load(out, compute=on(device)) for device in (GPU, "cpu"))
+    made = model.sample(4, steps=4, exact=True)
+    assert decibels(made, other.sample(4, steps=4, exact=True)) > 35
+    assert torch.equal(made[2:3], model.sample(1, seed=2, steps=4, exact=True))
+    hole = torch.zeros(1, 1, 8, 8)
+    hole[..., :4] = 1
+    for damage in ({"mask": hole}, {"colorise": True, "method": "dps"}, {"deblur": 1.0, "method": "ddnm"}):
+        picture = made[:1].cpu() if "mask" in damage or "deblur" in damage else made[:1, :1].cpu()
+        answers = [each.restore(picture, steps=4, **damage) for each in (model, other)]
+        assert decibels(*answers) > 30, damage
