@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,9 @@ def _text(tree: Mapping[str, Any], pictures: Pictures) -> tuple[TextEncoder | No
         texts.captions(pictures, uncaptioned)  # refused before the encoder is opened
         from kuosan.text.encoder import open_encoder
 
+        folder = Path(text.encoder).expanduser()
+        if folder.is_dir():  # so that the run finds it from everywhere
+            text = replace(text, encoder=str(folder.resolve()))
         encoder = open_encoder(text)
     return encoder, texts.settled(text, pictures, uncaptioned, encoder)
 

@@ -5,6 +5,7 @@ Captions are cut, or encoded, once, before training; a step looks rows up. A dro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
     from kuosan.model import ModelConfig
     from kuosan.options import Tree
+
+
+EVERY = 15.0  # seconds between lines about captions that are being encoded
 
 
 class Texts(Protocol):
@@ -105,6 +109,18 @@ def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
     return [text or "" for text in found]
 
 
+class _Heard:
+    """Says how far captions are encoded, a line now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.last = say, time.monotonic()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if time.monotonic() - self.last > EVERY:
+            self.last = time.monotonic()
+            self.say(f"{what}: {done:,} of {of:,} encoded.")
+
+
 def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> Tree | None:
     """How captions are told, with what the data or the encoder decide; None where nothing is told.
 
@@ -150,6 +166,6 @@ def open_texts(
                 return Live(texts, encoder)
             from kuosan.text.embedded import embed_all
 
-            embedded = embed_all(texts, encoder, cache, say)
+            embedded = embed_all(texts, encoder, cache, say, _Heard(say))
             return Features(embedded.rows, len(texts) - 1)
     return None
