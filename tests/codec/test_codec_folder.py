@@ -66,7 +66,9 @@ def test_the_codec_is_found_from_the_run_a_checkpoint_an_export_and_itself(tmp_p
     ):
         place = folder.find(path)
         assert place is not None and place.resolve() == found.resolve(), path
+    (export / "other").mkdir()
     assert folder.find(tmp_path / "elsewhere") is None
+    assert folder.find(export / "other") is None, "a neighbour's codec is none of its own"
 
 
 def test_a_missing_codec_says_where_it_belongs_and_where_it_came_from(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def write(run: Path, autoencoder: Held) -> None:
 def find(path: Path) -> Path | None:
     """The codec's folder of a run, a checkpoint, or an exported folder; None if there is none."""
     above = path.resolve().parent
-    places = [path, path / NAME, *([above.parent / NAME] if above.name == CHECKPOINTS else []), above / NAME]
+    places = [path, path / NAME, *([above.parent / NAME] if above.name == CHECKPOINTS else [])]
     return next((each for each in places if _is_codec(each)), None)
 
 
