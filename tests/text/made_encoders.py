@@ -146,9 +146,7 @@ def translator(folder: Path) -> Any:
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
     ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 1}
-    config = BartConfig(
-        vocab_size=known, d_model=16, max_position_embeddings=LENGTH, forced_eos_token_id=1, **heads, **layers, **ends
-    )
+    config = BartConfig(vocab_size=known, d_model=16, max_position_embeddings=LENGTH, **heads, **layers, **ends)
     return saved(BartModel(config), folder)
 
 
