@@ -1,0 +1,61 @@
+"""`kuosan sample` by words: which word is the run, which the prompt, and what the model inside the package does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kuosan.cli.sample import _said
+from kuosan.data.images import read_png_text
+from kuosan.errors import Error
+from kuosan.sample import embedded
+from kuosan.sample.request import Request
+from shell import QUICK, kuosan
+
+
+def test_the_first_bare_word_is_the_run_if_it_is_there_or_looks_like_a_path(tmp_path: Path) -> None:
+    there = str(tmp_path)
+    assert _said((there,), ()) == (tmp_path, ())
+    assert _said((there, "a fox"), ()) == (tmp_path, ("a fox",))
+    assert _said(("runs/nothing", "a fox"), ()) == (Path("runs/nothing"), ("a fox",))
+    assert _said(("fox",), ()) == (None, ("fox",))
+    assert _said((there,), ("a fox", "a cat")) == (tmp_path, ("a fox", "a cat"))
+    with pytest.raises(Error, match='put a prompt in quotes, "a fox"'):
+        _said(("a", "fox"), ())
+    with pytest.raises(Error, match="given twice"):
+        _said(("a fox",), ("a cat",))
+
+
+def test_without_a_run_and_words_the_cure_is_said() -> None:
+    said = kuosan("sample", "-n", "2")
+    assert said.code == 2
+    assert "no model given" in said.err
+    assert "a fox" in said.err
+
+
+def test_the_usual_request_of_the_embedded_model_is_guided_unless_said_otherwise() -> None:
+    assert embedded.usual(Request(prompts=("a fox",))).guidance == embedded.GUIDANCE
+    assert embedded.usual(Request(prompts=("a fox",), guidance=1.0)).guidance == 1.0
+    assert embedded.name(Request(prompts=("A fox, fluent style!",), seed=3)) == "a-fox-fluent-style-seed3"
+    assert embedded.name(Request(prompts=("狐狸",))) == "狐狸-seed0"
+
+
+def test_prompts_of_a_run_take_turns_and_are_written_into_each_picture(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert kuosan("train", "portraits", "--out", run, *QUICK, "--text", "bytes", "--model.text.width", "16",
+                  "--model.text.depth", "1", "--model.text.heads", "2").code == 0  # fmt: skip
+    out = tmp_path / "out"
+    said = kuosan("sample", run, "--prompt", "a person", "--prompt", "a (hat:1.2)", "-n", "3", "--steps", "2",
+                  "--guidance", "2", "--negative", "sad", "--out", out)  # fmt: skip
+    assert said.code == 0, said.err
+    texts = [read_png_text(out / f"seed-{seed:08d}.png") for seed in range(3)]
+    assert [text["parameters"].splitlines()[0] for text in texts] == ["a person", "a (hat:1.2)", "a person"]
+    assert json.loads(texts[1]["kuosan"])["request"]["negative"] == "sad"
+    again = kuosan("sample", run, "--like", out / "seed-00000001.png", "--out", tmp_path / "again.png")
+    assert again.code == 0, again.err
+    assert (tmp_path / "again.png").read_bytes() == (out / "seed-00000001.png").read_bytes()
+    refused = kuosan("sample", run, "a " * 200)
+    assert refused.code == 2
+    assert "words and marks, and this model reads" in refused.err
