@@ -38,9 +38,13 @@ from kuosan.sample.guided import Guides
 from kuosan.sample.known import told
 from kuosan.sample.plan import Choice, check_guides
 from kuosan.sample.request import Request
+from kuosan.text.prompts import escaped
 from kuosan.trained import Trained, guides_of
 
 MEASURED = 64  # answers of a rule measured at once
+
+
+OWN = ("captions",)  # prompts=captions of a contestant: each picture's own caption
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ def prepare(config: ComparisonConfig, report: Report, distance: Distance | None 
         entries.append(Entry(name, one, request, choice))
     schooling = {run: Schooling(each.config.get("data", {}), each.state.get("data")) for run, each in saved.items()}
     chosen = unseen.chosen(config, shape, schooling, report.progress)
+    for entry in entries:
+        if entry.request.prompts == OWN:
+            _captions(chosen, entry)  # refused before anything is made
     damaged = damage(config, chosen.pictures.batch(chosen.ids).x0)
     features: dict[str, Any] = {"name": "given", "hash": "", "resizing": ""}
     if distance is None:
@@ -138,6 +145,16 @@ def run(prepared: Prepared, report: Report | None = None) -> Comparison:
         result.write(prepared.folder)
         write_atomic(prepared.folder / SHEET, compare_sheet.sheet(prepared.damaged, sheet))
     return result
+
+
+def _captions(chosen: Chosen, entry: Entry) -> list[str]:
+    """The captions of the pictures compared on, as prompts. Raises: Error where one has none."""
+    found = chosen.pictures.captions or [None] * len(chosen.pictures)
+    own = [found[int(i)] for i in chosen.ids]
+    if not all(own):
+        name = chosen.names[own.index(next(text for text in own if not text))]
+        raise Error(f"--with {entry.contestant.text}: {name} has no caption; say other prompts, or leave them out.")
+    return [escaped(text) for text in own if text]
 
 
 def _runs(one: Contestant) -> list[str]:
@@ -232,6 +249,9 @@ def _answers(
     variants = prepared.config.variants
     n = len(part) * variants
     request = replace(entry.request, n=n, seed=entry.request.seed + first * variants)
+    if request.prompts == OWN:
+        own = _captions(prepared.chosen, entry)[first : first + len(part)]
+        request = replace(request, prompts=tuple(text for text in own for _ in range(variants)))
     brought = part.brought.repeat_interleave(variants, 0)
     hole = None if part.hole is None else part.hole.repeat_interleave(variants, 0)
     assert request.restoration is not None
