@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.text import Texted, TextTransformer

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.dit import DiT

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.model import Model, ModelConfig

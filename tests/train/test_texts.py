@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from kuosan import checkpoint, load
 from kuosan.data.config import DataConfig
 from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
 from kuosan.text.config import ByteText
 from kuosan.train.texts import Pieces, captions, settled
-from PIL import Image
 from shell import QUICK, kuosan
 
 TEXT = ["--text", "bytes", "--model.text.width", "16", "--model.text.depth", "1", "--model.text.heads", "2"]
