@@ -1,6 +1,7 @@
-"""Training images per second with latents that are kept, against encoding every picture as it is shown; one core.
+"""Training images per second with what is kept of pictures and captions, against encoding as they are shown; one core.
 
     python benchmarks/latent_cache.py                                              # the built-in portraits, 3 rounds
+    python benchmarks/latent_cache.py --encoder minilm                             # and their captions, encoded
     python benchmarks/latent_cache.py --data PHOTOS/train128.zip --size 128 --channels 64
 
 The autoencoder is the usual one of a size and a factor with random weights: what it says does not matter to its speed.
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import turns
 
-NAMES = {"kept": "latents kept", "encoding": "encoded as they are shown"}
+NAMES = {"kept": "all kept", "encoding": "pictures encoded as they are shown", "reading": "captions encoded as shown"}
 NEVER = 10**9  # steps
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--factor", type=int, default=4, help="of the autoencoder")
     parser.add_argument("--autoencoder", default="small", help="its size: tiny, small, medium, large")
+    parser.add_argument("--encoder", default="none", help="a text encoder, minilm or a folder; none: no captions")
     parser.add_argument("--network", default="small", help="the denoiser's size")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32")
     parser.add_argument("--batch", type=int, default=32)
@@ -46,10 +48,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         return turns.serve(args.core, lambda: contestant(args))
-    passed = ("data", "size", "factor", "autoencoder", "network", "precision", "batch", "core")
-    report(
-        args, *turns.race(__file__, list(NAMES), args.rounds, args.steps, [f"--{n}={getattr(args, n)}" for n in passed])
-    )
+    passed = ("data", "size", "factor", "autoencoder", "encoder", "network", "precision", "batch", "core")
+    names = list(NAMES) if args.encoder != "none" else ["kept", "encoding"]
+    report(args, *turns.race(__file__, names, args.rounds, args.steps, [f"--{n}={getattr(args, n)}" for n in passed]))
 
 
 def autoencoder(args: argparse.Namespace, folder: Path) -> Path:
@@ -97,9 +98,21 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
         "train": train,
         "compute": {"device": "cpu", "threads": 1, "precision": args.precision},
     }
-    run = start(prepare(folder / "run", tree, size=args.network), Turns())
+    if args.encoder != "none":
+        tree["model"]["text"] = {"kind": "encoder", "encoder": args.encoder}
+    asked = prepare(folder / "run", tree, size=args.network)
+    run = start(asked, Turns())
     if args.worker == "encoding":
         run.draws.pictures.kept = None
+    if args.worker == "reading":
+        from kuosan.train.texts import Live, captions
+
+        class Forgetful(Live):
+            def of(self, ids, dropped):  # type: ignore[no-untyped-def]
+                self.known.clear()
+                return super().of(ids, dropped)
+
+        run.draws.texts = Forgetful([*captions(asked.pictures), ""], asked.encoder)
 
     def whole_run() -> None:
         go.acquire()
@@ -113,10 +126,10 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
             done.acquire()
 
     advance(2)
-    encoded = next((text for text in said if "encoded in" in text), "")
+    encoded = [text.partition(" and kept")[0].partition(", kept")[0] for text in said if "encoded in" in text]
     return {
         "name": NAMES[args.worker],
-        "said": encoded.partition(" and kept")[0],
+        "said": "; ".join(encoded),
         "compute": str(run.objective.compute),
     }, advance
 

@@ -16,7 +16,7 @@ from kuosan.errors import Error, unknown
 from kuosan.model import Model, ModelConfig, build
 from kuosan.networks.precision import prepare
 from kuosan.networks.tiled import Tiled
-from kuosan.sample import coding, sizes
+from kuosan.sample import coding, embedded, sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
@@ -181,16 +181,17 @@ def guides_of(helpers: Mapping[str, Trained]) -> Guides:
 
 
 def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute | None = None) -> Trained:
-    """Open a run folder (its newest good checkpoint) or a checkpoint folder for sampling.
+    """Open a run folder (its newest good checkpoint), a checkpoint folder or an exported model for sampling.
 
     Args:
+        run: its path, or `embedded` for the text-to-image model inside the package.
         network: the caller's own module, where the run was trained with one; its weights are replaced, nothing else.
 
     Raises:
         Error: not a run, a damaged or newer checkpoint, a network that does not fit.
     """
     compute = compute or choose(ComputeConfig())
-    saved = checkpoint.load(run, parts=("ema",))
+    saved = checkpoint.load(embedded.opened(run), parts=("ema",))
     config = trees.build(ModelConfig, saved.config.get("model", {}))
     model = build(config, network=network)
     try:

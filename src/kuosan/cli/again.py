@@ -15,8 +15,8 @@ from kuosan.cli.frames import frames
 from kuosan.data.images import save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
+from kuosan.sample import embedded, sizes
 from kuosan.sample import recipe as recipes
-from kuosan.sample import sizes
 from kuosan.sample.recipe import Recipe
 from kuosan.trained import Trained
 
@@ -75,6 +75,8 @@ def _write(like: Path, out: Path | None, image: Tensor, recipe: Recipe, trained:
 
 def _home(like: Path, recipe: Recipe) -> Path:
     """The run that a recipe names, or the one that the picture lies in, where that was moved."""
+    if recipe.run == embedded.NAME and not Path(recipe.run).exists():
+        return embedded.folder()
     for folder in (Path(recipe.run), *like.resolve().parents):
         if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
             return folder

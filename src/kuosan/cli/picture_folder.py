@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kuosan import checkpoint, files, manifest
 from kuosan import config as trees
 from kuosan.errors import Error
+from kuosan.sample import embedded
 
 if TYPE_CHECKING:
     from kuosan.sample.plan import Plan
@@ -28,7 +29,10 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     name = f"{walk.sampler}-{walk.steps}-{origin}"
     if recipe.request.size is not None or recipe.request.aspect is not None:
         name += "-{}x{}".format(*recipe.size)
-    folder = out or _unused(home / "samples" / name, recipe)
+    place = home / "samples" / name
+    if str(run) == embedded.NAME and not run.exists():  # nobody's pictures belong into the package
+        place = Path("pictures") / embedded.name(recipe.request)
+    folder = out or _unused(place, recipe)
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None
     )

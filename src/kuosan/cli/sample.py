@@ -176,7 +176,10 @@ def sample(
             'style" for a picture by the model inside the package.'
         )
     if run is None:
-        run, request, out = embedded.folder(), embedded.usual(request), out or Path("pictures") / embedded.name(request)
+        embedded.folder()  # refused before torch loads
+        run = Path(embedded.NAME)
+    if str(run) == embedded.NAME and not run.exists():
+        request = embedded.usual(request)
     _refuse_early(run, request)
     make(run, request, out, columns, gif, where)
 
@@ -188,7 +191,7 @@ def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None
         Error: several bare words, which was one prompt without its quotes.
     """
     run, rest = None, list(words)
-    if rest and (Path(rest[0]).exists() or os.sep in rest[0]):
+    if rest and (Path(rest[0]).exists() or os.sep in rest[0] or rest[0] == embedded.NAME):
         run = Path(rest.pop(0))
     if len(rest) > 1:
         raise Error(f'{" ".join(rest)!r} are {len(rest)} words: put a prompt in quotes, "{" ".join(rest)}".')

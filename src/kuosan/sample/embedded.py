@@ -10,6 +10,7 @@ from pathlib import Path
 from kuosan.errors import Error
 from kuosan.sample.request import Request
 
+NAME = "embedded"  # as a run's name, in the shell, in Python and in recipes
 GUIDANCE = 3.0  # by eye and by retrieval, docs/text-to-image.md
 
 
@@ -25,14 +26,20 @@ def folder() -> Path:
     return path
 
 
+def opened(run: str | Path) -> Path:
+    """The folder of a run by its name: this model's for `embedded`, where nothing else lies there."""
+    return folder() if str(run) == NAME and not Path(run).exists() else Path(run)
+
+
 def usual(request: Request) -> Request:
     """The request with the guidance that this model looks best with, where none is said."""
-    if request.guidance is not None or request.reference is not None:
+    if request.guidance is not None or request.reference is not None or not request.prompts:
         return request
     return dataclasses.replace(request, guidance=GUIDANCE)
 
 
 def name(request: Request) -> str:
     """A folder's name for a request's pictures: its first prompt, and its seed."""
-    words = re.sub(r"[^\w]+", "-", request.prompts[0].lower()).strip("-")[:60] or "prompt"
+    first = next(iter(request.prompts), "no prompt")
+    words = re.sub(r"[^\w]+", "-", first.lower()).strip("-")[:60] or "prompt"
     return f"{words}-seed{request.seed}"

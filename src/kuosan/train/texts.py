@@ -75,9 +75,10 @@ class Live:
     def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
         """`context` (B, L, W) float32 and `context_mask` (B, L)."""
         wanted = np.where(dropped, len(self.texts) - 1, ids).tolist()
-        new = [i for i in dict.fromkeys(wanted) if i not in self.known]
-        if new:
-            self.known |= dict(zip(new, zip(*self.encoder.encode([self.texts[i] for i in new]))))
+        for i in dict.fromkeys(wanted):
+            if i not in self.known:
+                features = self.encoder.row(self.texts[i]).features
+                self.known[i] = features, torch.ones(len(features), dtype=torch.bool)
         longest = max(len(self.known[i][1]) for i in wanted)  # texts in chunks are of several lengths
         pairs = [padded(*self.known[i], longest) for i in wanted]
         return {
