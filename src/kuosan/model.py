@@ -108,6 +108,15 @@ def require_pixels(config: ModelConfig, deed: str) -> None:
         )
 
 
+def require_wordless(config: ModelConfig, deed: str) -> None:
+    """Raises: Error for a model that is told captions; `deed` does not tell it any."""
+    if config.task.text:
+        raise Error(
+            f"{deed} of a model that is told captions is not built yet: it would have to be told of each picture's. "
+            f"Use a model that was trained without --text."
+        )
+
+
 @dataclass
 class Model:
     """A network ready to denoise, with the configuration that says what it predicts and at which noise."""
@@ -129,7 +138,7 @@ class Model:
         return self.config.walk_shape
 
     def read(self, prompts: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
-        """What the network is told of prompts, by door; padded as the longest of `among` needs.
+        """What the network is told of prompts, by door, on its device; padded as the longest of `among` needs.
 
         Raises:
             Error: a prompt that cannot be read, or a text encoder that was not opened.
@@ -143,7 +152,9 @@ class Model:
             return contexts(partial(read_bytes, network.text), prompts, among)  # type: ignore[arg-type]
         if self.encoder is None:
             raise Error("this model is told of text by an encoder, and none was opened: open the run by kuosan.load.")
-        return contexts(self.encoder.read, prompts, among)
+        device = next((parameter.device for parameter in self.network.parameters()), self.encoder.device)
+        told = contexts(self.encoder.read, prompts, among)  # where the encoder is, as a rule the processor
+        return {door: value.to(device) for door, value in told.items()}
 
     def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:
         """(x, level) -> Prediction, with the conditions bound.

@@ -10,14 +10,17 @@ import torch
 
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
+from kuosan.evaluate.likelihood import likelihood
 from kuosan.model import Model, ModelConfig
 from kuosan.networks.text_config import ByteText
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
+from kuosan.sample.inversion import round_trip
 from kuosan.sample.plan import choose, refuse_to_itself
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 from kuosan.tasks.generation import Generation
+from kuosan.text.config import Encoder
 from tiny_models import UNET, with_weights
 
 TEXT = ByteText(length=16, width=16, depth=1, heads=2)
@@ -119,3 +122,22 @@ def test_the_recipe_says_prompt_and_negative_first_as_other_tools_read_it() -> N
     assert json.loads(told["kuosan"])["request"]["prompts"] == ["a fox", "a\ncat"]
     part, row = replace(recipe, request=replace(request, batch=1)).batch_request()
     assert (part.prompts, part.seed, row) == (("a\ncat", "a fox"), 1, 0)
+
+
+def test_what_tells_a_model_no_captions_refuses_one_that_is_told_them() -> None:
+    with pytest.raises(Error, match="inversion of a model that is told captions is not built yet"):
+        round_trip(MODEL, torch.zeros(1, 3, 8, 8), steps=2)
+    with pytest.raises(Error, match="a likelihood of a model that is told captions is not built yet"):
+        likelihood(MODEL, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_an_encoders_words_go_to_where_the_network_is() -> None:
+    class Here:
+        device = torch.device("cpu")
+
+        def read(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.zeros(len(prompt), 16), torch.ones(len(prompt), dtype=torch.bool)
+
+    config = replace(MODEL.config, text=Encoder(encoder="here", width=16))
+    elsewhere = Model(config, torch.nn.Linear(1, 1, device="meta"), encoder=Here())  # type: ignore[arg-type]
+    assert {told.device.type for told in elsewhere.read(["fox", "a"], ["fox", "a"]).values()} == {"meta"}

@@ -22,7 +22,7 @@ from kuosan.diffusion.likelihood import Probe, dequantised, log_density, ode_bit
 from kuosan.diffusion.schedule import Discrete, join
 from kuosan.errors import Error
 from kuosan.evaluate.estimate import Estimate
-from kuosan.model import require_pixels, require_whole
+from kuosan.model import require_pixels, require_whole, require_wordless
 from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
     """
     require_whole(model.config, "a likelihood")
     require_pixels(model.config, "a likelihood")
+    require_wordless(model.config, "a likelihood")
     task = model.config.task
     if not task.labels:
         if labels is not None:

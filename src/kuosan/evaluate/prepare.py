@@ -23,7 +23,7 @@ from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
 from kuosan.evaluate.real import Side
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
-from kuosan.model import require_pixels, require_whole
+from kuosan.model import require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import sizes
 from kuosan.sample.plan import check_guides
@@ -112,6 +112,7 @@ def _of_model(
     require_whole(model.model.config, "an evaluation")
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
+        require_wordless(model.model.config, "a likelihood")
     model = replace(model, model=sizes.asked(model.model, config.request))
     choices = sweep.check(model.model.config, points)
     pictures, own, warnings = _real_pictures(model, config, progress)

@@ -13,7 +13,7 @@ from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Flow
 from kuosan.errors import Error
-from kuosan.model import require_whole
+from kuosan.model import require_whole, require_wordless
 from kuosan.sample.generate import slerp
 from kuosan.tasks.condition import condition
 
@@ -99,6 +99,7 @@ class Way:
         self, model: Model, steps: int, spacing: str | None, iterations: int, classes: tuple[str, ...]
     ) -> None:
         require_whole(model.config, "inversion")
+        require_wordless(model.config, "inversion")
         self.model, self.iterations, self.classes = model, iterations, classes
         self.levels = _levels(model, steps, spacing)
         self.prior = float(model.config.schedule.prior_std(self.levels[0]))
