@@ -64,6 +64,10 @@ def kind(path: str | os.PathLike[str]) -> str:
     """What a file is by its first bytes: 'safetensors', 'unknown', or a phrase for one that holds pickle."""
     with explained(Path(path), doing="read"), open(path, "rb") as stream:
         head = stream.read(265)
+        size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= HEADER_LIMIT and 8 + length <= size:
+        return "safetensors"  # also of a header of 896 bytes, say, whose length begins as a pickle does
     for magic, phrase in _PICKLES.items():
         if head.startswith(magic):
             return phrase
