@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from latent_models import autoencoder_run
 from train.made_runs import Stopping, go, outcome, pictures
@@ -72,9 +74,7 @@ def test_a_run_of_two_stops_saves_and_goes_on_bit_for_bit_and_one_goes_on_with_i
     assert losses(made / "alone") == pytest.approx(losses(two), rel=1e-6)
 
 
-def test_two_processes_share_latents_and_what_is_measured_of_them(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_share_latents_and_what_is_measured_of_them(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUOSAN_CACHE", str(made / "cache"))
     latents = {"model.codec.run": str(autoencoder_run(made / "autoencoder")), "data.size": 8}
     ranks = launch(made / "latents-two", made / "pictures.npz", **latents)
@@ -97,3 +97,21 @@ def test_processes_with_different_pictures_are_refused(made: Path) -> None:
     ranks = launch(made / "differ", made / "pictures.npz", data1=other)
     assert all("process 1 sees other pictures" in rank["error"] for rank in ranks)
     assert not (made / "differ" / "config.yaml").exists()
+
+
+def test_of_two_processes_the_first_alone_encodes_captions(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+    from text.made_encoders import bert
+
+    monkeypatch.setenv("KUOSAN_CACHE", str(made / "cache"))
+    bert(made / "encoder")
+    (made / "captioned").mkdir()
+    for i, pixels in enumerate(np.load(made / "pictures.npz")["images"]):
+        Image.fromarray(pixels).save(made / "captioned" / f"{i:02d}.png")
+        (made / "captioned" / f"{i:02d}.txt").write_text(("a red fox", "a cat in the snow")[i % 2])
+    told = {"model.text.kind": "encoder", "model.text.encoder": str(made / "encoder")}
+    ranks = launch(made / "told-two", made / "captioned", **told)
+    assert [rank["code"] for rank in ranks] == [0, 0]
+    assert ["different ones encoded" in " ".join(rank["said"]) for rank in ranks] == [True, False]
+    go(made / "told-one", made / "captioned", {**SETTINGS, **told})
+    assert losses(made / "told-two") == pytest.approx(losses(made / "told-one"), rel=1e-5)

@@ -189,7 +189,8 @@ def _check_latents(config: ModelConfig, asked: Restoration, method: str | None) 
     what = [part for part in asked.damage if part != "mask"] or ["noise"]
     raise Error(
         f"method pigdm with {what[0]}: this is a model of latents, and PiGDM needs a linear damage of what is "
-        f"denoised; through the decoder it is not linear. Use ddnm or dps; for holes alone pigdm works on the latents' cells."
+        f"denoised; through the decoder it is not linear. Use ddnm or dps; for holes alone pigdm works on the latents' "
+        f"cells."
     )
 
 

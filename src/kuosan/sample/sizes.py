@@ -132,7 +132,7 @@ def _why_not(config: ModelConfig, size: Size) -> str | None:
 
 
 def _nearest(config: ModelConfig, wanted: float) -> Size:
-    """The allowed size whose ratio and number of pixels, which counts a quarter, are nearest; if alike a trained one."""
+    """The allowed size of the nearest ratio and number of pixels, which counts a quarter; if alike a trained one."""
     whole, shapes = factor(config), config.shapes
     middle = sum(h * w for h, w in shapes) / len(shapes)
     low, high = ((1 - ASTRAY) * min(h * w for h, w in shapes), (1 + ASTRAY) * max(h * w for h, w in shapes))

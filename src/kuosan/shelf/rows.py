@@ -207,8 +207,9 @@ class Shelf:
         """Read and check the parts not known yet, and drop the damaged ones; nothing is written where all are good."""
         with explained(self.path, doing="read"):
             names = [item for item in os.listdir(self.path) if _PART.fullmatch(item)] if self.path.is_dir() else []
-        self._parts = {name: part for name, part in self._parts.items() if name in set(names)}
-        for name in sorted(set(names) - self._parts.keys()):
+        there = set(names)
+        self._parts = {name: part for name, part in self._parts.items() if name in there}
+        for name in sorted(there - self._parts.keys()):
             if (part := self._checked(name)[0]) is not None:
                 self._parts[name] = part
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from kuosan.errors import Error
 
 T = TypeVar("T")
+WAIT = timedelta(days=1)  # for the first process, which may encode a large data set; torch's is 10 minutes on GPUs
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def join(device: torch.device) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     return World(dist.get_rank(), size)
 
 

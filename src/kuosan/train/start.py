@@ -81,7 +81,7 @@ def open_run(
         cache = cache_root(config.data.cache) if kept and not dry else None
         latent = codecs.ready(asked, found, pictures, autoencoder, compute, world, report, cache)
         asked.config, pictures = latent.config, latent.pictures
-        told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say)
+        told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say, world)
         run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
         if not dry:
             world.on_first(lambda: _attach(run, held[0]))

@@ -20,11 +20,13 @@ from kuosan.errors import Error
 from kuosan.text import words
 from kuosan.text.config import ByteText, Encoder, Text
 from kuosan.text.reading import padded
+from kuosan.train.distributed import World
 
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
     from kuosan.model import ModelConfig
     from kuosan.options import Tree
+    from kuosan.text.embedded import Embedded
 
 
 EVERY = 15.0  # seconds between lines about captions that are being encoded
@@ -148,12 +150,14 @@ def open_texts(
     encoder: Any,
     cache: Path | None,
     say: Callable[[str], None],
+    world: World = World(),  # noqa: B008 (frozen)
 ) -> Texts | None:
     """What a model is told of these pictures' captions; None where it is told nothing.
 
     Args:
         encoder: the opened text encoder, where the model has one.
         cache: where its features are kept; None keeps nothing.
+        world: of its processes the first alone encodes, and the others read what it kept.
 
     Raises:
         Error: captions are missing, or too long for the model.
@@ -167,6 +171,8 @@ def open_texts(
                 return Live(texts, encoder)
             from kuosan.text.embedded import embed_all
 
-            embedded = embed_all(texts, encoder, cache, say, _Heard(say))
+            found: list[Embedded] = []
+            world.on_first(lambda: found.append(embed_all(texts, encoder, cache, say, _Heard(say))))
+            embedded = found[0] if found else embed_all(texts, encoder, cache)
             return Features(embedded.rows, len(texts) - 1)
     return None
