@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from kuosan import checkpoint, load
 from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.exporting import export
+from kuosan.train.changes import refuse_changes
+from kuosan.train.config import RunConfig
 from shell import QUICK, kuosan
 
 
@@ -58,3 +61,34 @@ def test_an_exported_model_cannot_be_gone_on_with_but_begun_from(run: Path, tmp_
     said = kuosan("export", run, out)
     assert said.code == 2
     assert "is there already" in said.err
+
+
+def test_of_a_text_encoder_the_name_is_kept_and_not_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+    from text.made_encoders import bert
+
+    bert(tmp_path / "mine" / "words")
+    (tmp_path / "cats").mkdir()
+    for i in range(8):
+        Image.new("RGB", (8, 8), (20 * i, 90, 200)).save(tmp_path / "cats" / f"{i}.png")
+        (tmp_path / "cats" / f"{i}.txt").write_text("a red fox")
+    said = kuosan("train", tmp_path / "cats", "--out", tmp_path / "run", *QUICK, "--text", "encoder", "--encoder",
+                  tmp_path / "mine" / "words", "--data.cache", tmp_path / "cache")  # fmt: skip
+    assert said.code == 0, said.err
+    out = export(checkpoint.load(tmp_path / "run", parts=("ema",)), tmp_path / "model", bf16=False)
+    written = [path.read_text() for path in out.iterdir() if path.suffix != ".safetensors"]
+    assert not any(str(tmp_path) in text for text in written)
+    with pytest.raises(Error, match="there is no text encoder 'words'"):
+        load(out)
+    monkeypatch.chdir(tmp_path / "mine")
+    own, theirs = (load(path).sample(1, steps=2, prompt="a cat") for path in (tmp_path / "run", out))
+    assert torch.equal(own, theirs)
+
+
+def test_a_text_encoder_may_have_moved_when_a_run_goes_on() -> None:
+    text = {"kind": "encoder", "encoder": "/here/words", "width": 16, "weights": "a" * 64}
+    at = trees.plain(trees.build(RunConfig, {"model": {"text": text}}))
+    moved = trees.merge(at, {"model": {"text": {"encoder": "/there/words"}}})
+    assert refuse_changes(at, moved, "run") == ["model.text.encoder: /here/words -> /there/words"]
+    with pytest.raises(Error, match=r"model.text.weights: the run has"):
+        refuse_changes(at, trees.merge(moved, {"model": {"text": {"weights": "b" * 64}}}), "run")

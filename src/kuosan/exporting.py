@@ -2,7 +2,8 @@
 
     OUT/config.yaml  ema.safetensors  state.json  README.md  manifest.json  [codec/]
 
-Where the run's pictures lie is nobody else's business, so of the data only the settings and the last name are kept.
+Where the run's files lie is nobody else's business, so of their places the last names alone are kept. A text encoder
+with weights of its own does not go with it: its folder of that name belongs where the model is used.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     codec = dict(tree.get("model", {}).get("codec", {}))
     if codec.get("run"):
         tree["model"] = {**tree["model"], "codec": {**codec, "run": Path(str(codec["run"])).name}}
+    text = dict(tree.get("model", {}).get("text", {}))
+    if Path(str(text.get("encoder", ""))).is_absolute():  # a folder; other names are a hub's, or a package's
+        tree["model"] = {**tree["model"], "text": {**text, "encoder": Path(str(text["encoder"])).name}}
     return tree
 
 
@@ -91,4 +95,7 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
         "Its averaged weights. Sample it with `kuosan sample THIS_FOLDER`; config.yaml holds every setting it was",
         "trained with. Say here whose pictures it learned from and under which licence.",
     ]
+    if model.get("text", {}).get("kind") == "encoder":
+        lines += ["", "Its text encoder (model.text in config.yaml) is not in it: a folder of that name is looked for"]
+        lines += ["where kuosan is called, and must be the same by its hash."]
     return "\n".join(lines) + "\n"

@@ -164,7 +164,8 @@ def open_encoder(settings: Encoder, device: torch.device | str = "cpu") -> TextE
     if settings.weights not in ("", sha256):
         raise Error(
             f"{settings.encoder} is another text encoder than the one this model was trained with: its files have the "
-            f"hash {sha256[:12]}..., that one's {settings.weights[:12]}...; give that one (--encoder FOLDER)."
+            f"hash {sha256[:12]}..., that one's {settings.weights[:12]}...; put that one in its place, or give it "
+            f"(kuosan train --encoder FOLDER)."
         )
     network, tokenizer = load(place, settings.encoder)
     encoder = TextEncoder(network.to(device), tokenizer, settings, sha256)

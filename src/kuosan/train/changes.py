@@ -23,6 +23,7 @@ FREE_ON_RESUME = (
     "train.micro_batch",
     "compute.",
     "model.codec.run",
+    "model.text.encoder",  # its place; model.text.weights says which it is
     "data.path",
     "data.workers",
     "data.memory_gib",
