@@ -61,7 +61,7 @@ def test_what_contradicts_the_data_is_refused(tmp_path, classed, settings, why):
 
 
 def test_a_drop_without_labels_is_refused(tmp_path, classed):
-    with pytest.raises(Error, match="no effect without labels"):
+    with pytest.raises(Error, match="no effect without classes or captions"):
         ask(tmp_path / "run", classed, {"model.task.drop": 0.2})
 
 
