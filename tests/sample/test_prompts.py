@@ -12,6 +12,7 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.evaluate.likelihood import likelihood
 from kuosan.model import Model, ModelConfig
+from kuosan.networks.text import TextTransformer
 from kuosan.networks.text_config import ByteText
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
@@ -21,6 +22,7 @@ from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 from kuosan.tasks.generation import Generation
 from kuosan.text.config import Encoder
+from kuosan.text.reading import count_bytes, read_bytes
 from tiny_models import UNET, with_weights
 
 TEXT = ByteText(length=16, width=16, depth=1, heads=2)
@@ -138,6 +140,24 @@ def test_an_encoders_words_go_to_where_the_network_is() -> None:
         def read(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.zeros(len(prompt), 16), torch.ones(len(prompt), dtype=torch.bool)
 
+        def count_read(self, prompt: str) -> int:
+            return len(prompt)
+
     config = replace(MODEL.config, text=Encoder(encoder="here", width=16))
     elsewhere = Model(config, torch.nn.Linear(1, 1, device="meta"), encoder=Here())  # type: ignore[arg-type]
     assert {told.device.type for told in elsewhere.read(["fox", "a"], ["fox", "a"]).values()} == {"meta"}
+
+
+def test_a_batch_reads_its_own_prompts_alone_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def reading(text: TextTransformer, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(prompt)
+        return read_bytes(text, prompt)
+
+    monkeypatch.setattr("kuosan.text.reading.read_bytes", reading)
+    prompts = ("a fox", "a (red:1.2) cat", "bird", "a dog in the snow")
+    made = _made(prompts, n=4, batch=1)
+    assert read == list(prompts)
+    assert torch.allclose(made, _made(prompts, n=4), atol=1e-4)
+    assert [count_bytes(prompt) for prompt in prompts] == [len(read_bytes(MODEL.network.text, p)[1]) for p in prompts]

@@ -277,3 +277,10 @@ def test_minilm_is_the_packages_model() -> None:
     means = [encoder.row(text).features.mean(0) for text in ("a fox in snow", "a red fox in winter", "tax return form")]
     near, far = (torch.cosine_similarity(means[0], other, dim=0) for other in means[1:])
     assert near > far + 0.3
+
+
+@pytest.mark.parametrize("padding", ["masked", "told"])
+def test_prompts_are_counted_without_being_read(padding: str, made: Any) -> None:
+    encoder = opened(made("t5")[0], long="chunks", padding=padding)
+    for prompt in ("", "a cat", "a (red fox:1.4) in the [snow]", f"(a cat) {LONG}"):
+        assert encoder.count_read(prompt) == len(encoder.read(prompt).mask)

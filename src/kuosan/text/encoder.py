@@ -105,7 +105,14 @@ class TextEncoder:
 
     def count(self, text: str) -> int:
         """How many rows `row(text)` has, without encoding it; raises as it does."""
-        pieces = self.tokens.pieces([(text, 1.0)], self.settings.long)
+        return self._count([(text, 1.0)])
+
+    def count_read(self, prompt: str) -> int:
+        """How many rows `read(prompt)` has, without encoding it; raises as it does."""
+        return self._count(parse(prompt))
+
+    def _count(self, parts: Weighted) -> int:
+        pieces = self.tokens.pieces(parts, self.settings.long)
         return self.length * len(pieces) if self.settings.padding == "told" else sum(len(each.ids) for each in pieces)
 
     @torch.no_grad()

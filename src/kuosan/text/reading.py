@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kuosan.networks.text import TextTransformer
 
 Read = Callable[[str], tuple[Tensor, Tensor]]  # a prompt to features (L, W) and mask (L,)
+Count = Callable[[str], int]  # a prompt to L, at little cost
 
 
 def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
@@ -44,15 +45,20 @@ def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
     return features[0], mask[0]
 
 
+def count_bytes(prompt: str) -> int:
+    """How many rows `read_bytes` makes of a prompt; raises as it does of brackets that do not close."""
+    return 1 + sum(words.length(segment) - 1 for segment, _ in prompts.parse(prompt))
+
+
 @torch.no_grad()
-def contexts(read: Read, wanted: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
+def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
     """What a network is told of prompts, by door: `context` (B, L, W) and `context_mask` (B, L).
 
     L is that of the longest of `among`, which holds all prompts of a request: so a batch is told the same whatever
-    stands beside it.
+    stands beside it. Those are counted, and only the wanted ones read: a request may have thousands.
     """
-    known = {prompt: read(prompt) for prompt in dict.fromkeys([*among, *wanted])}
-    longest = max(len(mask) for _, mask in known.values())
+    known = {prompt: read(prompt) for prompt in dict.fromkeys(wanted)}
+    longest = max(count(prompt) for prompt in dict.fromkeys([*among, *wanted]))
     pairs = [padded(*known[prompt], longest) for prompt in wanted]
     return {
         "context": torch.stack([features for features, _ in pairs]),
