@@ -258,12 +258,10 @@ def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: 
     with pytest.raises(Error, match=r"train\.autoencoder has no effect on objective diffusion"):
         ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
     with pytest.raises(Error, match="trained with --objective autoencoder"):
-        kind = {"model.network.kind": "autoencoder", "model.network.multipliers": [1]}
-        ask(tmp_path / "run", data, kind)
-    bare = {key: value for key, value in SETTINGS.items() if not key.startswith("model.")}
+        resolve({"model": {"network": {"kind": "autoencoder"}}}, (3, 32, 32))
+    train = {"objective": "autoencoder", "autoencoder": {"critic_start": 4}}
     with pytest.raises(Error, match="kind = unet: objective autoencoder trains an autoencoder"):
-        unet = {"channels": 16, "multipliers": [1], "attention": ["false"], "groups": 8, "kind": "unet"}
-        ask(tmp_path / "run", data, {**bare, **{f"model.network.{key}": value for key, value in unet.items()}})
+        resolve({"train": train, "model": {"network": {"kind": "unet"}}}, (3, 32, 32))
 
 
 def test_features_meant_by_auto_are_named_in_the_run_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,16 +242,16 @@ def _prediction(said: Mapping[str, Any]) -> dict[str, str]:
 def _check_fit(config: RunConfig) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
+    if model.network.kind == "classifier" and config.train.objective != "classifier":
+        raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
+    if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
+        raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
     _check_training(config)
     check_buckets(model)
     if config.train.objective == "classifier":
         classifier_settings.check_fit(model)
     if config.train.objective == "autoencoder":
         autoencoder_settings.check_fit(config.train, model)
-    if model.network.kind == "classifier" and config.train.objective != "classifier":
-        raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
-    if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
-        raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
     if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
         raise Error(
             f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
