@@ -395,3 +395,16 @@ def test_latents_are_encoded_trained_on_and_sampled_on_a_gpu_as_on_a_cpu(
         picture = made[:1].cpu() if "mask" in damage or "deblur" in damage else made[:1, :1].cpu()
         answers = [each.restore(picture, steps=4, **damage) for each in (model, other)]
         assert decibels(*answers) > 30, damage
+
+
+def test_words_are_learned_and_sampled_on_a_gpu_as_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    text = ["--text", "bytes", "--model.text.width", "16", "--model.text.depth", "1", "--model.text.heads", "2"]
+    told = kuosan("train", "portraits", "--out", out, *(word for word in SAID if word not in ("--hold-out", "0.2")),
+                  *UNET, *text, *PREVIEWS)  # fmt: skip
+    assert told.code == 0, told
+    model, other = (package.load(out, compute=on(device)) for device in (GPU, "cpu"))
+    asked: dict[str, Any] = {"prompts": ["a (person:1.3)", "blond hair"], "guidance": 2.0, "negative": "a dress"}
+    made = model.sample(4, steps=4, exact=True, **asked)
+    assert decibels(made, other.sample(4, steps=4, exact=True, **asked)) > 40
+    assert (made[:1] - model.sample(1, steps=4, exact=True, prompts=["blond hair"], guidance=2.0)).abs().max() > 0
