@@ -44,6 +44,23 @@ class Held:
         return Batch(x0, torch.as_tensor(np.asarray(ids)))
 
 
+class Captioned(Held):
+    """Held-out pictures of which every third alone has a caption, and no other is trained on."""
+
+    train = np.arange(0)
+    captions = tuple(f"number ({i})" if i % 3 == 0 else None for i in range(200))
+
+    def only(self, shape):
+        return self
+
+
+def test_a_preview_is_told_the_captions_of_the_pictures_it_shows(tmp_path):
+    watch = replace(monitor(tmp_path, "simple"), pictures=Captioned(), texts=object())
+    shown = [int(i) for i in watch._shown(5)]
+    assert len(shown) == 5 and all(i % 3 == 0 for i in shown)
+    assert watch._prompts(5) == tuple(rf"number \({i}\)" for i in shown)
+
+
 def monitor(tmp_path, weight: str, pictures: int = 200):
     config = ModelConfig((1, 4, 4), OwnNetwork(name="Constant"), prediction="x0")
     train = TrainConfig(weight=weight, evaluate_pictures=pictures)

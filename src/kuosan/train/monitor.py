@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -97,9 +97,15 @@ class Monitor:
             yield from (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE))
 
     def _shown(self, n: int) -> np.ndarray:
-        """The pictures of previews, held-out ones where there are any; of the model's own shape, as previews are."""
+        """The pictures of previews, held-out ones where there are any; of the model's own shape, as previews are.
+
+        Of a model that is told captions: pictures that have one.
+        """
         own = self.pictures.only(self.pictures.shape[1:])
-        ids = own.held_out if len(own.held_out) else own.train
+        told = self.pictures.captions if self.texts is not None else None
+        ids = own.held_out if told is None else _captioned(own.held_out, told)
+        if not len(ids):
+            ids = own.train if told is None else _captioned(own.train, told)
         order = seeds.permutation(len(ids), self.config.seed, -1)
         return np.asarray(ids[order][:n])
 
@@ -150,11 +156,9 @@ class Monitor:
         return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
 
     def _prompts(self, n: int) -> tuple[str, ...]:
-        """Captions of pictures that a preview shows, held-out ones where there are any."""
-        ids = self.pictures.held_out if len(self.pictures.held_out) else self.pictures.train
+        """The captions of the very pictures that a preview shows."""
         assert self.pictures.captions is not None
-        told = [self.pictures.captions[int(i)] for i in ids[seeds.permutation(len(ids), self.config.seed, -1)]]
-        return tuple(escaped(text) for text in told if text)[:n]
+        return tuple(escaped(self.pictures.captions[int(i)] or "") for i in self._shown(n))
 
     def _brought(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
         """Held-out pictures, with what a user would bring of each."""
@@ -162,6 +166,11 @@ class Monitor:
         if self.texts is not None:
             batch = batch._replace(text=self.texts.of(np.asarray(ids), np.zeros(len(ids), bool)))
         return batch._replace(given=degrade(self.model.config.task, batch.x0, [seeds.rng(*key) for key in keys]))
+
+
+def _captioned(ids: np.ndarray, captions: Sequence[str | None]) -> np.ndarray:
+    """Those of these pictures that have a caption."""
+    return ids[[bool(captions[int(i)]) for i in ids]] if len(ids) else ids
 
 
 def by_band(total: np.ndarray, counts: np.ndarray) -> list[float | None]:
