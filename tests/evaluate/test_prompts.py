@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from shell import QUICK, kuosan
 
@@ -25,3 +26,10 @@ def test_a_text_model_is_evaluated_on_the_captions_of_the_pictures_it_is_compare
     assert len(results) == 3
     refused = kuosan("evaluate", run, *few, "--negative", "x")
     assert "negative has no effect without guidance" in refused.err
+    (tmp_path / "told").mkdir()
+    for i in range(8):
+        Image.new("RGB", (16, 16), (30 * i, 90, 200)).save(tmp_path / "told" / f"{i}.png")
+        (tmp_path / "told" / f"{i}.txt").write_text("word " * (400 if i == 5 else 2))
+    refused = kuosan("evaluate", run, *few[:-4], "--against", tmp_path / "told")
+    assert refused.code == 2
+    assert "a caption of the " in refused.err and "has 400 words and marks, and this model reads" in refused.err

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kuosan.errors import Error
+from kuosan.sample.plan import check_request
 from kuosan.text.prompts import escaped
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def captions(model: Trained, config: EvaluateConfig, reference: Side) -> tuple[s
     """The captions of the pictures compared with, by which a text model that is given no prompts makes its own.
 
     Raises:
-        Error: those pictures have none.
+        Error: those pictures have none, or one that the model cannot be told.
     """
     if not model.model.config.task.text or config.request.prompts or not config.sampled:
         return ()
@@ -32,7 +34,18 @@ def captions(model: Trained, config: EvaluateConfig, reference: Side) -> tuple[s
             f"{model.name} makes pictures of what it is told, and the {reference.what} have no captions: give "
             f"--prompts (again and again for several), or compare with pictures that have."
         )
+    _check(model, config, reference, found)
     return found
+
+
+def _check(model: Trained, config: EvaluateConfig, reference: Side, found: tuple[str, ...]) -> None:
+    """Refuse captions that the model cannot be told, before anything is made. Raises: Error."""
+    try:
+        check_request(model.model.config, replace(config.request, prompts=found))
+        for text in found if model.model.encoder is not None else ():
+            model.model.encoder.count_read(text)
+    except Error as error:
+        raise Error(f"a caption of the {reference.what}: {error} Or say what is to be made: --prompts.") from None
 
 
 def shares(task: Task, pictures: Pictures) -> tuple[float, ...]:
