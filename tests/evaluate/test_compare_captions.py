@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from PIL import Image
 
+from kuosan.errors import Error
 from kuosan.evaluate.compare import compare
 from shell import QUICK, kuosan
 
@@ -29,3 +32,10 @@ def test_a_contestant_is_told_each_pictures_own_caption(tmp_path: Path) -> None:
     assert found.contestants[0].values["psnr"] != found.contestants[1].values["psnr"]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["contestants"][1]["made"]["settings"]["prompts"] == "captions"
+    (tmp_path / "told").mkdir()
+    for i in range(3):
+        Image.new("RGB", (32, 32), (80 * i, 90, 200)).save(tmp_path / "told" / f"{i}.png")
+        (tmp_path / "told" / f"{i}.txt").write_text("word " * (400 if i == 1 else 2))
+    with pytest.raises(Error, match=r"a caption of the pictures: the text .* has 400 words and marks"):
+        compare(tmp_path / "told", [told], upscale=2, n=3, distance=distance, out=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()

@@ -42,8 +42,10 @@ def _check(model: Trained, config: EvaluateConfig, reference: Side, found: tuple
     """Refuse captions that the model cannot be told, before anything is made. Raises: Error."""
     try:
         check_request(model.model.config, replace(config.request, prompts=found))
-        for text in found if model.model.encoder is not None else ():
-            model.model.encoder.count_read(text)
+        encoder = model.model.encoder
+        if encoder is not None:
+            for text in found:
+                encoder.count_read(text)
     except Error as error:
         raise Error(f"a caption of the {reference.what}: {error} Or say what is to be made: --prompts.") from None
 

@@ -36,7 +36,7 @@ from kuosan.model import ModelConfig
 from kuosan.sample.generate import generate
 from kuosan.sample.guided import Guides
 from kuosan.sample.known import told
-from kuosan.sample.plan import Choice, check_guides
+from kuosan.sample.plan import Choice, check_guides, check_request
 from kuosan.sample.request import Request
 from kuosan.text.prompts import escaped
 from kuosan.trained import Trained, guides_of
@@ -115,8 +115,8 @@ def prepare(config: ComparisonConfig, report: Report, distance: Distance | None 
     schooling = {run: Schooling(each.config.get("data", {}), each.state.get("data")) for run, each in saved.items()}
     chosen = unseen.chosen(config, shape, schooling, report.progress)
     for entry in entries:
-        if entry.request.prompts == OWN:
-            _captions(chosen, entry)  # refused before anything is made
+        if entry.request.prompts == OWN:  # refused before anything is made
+            _check_captions(models[entry.contestant.run], entry, _captions(chosen, entry))
     damaged = damage(config, chosen.pictures.batch(chosen.ids).x0)
     features: dict[str, Any] = {"name": "given", "hash": "", "resizing": ""}
     if distance is None:
@@ -155,6 +155,14 @@ def _captions(chosen: Chosen, entry: Entry) -> list[str]:
         name = chosen.names[own.index(next(text for text in own if not text))]
         raise Error(f"--with {entry.contestant.text}: {name} has no caption; say other prompts, or leave them out.")
     return [escaped(text) for text in own if text]
+
+
+def _check_captions(model: ModelConfig, entry: Entry, own: Sequence[str]) -> None:
+    """Refuse captions that a model cannot be told. Raises: Error."""
+    try:
+        check_request(model, replace(entry.request, prompts=tuple(own)))
+    except Error as error:
+        raise Error(f"--with {entry.contestant.text}: a caption of the pictures: {error}") from None
 
 
 def _runs(one: Contestant) -> list[str]:
