@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
-from kuosan import seeds
+from kuosan import options, seeds
 from kuosan.data.pictures import Batch
 from kuosan.device import Compute
 from kuosan.errors import Error
@@ -29,6 +29,7 @@ from kuosan.train.autoencoder_settings import AutoencoderSettings
 from kuosan.train.autoencoding import Autoencoding, windows
 from kuosan.train.config import TrainConfig, resolve
 from kuosan.train.draws import Drawn
+from shell import kuosan
 from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
 from train.test_processes import launch
 
@@ -187,9 +188,7 @@ def test_a_few_pictures_are_learned_by_heart() -> None:
     assert torch.all(psnr > spread + 6)
 
 
-def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kuosan.cli.train import train
-
+def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> None:
     data, out = pictures(tmp_path / "pictures.npz", size=16), tmp_path / "run"
     settings = {**SETTINGS, "train.max_steps": 16, "train.evaluate_every": 8, "train.autoencoder.perceptual": 0.1}
     settings |= {"train.preview_every": 16, "train.preview_pictures": 2, "train.lr": 1e-2, "train.ema": 0.0}
@@ -201,14 +200,15 @@ def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path, capsys
         "model.network.blocks": 1,
     }
     settings["train.autoencoder.critic_start"] = 12
-    words = [f"--{key}={','.join(map(str, v)) if isinstance(v, list) else v}" for key, v in settings.items()]
-    assert train(str(data), *words, out=out) == 0
+    words = [word for key, value in settings.items() for word in options.words(key, value)]
+    told = kuosan("train", data, "--out", out, *words)
+    assert told.code == 0, told
     rows = [row for row in Log(out / "log.jsonl").rows() if row.get("held_out")]
     assert [row["step"] for row in rows] == [8, 16] and {"psnr", "kl", "latent_std"} < rows[-1]["held_out"].keys()
     with Image.open(out / "samples" / "step-00000016.png") as sheet:
         assert sheet.width > 4 * 96
     assert (out / "curve.png").is_file()
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(told.out.split())
     for text in (
         "turns them into latents of 4x8x8 (factor 2) and back",
         "reconstruction: PSNR",
