@@ -143,18 +143,19 @@ class Model:
         Raises:
             Error: a prompt that cannot be read, or a text encoder that was not opened.
         """
-        from kuosan.text.reading import contexts, count_bytes, read_bytes
+        from kuosan.text.reading import STEP, contexts, count_bytes, read_bytes
 
         if isinstance(self.config.text, ByteText):
             network = self.network
             while not hasattr(network, "text"):  # tiles stand around it
                 network = network.network  # type: ignore[assignment]
-            return contexts(partial(read_bytes, network.text), count_bytes, prompts, among)  # type: ignore[arg-type]
+            read = partial(read_bytes, network.text)  # type: ignore[arg-type]
+            return contexts(read, count_bytes, prompts, among, self.config.text.length)
         if self.encoder is None:
             raise Error("this model is told of text by an encoder, and none was opened: open the run by kuosan.load.")
         encoder = self.encoder
         device = next((parameter.device for parameter in self.network.parameters()), encoder.device)
-        told = contexts(encoder.read, encoder.count_read, prompts, among)  # where it is, as a rule the processor
+        told = contexts(encoder.read, encoder.count_read, prompts, among, STEP)  # where it is, as a rule the processor
         return {door: value.to(device) for door, value in told.items()}
 
     def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:

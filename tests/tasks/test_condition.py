@@ -172,7 +172,7 @@ def test_pictures_as_written_are_those_that_come_back_from_bytes() -> None:
         (lambda: SuperResolution(jpeg=99), "jpeg = 99"),
         (lambda: Inpainting(masks=()), "masks is empty"),
         (lambda: Inpainting(masks=("boxes",)), "did you mean 'box'"),
-        (lambda: SuperResolution(drop=0.2), "no effect without labels"),
+        (lambda: SuperResolution(drop=0.2), "no effect without classes or captions"),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, why: str) -> None:

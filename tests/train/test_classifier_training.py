@@ -120,7 +120,7 @@ WITHOUT_EFFECT = [
     ({"model.learned_variance": "true"}, "model.learned_variance = True has no effect"),
     ({"model.sigma_data": 0.3}, "model.sigma_data = 0.3 has no effect"),
     ({"model.task.drop": 0.2}, "model.task.drop = 0.2 has no effect"),
-    ({"model.task.labels": "false"}, "drop = 0.0 has no effect without labels|model.task.labels = False"),
+    ({"model.task.labels": "false"}, "drop = 0.0 has no effect without classes or captions|model.task.labels = False"),
     ({"model.network.noisy": "false", "model.schedule.betas": "cosine"}, "model.schedule has no effect on a judge"),
     ({"model.network.classes": 7}, "model.network.classes = 7, but the data have 3"),
     ({"model.network.in_channels": 1}, "model.network.in_channels = 1, but the data have 3"),
@@ -167,6 +167,7 @@ def test_a_configuration_of_a_run_says_all_and_starts_the_same_run(data: Path, t
         "labels": True,
         "drop": 0.0,
         "class_names": ["blue", "green", "red"],
+        "text": False,
     }
     assert tree["train"]["preview_every"] == 0 and tree["train"]["objective"] == "classifier"
 

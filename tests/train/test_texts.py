@@ -66,9 +66,10 @@ def test_a_stopped_text_run_ends_in_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_dropped_captions_are_the_empty_text() -> None:
-    table = np.zeros((3, 8, 16), np.int16)
-    table[0, :3, 0], table[1, :2, 0], table[2, :1, 0] = 5, 6, 257
-    told = Pieces(table).of(np.array([0, 1, 0]), np.array([False, False, True]))["pieces"]
+    table = np.zeros((6, 16), np.int16)
+    table[:3, 0], table[3:5, 0], table[5, 0] = 5, 6, 257  # of 3 pieces, of 2, and the empty text
+    pieces = Pieces(table, np.array([0, 3, 5, 6]))
+    told = pieces.of(np.array([0, 1, 0]), np.array([False, False, True]))["pieces"]
     assert told.shape == (3, 3, 16)  # cut behind the longest
     assert told[2, 0, 0] == 257
     assert not told[2, 1:].any()

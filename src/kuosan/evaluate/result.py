@@ -40,6 +40,7 @@ class Found:
     more: dict[str, Estimate] = field(default_factory=dict)  # KID minus that of the sweep's first point, paired by seed
     helpers: dict[str, str] = field(default_factory=dict)  # sha256 of the weights of the runs that the request names
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
+    captions: int = 0  # of real pictures, told in turn where the request names no prompts; 0: none
     details: dict[str, Any] = field(default_factory=dict)  # what is more than a figure: confusion, copies
 
     def made(self) -> str:
@@ -51,7 +52,8 @@ class Found:
         for name in (*self.setting, "n", "seed", "batch"):
             told.pop(name, None)
         words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in told.items())
-        return f" Made with {', '.join(words)}." if told else ""
+        captions = f" Told {self.captions:,} captions of the pictures compared with." if self.captions else ""
+        return (f" Made with {', '.join(words)}." if told else "") + captions
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def _of_job(each: Job, figures: dict[str, Estimate]) -> Found:
         each.store.seconds(request.n),
         helpers={name: helper.weights for name, helper in each.helpers.items()},
         shares=each.shares,
+        captions=len(each.prompts),
     )
 
 

@@ -10,7 +10,7 @@ from kuosan.errors import Error
 from kuosan.sample.restoration import Restoration
 
 MOST_SIDE = 16_384  # pixels
-MOST_WORDS = 2_000  # characters of a prompt
+MOST_WORDS = 1 << 17  # characters of a prompt: the longest caption that is read, each of them escaped
 
 
 @dataclass(frozen=True)

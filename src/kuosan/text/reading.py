@@ -20,6 +20,9 @@ Read = Callable[[str], tuple[Tensor, Tensor]]  # a prompt to features (L, W) and
 Count = Callable[[str], int]  # a prompt to L, at little cost
 
 
+STEP = 64  # rows that an encoder's prompts are filled up to a multiple of; nothing is told in them
+
+
 def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
     """A prompt by a text transformer that was trained with its network: (L, W) float32 and (L,) bool.
 
@@ -51,14 +54,16 @@ def count_bytes(prompt: str) -> int:
 
 
 @torch.no_grad()
-def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
+def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[str], step: int) -> Mapping[str, Tensor]:
     """What a network is told of prompts, by door: `context` (B, L, W) and `context_mask` (B, L).
 
-    L is that of the longest of `among`, which holds all prompts of a request: so a batch is told the same whatever
-    stands beside it. Those are counted, and only the wanted ones read: a request may have thousands.
+    L is a multiple of `step` that holds the longest of `among`, all prompts of a request: so a batch is told the same
+    whatever stands beside it, and a prompt the same beside others, unless they are longer than a step. Those are
+    counted, and only the wanted ones read: a request may have thousands.
     """
     known = {prompt: read(prompt) for prompt in dict.fromkeys(wanted)}
     longest = max(count(prompt) for prompt in dict.fromkeys([*among, *wanted]))
+    longest = -(-longest // step) * step
     pairs = [padded(*known[prompt], longest) for prompt in wanted]
     return {
         "context": torch.stack([features for features, _ in pairs]),

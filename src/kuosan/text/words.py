@@ -52,6 +52,20 @@ def rows(parts: Sequence[bytes]) -> np.ndarray:
     return table
 
 
+def packed(texts: Sequence[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as numbers, one behind the other: rows (M, 16) int16, and where each begins, the last ends (N + 1,).
+
+    Raises:
+        Error: a text of more pieces than `longest`.
+    """
+    own = [rows(pieces(text)) for text in texts]
+    for text, each in zip(texts, own):
+        if len(each) > longest:
+            raise too_long(text, len(each), longest)
+    ends = np.cumsum([0, *map(len, own)])
+    return np.concatenate(own) if own else np.zeros((0, WORD), np.int16), ends
+
+
 def table(texts: Sequence[str], longest: int) -> np.ndarray:
     """Texts as numbers: (N, longest, 16) int16, 0 behind a text's end.
 

@@ -42,15 +42,19 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class Pieces:
-    """Captions cut into pieces: (N + 1, L, 16) int16, the last the empty text."""
+    """Captions cut into pieces, one behind the other; the last is the empty text."""
 
-    table: np.ndarray
+    rows: np.ndarray  # (M, 16) int16
+    places: np.ndarray  # (N + 2,), where each begins, and the last ends
 
     def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
         """`pieces` (B, L, 16) int64, cut behind the longest of these."""
-        own = self.table[np.where(dropped, len(self.table) - 1, ids)]
-        longest = int((own != 0).any(2).sum(1).max())
-        return {"pieces": torch.from_numpy(own[:, :longest].astype(np.int64))}
+        wanted = np.where(dropped, len(self.places) - 2, ids)
+        begins, ends = self.places[wanted], self.places[wanted + 1]
+        told = np.zeros((len(ids), int((ends - begins).max()), self.rows.shape[1]), np.int64)
+        for row, begin, end in zip(told, begins, ends):
+            row[: end - begin] = self.rows[begin:end]
+        return {"pieces": torch.from_numpy(told)}
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def open_texts(
     """
     match model.text:
         case ByteText() as text:
-            return Pieces(words.table([*captions(pictures, uncaptioned), ""], text.length))
+            return Pieces(*words.packed([*captions(pictures, uncaptioned), ""], text.length))
         case Encoder():
             texts = [*captions(pictures, uncaptioned), ""]
             if cache is None:

@@ -103,7 +103,7 @@ def test_prompts_that_cannot_be_are_refused() -> None:
     config = MODEL.config
     _refused(config, "the prompt is empty", prompts=("  ",))
     _refused(config, "the negative is empty", prompts=("a",), guidance=2.0, negative="")
-    _refused(config, "2,001 characters", prompts=("a" * 2001,))
+    _refused(config, "131,073 characters", prompts=("a" * 131_073,))
     _refused(config, "16 words and marks, and this model reads 15 at most", prompts=("a " * 16,))
     _refused(config, "leads to a prompt, and none is given", guidance=2.0)
     _refused(config, "from a prompt to itself", prompts=("fox",), guidance=2.0, negative="fox")
