@@ -107,7 +107,13 @@ class Measured:
         """
         mean = self.total / self.count
         std = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
-        bad = [i for i, s in enumerate(std.tolist()) if not 1e-6 < s < float("inf")]
+        wild = [i for i, s in enumerate(std.tolist()) if not s < float("inf")]
+        if wild:
+            raise Error(
+                f"latent channel {wild[0]} of this autoencoder is not finite over the training pictures: its training "
+                f"went astray; take an earlier save of it, or train it anew with a lower --train.lr."
+            )
+        bad = [i for i, s in enumerate(std.tolist()) if not s > 1e-6]
         if bad:
             raise Error(
                 f"latent channel {bad[0]} of this autoencoder has standard deviation {float(std[bad[0]]):g} over the "
