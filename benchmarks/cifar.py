@@ -217,7 +217,7 @@ def figures(run: Path, asked: argparse.Namespace) -> dict[str, Any]:
         metrics=("kid",),
         features=asked.features,
         sampler=asked.sampler,
-        sweep=(f"steps={asked.steps}",),
+        sweep=tuple(f"steps={asked.steps}".split(",")),
         **compute,
     )
     bits = measure(str(run), likelihood=True, likelihood_pictures=asked.likelihood, ode_pictures=0, **compute)
