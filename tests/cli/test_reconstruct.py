@@ -147,16 +147,16 @@ def test_a_run_of_grey_pictures_is_measured_on_grey(others: Path, tmp_path: Path
 
 
 def test_a_large_picture_file_goes_in_tiles_and_comes_back_at_its_own_size(runs: Path, tmp_path: Path) -> None:
-    rows = np.linspace(0, 255, 61)[:, None, None] * np.ones((1, 33, 3))
+    rows = np.linspace(0, 255, 301)[:, None, None] * np.ones((1, 33, 3))
     Image.fromarray(rows.astype(np.uint8)).save("large.png")
     said = kuosan("reconstruct", runs / "ae", "large.png", "--out", "report", *QUICK)
-    assert said.code == 0 and "15 tiles of 16, 4 of them shared" in said.out, said
+    assert said.code == 0 and "2 tiles of 256, 64 of them shared" in said.out, said
     found = told("report")
-    assert found["shape"] == [3, 61, 33] and found["latent_shape"] == [4, 16, 9] and found["kid"] is None
+    assert found["shape"] == [3, 301, 33] and found["latent_shape"] == [4, 76, 9] and found["kid"] is None
     assert found["figures"]["psnr"]["error"] is None
     assert Path("report/table.md").read_text().count("±") == 1  # where it is explained: one picture has no error
     with Image.open("report/reconstruction.png") as made:
-        assert made.size == (33, 61)
+        assert made.size == (33, 301)
         after = torch.from_numpy(np.asarray(made).copy()).movedim(-1, 0)[None]
     before = torch.from_numpy(np.asarray(Image.open("large.png")).copy()).movedim(-1, 0)[None]
     assert found["values"]["psnr"] == pytest.approx(psnr(after, before).tolist(), abs=1e-6)

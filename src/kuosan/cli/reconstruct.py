@@ -54,8 +54,8 @@ def reconstruct(
     size
         Pixels a side of a data set's pictures; as the run was trained if not given.
     tile
-        Go in tiles of so many pixels a side, blended; a picture file larger than the run's pictures goes in tiles of
-        their size anyhow.
+        Go in tiles of so many pixels a side, blended; a picture file beyond 256 pixels, and beyond the run's pictures,
+        goes in tiles of that size anyhow.
     overlap
         With --tile: the pixels that neighbouring tiles share; a quarter of a tile if not given.
     features

@@ -36,7 +36,7 @@ from kuosan.features.perceptual import Perceptual, perceptual
 from kuosan.model import ModelConfig
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.precision import prepare as prepared_network
-from kuosan.networks.tiled_autoencoder import TiledAutoencoder
+from kuosan.networks.tiled_autoencoder import SIDE, TiledAutoencoder
 from kuosan.sample import sanity
 
 SHOWN, COLUMNS = 12, 2  # pictures on the sheet, and side by side
@@ -162,12 +162,12 @@ def open_run(target: str | Path) -> Opened:
 
 
 def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor: int) -> int:
-    """The tiles' side: as asked; for a picture file, as the run's pictures at most; else all of a picture."""
+    """The tiles' side: as asked; for a large picture file the usual one; else all of a picture."""
     if config.tile is not None:
         return config.tile
     longest = max(found.shape[1:])
     if found.single:
-        longest = min(longest, max(trained[1:]))  # norms see as much as they did in training
+        longest = min(longest, max(SIDE, *trained[1:]))
     return -(-longest // factor) * factor
 
 
