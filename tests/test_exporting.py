@@ -64,7 +64,7 @@ def test_an_exported_model_cannot_be_gone_on_with_but_begun_from(run: Path, tmp_
 
 
 def test_of_a_text_encoder_the_name_is_kept_and_not_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+    pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
     from text.made_encoders import bert
 
     bert(tmp_path / "mine" / "words")
@@ -92,3 +92,13 @@ def test_a_text_encoder_may_have_moved_when_a_run_goes_on() -> None:
     assert refuse_changes(at, moved, "run") == ["model.text.encoder: /here/words -> /there/words"]
     with pytest.raises(Error, match=r"model.text.weights: the run has"):
         refuse_changes(at, trees.merge(moved, {"model": {"text": {"weights": "b" * 64}}}), "run")
+
+
+def test_what_an_export_says_to_do_next_works(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = kuosan("export", run, "model")
+    assert "next: kuosan sample model" in said.out
+    made = kuosan("sample", "model", "a person", "-n", "1", "--steps", "2")
+    assert made.code == 0, made.err
+    assert (tmp_path / "pictures" / "model-dpm_solver_2m-2-seed0" / "seed-00000000.png").is_file()
+    assert load(tmp_path / "model").sample(1, steps=1).shape == (1, 3, 8, 8)  # nothing was written into it

@@ -178,6 +178,11 @@ def _newest(run: str | os.PathLike[str], read: Callable[[Path, tuple[str, ...]],
     return None
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a folder is a model that was exported, or a checkpoint by itself: it holds nothing but what it lists."""
+    return (path / manifest.NAME).is_file()
+
+
 def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a run's newest good checkpoint, or of the checkpoint folder given."""
     return load(path, parts=()).config

@@ -80,6 +80,17 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def _use(model: Mapping[str, Any]) -> str:
+    """What a model is used for, in a sentence's beginning."""
+    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind", "generation")
+    if kind == "autoencoder":
+        return "Train on its latents with `kuosan train PICTURES --codec THIS_FOLDER`"
+    if kind == "classifier":
+        return "Guide by it with `kuosan sample RUN --classifier THIS_FOLDER`"
+    verb = "sample THIS_FOLDER" if task == "generation" else "restore THIS_FOLDER PICTURE"
+    return f"Use it with `kuosan {verb}`"
+
+
 def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     """The least that can be said of a model."""
     model, train = tree["model"], tree.get("train", {})
@@ -92,8 +103,8 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
         f"{told.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
         f"{train.get('batch')} pictures of {tree.get('data', {}).get('path')}.",
         "",
-        "Its averaged weights. Sample it with `kuosan sample THIS_FOLDER`; config.yaml holds every setting it was",
-        "trained with. Say here whose pictures it learned from and under which licence.",
+        f"Its averaged weights. {_use(model)}; config.yaml holds every setting it was trained with. Say here whose",
+        "pictures it learned from and under which licence.",
     ]
     if model.get("text", {}).get("kind") == "encoder":
         lines += ["", "Its text encoder (model.text in config.yaml) is not in it: a folder of that name is looked for"]

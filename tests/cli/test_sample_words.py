@@ -59,3 +59,22 @@ def test_prompts_of_a_run_take_turns_and_are_written_into_each_picture(tmp_path:
     refused = kuosan("sample", run, "a " * 200)
     assert refused.code == 2
     assert "words and marks, and this model reads" in refused.err
+
+
+def test_a_bare_word_that_is_no_run_is_a_prompt_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = kuosan("sample", "heart", "-n", "1", "--steps", "2")
+    assert said.code == 0, said.err
+    assert "there is no run 'heart' here: it is read as a prompt" in said.out
+    assert "is read as a prompt" not in kuosan("sample", "a heart", "-n", "1", "--steps", "2").out
+    assert _said(("a black/white cat",), ()) == (None, ("a black/white cat",))
+    assert "the prompt is empty" in kuosan("sample", "").err
+
+
+def test_what_guidance_one_leaves_without_effect_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = kuosan("sample", "a heart", "--guidance", "1", "--negative", "blue", "-n", "1", "--steps", "2")
+    assert said.code == 2
+    assert "negative has no effect with guidance 1" in said.err

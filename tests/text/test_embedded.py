@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
 from kuosan.text import embedded

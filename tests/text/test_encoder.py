@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
 from kuosan.text.config import Encoder

@@ -100,7 +100,7 @@ def test_processes_with_different_pictures_are_refused(made: Path) -> None:
 
 
 def test_of_two_processes_the_first_alone_encodes_captions(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("transformers", reason="text encoders need transformers (pip install 'kuosan[text]')")
+    pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
     from text.made_encoders import bert
 
     monkeypatch.setenv("KUOSAN_CACHE", str(made / "cache"))

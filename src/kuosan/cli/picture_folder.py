@@ -32,6 +32,8 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     place = home / "samples" / name
     if str(run) == embedded.NAME and not run.exists():  # nobody's pictures belong into the package
         place = Path("pictures") / embedded.name(recipe.request)
+    elif checkpoint.is_exported(home):  # nor into a model that is handed on
+        place = Path("pictures") / f"{home.resolve().name}-{name}"
     folder = out or _unused(place, recipe)
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None

@@ -43,7 +43,10 @@ class Work:
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
         home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
         self.files, self.left_out = list(files), 0
-        self.folder = out or self._unused(home / "restored")
+        usual = (
+            Path("pictures") / f"{home.resolve().name}-restored" if checkpoint.is_exported(home) else home / "restored"
+        )
+        self.folder = out or self._unused(usual)
         asked = wanted.restoration
         beside = [path.resolve().parent for path in files]
         if asked is not None and asked.mask is not None and Path(asked.mask).exists():

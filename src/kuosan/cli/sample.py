@@ -178,6 +178,10 @@ def sample(
     if run is None:
         embedded.folder()  # refused before torch loads
         run = Path(embedded.NAME)
+        if " " not in request.prompts[0].strip() and not prompts:
+            say(
+                f"there is no run {request.prompts[0]!r} here: it is read as a prompt for the model inside the package."
+            )
     if str(run) == embedded.NAME and not run.exists():
         request = embedded.usual(request)
     _refuse_early(run, request)
@@ -191,13 +195,18 @@ def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None
         Error: several bare words, which was one prompt without its quotes.
     """
     run, rest = None, list(words)
-    if rest and (Path(rest[0]).exists() or os.sep in rest[0] or rest[0] == embedded.NAME):
+    if rest and rest[0].strip() and _names_a_run(rest[0]):
         run = Path(rest.pop(0))
     if len(rest) > 1:
         raise Error(f'{" ".join(rest)!r} are {len(rest)} words: put a prompt in quotes, "{" ".join(rest)}".')
     if rest and prompts:
         raise Error(f"the prompt is given twice: {rest[0]!r} and --prompt {prompts[0]!r}.")
     return run, tuple(rest) or prompts
+
+
+def _names_a_run(word: str) -> bool:
+    """Whether a bare word is a run: something that is there, or a path without spaces."""
+    return Path(word).exists() or (os.sep in word and " " not in word) or word == embedded.NAME
 
 
 def _text(path: Path | None) -> str | None:

@@ -120,6 +120,8 @@ def _of_model(
     prompts = asking.captions(model, config, reference)
     path = Path(model.name).resolve()
     home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
+    if checkpoint.is_exported(path):  # which holds nothing else
+        home = Path(FOLDER) / path.name
     jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
     judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
     return Prepared(

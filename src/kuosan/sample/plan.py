@@ -211,6 +211,11 @@ def refuse_to_itself(config: ModelConfig, request: Request) -> None:
     Raises: Error.
     """
     task = config.task
+    for name in ("negative", "reference", "guidance_rescale"):
+        if request.guidance == 1 and getattr(request, name):
+            raise Error(
+                f"{name} has no effect with guidance 1, which is none: give --guidance 3, say, or leave it out."
+            )
     if request.guidance is not None and request.prompts and set(request.prompts) == {request.negative}:
         raise Error(f"guidance = {request.guidance} from a prompt to itself has no effect: the negative is the prompt.")
     if request.guidance is None or request.reference is not None or not task.labels or not request.classes:

