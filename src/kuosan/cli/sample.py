@@ -311,6 +311,8 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
 
 def _say_plan(trained: Trained, request: Request, walk: Plan, size: tuple[int, int]) -> None:
     channels, (width, height) = trained.model.shape[0], size
+    if trained.model.config.task.text and not request.prompts:
+        say("no prompt: pictures of no text; say what to make in quotes behind the run, or with --prompt.")
     say(f"compute: {trained.compute}")
     say(
         f"model: {trained.name}, step {trained.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
