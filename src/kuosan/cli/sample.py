@@ -179,9 +179,7 @@ def sample(
         embedded.folder()  # refused before torch loads
         run = Path(embedded.NAME)
         if " " not in request.prompts[0].strip() and not prompts:
-            say(
-                f"there is no run {request.prompts[0]!r} here: it is read as a prompt for the model inside the package."
-            )
+            say(f"there is no run {request.prompts[0]!r} here: it is read as a prompt for the package's own model.")
     if str(run) == embedded.NAME and not run.exists():
         request = embedded.usual(request)
     _refuse_early(run, request)
