@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from test_sources import SETTINGS, Items, X, opened, put
 
-from kuosan.cli.main import main
 from kuosan.data.captioned import first_rows
 from kuosan.data.config import DataConfig
 from kuosan.data.doctor import examine
 from kuosan.data.pictures import Pictures, open_pictures
+from shell import kuosan
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 
@@ -186,12 +186,10 @@ def test_a_python_data_sets_captions_are_the_same(tmp_path: Path) -> None:
     assert odd.captions is None and problems(odd)[0][0] == "item 0"
 
 
-def test_the_doctor_shows_the_first_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_shows_the_first_captions(tmp_path: Path) -> None:
     put(tmp_path, *NAMES, "e.png", "f.png")
     metadata(tmp_path, *({"file_name": name, "text": f"caption of {name}: " + "x" * 200} for name in NAMES))
-    with pytest.raises(SystemExit):
-        main(["doctor", str(tmp_path)])
-    said = capsys.readouterr().out
+    said = kuosan("doctor", tmp_path).out
     rows = [line for line in said.splitlines() if " -> " in line and line.startswith("  ")]
     assert "The first captions:" in said and len(rows) == 5
     pictures = opened(tmp_path)

