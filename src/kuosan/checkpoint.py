@@ -179,8 +179,8 @@ def _newest(run: str | os.PathLike[str], read: Callable[[Path, tuple[str, ...]],
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a folder is a model that was exported, or a checkpoint by itself: it holds nothing but what it lists."""
-    return (path / manifest.NAME).is_file()
+    """Whether a folder is a model that was exported, or a checkpoint away from its run: it holds but what it lists."""
+    return (path / manifest.NAME).is_file() and path.resolve().parent.name != FOLDER
 
 
 def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
