@@ -55,6 +55,7 @@ def test_two_processes_see_the_same_pictures_and_have_the_same_losses_as_one(mad
         shares = [dict(map(tuple, rank["ids"]))[step] for rank in ranks]
         assert [shares[row % 2][row // 2] for row in range(6)] == ids
     assert losses(made / "two") == pytest.approx(losses(made / "one"), rel=1e-6)
+    assert [rank["reducing"] for rank in ranks] == [0, 0], "a reducer that outlives the group's other owners may hang"
     assert ranks[1]["said"] == [] or all("warning" not in line for line in ranks[1]["said"])
 
 

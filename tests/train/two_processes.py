@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from kuosan import Error
 from train.made_runs import Stopping, go
@@ -21,11 +25,18 @@ def main(out: Path, data: Path, *words: str) -> None:
     stop, own = int(settings.pop("stop", -1)), [Path(settings.pop(f"data{r}", data)) for r in range(2)]
     report = Stopping(stop if rank == 0 else -1)
     seen: list[tuple[int, list[int]]] = []
-    note = {"code": 0}
+    note: dict[str, Any] = {"code": 0}
+    leaving = dist.destroy_process_group
+
+    def leave() -> None:
+        note["reducing"] = sum(isinstance(each, DistributedDataParallel) for each in gc.get_objects())
+        leaving()
+
+    dist.destroy_process_group = leave
     try:
         note["code"] = go(out, own[rank], settings, report=report, seen=seen)
     except Error as error:
-        note = {"code": error.exit_code, "error": str(error)}
+        note |= {"code": error.exit_code, "error": str(error)}
     note |= {"ids": [(step, ids) for step, ids, *_ in seen], "said": report.said}
     out.with_name(f"{out.name}-rank{rank}.json").write_text(json.dumps(note))
     sys.exit(0)

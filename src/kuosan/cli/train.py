@@ -121,7 +121,6 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
     from kuosan.cli.console import TrainingReport
     from kuosan.data.captioned import first_rows
     from kuosan.train import api
-    from kuosan.train.distributed import leave
     from kuosan.train.report import Silent
 
     if init is not None:
@@ -141,7 +140,7 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
         if first:
             _say_plan(run, asked)
             say("dry run: nothing was written.")
-        leave(asked.world)
+        api.let_go(run)
         return 0
     with TrainingReport() if first else _Nobody() as report:
         heard: Any = report if first else Silent()

@@ -141,7 +141,17 @@ def train(run: Run) -> int:
         return stopped
     finally:
         saving.close(run)
-        leave(run.world)
+        let_go(run)
+
+
+def let_go(run: Run) -> None:
+    """Leave the run's group, its parallel network first.
+
+    That one's reducer, were it the last to hold the group, would end it without giving up Python's lock, and wait for
+    ever for a thread of the group that wants the lock to end a broadcast.
+    """
+    run.parallel = run.state.network
+    leave(run.world)
 
 
 def _draw_curve(run: Run, log: Log) -> None:

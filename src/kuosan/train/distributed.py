@@ -6,6 +6,7 @@ hears through `World.on_first`, so that none is left waiting for one that gave u
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def join(device: torch.device) -> World:
 
 
 def leave(world: World) -> None:
-    """Leave the group that `join` joined."""
+    """Leave the group that `join` joined, with nothing left that reduces gradients by it (see `api.let_go`)."""
     if world.size > 1 and dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
