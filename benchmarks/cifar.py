@@ -147,20 +147,11 @@ def loop_of_diffusers(network: Any, loader: Any, steps: int) -> tuple[list[float
     """The steps of train_unconditional.py as its README runs it: the clock before each and after, and the EMA."""
     import torch
     import torch.nn.functional as F
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
-    from training_contestants import forever
+    from training_contestants import forever, scripts_average
 
-    ema = EMAModel(
-        network.parameters(),
-        decay=0.9999,
-        use_ema_warmup=True,
-        inv_gamma=1.0,
-        power=0.75,
-        model_cls=UNet2DModel,
-        model_config=network.config,
-    )
+    ema = scripts_average(network)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rate = get_scheduler("cosine", optimizer, num_warmup_steps=max(1, steps // 10), num_training_steps=steps)

@@ -18,7 +18,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,20 +75,9 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     folder = Path(tempfile.mkdtemp(prefix="kuosan-benchmark-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["KUOSAN_CACHE"] = str(folder / "cache")
-    from kuosan.train import loop
+    from paced import Turns
+
     from kuosan.train.api import prepare, start
-    from kuosan.train.report import Silent
-    from kuosan.train.stop import Stop
-
-    go, done, said = threading.Semaphore(0), threading.Semaphore(0), list[str]()
-
-    class Turns(Silent):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-        def step(self, row: dict, max_steps: int) -> None:
-            done.release()
-            go.acquire()
 
     train = {"batch": args.batch, "max_steps": NEVER, "save_every": NEVER, "evaluate_every": 0, "preview_every": 0}
     tree = {
@@ -101,7 +89,8 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     if args.encoder != "none":
         tree["model"]["text"] = {"kind": "encoder", "encoder": args.encoder}
     asked = prepare(folder / "run", tree, size=args.network)
-    run = start(asked, Turns())
+    heard = Turns()
+    run = start(asked, heard)
     if args.worker == "encoding":
         run.draws.pictures.kept = None
     if args.worker == "reading":
@@ -114,19 +103,9 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
 
         run.draws.texts = Forgetful([*captions(asked.pictures), ""], asked.encoder)
 
-    def whole_run() -> None:
-        go.acquire()
-        loop.train(run, Stop())
-
-    threading.Thread(target=whole_run, daemon=True).start()
-
-    def advance(steps: int) -> None:
-        for _ in range(steps):
-            go.release()
-            done.acquire()
-
+    advance = heard.pace(run)
     advance(2)
-    encoded = [text.partition(" and kept")[0].partition(", kept")[0] for text in said if "encoded in" in text]
+    encoded = [text.partition(" and kept")[0].partition(", kept")[0] for text in heard.said if "encoded in" in text]
     return {
         "name": NAMES[args.worker],
         "said": "; ".join(encoded),

@@ -13,13 +13,16 @@ import io
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 Contestant = tuple[str, torch.nn.Module, Callable[[int], None]]
 
@@ -42,6 +45,21 @@ class Pictures(torch.utils.data.Dataset):
         return {"input": (x - 0.5) / 0.5}
 
 
+def scripts_average(network: torch.nn.Module) -> EMAModel:
+    """The averaged weights as diffusers' train_unconditional.py keeps them by default."""
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(
+        network.parameters(),
+        decay=0.9999,
+        use_ema_warmup=True,
+        inv_gamma=1.0,
+        power=0.75,
+        model_cls=type(network),
+        model_config=network.config,
+    )
+
+
 def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 8) -> Contestant:
     """diffusers' examples/unconditional_image_generation/train_unconditional.py as its README runs it (--use_ema).
 
@@ -52,7 +70,6 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: i
     from accelerate import Accelerator
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
 
     accelerator = Accelerator(cpu=True)
     model = UNet2DModel(
@@ -65,15 +82,7 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: i
         down_block_types=("DownBlock2D",) + ("AttnDownBlock2D",) * (len(widths) - 1),
         up_block_types=("AttnUpBlock2D",) * (len(widths) - 1) + ("UpBlock2D",),
     )
-    ema = EMAModel(
-        model.parameters(),
-        decay=0.9999,
-        use_ema_warmup=True,
-        inv_gamma=1.0,
-        power=0.75,
-        model_cls=UNet2DModel,
-        model_config=model.config,
-    )
+    ema = scripts_average(model)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     loader = torch.utils.data.DataLoader(Pictures(pictures), batch_size=batch, shuffle=True, num_workers=0)
@@ -145,20 +154,12 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int 
     off beyond the last step, as in the peers; log, EMA, clipping and the non-finite guard run at every step. The loop
     runs in a thread that waits for its turn in the report it makes at the end of each step.
     """
-    from kuosan.train import loop
+    from paced import Turns
+
     from kuosan.train.api import prepare, start
-    from kuosan.train.report import Silent
-    from kuosan.train.stop import Stop
 
     folder = scratch()
     np.savez(folder / "pictures.npz", images=pictures[:, 0])
-    go, done = threading.Semaphore(0), threading.Semaphore(0)
-
-    class Turns(Silent):
-        def step(self, row: dict, max_steps: int) -> None:
-            done.release()
-            go.acquire()
-
     network = {
         "channels": widths[0],
         "multipliers": [width // widths[0] for width in widths],
@@ -173,20 +174,9 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int 
         "train": {**train, "evaluate_every": 0, "preview_every": 0},
         "compute": {"device": "cpu", "threads": 1},
     }
-    run = start(prepare(folder / "run", tree), Turns())
-
-    def whole_run() -> None:
-        go.acquire()
-        loop.train(run, Stop())
-
-    threading.Thread(target=whole_run, daemon=True).start()
-
-    def advance(steps: int) -> None:
-        for _ in range(steps):
-            go.release()
-            done.acquire()
-
-    return f"kuosan, heads of {head}", run.model.network, advance
+    turns = Turns()
+    run = start(prepare(folder / "run", tree), turns)
+    return f"kuosan, heads of {head}", run.model.network, turns.pace(run)
 
 
 def scratch() -> Path:

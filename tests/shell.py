@@ -68,6 +68,15 @@ def picture_folder(path: Path, count: int = 6, side: int = 8) -> Path:
     return path
 
 
+def smooth_folder(path: Path, count: int, side: int) -> Path:
+    """A folder of smooth colour PNGs: four random pixels a side, enlarged."""
+    path.mkdir(parents=True)
+    for i in range(count):
+        pixels = seeds.rng(i, "test/others").integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(path / f"{i}.png")
+    return path
+
+
 def tree(path: Path) -> dict[str, bytes]:
     """Every file under a folder with its content."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}

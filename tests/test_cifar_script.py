@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -17,17 +15,14 @@ from PIL import Image
 from kuosan.data.config import DataConfig
 from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
+from scripted import load_script
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "build_cifar.py"
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_cifar", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_cifar"] = module
-    spec.loader.exec_module(module)
+    module = load_script("build_cifar")
     monkeypatch.setattr(module, "A_FILE", 20)  # as the package, with fewer rows a file
     return module
 

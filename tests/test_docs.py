@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from kuosan.cli import settings
 from kuosan.diffusion import names
 from kuosan.options import options
 from kuosan.train.config import SHORT, RunConfig
+from scripted import load_script
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -21,11 +21,7 @@ PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
 
 @pytest.fixture(scope="module")
 def builder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_cli_page", ROOT / "scripts" / "build_cli_page.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("build_cli_page")
 
 
 def test_the_shells_page_is_what_the_code_says(builder: ModuleType) -> None:

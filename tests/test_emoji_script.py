@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,7 @@ import pytest
 from kuosan.data.config import DataConfig
 from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
+from scripted import load_script
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "build_emoji.py"
 META = {
@@ -25,12 +24,7 @@ META = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_emoji", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_emoji"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("build_emoji")
 
 
 def row(hexcode: str, label: str, group: int, subgroup: int, *tags: str, order: int = 1) -> dict[str, object]:

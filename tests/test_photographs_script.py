@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import struct
 import sys
 import zlib
@@ -15,18 +14,14 @@ import pytest
 from PIL import Image
 
 from kuosan.errors import Error
+from scripted import load_script
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "build_photographs.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_photographs", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["build_photographs"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("build_photographs")
 
 
 def scene(seed: int, height: int = 300, width: int = 400) -> np.ndarray:

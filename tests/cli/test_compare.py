@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kuosan import checkpoint, seeds
+from kuosan import checkpoint
 from kuosan.evaluate import compare as comparing
 from kuosan.evaluate.compare import compare
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.unseen import Schooling, chosen
 from shell import QUICK as TRAIN
-from shell import kuosan, picture_folder, refused
+from shell import kuosan, picture_folder, refused, smooth_folder
 
 QUICK = ["-n", 3, "--variants", 2, "--batch", 4, "--precision", "fp32", "--threads", 1]
 SHIFTS = {"shift_r", "shift_g", "shift_b"}
@@ -51,12 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
     """Pictures that no run has seen, larger than the models'."""
-    folder = tmp_path / "others"
-    folder.mkdir()
-    for i in range(4):
-        pixels = seeds.rng(i, "test/others").integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
+    return smooth_folder(tmp_path / "others", 4, 16)
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from kuosan.evaluate.kid import kid_of_pairs
 from kuosan.evaluate.reconstruct import reconstruct
 from kuosan.evaluate.reference import psnr, ssim
 from kuosan.features.network import Features
-from shell import kuosan, picture_folder, refused, tree
+from shell import kuosan, picture_folder, refused, smooth_folder, tree
 
 QUICK = ["--precision", "fp32", "--threads", 1]
 
@@ -54,12 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
     """Smooth pictures that no run has seen, larger than the runs'."""
-    folder = tmp_path / "others"
-    folder.mkdir()
-    for i in range(5):
-        pixels = seeds.rng(i, "test/others").integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((20, 20), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
+    return smooth_folder(tmp_path / "others", 5, 20)
 
 
 @pytest.fixture(autouse=True)
