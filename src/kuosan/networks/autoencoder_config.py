@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from kuosan.errors import Error, unknown
+from kuosan.networks.checks import check_counts, is_whole, refused
 from kuosan.networks.config import Size
 
 
@@ -51,21 +52,20 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
-        for field in ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers"):
-            if not _whole(getattr(self, field)) or getattr(self, field) < 1:
-                raise _refuse(self, field, "whole numbers from 1", f"Set {field} to 1 or more.")
-        if not _whole(self.critic_channels) or self.critic_channels < 0 or self.critic_channels % 4:
-            raise _refuse(self, "critic_channels", "multiples of 4, or 0 for no critic", "64 is usual, 32 on a CPU.")
+        counts = ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers")
+        check_counts(self, counts)
+        if not is_whole(self.critic_channels, 0) or self.critic_channels % 4:
+            raise refused(self, "critic_channels", "multiples of 4, or 0 for no critic", "64 is usual, 32 on a CPU.")
         if not (self.norm_eps > 0 and math.isfinite(self.norm_eps)):
-            raise _refuse(self, "norm_eps", "small positive numbers", "1e-6 is Stable Diffusion's.")
+            raise refused(self, "norm_eps", "small positive numbers", "1e-6 is Stable Diffusion's.")
         if self.patch & (self.patch - 1):
-            raise _refuse(self, "patch", "1, 2, 4, ...", "1 is Stable Diffusion's, 2 is quicker on a CPU.")
-        if not self.multipliers or not all(_whole(m) and m >= 1 for m in self.multipliers):
-            raise _refuse(self, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2) for factor 4.")
+            raise refused(self, "patch", "1, 2, 4, ...", "1 is Stable Diffusion's, 2 is quicker on a CPU.")
+        if not self.multipliers or not all(is_whole(m, 1) for m in self.multipliers):
+            raise refused(self, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2) for factor 4.")
         for width in self.widths:
             if width % self.groups:
                 cure = f"A level has {width} channels: choose groups that divide {math.gcd(*self.widths)}."
-                raise _refuse(self, "groups", f"divisors of every level's channels {self.widths}", cure)
+                raise refused(self, "groups", f"divisors of every level's channels {self.widths}", cure)
 
     @property
     def levels(self) -> int:
@@ -101,14 +101,6 @@ class AutoencoderConfig:
         return self.latent_channels, height // self.factor, width // self.factor
 
 
-def _refuse(config: AutoencoderConfig, field: str, allowed: str, cure: str) -> Error:
-    return Error(f"AutoencoderConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def default_autoencoder(
     shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, critic: bool = False
 ) -> AutoencoderConfig:
@@ -118,7 +110,7 @@ def default_autoencoder(
     """
     if size not in _SIZES:
         raise unknown("network size", size, _SIZES)
-    if not _whole(factor) or factor < 2 or factor & (factor - 1):
+    if not is_whole(factor, 2) or factor & (factor - 1):
         raise Error(f"factor = {factor!r} of an autoencoder is not allowed: 2, 4, 8, 16, ...; 4 and 8 are usual.")
     count, height, width = shape
     if height % factor or width % factor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from kuosan.errors import Error
+from kuosan.networks.checks import is_whole
 from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig, default_unet
 
 
@@ -34,7 +35,7 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
         object.__setattr__(self, "attention", tuple(self.attention))
-        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 2:
+        if not is_whole(self.classes, 2):
             raise Error(f"ClassifierConfig.classes is {self.classes!r}; allowed: whole numbers from 2.")
         _ = self.encoder
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kuosan.errors import Error, unknown
+from kuosan.networks.checks import check_counts, check_doors, is_whole, refused
 
 TimeConditioning = Literal["add", "scale_shift"]
 Resample = Literal["conv", "conv_asymmetric", "block"]
@@ -97,76 +98,58 @@ class UNetConfig:
         return self.classes or None
 
 
-def _refuse(config: UNetConfig, field: str, allowed: str, cure: str) -> Error:
-    return Error(f"UNetConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
-
-
 def _check_numbers(config: UNetConfig) -> None:
-    for field in ("in_channels", "out_channels", "channels", "blocks", "groups", "patch"):
-        if not _whole(getattr(config, field)) or getattr(config, field) < 1:
-            raise _refuse(config, field, "whole numbers from 1", f"Set {field} to 1 or more.")
-    for field in ("classes", "concat_channels"):
-        if not _whole(getattr(config, field)) or getattr(config, field) < 0:
-            raise _refuse(config, field, "whole numbers from 0", f"Set {field} to 0 to close that door.")
+    check_counts(config, ("in_channels", "out_channels", "channels", "blocks", "groups", "patch"))
+    check_doors(config)
     if not 0 <= config.dropout < 1:
-        raise _refuse(config, "dropout", "0 <= dropout < 1", "0.1 is DDPM's on CIFAR-10.")
+        raise refused(config, "dropout", "0 <= dropout < 1", "0.1 is DDPM's on CIFAR-10.")
     if not (config.norm_eps > 0 and math.isfinite(config.norm_eps)):
-        raise _refuse(config, "norm_eps", "small positive numbers", "1e-5 is ADM's, 1e-6 DDPM's.")
-    if config.concat_skip and config.concat_channels < config.out_channels:
-        raise _refuse(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
+        raise refused(config, "norm_eps", "small positive numbers", "1e-5 is ADM's, 1e-6 DDPM's.")
     if config.time_conditioning not in get_args(TimeConditioning):
         raise unknown("time_conditioning", config.time_conditioning, get_args(TimeConditioning))
     if config.resample not in get_args(Resample):
         raise unknown("resample", config.resample, get_args(Resample))
-    if config.context_width is not None and (not _whole(config.context_width) or config.context_width < 1):
-        raise _refuse(config, "context_width", "whole numbers from 1, or None", "It follows from model.text.")
     if config.context_width is not None and not (
         config.context_vector or config.middle_attention or any(config.attention)
     ):
         cure = "Switch attention on somewhere, or context_vector."
-        raise _refuse(config, "context_width", "None where nothing attends", cure)
-    if config.context_vector and config.context_width is None:
-        raise _refuse(config, "context_vector", "false without context_width", "Leave it out.")
+        raise refused(config, "context_width", "None where nothing attends", cure)
     for field, low in (("transformer_depth", 1), ("transformer_mlp", 0)):
-        if not _whole(getattr(config, field)) or getattr(config, field) < low:
-            raise _refuse(config, field, f"whole numbers from {low}", "SD has 1 and 4.")
+        if not is_whole(getattr(config, field), low):
+            raise refused(config, field, f"whole numbers from {low}", "SD has 1 and 4.")
     if config.channels % 2:
-        raise _refuse(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
+        raise refused(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
     if not 0 <= config.freq_shift < config.channels // 2:
-        raise _refuse(config, "freq_shift", f"0 <= freq_shift < channels/2 = {config.channels // 2}", "ADM 0, DDPM 1.")
+        raise refused(config, "freq_shift", f"0 <= freq_shift < channels/2 = {config.channels // 2}", "ADM 0, DDPM 1.")
 
 
 def _check_levels(config: UNetConfig) -> None:
-    if not config.multipliers or not all(_whole(m) and m >= 1 for m in config.multipliers):
-        raise _refuse(config, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2).")
+    if not config.multipliers or not all(is_whole(m, 1) for m in config.multipliers):
+        raise refused(config, "multipliers", "whole numbers from 1, one a level", "Example: (1, 2, 2).")
     if not all(isinstance(on, bool) for on in config.attention):
-        raise _refuse(config, "attention", "true or false, one a level", "Example: (False, True, True).")
+        raise refused(config, "attention", "true or false, one a level", "Example: (False, True, True).")
     if len(config.attention) != config.levels:
         cure = f"Give one of true or false for each of the {config.levels} multipliers {config.multipliers}."
-        raise _refuse(config, "attention", f"{config.levels} entries, not {len(config.attention)}", cure)
+        raise refused(config, "attention", f"{config.levels} entries, not {len(config.attention)}", cure)
     for width in config.widths:
         if width % config.groups:
             near = math.gcd(*config.widths)
             cure = f"A level has {width} channels: choose groups that divide {near} (all levels), or other channels."
-            raise _refuse(config, "groups", f"divisors of every level's channels {config.widths}", cure)
+            raise refused(config, "groups", f"divisors of every level's channels {config.widths}", cure)
 
 
 def _check_heads(config: UNetConfig) -> None:
     head = config.head_channels
     if head is None:
         return
-    if not _whole(head) or head < 1:
-        raise _refuse(config, "head_channels", "whole numbers from 1, or None", "None gives one head.")
+    if not is_whole(head, 1):
+        raise refused(config, "head_channels", "whole numbers from 1, or None", "None gives one head.")
     attending = [w for w, on in zip(config.widths, config.attention, strict=True) if on]
     attending += [config.widths[-1]] * config.middle_attention
     for width in attending:
         if width % head:
             cure = f"An attending level has {width} channels: choose a divisor of {math.gcd(*attending)}, or None."
-            raise _refuse(config, "head_channels", f"divisors of {sorted(set(attending))}", cure)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+            raise refused(config, "head_channels", f"divisors of {sorted(set(attending))}", cure)
 
 
 def default_unet(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kuosan.errors import Error, unknown
+from kuosan.networks.checks import check_counts, check_doors, refused
 from kuosan.networks.config import Size
 
 
@@ -49,23 +50,13 @@ class DiTConfig:
     checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
-        for field in ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"):
-            if not _whole(getattr(self, field)) or getattr(self, field) < 1:
-                raise _refuse(self, field, "whole numbers from 1", f"Set {field} to 1 or more.")
-        for field in ("classes", "concat_channels"):
-            if not _whole(getattr(self, field)) or getattr(self, field) < 0:
-                raise _refuse(self, field, "whole numbers from 0", f"Set {field} to 0 to close that door.")
-        if self.context_width is not None and (not _whole(self.context_width) or self.context_width < 1):
-            raise _refuse(self, "context_width", "whole numbers from 1, or None", "It follows from model.text.")
-        if self.context_vector and self.context_width is None:
-            raise _refuse(self, "context_vector", "false without context_width", "Leave it out.")
-        if self.concat_skip and self.concat_channels < self.out_channels:
-            raise _refuse(self, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
+        check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
+        check_doors(self)
         if self.width % 4:
             cure = "Use a multiple of 32."
-            raise _refuse(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
+            raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
         if self.width % self.heads:
-            raise _refuse(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are usual.")
+            raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are usual.")
 
     @property
     def factor(self) -> int:
@@ -76,14 +67,6 @@ class DiTConfig:
     def null_label(self) -> int | None:
         """The label that means "no class", or None for a network without a label door."""
         return self.classes or None
-
-
-def _refuse(config: DiTConfig, field: str, allowed: str, cure: str) -> Error:
-    return Error(f"DiTConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def default_dit(

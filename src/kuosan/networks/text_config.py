@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kuosan.errors import Error
+from kuosan.networks.checks import is_whole
 
 WORD = 16  # bytes of a piece at most; longer words are several
 LONGEST = 512  # pieces
@@ -23,9 +24,8 @@ class ByteText:
 
     def __post_init__(self) -> None:
         for name, low in (("length", 0), ("width", 8), ("depth", 0), ("heads", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise Error(f"text.{name} = {value!r} is not allowed: whole numbers from {low}.")
+            if not is_whole(getattr(self, name), low):
+                raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
         if self.length > LONGEST:
             raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} pieces of a prompt are read.")
         if self.width % self.heads:
