@@ -6,11 +6,10 @@ not have are refused by name. Latents are raw on our side: `scaling_factor` is t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kuosan.convert.diffusers import OLD_NAMES, match
+from kuosan.convert.tables import modern, parts_of, split, stacked
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 
@@ -70,12 +69,7 @@ def name_table(config: AutoencoderConfig) -> dict[str, dict[str, int]]:
 
     with torch.device("meta"):
         weights = Autoencoder(config.alone).state_dict()
-    table = {}
-    for name, weight in weights.items():
-        rows, theirs = weight.shape[0], _rename(name)
-        stacked = {theirs.replace(".qkv.", f".to_{letter}."): rows // 3 for letter in "qkv"}
-        table[name] = stacked if ".qkv." in name else {theirs: rows}
-    return table
+    return {name: parts_of(name, weight.shape[0], _NAMES) for name, weight in weights.items()}
 
 
 def autoencoder_from_diffusers(
@@ -85,22 +79,8 @@ def autoencoder_from_diffusers(
 
     Raises: `Error` for an option we do not have, and for weights unknown, missing or of another shape.
     """
-    import torch
-
     ours = config_from_diffusers(config)
-    theirs = {}
-    for name, weight in weights.items():
-        for old, new in OLD_NAMES.items():
-            name = name.replace(old, new)
-        theirs[name] = weight
-    table = name_table(ours)
-    match("AutoencoderKL", {name: size for parts in table.values() for name, size in parts.items()}, theirs)
-    state = {}
-    for name, parts in table.items():
-        stacked = torch.cat([theirs[part] for part in parts])
-        linear = ".qkv." in name or ".middle.1.out." in name
-        state[name] = stacked.flatten(1) if linear and stacked.ndim == 4 else stacked  # old 1x1 convolutions
-    return ours, state
+    return ours, stacked("AutoencoderKL", name_table(ours), modern(weights))
 
 
 def autoencoder_to_diffusers(
@@ -114,17 +94,10 @@ def autoencoder_to_diffusers(
 
     Raises: `Error` for what `AutoencoderKL` cannot do, and for weights unknown, missing or of another shape.
     """
-    import torch
-
     from kuosan.networks.autoencoder import weights_alone
 
-    theirs, table, alone = config_to_diffusers(config, scaling_factor), name_table(config), weights_alone(state)
-    match("Autoencoder", {name: sum(parts.values()) for name, parts in table.items()}, alone)
-    weights: dict[str, Tensor] = {}
-    for name, parts in table.items():
-        pieces = torch.split(alone[name], list(parts.values()))
-        weights |= {part: piece.clone() for part, piece in zip(parts, pieces, strict=True)}
-    return theirs, weights
+    theirs = config_to_diffusers(config, scaling_factor)
+    return theirs, split("Autoencoder", name_table(config), weights_alone(state))
 
 
 def config_from_diffusers(config: Mapping[str, Any]) -> AutoencoderConfig:
@@ -179,9 +152,3 @@ def config_to_diffusers(config: AutoencoderConfig, scaling_factor: float) -> dic
 
 def _refuse(option: str, value: object, allowed: object) -> Error:
     return Error(f"AutoencoderKL's {option} is {value!r}; we can take {allowed}.")
-
-
-def _rename(name: str) -> str:
-    for ours, theirs in _NAMES:
-        name = re.sub(ours, theirs, name)
-    return name

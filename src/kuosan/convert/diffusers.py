@@ -6,12 +6,11 @@ once; one left over or missing is an `Error`. Options we do not have are refused
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kuosan.convert.diffusers_config import config_from_diffusers, config_to_diffusers
-from kuosan.errors import Error
+from kuosan.convert.tables import modern, parts_of, renamed, split, stacked
 from kuosan.networks.config import UNetConfig
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ _NAMES = [  # (ours, diffusers'), applied one after another to our names
     (r"^decoder\.norm\.", "conv_norm_out."),
     (r"^decoder\.exit\.", "conv_out."),
 ]
-# as diffusers spelt attention before 0.13, and as published DDPM checkpoints still do
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 def name_table(config: UNetConfig) -> dict[str, dict[str, int]]:
@@ -55,14 +52,11 @@ def name_table(config: UNetConfig) -> dict[str, dict[str, int]]:
         part = getattr(network, half)
         blocks = [f"{half}.{name}" for name, module in part.named_modules() if isinstance(module, ResidualBlock)]
         for kind in ("weight", "bias"):
-            names = [_rename(f"{block}.time_emb_proj.{kind}") for block in blocks]
+            names = [renamed(f"{block}.time_emb_proj.{kind}", _NAMES) for block in blocks]
             table[f"{half}.conditioning.{kind}"] = dict(zip(names, part.conditioning.widths, strict=True))
     for name, weight in network.state_dict().items():
-        rows = weight.shape[0]
-        if ".qkv." in name:
-            table[name] = {_rename(name).replace(".qkv.", f".to_{letter}."): rows // 3 for letter in "qkv"}
-        elif name not in table:
-            table[name] = {_rename(name): rows}
+        if name not in table:
+            table[name] = parts_of(name, weight.shape[0], _NAMES)
     return table
 
 
@@ -78,19 +72,11 @@ def unet_from_diffusers(
     import torch
 
     ours = config_from_diffusers(config)
-    theirs = {_modern(name): weight for name, weight in weights.items()}
-    table = name_table(ours)
+    theirs = modern(weights)
     if ours.classes and "class_embedding.weight" in theirs:
         rows = theirs["class_embedding.weight"]
         theirs["class_embedding.weight"] = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
-    sizes = {name: size for parts in table.values() for name, size in parts.items()}
-    match("UNet2DModel", sizes, theirs)
-    state = {}
-    for name, parts in table.items():
-        stacked = torch.cat([theirs[part] for part in parts])
-        linear = ".qkv." in name or re.search(r"attentions\.\d+\.out\.|middle\.1\.out\.", name)
-        state[name] = stacked.flatten(1) if linear and stacked.ndim == 4 else stacked  # old 1x1 convolutions
-    return ours, state
+    return ours, stacked("UNet2DModel", name_table(ours), theirs)
 
 
 def unet_to_diffusers(config: UNetConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -98,50 +84,4 @@ def unet_to_diffusers(config: UNetConfig, state: Mapping[str, Tensor]) -> tuple[
 
     Raises: `Error` for what `UNet2DModel` cannot do, and for weights unknown, missing or of another shape.
     """
-    import torch
-
-    theirs, table = config_to_diffusers(config), name_table(config)
-    match("UNet", {name: sum(parts.values()) for name, parts in table.items()}, state)
-    weights: dict[str, Tensor] = {}
-    for name, parts in table.items():
-        pieces = torch.split(state[name], list(parts.values()))
-        weights |= {part: piece.clone() for part, piece in zip(parts, pieces, strict=True)}
-    return theirs, weights
-
-
-def _rename(name: str) -> str:
-    for ours, theirs in _NAMES:
-        name = re.sub(ours, theirs, name)
-    return name
-
-
-def _modern(name: str) -> str:
-    for old, new in OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name
-
-
-def match(model: str, rows: Mapping[str, int], weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not exactly the ones wanted."""
-    unknown, missing = sorted(weights.keys() - rows.keys()), sorted(rows.keys() - weights.keys())
-    if unknown or missing:
-        parts = [
-            f"{len(names)} {what}: {_some(names)}"
-            for what, names in (("unknown", unknown), ("missing", missing))
-            if names
-        ]
-        raise Error(
-            f"the weights are not those of a {model} with this config ({'; '.join(parts)}). "
-            "Use the config that was saved beside these weights."
-        )
-    for name, size in rows.items():
-        if weights[name].shape[:1] != (size,):
-            raise Error(
-                f"weight {name} has shape {tuple(weights[name].shape)}; its first size must be {size}. "
-                "Use the config that was saved beside these weights."
-            )
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return config_to_diffusers(config), split("UNet", name_table(config), state)
