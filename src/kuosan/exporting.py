@@ -80,21 +80,21 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _use(model: Mapping[str, Any]) -> str:
-    """What a model is used for, in a sentence's beginning."""
-    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind", "generation")
+def use(model: Mapping[str, Any], folder: str) -> tuple[str, str]:
+    """What an exported model is used for: in words, a sentence's beginning; and as arguments of `kuosan`."""
+    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind")
     if kind == "autoencoder":
-        return "Train on its latents with `kuosan train PICTURES --codec THIS_FOLDER`"
+        return "Train on its latents", f"train PICTURES --codec {folder}"
     if kind == "classifier":
-        return "Guide by it with `kuosan sample RUN --classifier THIS_FOLDER`"
-    verb = "sample THIS_FOLDER" if task == "generation" else "restore THIS_FOLDER PICTURE"
-    return f"Use it with `kuosan {verb}`"
+        return "Guide by it", f"sample RUN --classifier {folder}"
+    return "Use it", f"sample {folder}" if task in (None, "generation") else f"restore {folder} PICTURE"
 
 
 def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     """The least that can be said of a model."""
     model, train = tree["model"], tree.get("train", {})
     shape = "x".join(str(side) for side in model.get("shape") or ())
+    deed, arguments = use(model, "THIS_FOLDER")
     told = {"bytes": "captions", "encoder": f"captions by {model.get('text', {}).get('encoder')}"}
     lines = [
         "# A model trained with kuosan",
@@ -103,7 +103,8 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
         f"{told.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
         f"{train.get('batch')} pictures of {tree.get('data', {}).get('path')}.",
         "",
-        f"Its averaged weights. {_use(model)}; config.yaml holds every setting it was trained with. Say here whose",
+        f"Its averaged weights. {deed} with `kuosan {arguments}`; config.yaml holds every setting it was trained with. "
+        "Say here whose",
         "pictures it learned from and under which licence.",
     ]
     if model.get("text", {}).get("kind") == "encoder":

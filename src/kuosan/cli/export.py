@@ -51,11 +51,5 @@ def export(
     exporting.export(saved, out, bf16=precision == "bf16", card=text)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"exported: {out} ({size_text(size)}; step {saved.step} of {run}, weights in {precision})")
-    model = saved.config.get("model", {})
-    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind")
-    use = {
-        "autoencoder": f"train PICTURES --codec {quote(str(out))}",
-        "classifier": f"sample RUN --classifier {quote(str(out))}",
-    }
-    usual = f"sample {quote(str(out))}" if task in (None, "generation") else f"restore {quote(str(out))} PICTURE"
-    say(f"next: kuosan {use.get(kind, usual)}")
+    _, arguments = exporting.use(saved.config.get("model", {}), quote(str(out)))
+    say(f"next: kuosan {arguments}")
