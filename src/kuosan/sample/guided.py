@@ -94,7 +94,7 @@ def guided(
     denoise = plain
     scale = request.guidance
     if scale is not None and scale != 1:
-        plain, reference = _pair(model, request, guides, label, given, rows)
+        plain, reference = _pair(model, request, guides, label, given, text, rows)
         denoise = guidance.classifier_free(plain, reference, scale)
         denoise = guidance.rescale(denoise, plain, request.guidance_rescale or 0.0)
     if guides.classifier is not None and request.classifier_scale:
@@ -129,10 +129,10 @@ def _pair(
     guides: Guides,
     label: Tensor | None,
     given: Given | None,
+    text: Mapping[str, Tensor] | None,
     rows: Sequence[int],
 ) -> tuple[Denoiser, Denoiser]:
     """The plain denoiser, remembered for all who ask it, and the one that guidance leads away from."""
-    text = texts(model, request, rows)
     if guides.reference is not None:
         weaker = guides.reference
         return guidance.shared(_told(model, label, given, text)), _told(
