@@ -33,9 +33,7 @@ JUMP, JUMPS = 10, 10  # RePaint's
 BOX = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*")  # x,y,w,h: a mask as numbers
 REPAINT_STEPS = 250  # RePaint's T
 STEPS, ETA = 100, 0.85  # of the other methods, by ddim (Wang et al. 2023)
-TRAINED_STEPS = (
-    50  # of a model that was trained for it, by ddim with eta 1: its noise mends what earlier steps got wrong
-)
+TRAINED_STEPS = 50  # of a model trained for it, by ddim with eta 1: its noise mends what earlier steps got wrong
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
     Raises:
         Error: a model trained for other damage than this.
     """
-    task = config.task
+    task, chosen = config.task, asked.method
     if task.kind != "generation" and asked.method is None and asked.jumps is not None:
         raise Error(f"jumps = {asked.jumps} belongs to the methods ddnm and repaint, and none is named; leave it out.")
     if isinstance(task, SuperResolution):
@@ -174,17 +172,21 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
                 f"out, or use repaint."
             )
     else:
-        alone = asked.missing and (config.codec.kind == "pixels" or (asked.damage == ("mask",) and not asked.noise))
-        chosen = asked.method or ("pigdm" if alone and asked.jumps is None else "ddnm")
-        _check_latents(config, asked, chosen)
-        return chosen
-    _check_latents(config, asked, asked.method)
-    return asked.method
+        filled = asked.missing and _linear(config, asked)
+        chosen = asked.method or ("pigdm" if filled and asked.jumps is None else "ddnm")
+    if chosen == "pigdm":
+        _check_pigdm(config, asked)
+    return chosen
 
 
-def _check_latents(config: ModelConfig, asked: Restoration, method: str | None) -> None:
-    """Refuse a method that has no meaning through a decoder. Raises: Error."""
-    if config.codec.kind == "pixels" or method != "pigdm" or (asked.damage == ("mask",) and not asked.noise):
+def _linear(config: ModelConfig, asked: Restoration) -> bool:
+    """Whether the damage is linear in what is denoised: pixels, or latents of which only a hole is missing."""
+    return config.codec.kind == "pixels" or (asked.damage == ("mask",) and not asked.noise)
+
+
+def _check_pigdm(config: ModelConfig, asked: Restoration) -> None:
+    """Refuse PiGDM where it has no meaning. Raises: Error."""
+    if _linear(config, asked):
         return
     what = [part for part in asked.damage if part != "mask"] or ["noise"]
     raise Error(
