@@ -75,7 +75,7 @@ def _write(like: Path, out: Path | None, image: Tensor, recipe: Recipe, trained:
 
 def _home(like: Path, recipe: Recipe) -> Path:
     """The run that a recipe names, or the one that the picture lies in, where that was moved."""
-    if recipe.run == embedded.NAME and not Path(recipe.run).exists():
+    if embedded.is_meant(recipe.run):
         return embedded.folder()
     for folder in (Path(recipe.run), *like.resolve().parents):
         if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():

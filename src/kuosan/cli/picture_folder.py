@@ -30,7 +30,7 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     if recipe.request.size is not None or recipe.request.aspect is not None:
         name += "-{}x{}".format(*recipe.size)
     place = home / "samples" / name
-    if str(run) == embedded.NAME and not run.exists():  # nobody's pictures belong into the package
+    if embedded.is_meant(run):  # nobody's pictures belong into the package
         place = Path("pictures") / embedded.name(recipe.request)
     elif checkpoint.is_exported(home):  # nor into a model that is handed on
         place = Path("pictures") / f"{home.resolve().name}-{name}"

@@ -180,7 +180,7 @@ def sample(
         run = Path(embedded.NAME)
         if " " not in request.prompts[0].strip() and not prompts:
             say(f"there is no run {request.prompts[0]!r} here: it is read as a prompt for the package's own model.")
-    if str(run) == embedded.NAME and not run.exists():
+    if embedded.is_meant(run):
         request = embedded.usual(request)
     _refuse_early(run, request)
     make(run, request, out, columns, gif, where)

@@ -26,9 +26,14 @@ def folder() -> Path:
     return path
 
 
+def is_meant(run: str | Path) -> bool:
+    """Whether a run's name is this model's, and nothing else lies there."""
+    return str(run) == NAME and not Path(run).exists()
+
+
 def opened(run: str | Path) -> Path:
-    """The folder of a run by its name: this model's for `embedded`, where nothing else lies there."""
-    return folder() if str(run) == NAME and not Path(run).exists() else Path(run)
+    """The folder of a run by its name."""
+    return folder() if is_meant(run) else Path(run)
 
 
 def usual(request: Request) -> Request:
