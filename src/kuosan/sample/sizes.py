@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import ceil, gcd, log
 from typing import TYPE_CHECKING
 
+from kuosan.data import buckets
 from kuosan.errors import Error
 from kuosan.model import OwnNetwork
 from kuosan.sample.request import ratio
@@ -83,8 +84,10 @@ def taking(model: Model, size: Size) -> Model:
 
 def nearest_trained(config: ModelConfig, size: Size) -> Size:
     """The trained size whose aspect ratio is nearest to that of a size."""
-    trained = [(w, h) for h, w in config.shapes] or [_own(config)]
-    return min(trained, key=lambda each: (abs(log(each[0] * size[1] / each[1] / size[0])), each))
+    if not config.shapes:
+        return _own(config)
+    height, width = config.shapes[buckets.nearest(config.shapes, size[1], size[0])]
+    return width, height
 
 
 def _own(config: ModelConfig) -> Size:
