@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,9 +16,6 @@ from kuosan.errors import Error
 from kuosan.sample import restoration as restoring
 from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 

@@ -111,7 +111,6 @@ class Work:
 
         Raises: Error if none is left, or for an overlap without effect.
         """
-
         wrong, good, tiles = [], list[Path](), 0
         for path in self.files:
             asked = self._request(path).restoration
@@ -137,7 +136,6 @@ class Work:
         say(f"to make: {many} picture{'s' * (many > 1)}, {calls:,} network evaluations in all, each of one tile")
 
     def _restored(self, path: Path) -> tuple[Brought, Tensor]:
-
         request = self._request(path)
         assert request.restoration is not None
         brought = bring(self.trained.model, request.restoration, path, batch=self.request.batch)
@@ -160,7 +158,6 @@ class Work:
         return replace(self.request, restoration=replace(self.request.restoration, picture=str(path)))
 
     def _write(self, path: Path, name: str, brought: Brought, images: Tensor) -> None:
-
         recipe = self.trained.recipe(self._request(path), brought.picture, size=(images.shape[3], images.shape[2]))
         for i, picture in enumerate(to_uint8(images.cpu().numpy())):
             own = replace(recipe, picture=i)

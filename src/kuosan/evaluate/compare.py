@@ -42,8 +42,6 @@ from kuosan.text.prompts import escaped
 from kuosan.trained import Trained, guides_of
 
 MEASURED = 64  # answers of a rule measured at once
-
-
 OWN = ("captions",)  # prompts=captions of a contestant: each picture's own caption
 
 

@@ -9,7 +9,7 @@ its size depends little on the network: 0 for equal pictures, at most 4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class PerceptualLoss:
     def to(self, device: torch.device) -> PerceptualLoss:
         """The same on another device, where pictures must be then."""
         self.network.to(device)
-        return replace(self)
+        return self
 
 
 def _unit(layer: Tensor) -> Tensor:
