@@ -18,10 +18,11 @@ from kuosan.diffusion import operators
 from kuosan.errors import Error
 from kuosan.evaluate import compare_sheet
 from kuosan.evaluate.baselines import baselines, harmonic, nearest_known
-from kuosan.evaluate.compared import Scores, mean
+from kuosan.evaluate.compared import Scores
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.damaged import Damaged, damage
 from kuosan.evaluate.distortion import MOST, levels, measure
+from kuosan.evaluate.estimate import mean
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import kuosan
-from kuosan.evaluate.estimate import Estimate
+from kuosan.evaluate.estimate import Estimate, mean
 from kuosan.files import write_atomic
 
 FORMAT = 1
@@ -153,12 +151,6 @@ class Comparison:
         """result.json and table.md."""
         write_atomic(folder / TABLE, self.markdown())
         write_atomic(folder / NAME, self.json())
-
-
-def mean(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The mean of pictures' values, and its standard error."""
-    numbers = np.asarray(values, np.float64)
-    return Estimate(float(numbers.mean()), float(numbers.std(ddof=1)) / sqrt(len(numbers)))
 
 
 def described(one: Scores) -> str:

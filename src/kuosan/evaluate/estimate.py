@@ -43,6 +43,13 @@ class Proportion:
         return self.count / self.n
 
 
+def mean(values: ArrayLike) -> Estimate:
+    """The mean of pictures' values, and its standard error; nan of a single picture."""
+    numbers = np.asarray(values, np.float64)
+    error = float(numbers.std(ddof=1)) / sqrt(len(numbers)) if len(numbers) > 1 else float("nan")
+    return Estimate(float(numbers.mean()), error)
+
+
 def wilson(count: int, n: int, z: float = 1.959963984540054) -> Proportion:
     """The share of `count` in `n` with its score interval (Wilson 1927); `z` 1.96 is 95 %.
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from math import isfinite, prod, sqrt
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import kuosan
-from kuosan.evaluate.estimate import Estimate
+from kuosan.evaluate.estimate import Estimate, mean
 from kuosan.evaluate.latent_space import Channel, warnings
 from kuosan.files import write_atomic
 
@@ -138,13 +136,6 @@ class Reconstructed:
         """reconstruction.json and table.md."""
         write_atomic(folder / TABLE, self.markdown())
         write_atomic(folder / NAME, self.json())
-
-
-def mean(values: list[float]) -> Estimate:
-    """The mean of pictures' values and its standard error, nan of a single picture."""
-    numbers = np.asarray(values, np.float64)
-    error = float(numbers.std(ddof=1)) / sqrt(len(numbers)) if len(numbers) > 1 else float("nan")
-    return Estimate(float(numbers.mean()), error)
 
 
 def text(estimate: Estimate, digits: int) -> str:
