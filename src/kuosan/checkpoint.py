@@ -178,6 +178,12 @@ def _newest(run: str | os.PathLike[str], read: Callable[[Path, tuple[str, ...]],
     return None
 
 
+def home(path: Path) -> Path:
+    """The run that a checkpoint lies in; what is no checkpoint of a run is its own."""
+    above = path.resolve().parent
+    return above.parent if above.name == FOLDER else path
+
+
 def is_exported(path: Path) -> bool:
     """Whether a folder is a model that was exported, or a checkpoint away from its run: it holds but what it lists."""
     return (path / manifest.NAME).is_file() and path.resolve().parent.name != FOLDER

@@ -31,15 +31,17 @@ def test_a_long_word_is_cut_between_characters() -> None:
     assert b"".join(found).decode() == "ä" * 20
 
 
-def test_a_table_is_filled_with_nothing_behind_the_text() -> None:
-    table = words.table(["fox", ""], 8)
-    assert table.shape == (2, 8, 16)
-    assert (table != 0).any(2).sum(1).tolist() == [2, 1]
+def test_texts_lie_one_behind_the_other_each_from_its_own_beginning() -> None:
+    table, places = words.packed(["fox", ""], 8)
+    assert table.shape == (3, 16)
+    assert (table != 0).any(1).all()
+    assert places.tolist() == [0, 2, 3]
+    assert table[[0, 2], 0].tolist() == [words.BEGIN] * 2
 
 
 def test_a_text_too_long_is_refused_with_its_length() -> None:
     with pytest.raises(Error, match="9 words and marks, and this model reads 7 at most"):
-        words.table(["a b c d e f g h i"], 8)
+        words.packed(["a b c d e f g h i"], 8)
     assert words.longest(["a b c", "a"]) == 8
     with pytest.raises(Error, match="reads 511 at most"):
         words.longest(["a " * 600])

@@ -75,7 +75,7 @@ def invert(
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
     x0 = torch.stack([opening.picture(trained.model, path) for path in pictures])
-    home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
+    home = checkpoint.home(run)
     folder = out or home / "inversions"  # never inside a checkpoint, which holds nothing else
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

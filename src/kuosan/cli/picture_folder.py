@@ -23,7 +23,7 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
     Raises:
         Error: it lies inside a checkpoint, is a file, or cannot be written.
     """
-    home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
+    home = checkpoint.home(run)
     begin = recipe.request.between
     origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
     name = f"{walk.sampler}-{walk.steps}-{origin}"

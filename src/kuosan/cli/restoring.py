@@ -41,7 +41,7 @@ class Work:
     ) -> None:
         self.trained = trained.load(run, compute=choose(where))
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
-        home = run.resolve().parent.parent if run.resolve().parent.name == checkpoint.FOLDER else run
+        home = checkpoint.home(run)
         self.files, self.left_out = list(files), 0
         usual = (
             Path("pictures") / f"{home.resolve().name}-restored" if checkpoint.is_exported(home) else home / "restored"

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from kuosan.errors import Error
 from kuosan.networks.autoencoder import Autoencoder
-from kuosan.networks.tiled_autoencoder import TiledAutoencoder
+from kuosan.networks.tiled_autoencoder import SIDE, TiledAutoencoder
 
 if TYPE_CHECKING:
     from kuosan.codec.config import Latents
     from kuosan.networks.autoencoder import Moments
-
-TILE = 256  # pixels a side of a tile that an autoencoder is given of a larger picture, at least
 
 
 class Coder(Protocol):
@@ -79,7 +77,7 @@ class LatentCodec:
         if isinstance(self.network, TiledAutoencoder):
             return self
         assert isinstance(self.network, Autoencoder)
-        return LatentCodec(self.config, TiledAutoencoder(self.network, max(side, TILE)))
+        return LatentCodec(self.config, TiledAutoencoder(self.network, max(side, SIDE)))
 
 
 @dataclass

@@ -114,7 +114,8 @@ class Report:
         """With buckets: how many pictures each holds (width x height), and how much is cut of pictures."""
         if not self.plan.shapes:
             return {}
-        cuts = [cut(self.plan.shape_of(look), look.height, look.width) for look in self.scan.looks]
+        shapes = (self.buckets.shapes[i] for i in self.buckets.of)
+        cuts = [cut(shape, look.height, look.width) for shape, look in zip(shapes, self.scan.looks)]
         counts = self.buckets.counts(np.arange(len(cuts)))
         return {
             "buckets": {_text(shape): int(count) for shape, count in zip(self.buckets.shapes, counts)},

@@ -119,7 +119,7 @@ def _of_model(
     reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
     prompts = asking.captions(model, config, reference)
     path = Path(model.name).resolve()
-    home = (path.parent.parent if path.parent.name == checkpoint.FOLDER else Path(model.name)) / FOLDER
+    home = checkpoint.home(Path(model.name)) / FOLDER
     if checkpoint.is_exported(path):  # which holds nothing else
         home = Path(FOLDER) / path.name
     jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()

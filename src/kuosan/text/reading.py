@@ -64,14 +64,14 @@ def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[st
     known = {prompt: read(prompt) for prompt in dict.fromkeys(wanted)}
     longest = max(count(prompt) for prompt in dict.fromkeys([*among, *wanted]))
     longest = -(-longest // step) * step
-    pairs = [padded(*known[prompt], longest) for prompt in wanted]
-    return {
-        "context": torch.stack([features for features, _ in pairs]),
-        "context_mask": torch.stack([mask for _, mask in pairs]),
-    }
+    return told([known[prompt] for prompt in wanted], longest)
 
 
-def padded(features: Tensor, mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Features (L, W) and mask (L,) with nothing behind them up to `length`."""
-    more = length - len(mask)
-    return torch.cat([features, features.new_zeros(more, features.shape[1])]), torch.cat([mask, mask.new_zeros(more)])
+def told(read: Sequence[tuple[Tensor, Tensor]], length: int) -> dict[str, Tensor]:
+    """Features (L, W) and masks (L,) of several texts, by door, with nothing behind each up to `length`."""
+    context, mask = [], []
+    for features, there in read:
+        more = length - len(there)
+        context.append(torch.cat([features, features.new_zeros(more, features.shape[1])]))
+        mask.append(torch.cat([there, there.new_zeros(more)]))
+    return {"context": torch.stack(context), "context_mask": torch.stack(mask)}

@@ -66,21 +66,6 @@ def packed(texts: Sequence[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(own) if own else np.zeros((0, WORD), np.int16), ends
 
 
-def table(texts: Sequence[str], longest: int) -> np.ndarray:
-    """Texts as numbers: (N, longest, 16) int16, 0 behind a text's end.
-
-    Raises:
-        Error: a text of more pieces.
-    """
-    made = np.zeros((len(texts), longest, WORD), np.int16)
-    for i, text in enumerate(texts):
-        own = rows(pieces(text))
-        if len(own) > longest:
-            raise too_long(text, len(own), longest)
-        made[i, : len(own)] = own
-    return made
-
-
 def longest(texts: Sequence[str]) -> int:
     """Rows enough for every one of these texts, a multiple of 8.
 

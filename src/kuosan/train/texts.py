@@ -19,7 +19,7 @@ from kuosan.config import plain
 from kuosan.errors import Error
 from kuosan.text import words
 from kuosan.text.config import ByteText, Encoder, Text
-from kuosan.text.reading import padded
+from kuosan.text.reading import told
 from kuosan.train.distributed import World
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ class Live:
                 features = self.encoder.row(self.texts[i]).features
                 self.known[i] = features, torch.ones(len(features), dtype=torch.bool)
         longest = max(len(self.known[i][1]) for i in wanted)  # texts in chunks are of several lengths
-        pairs = [padded(*self.known[i], longest) for i in wanted]
-        return {
-            "context": torch.stack([features for features, _ in pairs]),
-            "context_mask": torch.stack([mask for _, mask in pairs]),
-        }
+        return told([self.known[i] for i in wanted], longest)
 
 
 def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
@@ -144,7 +140,7 @@ def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> T
             found = captions(pictures, uncaptioned)
             needed = words.longest(found)
             if text.length and needed > text.length:
-                words.table(found, text.length)  # refuses the one that is too long
+                words.packed(found, text.length)  # refuses the one that is too long
             return plain(text) | {"length": text.length or needed}
         case Encoder():
             captions(pictures, uncaptioned)
