@@ -8,6 +8,7 @@ does, and nothing else in kuosan, it draws from torch's global generator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ class DiffusionModel(nn.Module):
 
     def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         try:
-            sizes = tuple(int(size) for size in shape)
+            sizes = tuple(index(size) for size in shape)  # 16.5 is no size
         except (TypeError, ValueError):
             sizes = ()
         if not sizes or min(sizes) < 1:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from kuosan import config as trees
 from kuosan import seeds
 from kuosan.convert.autoencoder import (
     autoencoder_from_diffusers,
     autoencoder_to_diffusers,
     config_from_diffusers,
+    config_to_diffusers,
     name_table,
 )
 from kuosan.errors import Error
@@ -145,3 +150,45 @@ def test_weights_missing_or_left_over_are_refused() -> None:
     with pytest.raises(Error, match="patch is 2"):
         config = AutoencoderConfig(channels=16, multipliers=(1,), blocks=1, groups=8, patch=2)
         autoencoder_to_diffusers(config, Autoencoder(config).state_dict())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"sample_size": 512},
+        {"scaling_factor": 0.13025},
+        {"scaling_factor": 0.13025, "force_upcast": False, "sample_size": 1024},
+        {"force_upcast": True},
+    ],
+    ids=lambda change: "-".join(change) or "as it is",
+)
+@torch.no_grad()
+def test_no_number_that_was_read_is_lost_and_diffusers_opens_what_is_written(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {**SCALED, "layers_per_block": 1, **change}
+    model = theirs(given)
+    config, weights = autoencoder_to_diffusers(*autoencoder_from_diffusers(given, model.state_dict()))
+    for name, value in given.items():
+        assert config[name] == value, name
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    opened = diffusers.AutoencoderKL.from_pretrained(tmp_path)
+    for name in ("sample_size", "scaling_factor", "force_upcast"):
+        assert opened.config[name] == model.config[name], name
+    x = seeds.normal([(2, "x", 0, 0)], (3, 32, 32))
+    assert torch.equal(opened.encode(x).latent_dist.mean, model.encode(x).latent_dist.mean)
+    stored = trees.build(AutoencoderConfig, json.loads(json.dumps(trees.plain(config_from_diffusers(given)))))
+    assert autoencoder_to_diffusers(stored, autoencoder_from_diffusers(given, model.state_dict())[1])[0] == config
+
+
+def test_numbers_named_on_the_way_out_go_before_those_that_were_read() -> None:
+    config = config_from_diffusers({**SCALED, "scaling_factor": 0.13025})
+    assert config_to_diffusers(config)["scaling_factor"] == 0.13025
+    assert config_to_diffusers(config, 0.3)["scaling_factor"] == 0.3
+    assert config_to_diffusers(config, sample_size=256)["sample_size"] == 256
+    assert config_to_diffusers(AutoencoderConfig())["scaling_factor"] == 0.18215
+    for wrong in ({"scaling_factor": 0.0}, {"scaling_factor": float("nan")}, {"sample_size": 0}):
+        with pytest.raises(Error, match=next(iter(wrong))):
+            config_to_diffusers(config, **wrong)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from kuosan import config as trees
 from kuosan import seeds
 from kuosan.convert.diffusers import name_table, unet_from_diffusers, unet_to_diffusers
+from kuosan.convert.diffusers_config import config_from_diffusers, config_to_diffusers
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet
@@ -228,3 +234,90 @@ def test_scale_shift_without_a_middle_norm_is_refused() -> None:
 def test_doors_that_diffusers_lacks_are_refused_on_the_way_out(field: str, value: int) -> None:
     with pytest.raises(Error, match=field):
         unet_to_diffusers(UNetConfig(**{field: value}), {})
+
+
+def test_what_is_written_is_opened_by_diffusers_and_makes_images_in_its_pipeline(tmp_path: Path) -> None:
+    for name, config in SHAPES.items():
+        model = peer(config)
+        theirs, weights = unet_to_diffusers(*unet_from_diffusers(model.config, model.state_dict()))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(theirs))
+        save_file(weights, tmp_path / name / "diffusion_pytorch_model.safetensors")
+        opened = diffusers.UNet2DModel.from_pretrained(tmp_path / name)
+        if opened.config.num_class_embeds or opened.config.in_channels != opened.config.out_channels:
+            continue  # diffusers' pipeline of pixels hands over no class and knows no learned variance
+        pipeline = diffusers.DDPMPipeline(opened, diffusers.DDPMScheduler())
+        pipeline.set_progress_bar_config(disable=True)
+        made = pipeline(batch_size=1, num_inference_steps=2, output_type="np", generator=torch.manual_seed(0)).images
+        side = config["sample_size"]
+        assert made.shape == (1, side, side, 3) and np.isfinite(made).all()
+
+
+# numbers of a config.json that change neither weights nor outputs here, and must come back
+IDLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"sample_size": 16}),
+    ({"sample_size": [16, 24]}, {"sample_size": (16, 24)}),
+    ({"sample_size": None}, {"sample_size": None}),
+    ({"num_train_timesteps": 1000}, {"num_train_timesteps": 1000}),
+    ({"time_embedding_dim": 64}, {"time_embedding_dim": 64}),
+    ({"attn_norm_num_groups": None}, {"attn_norm_num_groups": None}),
+    ({"attn_norm_num_groups": 8}, {"attn_norm_num_groups": 8}),
+    ({"dropout": 0.13}, {"dropout": 0.13}),
+    ({"norm_eps": 3e-7}, {"norm_eps": 3e-7}),
+    ({"freq_shift": 0.5}, {"freq_shift": 0.5}),
+    ({"mid_block_scale_factor": 1}, {"mid_block_scale_factor": 1}),
+    ({"center_input_sample": False}, {"center_input_sample": False}),
+    (
+        {
+            "add_attention": False,
+            "attention_head_dim": 8,
+            "down_block_types": ["DownBlock2D"] * 2,
+            "up_block_types": ["UpBlock2D"] * 2,
+        },
+        {"attention_head_dim": 8},
+    ),
+    ({**ADM, "block_out_channels": [16, 32, 64], "downsample_padding": 0}, {"downsample_padding": 0}),
+    ({"num_class_embeds": 5}, {"num_class_embeds": 6}),  # our null label is one more
+]
+
+
+@pytest.mark.parametrize(("change", "wanted"), IDLE, ids=lambda value: "-".join(value) or "as it is")
+def test_no_number_that_was_read_is_lost(change: dict[str, Any], wanted: dict[str, Any]) -> None:
+    given = {**SMALL, **change}
+    back = config_to_diffusers(config_from_diffusers(given))
+    assert {name: back[name] for name in wanted} == wanted
+    for name, value in given.items():
+        if name not in wanted and not isinstance(value, str | list):
+            assert back[name] == value, name
+    # through the settings of a run, which are YAML and JSON
+    stored = trees.build(UNetConfig, json.loads(json.dumps(trees.plain(config_from_diffusers(given)))))
+    assert config_to_diffusers(stored) == back
+
+
+def test_numbers_of_a_network_that_was_changed_are_not_said_of_the_new_one() -> None:
+    given = {**SMALL, "time_embedding_dim": 64, "sample_size": 16}
+    wider = replace(config_from_diffusers(given), channels=32)
+    back = config_to_diffusers(wider)
+    assert "time_embedding_dim" not in back and back["sample_size"] == 16 and back["block_out_channels"] == (32, 64)
+
+
+def test_a_network_of_our_own_gets_the_size_that_is_named() -> None:
+    config = UNetConfig(channels=16, multipliers=(1, 2), attention=(False, True), groups=8, blocks=1)
+    assert "sample_size" not in config_to_diffusers(config)
+    assert config_to_diffusers(config, 48)["sample_size"] == 48
+    theirs = config_to_diffusers(config, (48, 64))
+    pipeline = diffusers.DDPMPipeline(diffusers.UNet2DModel(**theirs), diffusers.DDPMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(batch_size=1, num_inference_steps=1, output_type="np").images.shape == (1, 48, 64, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_keep_their_precision_both_ways(dtype: torch.dtype) -> None:
+    model = peer(SHAPES["classes"])
+    state = {name: weight.to(dtype) for name, weight in model.state_dict().items()}
+    _, back = unet_to_diffusers(*unet_from_diffusers(model.config, state))
+    rows = back.pop("class_embedding.weight")
+    assert torch.equal(rows[:-1], state.pop("class_embedding.weight")) and rows.dtype == dtype
+    assert back.keys() == state.keys()
+    for name, weight in state.items():
+        assert torch.equal(back[name], weight) and back[name].dtype == dtype and back[name].is_contiguous()

@@ -230,7 +230,6 @@ def test_what_a_model_was_not_trained_for_is_refused(task: Any, asked: Restorati
         ({"mask": "m", "push": 2.0}, "push = 2.0 belongs to"),
         ({"mask": "m", "method": "pigdm", "jumps": 3}, "jumps = 3 belongs to"),
         ({"mask": "m", "jump_length": 3}, "no effect without jumps"),
-        ({"deblur": 1.0, "noise": 4.0, "method": "dps"}, "knows no noise"),
         ({"colorise": True, "down": "bicubic"}, "no effect without upscale"),
         ({"outpaint": (0, 0, 0, 0)}, "outpaint"),
         ({"mask": "m", "overlap": -1}, "overlap = -1"),

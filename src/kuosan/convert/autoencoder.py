@@ -1,14 +1,18 @@
 """diffusers' `AutoencoderKL` (Stable Diffusion's `vae` folder) <-> our `Autoencoder`, by a table of names.
 
 q, k, v stack to one qkv. Every weight is used exactly once; one left over or missing is an `Error`, and options we do
-not have are refused by name. Latents are raw on our side: `scaling_factor` is the caller's to keep.
+not have are refused by name. Latents are raw on our side: `scaling_factor` changes nothing here and comes
+back on the way out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kuosan.convert.diffusers_config import beside
 from kuosan.convert.tables import modern, parts_of, split, stacked
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
@@ -84,19 +88,23 @@ def autoencoder_from_diffusers(
 
 
 def autoencoder_to_diffusers(
-    config: AutoencoderConfig, state: Mapping[str, Tensor], scaling_factor: float = 0.18215
+    config: AutoencoderConfig,
+    state: Mapping[str, Tensor],
+    scaling_factor: float | None = None,
+    sample_size: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and state dict of the diffusers `AutoencoderKL` that computes the same; a critic is left out.
 
     Args:
-        scaling_factor: what diffusers' pipelines multiply latents by, 1 / their standard deviation; 0.18215 is
-            Stable Diffusion's.
+        scaling_factor: what diffusers' pipelines multiply latents by, 1 / their standard deviation. None: as it was
+            read, or 0.18215, Stable Diffusion's.
+        sample_size: pixels a side, from which diffusers takes the size of its tiles. None: as it was read.
 
     Raises: `Error` for what `AutoencoderKL` cannot do, and for weights unknown, missing or of another shape.
     """
     from kuosan.networks.autoencoder import weights_alone
 
-    theirs = config_to_diffusers(config, scaling_factor)
+    theirs = config_to_diffusers(config, scaling_factor, sample_size)
     return theirs, split("Autoencoder", name_table(config), weights_alone(state))
 
 
@@ -117,7 +125,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> AutoencoderConfig:
         raise _refuse("out_channels", full["out_channels"], f"in_channels, {full['in_channels']}")
     if any(width % widths[0] for width in widths):
         raise _refuse("block_out_channels", widths, "multiples of the first")
-    return AutoencoderConfig(
+    ours = AutoencoderConfig(
         in_channels=full["in_channels"],
         latent_channels=full["latent_channels"],
         channels=widths[0],
@@ -127,10 +135,26 @@ def config_from_diffusers(config: Mapping[str, Any]) -> AutoencoderConfig:
         groups=full["norm_num_groups"],
         norm_eps=1e-6,  # AutoencoderKL's, in code
     )
+    kept = beside({name: value for name, value in given.items() if name in _IDLE}, {})
+    return replace(ours, origin=kept)
 
 
-def config_to_diffusers(config: AutoencoderConfig, scaling_factor: float) -> dict[str, Any]:
-    """The config.json of the `AutoencoderKL` with this config's shape. Raises: `Error` for what it cannot do."""
+def config_to_diffusers(
+    config: AutoencoderConfig, scaling_factor: float | None = None, sample_size: int | None = None
+) -> dict[str, Any]:
+    """The config.json of the `AutoencoderKL` with this config's shape, with every number that one read by
+    `config_from_diffusers` held. Raises: `Error` for what it cannot do, and for numbers that nobody can use.
+    """
+    if scaling_factor is not None and not 0 < scaling_factor < math.inf:
+        raise Error(f"scaling_factor {scaling_factor}: need 1 / the latents' standard deviation, above 0, as 0.18215.")
+    if sample_size is not None and (isinstance(sample_size, bool) or sample_size < 1):
+        raise Error(f"sample_size {sample_size}: need pixels a side, 1 or more, as 512.")
+    whole = _written(config) | dict(config.origin)  # of an autoencoder, only numbers that change nothing
+    asked = {"scaling_factor": scaling_factor, "sample_size": sample_size}
+    return whole | {name: value for name, value in asked.items() if value is not None}
+
+
+def _written(config: AutoencoderConfig) -> dict[str, Any]:
     for field, only in (("patch", 1), ("norm_eps", 1e-6)):
         if getattr(config, field) != only:
             raise Error(f"AutoencoderConfig.{field} is {getattr(config, field)}; diffusers' AutoencoderKL has {only}.")
@@ -146,7 +170,7 @@ def config_to_diffusers(config: AutoencoderConfig, scaling_factor: float) -> dic
         "latent_channels": config.latent_channels,
         "norm_num_groups": config.groups,
         "mid_block_add_attention": config.middle_attention,
-        "scaling_factor": scaling_factor,
+        "scaling_factor": 0.18215,
     }
 
 

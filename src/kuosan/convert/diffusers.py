@@ -79,9 +79,15 @@ def unet_from_diffusers(
     return ours, stacked("UNet2DModel", name_table(ours), theirs)
 
 
-def unet_to_diffusers(config: UNetConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def unet_to_diffusers(
+    config: UNetConfig, state: Mapping[str, Tensor], sample_size: int | tuple[int, int] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and state dict of the diffusers `UNet2DModel` that computes the same; its last class is our null.
+
+    Args:
+        sample_size: pixels a side, or height and width, which diffusers' pipelines make images of. A network that came
+            from diffusers has its own; for one of kuosan's name it, or those pipelines refuse the model.
 
     Raises: `Error` for what `UNet2DModel` cannot do, and for weights unknown, missing or of another shape.
     """
-    return config_to_diffusers(config), split("UNet", name_table(config), state)
+    return config_to_diffusers(config, sample_size), split("UNet", name_table(config), state)

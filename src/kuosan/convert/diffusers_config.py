@@ -6,10 +6,11 @@ What the other cannot say is refused by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kuosan.errors import Error
-from kuosan.networks.config import Resample, UNetConfig
+from kuosan.networks.config import Origin, Resample, UNetConfig
 
 # block type -> (attention, how it resamples; None = as downsample_type or upsample_type says)
 _DOWN = {"DownBlock2D": (False, "conv"), "AttnDownBlock2D": (True, None), "ResnetDownsampleBlock2D": (False, "resnet")}
@@ -46,7 +47,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {  # options we have in one setting
     "class_embed_type": (None,),
     "dual_cross_attention": (False,),
 }
-_IDLE = {"sample_size", "num_train_timesteps"}  # change neither the weights nor the output
+_IDLE = {"sample_size", "num_train_timesteps"}  # change neither the weights nor the output; they come back all the same
 
 
 def _refuse(option: str, value: object, allowed: object, why: str = "") -> Error:
@@ -73,7 +74,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
     attention = tuple(_kind(_DOWN, "down_block_types", t)[0] for t in c["down_block_types"])
     if attention != tuple(_kind(_UP, "up_block_types", t)[0] for t in reversed(c["up_block_types"])):
         raise _refuse("up_block_types", c["up_block_types"], "attention on the same levels as down_block_types")
-    return UNetConfig(
+    ours = UNetConfig(
         in_channels=c["in_channels"],
         out_channels=c["out_channels"],
         channels=widths[0],
@@ -91,10 +92,47 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
         freq_shift=c["freq_shift"],
         classes=c["num_class_embeds"] or 0,
     )
+    return replace(ours, origin=beside(given, _written(ours) | {"num_class_embeds": c["num_class_embeds"]}))
 
 
-def config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
-    """The config of the `UNet2DModel` that computes the same. Raises: `Error` for doors it does not have."""
+def beside(given: Mapping[str, Any], written: Mapping[str, Any]) -> Origin:
+    """The numbers of a config that are not in what would be written of it, or otherwise there: for the way back."""
+    numbers = {name: plain(value) for name, value in given.items()}
+    return tuple(
+        (name, value)
+        for name, value in sorted(numbers.items())
+        if not isinstance(value, str)
+        and not (isinstance(value, tuple) and any(isinstance(part, str) for part in value))
+        and (name not in written or plain(written[name]) != value)
+    )
+
+
+def plain(value: Any) -> Any:
+    """A value of a config.json as Python compares it: lists are tuples."""
+    return tuple(plain(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def config_to_diffusers(config: UNetConfig, sample_size: int | tuple[int, int] | None = None) -> dict[str, Any]:
+    """The config of the `UNet2DModel` that computes the same, with every number that a config read by
+    `config_from_diffusers` held.
+
+    Args:
+        sample_size: pixels a side, or height and width, which diffusers' pipelines make images of; None: as read.
+
+    Raises: `Error` for conditioning inputs that it does not have.
+    """
+    written = _written(config)
+    whole = written | dict(config.origin)
+    try:
+        unchanged = config_from_diffusers(whole | {"num_class_embeds": config.classes or None}) == config
+    except Error:
+        unchanged = False
+    if not unchanged:  # since it was read: what was said of the old network holds no more
+        whole = written | {name: value for name, value in config.origin if name in _IDLE}
+    return whole if sample_size is None else whole | {"sample_size": sample_size}
+
+
+def _written(config: UNetConfig) -> dict[str, Any]:
     for field, only in (("concat_channels", 0), ("concat_skip", False), ("patch", 1), ("context_width", None)):
         if getattr(config, field) != only:
             raise Error(

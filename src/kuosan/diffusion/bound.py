@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from kuosan.diffusion import names
 from kuosan.diffusion.level import Level, over
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 
 if TYPE_CHECKING:
     from kuosan.diffusion.schedule import Discrete
 
 Decoder = Literal["bins", "density"]
+DECODERS: tuple[str, ...] = ("bins", "density")
 HALF_BIN = 1 / 255  # of 8-bit pictures in [-1, 1]
 EDGE = 0.999  # beyond it a value is the first or the last of the 256 (Ho et al. 2020, eq. 13)
 
@@ -45,7 +47,11 @@ class Chain:
         return len(self.log_beta)
 
     def log_var(self, i: Tensor, variance: str, frac: Tensor | None, x: Tensor) -> Tensor:
-        """log variance of p in rows i (B,), shaped to meet x (B, ...); `learned` needs frac, of x's shape."""
+        """log variance of p in rows i (B,), shaped to meet x (B, ...); `learned` needs frac, of x's shape.
+
+        Raises: Error for an unknown variance, and for `learned` without a frac.
+        """
+        variance = names.variance(variance)
         low, high = over(self.log_posterior[i], x), over(self.log_beta[i], x)
         if variance == "learned":
             if frac is None:
@@ -99,7 +105,10 @@ def step_bits(
     """Each picture's term of the bound in bits a dimension, (B,): the KL of row i[b], or the decoder where i[b] is 0.
 
     x0, x0_hat (B, ...); the sum over all rows, and `prior_bits`, is the bound. Differentiable in x0_hat and frac.
+    Raises: Error for an unknown variance or decoder, and for `learned` without a frac.
     """
+    if decoder not in DECODERS:
+        raise unknown("decoder", decoder, DECODERS)
     log_var = steps.log_var(i, variance, frac, x0).expand_as(x0)
     off = over(steps.gain[i], x0) * (x0 - x0_hat.to(x0.dtype))
     behind = over(steps.log_posterior[i], x0) - log_var  # log q's variance over p's

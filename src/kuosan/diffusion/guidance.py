@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, denoiser
+from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, clock, denoiser
 from kuosan.diffusion.level import Level, mix, over
 from kuosan.diffusion.prediction import target, to_eps, to_x0
 from kuosan.diffusion.schedule import Schedule
@@ -158,14 +158,19 @@ def gradient(log_prob: LogProb, x: Tensor, level: Level) -> Tensor:
 def log_prob(
     network: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, label: Tensor, sampled: Schedule | None = None
 ) -> LogProb:
-    """log p(label | x_t) by a classifier `network(x, t)` -> logits that was trained on `schedule`; label (B,) int64.
+    """log p(label | x_t) by a classifier `network(x, t)` -> logits (B, K) trained on `schedule`.
 
+    x (B, ...), t (B,) float32 as a denoising network gets it, label (B,) int64, the class of each image.
     At the levels of another schedule (`sampled`) it is asked at its own level of equal log SNR, x scaled to that: the
-    same picture and noise in the same proportion.
-    Raises: Error, when asked, for a level that the classifier was not trained at.
+    same image and noise in the same proportion.
+    Raises: Error for labels that are no class numbers; when asked, for a level that the classifier was not trained at,
+    and for logits or labels that do not fit the images.
     """
+    if label.ndim != 1 or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise Error(f"label of shape {tuple(label.shape)}, {label.dtype}: need one class number an image, (B,) int64.")
+    label = label.long()
 
-    def told(x: Tensor, level: Level) -> Tensor:
+    def class_log_prob(x: Tensor, level: Level) -> Tensor:
         own = level
         if sampled is not None and sampled != schedule:
             try:
@@ -173,10 +178,17 @@ def log_prob(
             except Error as error:
                 raise Error(f"the classifier does not know this noise: {error} Or guide within an interval.") from None
             x = x * over(own.alpha / level.alpha, x)
-        logits = network(x, own.t.to(x.device, torch.float32).reshape(-1))
-        return logits.log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)
+        logits = network(x, clock(own, x))
+        if logits.ndim != 2 or len(logits) != len(x):
+            raise Error(f"the classifier gave {tuple(logits.shape)} for {len(x)} images: need logits (B, classes).")
+        if len(label) != len(x):
+            raise Error(f"{len(label)} labels for {len(x)} images: need one class number each, (B,).")
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= logits.shape[1]:
+            raise Error(f"labels {low} to {high}: this classifier has classes 0 to {logits.shape[1] - 1}.")
+        return logits.log_softmax(dim=1).gather(1, label.to(x.device)[:, None]).squeeze(1)
 
-    return told
+    return class_log_prob
 
 
 def doubled(

@@ -140,6 +140,13 @@ class Separable:
     columns: Tensor  # (w, W)
     cut: float = CUT
 
+    def __post_init__(self) -> None:
+        for name, matrix in (("rows", self.rows), ("columns", self.columns)):
+            if matrix.ndim != 2:
+                raise Error(f"{name} of shape {tuple(matrix.shape)}: need a matrix, (output pixels, input pixels).")
+        if not 0 <= self.cut < 1:
+            raise Error(f"cut {self.cut}: need 0 (every singular value counts) or more, below 1; {CUT:g} is usual.")
+
     def apply(self, x: Tensor) -> Tensor:
         self._check("pictures", x, self.rows.shape[1], self.columns.shape[1])
         return self.rows.to(x) @ x @ self.columns.to(x).mT
@@ -211,8 +218,8 @@ def gaussian_blur(std: float, size: tuple[int, int], radius: int | None = None) 
         raise Error(f"blur of std {std}: need a number of pixels above 0, as in 1.5.")
     if radius is None:
         radius = max(1, round(4 * std))
-    if radius < 1:
-        raise Error(f"blur of radius {radius}: need 1 pixel or more, or None for 4·std.")
+    if isinstance(radius, bool) or not isinstance(radius, int) or radius < 1:
+        raise Error(f"blur of radius {radius!r}: need a whole number of pixels, 1 or more, or None for 4·std.")
     height, width = size
     return Separable(filters.bell(std, height, radius), filters.bell(std, width, radius))
 

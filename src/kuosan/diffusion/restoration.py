@@ -2,7 +2,7 @@
 
     ddnm:   x0 + A^+·(y - A·x0)
     pigdm:  x0 + sigma²/alpha·J^T·A^T·(r²·A·A^T + noise²·I)^-1·(y - A·x0),   J = dx0/dx
-    dps:    x0 - push·grad_x |y - A·x0|                                      repaint: known pixels at every level
+    dps:    x0 - push·sqrt(1 - noise²·m/|e|²)·grad_x |e|,  e = y - A·x0         repaint: known pixels at every level
 
 r² = s²·sigma²/(alpha²·s² + sigma²) is the variance of x0 given x_t for data of std s (`prior_std`). The wrappers are
 denoiser in, denoiser out, like guidance, and enable gradients themselves where they need them.
@@ -99,6 +99,10 @@ def dps(
     factor of x0 in the posterior mean of the step from here. Fewer steps push harder, each picture no further than
     where |y - A·x0| is least along its step. Scale 0 is `denoise` itself. With `decode`, x are latents, and the
     residual is that of what they decode to.
+
+    The paper's step knows no noise and would fit it. Here a measurement's noise shortens the step by
+    sqrt(1 - noise²·m/|y - A·x0|²), m the numbers in y, and ends it where noise alone explains the residual (Morozov's
+    discrepancy principle); without noise the factor is 1, the paper's step.
     """
     if not 0 <= scale < math.inf:
         raise Error(f"dps scale {scale}: need 0 (unheld) or more; the paper's are 0.3 to 1.")
@@ -115,13 +119,16 @@ def dps(
         leaf, prediction, tracked = _tracked(denoise, x, level)
         picture = seen(decode, prediction.x0)
         residual = measurement.residual(picture.picture)
-        length = inner(residual, residual).sqrt()
+        squared = inner(residual, residual)
+        length = squared.sqrt()
         unit = torch.where(length > 0, residual / length, 0.0)
         step = _pulled(picture.pull(measurement.operator.adjoint(unit)), leaf, tracked)
         image = measurement.operator.apply(picture.push(step))
         least = inner(image, residual) / inner(image, image)
-        push = over(pushes[i.clamp(min=0)], x)
-        return prediction._replace(x0=prediction.x0 + _capped(push, least) * step)
+        push = _capped(over(pushes[i.clamp(min=0)], x), least)
+        if measurement.noise > 0:
+            push = push * _beyond(measurement.noise, residual, squared)
+        return prediction._replace(x0=prediction.x0 + push * step)
 
     return held
 
@@ -227,6 +234,15 @@ def _tracked(denoise: Denoiser, x: Tensor, level: Level) -> tuple[Tensor, Predic
 def _pulled(v: Tensor, leaf: Tensor, x0: Tensor) -> Tensor:
     """J^T·v, J = d x0/d x."""
     return torch.autograd.grad(x0, leaf, v.to(x0))[0].to(v)
+
+
+def _beyond(noise: float, residual: Tensor, squared: Tensor) -> Tensor:
+    """sqrt(1 - noise²·m/|e|²), at least 0: the share of a residual e beyond its noise, (B, 1, 1, 1).
+
+    m counts what was measured: what a mask hides is 0 in e, and says nothing.
+    """
+    m = (residual != 0).sum(dim=tuple(range(1, residual.ndim)), keepdim=True)
+    return (1 - noise**2 * m / squared).nan_to_num(0.0).clamp(min=0).sqrt()
 
 
 def _capped(scale: float | Tensor, least: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ defaults, of factor 8.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from kuosan.errors import Error, unknown
 from kuosan.networks.checks import check_counts, is_whole, refused
-from kuosan.networks.config import Size
+from kuosan.networks.config import Origin, Size
 
 
 class _Shape(NamedTuple):
@@ -49,8 +49,12 @@ class AutoencoderConfig:
     critic_channels: int = 0  # autoencoder: width of the critic that trains it, at its first layer; 0: no critic
     critic_layers: int = 3  # autoencoder: halvings in the critic; 3 judge patches of 70 pixels (Isola et al. 2017)
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
+    origin: Origin = field(
+        default=(), compare=False, metadata={"option": False}
+    )  # what diffusers' config said beside (scaling_factor ...), for the way back; changes nothing here
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
         counts = ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers")
         check_counts(self, counts)

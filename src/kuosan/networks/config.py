@@ -7,7 +7,7 @@ Diffusion; docs/networks.md lists the settings of each.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from kuosan.errors import Error, unknown
@@ -32,6 +32,10 @@ _SIZES = {
     "medium": _Shape(64, 4, 2, 16),
     "large": _Shape(128, 4, 2, 16),
 }
+
+
+# options of another tool's configuration that change nothing here, kept so that a model goes back as it came
+Origin = tuple[tuple[str, bool | int | float | tuple[int, ...] | None], ...]
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,13 @@ class UNetConfig:
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
+    origin: Origin = field(
+        default=(), compare=False, metadata={"option": False}
+    )  # what diffusers' config said beside (sample_size ...), for the way back; changes nothing here
 
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples
+        object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
         _check_numbers(self)
@@ -114,9 +122,9 @@ def _check_numbers(config: UNetConfig) -> None:
     ):
         cure = "Switch attention on somewhere, or context_vector."
         raise refused(config, "context_width", "None where nothing attends", cure)
-    for field, low in (("transformer_depth", 1), ("transformer_mlp", 0)):
-        if not is_whole(getattr(config, field), low):
-            raise refused(config, field, f"whole numbers from {low}", "SD has 1 and 4.")
+    for name, low in (("transformer_depth", 1), ("transformer_mlp", 0)):
+        if not is_whole(getattr(config, name), low):
+            raise refused(config, name, f"whole numbers from {low}", "SD has 1 and 4.")
     if config.channels % 2:
         raise refused(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
     if not 0 <= config.freq_shift < config.channels // 2:

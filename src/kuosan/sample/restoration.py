@@ -120,8 +120,6 @@ def _check_method(asked: Restoration) -> None:
         raise unknown("method", method, METHODS)
     if method == "repaint" and (asked.damage != ("mask",) or asked.noise):
         raise Error("method repaint fills holes in pictures without noise, and nothing else: use ddnm, pigdm or dps.")
-    if method == "dps" and asked.noise:
-        raise Error(f"noise = {asked.noise} with method dps, which knows no noise: use pigdm or ddnm, or leave it out.")
     if asked.push is not None and method not in GRADIENTS:
         raise Error(f"push = {asked.push} belongs to the methods {' and '.join(GRADIENTS)}; leave it out.")
     if asked.push is not None and not 0 < asked.push <= 100:
