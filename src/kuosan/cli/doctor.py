@@ -22,6 +22,7 @@ def doctor(
     hold_out: float | None = None,
     max_pixels: Whole = DataConfig.max_pixels,
     label_column: str = DataConfig.label_column,
+    range: str = DataConfig.range,
     bucket_step: Whole | None = None,
     bucket_aspect: float = DataConfig.bucket_aspect,
 ) -> int:
@@ -49,6 +50,8 @@ def doctor(
         Larger pictures are refused from their header.
     label_column
         Column of metadata.csv or metadata.jsonl that holds the class.
+    range
+        The numbers that are black and white in arrays and files of floats, as 0,1; decided and said if auto.
     bucket_step
         With buckets: sides are multiples of this; an eighth of the size, as a power of two, if not given.
     bucket_aspect
@@ -63,6 +66,7 @@ def doctor(
         hold_out=hold_out,
         max_pixels=max_pixels,
         label_column=label_column,
+        range=range,
         bucket_step=bucket_step,
         bucket_aspect=bucket_aspect,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -42,6 +43,8 @@ class DataConfig:
         max_pixels: a larger picture is refused from its header.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
             attributes, that holds the class.
+        range: the numbers that are black and white in arrays, tensors, files of floats and of 32-bit integers, as
+            `0,1`, `-1,1`, `0,255` or `0,4095`; `auto` decides over the whole set and says so, or refuses.
         bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
         cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
@@ -59,6 +62,7 @@ class DataConfig:
     workers: int = 2
     max_pixels: int = 64_000_000
     label_column: str = LABEL
+    range: str = "auto"
     bucket_step: int | None = None
     bucket_aspect: float = BUCKET_ASPECT
     cache: str | None = None
@@ -83,6 +87,7 @@ class DataConfig:
         _number("memory_gib", self.memory_gib, 0.0, 4096.0)
         _whole("workers", self.workers, 0, 64, "0 decodes in the calling thread")
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
+        scale_of(self.range)
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
@@ -111,6 +116,26 @@ def rgb(background: str) -> tuple[int, int, int]:
             red, green, blue = bytes.fromhex(background[1:])
             return red, green, blue
     raise unknown("background", background, [*COLOURS, "#rrggbb"])
+
+
+def scale_of(range: str) -> tuple[float, float] | None:
+    """The numbers that are black and white of `BLACK,WHITE`; None for `auto`.
+
+    Raises:
+        Error: it is neither.
+    """
+    if range == "auto":
+        return None
+    try:
+        black, white = (float(part) for part in range.split(","))
+    except (AttributeError, ValueError):
+        black = white = math.nan
+    if not (math.isfinite(black) and math.isfinite(white) and black != white):
+        raise Error(
+            f"range {range!r} must be auto, or the numbers that are black and white, two and different, as 0,1 or "
+            "--range=-1,1."
+        )
+    return black, white
 
 
 def _whole(name: str, value: object, low: int, high: int, cure: str) -> None:

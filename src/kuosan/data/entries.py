@@ -45,6 +45,7 @@ class Look:
     mode: str = ""
     grey: bool = False
     notes: tuple[str, ...] = ()
+    reading: int = 1  # 2 where the version before read such a file otherwise: old runs are to notice
 
 
 class Source(Protocol):

@@ -1,8 +1,9 @@
-"""What a header may promise: refusals that Pillow does not make, or makes only after reserving the memory."""
+"""What a header says: refusals that Pillow makes late or not at all, and marks that it passes over."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from kuosan.errors import Error
 
@@ -40,3 +41,84 @@ def _check_tiff(content: bytes) -> None:
         total += size if size <= len(content) else 0  # Pillow skips a tag larger than the file
     if total > 2 * len(content) + TIFF_SPARE:
         raise Refused(f"too large: its tags promise {total:,} bytes, the file has {len(content):,}")
+
+
+def png_chunks(content: bytes) -> dict[bytes, bytes]:
+    """The first chunk of each name before the pixels of a PNG, by name."""
+    found: dict[bytes, bytes] = {}
+    at = 8
+    while at + 8 <= len(content):
+        size, name = struct.unpack_from(">I4s", content, at)
+        if name in (b"IDAT", b"IEND"):
+            break
+        found.setdefault(name, content[at + 8 : at + 8 + size])
+        at += 12 + size
+    return found
+
+
+def has_adobe_mark(content: bytes) -> bool:
+    """Whether a JPEG has Adobe's APP14 segment, which says how its inks are stored."""
+    at = 2
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            at += 1
+            continue
+        mark = content[at + 1]
+        if mark in (0xFF, 0x00, 0x01) or 0xD0 <= mark <= 0xD8:
+            at += 1 if mark == 0xFF else 2
+            continue
+        if mark in (0xDA, 0xD9):
+            break
+        (size,) = struct.unpack_from(">H", content, at + 2)
+        if mark == 0xEE and content[at + 4 : at + 9] == b"Adobe":
+            return True
+        at += 2 + size
+    return False
+
+
+def gif_uncovered(content: bytes) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of a GIF's first image where it does not cover the screen; None where it does."""
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while at < len(content):
+        if content[at] == 0x2C:
+            left, top, wide, high = struct.unpack_from("<HHHH", content, at + 1)
+            covers = left == top == 0 and wide >= width and high >= height
+            return None if covers else (left, top, left + wide, top + high)
+        if content[at] != 0x21:
+            return None
+        at += 2
+        while at < len(content) and content[at]:
+            at += 1 + content[at]
+        at += 1
+    return None
+
+
+def boxes(content: bytes, first: int = 0, last: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte, end) of the bodies of an ISO base media file's boxes (ISO/IEC 14496-12, 4.2)."""
+    at, last = first, len(content) if last is None else last
+    while at + 8 <= last:
+        size, name = struct.unpack_from(">I4s", content, at)
+        head = 8
+        if size == 1 and at + 16 <= last:
+            (size,), head = struct.unpack_from(">Q", content, at + 8), 16
+        size = last - at if size == 0 else size
+        if size < head or at + size > last:
+            return
+        yield name, at + head, at + size
+        at += size
+
+
+def avif_properties(content: bytes) -> list[tuple[bytes, bytes]]:
+    """(name, body) of the item properties of an AVIF (ISO/IEC 23008-12, 9.3): colour, turns, cuts."""
+    found = []
+    for name, at, end in boxes(content):
+        if name != b"meta":
+            continue
+        for inner, start, stop in boxes(content, at + 4, end):
+            if inner != b"iprp":
+                continue
+            for container, low, high in boxes(content, start, stop):
+                if container == b"ipco":
+                    found += [(kind, content[a:b]) for kind, a, b in boxes(content, low, high)]
+    return found

@@ -1,6 +1,6 @@
-"""IDX, the format of the MNIST family: a magic number, the shape as big-endian words, then the bytes.
+"""IDX, the format of the MNIST family: a magic number, the shape as big-endian words, then the numbers, big-endian too.
 
-http://yann.lecun.com/exdb/mnist/ gives 00 00 08 NN for NN dimensions of unsigned bytes.
+http://yann.lecun.com/exdb/mnist/ gives 00 00 TT NN for NN dimensions of type TT; 08 is unsigned bytes.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ from pathlib import Path
 
 import numpy as np
 
-from kuosan.data.config import DataConfig
+from kuosan.data.config import DataConfig, scale_of
 from kuosan.data.entries import Entry, Listing
+from kuosan.data.ranges import Survey
 from kuosan.errors import Error
 
-MAGIC = b"\0\0\x08"
+TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 TRAIN, TEST = "train", ("t10k", "test")
 
 
 def is_idx(path: Path, head: bytes) -> bool:
     """Whether a file of these first bytes is IDX, or a gzip of it."""
-    if head[:3] == MAGIC:
+    if _is_head(head[:4]):
         return True
     if head[:2] != b"\x1f\x8b":
         return False
     try:
         with gzip.open(path) as file:
-            return file.read(3) == MAGIC
+            return _is_head(file.read(4))
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def _is_head(head: bytes) -> bool:
+    return len(head) == 4 and head[:2] == b"\0\0" and head[2] in TYPES and (head[2] == 8 or 1 <= head[3] <= 4)
 
 
 def is_idx_folder(path: Path) -> bool:
@@ -52,7 +57,13 @@ class Idx:
             self.unused, tests = tests, []  # a fraction of the training file was asked for instead
         if not trains:
             trains, tests = tests, []  # a test file alone is a data set like any other
-        self.parts = [(_pictures(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
+        found = [(_pictures(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
+        survey = Survey(str(path), scale_of(config.range))
+        for pictures, _, _ in found:
+            survey.add(pictures)
+        reading = survey.reading()
+        self.notes = reading.lines
+        self.parts = [(reading.bytes(pictures), labels, held) for pictures, labels, held in found]
 
     def listing(self) -> Listing:
         """The pictures in the order of the file, those held out after."""
@@ -67,7 +78,7 @@ class Idx:
         says = f"IDX {self.path}: {len(entries):,} pictures of {w}x{h}" + ("" if found else ", no labels beside it")
         if self.unused:
             says += f"; {self.unused[0].name} is not used, as hold_out asks for a part of the other file"
-        return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True)
+        return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True, notes=self.notes)
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th."""
@@ -97,29 +108,32 @@ def _labels(pictures: Path) -> np.ndarray | None:
     stem = name.removesuffix(".gz")
     for other in (pictures.with_name(stem), pictures.with_name(stem + ".gz")):
         if other != pictures and other.is_file():
-            labels, count = _array(other, 1 << 30), len(_header(pictures))
+            labels, count = _array(other, 1 << 30), len(_header(pictures)[1])
+            if labels.dtype.kind == "f":
+                raise Error(f"{other} holds floats; labels are whole numbers.")
             if labels.ndim != 1:
                 raise Error(f"{other} has shape {labels.shape}; labels are (N,).")
-            if len(labels) != (have := _header(pictures)[0]):
+            if len(labels) != (have := _header(pictures)[1][0]):
                 raise Error(f"{other} has {len(labels)} labels for {have} pictures in {pictures.name} ({count} dims).")
             return labels
     return None
 
 
-def _header(path: Path) -> tuple[int, ...]:
+def _header(path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """The type and the shape."""
     try:
         with _open(path) as file:
             head = file.read(4)
-            if head[:3] != MAGIC or not 1 <= head[3] <= 4:
-                raise Error(f"{path} is no IDX file of bytes: it starts with {head.hex()}, not 000008 and a dimension.")
-            return tuple(int(word) for word in np.frombuffer(file.read(4 * head[3]), ">u4"))
+            if not _is_head(head) or not 1 <= head[3] <= 4:
+                raise Error(f"{path} is no IDX file: it starts with {head.hex()}, not 000008 and a dimension.")
+            return np.dtype(TYPES[head[2]]), tuple(int(w) for w in np.frombuffer(file.read(4 * head[3]), ">u4"))
     except (OSError, EOFError, zlib.error, IndexError) as reason:
         raise Error(f"{path} cannot be read ({reason}): fetch it again.") from None
 
 
 def _array(path: Path, most: int) -> np.ndarray:
-    shape = _header(path)
-    size = int(np.prod([1, *shape], dtype=object))
+    kind, shape = _header(path)
+    size = int(np.prod([kind.itemsize, *shape], dtype=object))
     if size > most:
         raise Error(f"{path} says it holds {size:,} bytes, more than memory_gib allows ({most:,}): raise memory_gib.")
     try:
@@ -130,7 +144,7 @@ def _array(path: Path, most: int) -> np.ndarray:
         raise Error(f"{path} is damaged ({reason}): fetch it again.") from None
     if len(content) < size:
         raise Error(f"{path} is cut short: it holds {len(content):,} of {size:,} bytes. Fetch it again.")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    return np.frombuffer(content, kind).reshape(shape)
 
 
 def _open(path: Path) -> gzip.GzipFile:

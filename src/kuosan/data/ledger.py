@@ -11,7 +11,7 @@ from kuosan.data.config import DataConfig
 from kuosan.data.entries import Entry, Look
 from kuosan.files import write_atomic
 
-VERSION = 1
+VERSION = 2
 
 
 class Ledger:
@@ -25,6 +25,7 @@ class Ledger:
             "max_pixels": config.max_pixels,
             "background": config.background,  # grey pictures may be seen as grey on one, not on another
             "resize": config.resize,
+            "range": config.range,
         }
         self.rows: dict[str, dict[str, Any]] = {}
         if path is None:

@@ -203,6 +203,8 @@ class Pictures:
         held = set(self.held_out.tolist())
         for i, (entry, look) in enumerate(zip(self.scan.entries, self.scan.looks)):
             digest.update(repr((look.key, entry.label, entry.caption, i in held)).encode())
+            if look.reading != 1:
+                digest.update(repr(("reading", look.reading, self.config.range)).encode())
         return digest.hexdigest()
 
 

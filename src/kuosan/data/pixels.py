@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG
+
+
+BAND = 1 << 20  # values that are worked on at once: a few megabytes of float64
+
+
+def bands(pixels: np.ndarray) -> Iterator[slice]:
+    """Rows of (H, W, C), or items of any array, a band of about `BAND` values at a time."""
+    step = max(1, BAND // max(1, pixels[:1].size))
+    for first in range(0, len(pixels), step):
+        yield slice(first, first + step)
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -16,22 +28,47 @@ def rounded(values: np.ndarray) -> np.ndarray:
 def laid_on(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     """alpha * colour + (1 - alpha) * background, in sRGB values as browsers do.
 
-    Colour (H, W, 1 or 3) and alpha (H, W, 1) in [0, 1] give (H, W, 3), or (H, W, 1) for grey on grey.
+    Colour (H, W, 1 or 3) and alpha (H, W, 1), bytes, give (H, W, 3), or (H, W, 1) for grey on grey.
     """
     under = np.array(background, np.float64)
     if colour.shape[2] == 1 and len(set(background)) == 1:
         under = under[:1]
-    return rounded(alpha * colour + (1 - alpha) * under)
+    out = np.empty((*colour.shape[:2], max(colour.shape[2], len(under))), np.uint8)
+    for rows in bands(out):
+        share = alpha[rows] / 255.0
+        out[rows] = rounded(share * colour[rows] + (1 - share) * under)
+    return out
 
 
 def opaque(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     """Pixels (H, W, 1, 3 or 4) with a fourth channel, if there is one, laid on `background`."""
-    return laid_on(pixels[..., :3], pixels[..., 3:] / 255, background) if pixels.shape[2] == 4 else pixels
+    return laid_on(pixels[..., :3], pixels[..., 3:], background) if pixels.shape[2] == 4 else pixels
+
+
+def eight_bits(wide: np.ndarray) -> np.ndarray:
+    """uint16 of any shape as bytes: divided by 257, to the nearest, never clipped."""
+    out = np.empty(wide.shape, np.uint8)
+    for rows in bands(wide):
+        out[rows] = rounded(wide[rows] / 257.0)
+    return out
+
+
+def unmultiplied(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colour (H, W, C) that was multiplied by alpha (H, W, 1) in [0, white], both uint8 or uint16, as it was before."""
+    white = np.iinfo(colour.dtype).max
+    out = np.empty_like(colour)
+    for rows in bands(colour):
+        share = np.maximum(alpha[rows], 1) / float(white)
+        out[rows] = np.rint(np.minimum(colour[rows] / share, white))
+    return out
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
     """Grey (H, W, 1) of colour (H, W, 3), 0.299 R + 0.587 G + 0.114 B."""
-    return rounded(pixels @ LUMA)[..., None]
+    out = np.empty((*pixels.shape[:2], 1), np.uint8)
+    for rows in bands(pixels):
+        out[rows] = rounded(pixels[rows] @ LUMA)[..., None]
+    return out
 
 
 def is_grey(pixels: np.ndarray) -> bool:

@@ -17,8 +17,8 @@ from typing import TypeVar
 import numpy as np
 
 from kuosan.data.buckets import Shape, nearest, shapes, usual_step
-from kuosan.data.config import SIZES, DataConfig, rgb
-from kuosan.data.decoding import decode, read_header
+from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
+from kuosan.data.decoding import Decoded, decode, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.folders import folder_labels
 from kuosan.data.headers import Refused
@@ -185,12 +185,12 @@ def _pixels(
     source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan, store: np.ndarray | None
 ) -> Look:
     try:
-        pixels, notes = _fitted(source, entry, i, head, config, plan)
+        pixels, done = _fitted(source, entry, i, head, config, plan)
     except Refused as reason:
         return replace(head, reason=str(reason))
     if store is not None:
         store[:] = with_channels(pixels, plan.channels)
-    return replace(head, grey=is_grey(pixels), notes=notes)
+    return replace(head, grey=is_grey(pixels), notes=done.notes, reading=done.reading)
 
 
 def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan) -> np.ndarray:
@@ -204,15 +204,15 @@ def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, p
 
 def _fitted(
     source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
-) -> tuple[np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, Decoded]:
     """The picture at its planned size, in the channels it has, and what was done to it."""
     content = source.read(entry, i)
     if isinstance(content, np.ndarray):
-        return _shaped(content, head, plan), ()
+        return _shaped(content, head, plan), Decoded(content, head.mode)
     if content_key(content) != head.key:
         raise Refused("changed since it was looked at")
-    decoded = decode(content, plan.background, config.max_pixels)
-    return _shaped(decoded.pixels, head, plan), decoded.notes
+    decoded = decode(content, plan.background, config.max_pixels, scale_of(config.range))
+    return _shaped(decoded.pixels, head, plan), decoded
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:

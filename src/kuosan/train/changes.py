@@ -29,6 +29,7 @@ FREE_ON_RESUME = (
     "data.memory_gib",
     "data.max_pixels",
     "data.cache",
+    "data.range",  # what it changes in the pixels of arrays and float files, their fingerprint shows
 )
 # Of these, what changes the order of sums, and with it the last bits of what is learned.
 INEXACT = ("train.micro_batch", "compute.")

@@ -137,9 +137,10 @@ def _compare(asked: Asked, before: Mapping[str, Any], known: Known) -> list[str]
         if not asked.accept_new_data:
             raise Error(
                 f"the pictures are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
-                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time: "
-                f"put them back, say --accept-new-data (in Python accept_new_data=True) to go on with these (no longer "
-                f"bit for bit the same run), or start a new run with --out ANOTHER --init {folder}."
+                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time, or "
+                f"this version reads them otherwise (docs/data.md, What is read otherwise): put them back, say "
+                f"--accept-new-data (in Python accept_new_data=True) to go on with these (no longer bit for bit the "
+                f"same run), or start a new run with --out ANOTHER --init {folder}."
             )
         notes.append("going on with other pictures, as --accept-new-data says; no longer bit for bit the same run.")
     return notes

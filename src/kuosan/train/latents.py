@@ -213,7 +213,10 @@ class LatentPictures(Pictures):
         """All that latents of these pictures follow from."""
         digest = blake2b(digest_size=16)
         for i in ids:
-            digest.update(self.scan.looks[i].key.encode() + b"\0")
+            look = self.scan.looks[i]
+            digest.update(look.key.encode() + b"\0")
+            if look.reading != 1:
+                digest.update(f"{look.reading} {self.config.range}\0".encode())
         plan, compute = self.plan, self.encoding.compute
         return {
             "autoencoder": self.encoding.sha256,
