@@ -651,6 +651,24 @@ def test_what_has_no_agreed_meaning_is_refused_by_name(name: str) -> None:
         decode(make())
 
 
+@pytest.mark.parametrize(("bits", "kind"), [(16, 2), (32, 2), (32, 1)])
+def test_integers_without_a_white_are_read_where_the_range_is_given(bits: int, kind: int) -> None:
+    values = numbers(H, W, 1, 3000, f"whole {bits}") - (1000 if kind == 2 else 0)
+    content = tiff_file(values % (1 << bits), 1, bits, more=[(339, 3, [kind])])
+    with pytest.raises(Refused, match="which value is white"):
+        decode(content)
+    got = decode(content, scale=(-500, 1500)).pixels
+    assert matches(got, np.clip((values + 500) / 2000, 0, 1) * 255)
+    assert read_header(content, scale=(-500, 1500)).width == W
+
+
+def test_a_tiff_of_a_hostile_header_is_refused_at_once() -> None:
+    good = numbers(4, 4, 1, 4095, "hostile")
+    for more in ([(277, 4, [4_000_000_000])], [(322, 4, [4_000_000_000]), (323, 4, [9]), (324, 4, [8])]):
+        with pytest.raises(Refused):
+            decode(tiff_file(good, 1, 12, more=more))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", list(CASES)[::3])
 def test_a_pillow_image_that_is_not_loaded_means_what_its_file_does(name: str) -> None:
     content, colour, alpha = CASES[name]()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kuosan.data.headers import Refused
+from kuosan.data.layers import Layers
 from kuosan.data.pixels import bands
 
 RAW, RLE8, RLE4, MASKS, ALPHA_MASKS = 0, 1, 2, 3, 6
@@ -221,3 +222,15 @@ def _profile(content: bytes, head: int) -> bytes | None:
         at, size = struct.unpack_from("<II", content, 126)
         return content[14 + at : 14 + at + size]
     return None
+
+
+def layers_of(bitmap: Bitmap) -> Layers:
+    """Colour and opacity of a bitmap."""
+    layers = Layers(bitmap.mode, "BMP", profile=bitmap.profile)
+    pixels = bitmap.read()
+    if bitmap.palette is None and bitmap.masks[3]:
+        layers.colour, layers.alpha = pixels[..., :3], pixels[..., 3:]
+    else:
+        layers.colour = pixels
+    layers.reading = 1 if bitmap.as_before and bitmap.profile is None else 2
+    return layers.done()

@@ -174,7 +174,7 @@ def _head(source: Source, config: DataConfig, ledger: Ledger, i: int, entry: Ent
             return Look("", content_key(content), w, h, "L" if c == 1 else "RGB", c == 1)
         if not content:
             raise Refused("empty file")
-        header = read_header(content, config.max_pixels)
+        header = read_header(content, config.max_pixels, scale_of(config.range))
     except Refused as reason:
         return Look(str(reason))
     grey = header.mode in ("1", "L", "LA", "La", "F", "I") or header.mode.startswith("I;16")

@@ -7,15 +7,12 @@ Pillow ignores the zero of 16 bits and floats, the depth of 12 bits, planes of 1
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from kuosan.data.headers import Refused
-from kuosan.data.pixels import bands
 
 RAW, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 READ_HERE = (RAW, DEFLATE, OLD_DEFLATE, PACKBITS)
@@ -29,11 +26,11 @@ NAMES = {
     32845: "LogLuv",
     34892: "a camera's linear raw",
 }
+MOST_SAMPLES = 16
 PREMULTIPLIED, STRAIGHT = 1, 2  # ExtraSamples
 WIDTHS = {1: "B", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "B", 8: "h", 9: "l", 11: "f", 12: "d", 13: "L", 16: "Q"}
 WANTED = {254, *range(256, 259), 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 336, 338}
 WANTED |= {274, 339, 529, 530, 532, 34675, 50706}
-REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,25 @@ class Sheet:
             return (STRAIGHT,)  # the tag is left out; the fourth sample is taken as alpha
         return tuple(STRAIGHT if value == 999 else value for value in found)
 
-    def check(self) -> None:
+    @property
+    def whole(self) -> bool:
+        """Whether it holds grey integers without a white of their own that Pillow reads: 32 bits, or signed."""
+        kinds = {(2, 16), (2, 32), *([(1, 32)] if self.order == "<" else [])}
+        plain = self.samples == 1 and self.photometric == BLACK_IS_ZERO and self.one(266, 1) == 1
+        return plain and (self.kind, self.bits[0]) in kinds
+
+    def check(self, ranged: bool = False) -> None:
         """Refuse by name what has no agreed meaning, or is not read.
+
+        Args:
+            ranged: somebody says which numbers are black and white.
 
         Raises:
             Refused: such a sheet.
         """
         zero = self.photometric
+        if not 1 <= self.samples <= MOST_SAMPLES:
+            raise Refused(f"TIFF of {self.samples} samples a pixel; 1 to {MOST_SAMPLES} are read")
         if 50706 in self.tags or zero in (32803, 34892):
             raise Refused("a camera's raw file (DNG): develop it, and save it as PNG, JPEG or TIFF")
         if self.one(254, 0) & 1:
@@ -128,6 +137,8 @@ class Sheet:
             raise Refused("TIFF of inks with a range of its own (DotRange)")
         if len(self.bits) != self.samples or len(set(self.bits)) != 1:
             raise Refused(f"TIFF of {self.described}: samples of several depths are not read")
+        if ranged and self.whole:
+            return
         if self.kind not in (1, 3):
             name = {2: "signed integers", 4: "samples of no format"}.get(self.kind, "complex or mixed samples")
             raise Refused(f"TIFF of {name}: nobody has agreed which value is white; save it as 8 or 16 bits")
@@ -155,7 +166,7 @@ class Sheet:
         zero, bits = self.photometric, self.bits[0]
         if self.kind == 3:
             return zero not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or bits not in (16, 32, 64)
-        if zero == WHITE_IS_ZERO and PREMULTIPLIED in self.extra:
+        if PREMULTIPLIED in self.extra and zero not in (BLACK_IS_ZERO, RGB):
             return True
         if zero == YCBCR:
             return not self._plain_ycbcr or self.samples != 3
@@ -175,6 +186,8 @@ class Sheet:
         rest = all(value == 0 for value in extra[1:]) and (not extra or extra[0] in (0, 1, 2))
         if self.planar and (bits != 8 or extra or zero in (YCBCR, LAB)):
             return False
+        if self.whole:
+            return True
         if self.kind == 3:
             return self.samples == 1 and bits == 32 and zero in (WHITE_IS_ZERO, BLACK_IS_ZERO)
         if self.one(266, 1) == 2 and not (bits <= 8 and self.samples == 1):
@@ -223,93 +236,6 @@ class Sheet:
         """The colour profile."""
         return bytes(int(value) for value in self.tags[34675]) if 34675 in self.tags else None
 
-    def read(self) -> np.ndarray:
-        """The samples as stored, (H, W, S): uint8, uint16 or float32, integers scaled to their type's white.
-
-        Raises:
-            Refused: fewer bytes than the pixels need.
-        """
-        bits, groups = self.bits[0], self.samples if self.planar else 1
-        inside = self.samples // groups
-        kind: type[np.generic] = np.float32 if self.kind == 3 else np.uint8 if bits in (1, 2, 4, 8) else np.uint16
-        out = np.empty((self.height, self.width, self.samples), kind)
-        parts = list(self._parts())
-        for plane in range(groups):
-            for (top, left, rows, columns), data in parts[plane::groups] if groups == 1 else self._of(parts, plane):
-                line = (columns * inside * bits + 7) // 8
-                content = self._unpacked(data, rows * line)
-                shown, across = min(rows, self.height - top), min(columns, self.width - left)
-                values = self._numbers(np.frombuffer(content, np.uint8).reshape(rows, line)[:shown], columns, inside)
-                first = plane if groups > 1 else 0
-                out[top : top + shown, left : left + across, first : first + inside] = values[:, :across]
-        return out
-
-    def _of(self, parts: list[tuple[tuple[int, int, int, int], bytes]], plane: int) -> list:  # type: ignore[type-arg]
-        each = len(parts) // self.samples
-        return parts[plane * each : (plane + 1) * each]
-
-    def _parts(self) -> Iterator[tuple[tuple[int, int, int, int], bytes]]:
-        """(top, left, rows, columns) of each strip or tile with its bytes, plane after plane."""
-        tiled = 324 in self.tags
-        rows = self.one(323, 0) if tiled else min(self.one(278, self.height), self.height)
-        columns = self.one(322, 0) if tiled else self.width
-        if rows < 1 or columns < 1 or rows > 1 << 16 or columns > 1 << 16:
-            raise Refused("damaged: strips or tiles of no size")
-        offsets = self.tags.get(324 if tiled else 273, ())
-        counts = self.tags.get(325 if tiled else 279, ())
-        places = [(y, x) for y in range(0, self.height, rows) for x in range(0, self.width, columns)]
-        places *= self.samples if self.planar else 1
-        if len(offsets) < len(places):
-            raise Refused("damaged: fewer strips or tiles than rows need")
-        for i, (top, left) in enumerate(places):
-            tall = rows if tiled else min(rows, self.height - top)
-            at = int(offsets[i])
-            end = at + int(counts[i]) if i < len(counts) else len(self.content)
-            yield (top, left, tall, columns), self.content[at:end]
-
-    def _unpacked(self, data: bytes, need: int) -> bytes:
-        if self.one(266, 1) == 2:
-            data = data.translate(REVERSED)
-        if self.compression in (DEFLATE, OLD_DEFLATE):
-            data = zlib.decompressobj().decompress(data, need)
-        elif self.compression == PACKBITS:
-            data = _packbits(data, need)
-        if len(data) < need:
-            raise Refused("damaged: cut short")
-        return data[:need]
-
-    def _numbers(self, lines: np.ndarray, columns: int, inside: int) -> np.ndarray:
-        """Packed rows (h, bytes) as numbers (h, columns, inside), integers scaled to white."""
-        bits, predictor = (
-            self.bits[0],
-            self.one(317, 1) if self.compression != RAW and self.compression != PACKBITS else 1,
-        )
-        h = len(lines)
-        if predictor == 3 and self.kind == 3:
-            wide = bits // 8
-            sums = np.cumsum(lines.reshape(h, -1, inside), 1, dtype=np.uint8).reshape(h, wide, columns * inside)
-            values = np.ascontiguousarray(sums.transpose(0, 2, 1)).view(f">f{wide}")[..., 0]
-            return values.reshape(h, columns, inside).astype(np.float32)
-        if predictor != 1 and (predictor != 2 or bits not in (8, 16, 32, 64)):
-            raise Refused(f"TIFF of predictor {predictor}, {bits} bits, which is not read")
-        if bits % 8 == 0:
-            values = np.ascontiguousarray(lines).view(f"{self.order}u{bits // 8}").reshape(h, columns, inside)
-            values = values.astype(values.dtype.newbyteorder("="))
-            if predictor == 2:
-                values = np.cumsum(values, 1, dtype=values.dtype)
-            if self.kind == 3:
-                with np.errstate(over="ignore"):
-                    return values.view(f"f{bits // 8}").astype(np.float32)
-            return values
-        out = np.empty((h, columns, inside), np.uint8 if bits < 8 and bits in (1, 2, 4) else np.uint16)
-        white = 255 if out.dtype == np.uint8 else 65535
-        powers = (1 << np.arange(bits - 1, -1, -1)).astype(np.float64)
-        for rows in bands(out):
-            single = np.unpackbits(lines[rows], axis=1)[:, : columns * inside * bits]
-            numbers = single.reshape(len(single), columns, inside, bits) @ powers
-            out[rows] = np.rint(numbers * (white / (2**bits - 1))) if self.photometric != PALETTE else numbers
-        return out
-
 
 def sheet(content: bytes) -> Sheet | None:
     """The first image's tags, or None of what is no TIFF.
@@ -351,18 +277,3 @@ def _tags(content: bytes, order: str) -> dict[int, tuple[float, ...]]:
             values = tuple(a / b if b else 0.0 for a, b in zip(values[::2], values[1::2]))
         found[tag] = values
     return found
-
-
-def _packbits(data: bytes, need: int) -> bytes:
-    out, at = bytearray(), 0
-    while len(out) < need and at < len(data):
-        count = data[at]
-        if count < 128:
-            out += data[at + 1 : at + 2 + count]
-            at += 2 + count
-        elif count > 128:
-            out += data[at + 1 : at + 2] * (257 - count)
-            at += 2
-        else:
-            at += 1
-    return bytes(out[:need])

@@ -1,0 +1,121 @@
+"""What files say of their numbers that Pillow passes over: PNG's chunks, AVIF's properties, a GIF's screen."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from kuosan.data.colour import of_code_points, of_gamma, of_profile
+from kuosan.data.headers import Refused, avif_properties
+from kuosan.data.layers import Layers
+from kuosan.data.pixels import bands
+
+
+def png_colour(layers: Layers, chunks: dict[bytes, bytes], info: dict[str | tuple[int, int], object]) -> None:
+    """PNG's own words on colour, the first of cICP, iCCP, sRGB, gAMA with cHRM (PNG third edition, 4.3)."""
+    if b"cICP" in chunks and len(chunks[b"cICP"]) >= 4:
+        primaries, transfer, matrix, full = chunks[b"cICP"][:4]
+        if matrix or full != 1:
+            raise Refused("PNG of video's range or matrix (cICP); save it as sRGB")
+        layers.space = of_code_points(primaries, transfer)
+        info.pop("icc_profile", None)
+        what = "code points"
+    elif info.get("icc_profile") or "srgb" in info or "gamma" not in info:
+        return
+    else:
+        given = info.get("chromaticity")
+        layers.space = of_gamma(
+            float(info["gamma"]),  # type: ignore[arg-type]
+            tuple(given) if given else None,  # type: ignore[arg-type]
+        )
+        what = "gamma"
+    if layers.space is not None and layers.space.is_srgb:
+        layers.space = None
+    if layers.space is not None:
+        layers.notes.append(f"{what} converted to sRGB")
+        layers.reading = 2
+
+
+def png_clear(layers: Layers, chunks: dict[bytes, bytes], clear: object) -> object:
+    """tRNS in the values that Pillow gives: it scales samples of 2 and 4 bits, and forgets to scale the clear one."""
+    depth, kind = chunks[b"IHDR"][8:10]
+    if clear is None or kind != 0 or depth == 16:
+        return clear
+    (value,) = struct.unpack_from(">H", chunks[b"tRNS"])
+    if depth in (2, 4) or value >> depth:
+        layers.reading = 2
+    return (value & (1 << depth) - 1) * 255 // ((1 << depth) - 1)  # only the low bits count
+
+
+def wide_png(layers: Layers, chunks: dict[bytes, bytes], content: bytes) -> bool:
+    """Fill the layers with colour of 16 bits where 8, which is what Pillow gives of it, are too few."""
+    depth, kind = chunks[b"IHDR"][8:10]
+    if depth != 16 or kind not in (2, 4, 6):
+        return False
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        profile = image.info.get("icc_profile") if layers.space is None else None
+    space = layers.space or (of_profile(profile) if profile else None)
+    clear = struct.unpack(">3H", chunks[b"tRNS"][:6]) if kind == 2 and b"tRNS" in chunks else None
+    if clear is None and (space is None or space.is_srgb):
+        return False
+    if kind == 4:  # the same bytes are also an image of four channels of 8 bits
+        pixels = np.asarray(_as_raw(content, "RGBA", "RGBA"))
+        high, low = pixels[..., ::2], pixels[..., 1::2]
+    else:
+        mode = "RGB" if kind == 2 else "RGBA"
+        high, low = (np.asarray(_as_raw(content, mode, f"{mode};16{order}")) for order in "BL")
+    wide = high.astype(np.uint16)
+    wide <<= 8
+    wide |= low
+    colours = wide.shape[2] if kind == 2 else wide.shape[2] - 1
+    layers.colour, layers.alpha, layers.profile = (
+        wide[..., :colours],
+        wide[..., colours:] if kind != 2 else None,
+        profile,
+    )
+    if clear is not None:
+        layers.alpha = np.empty((*wide.shape[:2], 1), np.uint8)
+        for rows in bands(wide):
+            same = (wide[rows] == np.array(clear, np.uint16)).all(2, keepdims=True)
+            layers.alpha[rows] = np.where(same, np.uint8(0), np.uint8(255))
+    layers.reading = 2
+    return True
+
+
+def _as_raw(content: bytes, mode: str, raw: str) -> Image.Image:
+    """A PNG's samples laid out as if it were of another mode: 16 bits' low bytes, where Pillow gives the high."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        assert isinstance(image, ImageFile.ImageFile)
+        image._mode = mode
+        image.tile = [image.tile[0]._replace(args=raw)]
+        image.load()
+        return image
+
+
+def avif_colour(layers: Layers, content: bytes, info: dict[str | tuple[int, int], object]) -> None:
+    """The code points of an AVIF without a profile; a cut (clap) that Pillow would not make is refused."""
+    properties = avif_properties(content)
+    if any(name == b"clap" for name, _ in properties):
+        raise Refused("AVIF that is to be cut to a part of itself (clap); save the part")
+    if info.get("icc_profile"):
+        return
+    for name, body in properties:
+        if name == b"colr" and body[:4] == b"nclx":
+            layers.space = of_code_points(*struct.unpack_from(">HH", body, 4))
+            if layers.space is not None:
+                layers.notes.append("code points converted to sRGB")
+                layers.reading = 2
+            return
+
+
+def uncover(layers: Layers, box: tuple[int, int, int, int]) -> None:
+    """A GIF's screen outside its first image is clear, as viewers show it."""
+    if layers.alpha is None:
+        layers.alpha, layers.reading = np.full((*layers.colour.shape[:2], 1), 255, np.uint8), 2
+    left, top, right, bottom = box
+    inside = np.zeros_like(layers.alpha, bool)
+    inside[top:bottom, left:right] = True
+    layers.alpha = np.where(inside, layers.alpha, np.uint8(0))
