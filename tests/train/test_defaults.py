@@ -102,7 +102,10 @@ def test_a_run_of_the_first_defaults_is_resolved_as_it_was_then(name: str) -> No
     said, shape, size, classes = CASES[name]
     with ZipFile(OLD) as archive:
         then = json.loads(archive.read("configurations.json"))[name]
-    for now in (resolve(said, shape, size, classes=classes, before=then), resolve(then, shape, size, classes=classes, before=then)):
+    for now in (
+        resolve(said, shape, size, classes=classes, before=then),
+        resolve(then, shape, size, classes=classes, before=then),
+    ):
         changed = trees.differences(then, json.loads(json.dumps(trees.plain(now))))
         assert {key: pair for key, pair in changed.items() if pair != (None, pair[1])} == {}
         assert set(changed) <= {"defaults", "train.planned_steps"}, "and nothing else is new"
@@ -130,6 +133,41 @@ def test_the_defaults_that_are_listed_are_those_of_a_new_run() -> None:
             group = group[part]
         if key not in ("train.warmup", "train.autoencoder.critic_start"):
             assert group == value
+
+
+@pytest.mark.parametrize("task", [{"kind": "super_resolution", "scale": 2}, {"kind": "inpainting"}])
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_a_model_that_restores_adds_to_what_it_is_shown(kind: str, task: Tree) -> None:
+    def skips(**model: Any) -> Any:
+        network = {"kind": kind, **model.pop("network", {})}
+        return plain({"model": {"task": task, "network": network, **model}})["model"]["network"]["concat_skip"]
+
+    assert skips()
+    assert not skips(prediction="v"), "what is shown is an image, and so is x0 alone"
+    assert not skips(schedule={"kind": "flow"})
+    assert not skips(network={"concat_skip": False})
+
+
+LEVELS = [  # side, multipliers, patch that goes with them
+    (28, [1, 2, 4], 1),
+    (28, [1, 2], 2),
+    (24, [1, 2, 2, 2], 1),
+    (32, [1, 2, 4, 4], 2),
+    (8, [1, 2], 1),
+    (256, [1, 1], 4),
+]
+
+
+@pytest.mark.parametrize(("side", "multipliers", "patch"), LEVELS)
+@pytest.mark.parametrize("objective", ["diffusion", "classifier"])
+def test_levels_that_are_asked_for_go_without_patches_where_the_sides_need_it(
+    objective: str, side: int, multipliers: list[int], patch: int
+) -> None:
+    network = {"multipliers": multipliers, "attention": [False] * len(multipliers)}
+    if objective == "classifier":
+        network["kind"] = "classifier"
+    said = {"train": {"objective": objective}, "model": {"network": network}}
+    assert plain(said, (3, side, side), NAMES)["model"]["network"]["patch"] == patch
 
 
 # --- shares of a run

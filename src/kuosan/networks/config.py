@@ -30,7 +30,7 @@ class _Shape:
 _SIZES = {
     "tiny": _Shape(32, 2, 1, 8, 8),
     "small": _Shape(64, 2, 1, 16, 8),
-    "medium": _Shape(128, 2, 2, 16, 32),
+    "medium": _Shape(128, 2, 2, 16, 16),
     "large": _Shape(256, 2, 2, 16, 32),
 }
 _SIZES_1 = {  # of version 1, which entered in patches over 64 pixels only, with twice the channels
@@ -179,6 +179,7 @@ def default_unet(
     classes: int = 0,
     context_width: int | None = None,
     latent: bool = False,
+    step: int = 0,
     version: int = 2,
 ) -> UNetConfig:
     """A U-Net for images of `shape` (C, H, W), or for latents of it: few and wide cells, attention where they are few.
@@ -188,6 +189,8 @@ def default_unet(
     at 32 x 32.
 
     Args:
+        step: what all sides are multiples of, in images of several shapes of about this size (in cells of latents); 0:
+            of this shape alone.
         version: of the defaults (train/defaults.py); 1 is what runs had that were begun before patches.
 
     Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
@@ -202,7 +205,7 @@ def default_unet(
         channels, fewest = plan.channels * (1 if patch == 1 else 2), 0
     else:
         plan, fewest = _SIZES[size], _LEAST
-        patch, levels = _cells(height, width, latent)
+        patch, levels = _cells(height, width, latent, step)
         channels = plan.channels
     return UNetConfig(
         in_channels=count,
@@ -220,18 +223,20 @@ def default_unet(
     )
 
 
-def _cells(height: int, width: int, latent: bool) -> tuple[int, int]:
+def _cells(height: int, width: int, latent: bool, step: int) -> tuple[int, int]:
     """The patch and the number of levels for sides in pixels, or in cells of a latent. Raises: Error."""
-    side = max(height, width)
-    patch = 1 if latent or side < _PATCHED or height % 2 or width % 2 else 2
+    side, sides = max(height, width), (height, width, step)
+    patch = 1 if latent or side < _PATCHED or any(each % 2 for each in sides) else 2
     while side > _FINEST * patch:
         patch *= 2
     cells, levels = side / patch, 1
     while cells >= 2 * _LEAST and (levels < _USUAL_LEVELS or cells > _COARSEST):
-        if height % (patch << levels) or width % (patch << levels):
+        if any(each % (patch << levels) for each in sides):
             break
         cells, levels = cells / 2, levels + 1
-    if cells > 16 or height % patch or width % patch:
+    if cells > 16 or any(each % patch for each in sides):
+        if step:  # no network takes them all: it is the shapes that will be refused
+            return _cells(height, width, latent, 0)
         raise _indivisible(height, width, patch << math.ceil(math.log2(side / patch / 16)))
     return patch, levels
 

@@ -23,7 +23,7 @@ from kuosan.tasks import Inpainting, SuperResolution, Task
 from kuosan.text.config import ByteText, width
 from kuosan.train import autoencoder_settings, classifier_settings, codec_settings, defaults, fitting, loss_settings
 from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.bucket_settings import check_buckets, square
+from kuosan.train.bucket_settings import check_buckets, common_step, square
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -184,8 +184,9 @@ def resolve(
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
     task = _task(said, classes)
-    cells = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec.walk_shape(square(shape, shapes))
-    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task, version)
+    codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
+    cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
+    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task, version, step)
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
     train = trees.merge(tree.get("train", {}), {"planned_steps": _planned(tree, before, version)})
@@ -217,34 +218,48 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
 
 
 def _network(
-    tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, tree_of_task: trees.Tree, version: int
+    tree: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    size: Size,
+    tree_of_task: trees.Tree,
+    version: int,
+    step: int,
 ) -> trees.Tree:
     """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
     task = trees.build(ModelConfig, {"task": tree_of_task}).task
     classes = len(task.class_names)
-    latent = codec_settings.said(tree).get("kind", "pixels") != "pixels"
+    asked = tree.get("model", {}).get("network", {})
+    cells = {"latent": codec_settings.said(tree).get("kind", "pixels") != "pixels", "step": step, "version": version}
     if tree.get("train", {}).get("objective") == "classifier":
-        return trees.plain(default_classifier(shape, size, classes=classes, latent=latent, version=version))
+        network = trees.plain(default_classifier(shape, size, classes=classes, **cells))
+        return network | _patch(asked, network["patch"], (*shape[1:], step))
     if tree.get("train", {}).get("objective") == "autoencoder":
         heard = trees.build(RunConfig, {"train": tree["train"]}).train.autoencoder.critic > 0
         return trees.plain(default_autoencoder(shape, size, critic=heard))
     said = tree.get("model", {})
-    asked = said.get("network", {})
     told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
     doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
     if isinstance(asked, Mapping) and asked.get("kind") == "dit":
         network = trees.plain(default_dit(shape, size, **doors))
     else:
-        network = trees.plain(default_unet(shape, size, **doors, latent=latent, version=version))
+        network = trees.plain(default_unet(shape, size, **doors, **cells))
+        network |= _patch(asked, network["patch"], (*shape[1:], step))
     network["concat_channels"] = task.concat_channels(shape[0])
     few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
     model = trees.build(ModelConfig, few | _prediction(said))
     if model.learned_variance:
         network["out_channels"] = 2 * shape[0]
-    # a small picture enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
-    # hole is filled with is too far from the truth to be added to
-    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
+    # a small image enlarged is nearly right, and a network's last norm would lose its brightness and contrast; so is
+    # what lies around a hole (version 1 did not know that)
+    restoring = ("super_resolution",) if version == 1 else ("super_resolution", "inpainting")
+    network["concat_skip"] = task.kind in restoring and model.prediction == "x0" and not model.learned_variance
     return network
+
+
+def _patch(asked: object, usual: int, sides: tuple[int, ...]) -> trees.Tree:
+    """The usual patch, or 1 where the sides cannot also be halved as often as the levels that were asked for."""
+    levels = len(asked.get("multipliers", ())) if isinstance(asked, Mapping) else 0
+    return {"patch": 1 if levels and any(side % (usual << (levels - 1)) for side in sides) else usual}
 
 
 def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
