@@ -249,8 +249,8 @@ def _network(
     model = trees.build(ModelConfig, few | _prediction(said))
     if model.learned_variance:
         network["out_channels"] = 2 * shape[0]
-    # a small image enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a hole
-    # is filled with is too far from the truth to be added to: docs/restoration.md has it measured, twice
+    # a small image enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
+    # hole is filled with is too far from the truth to be added to: docs/restoration.md has it measured, twice
     network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
     return network
 
