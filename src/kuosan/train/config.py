@@ -189,18 +189,12 @@ def resolve(
     network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task, version, step)
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
-    train = trees.merge(tree.get("train", {}), {"planned_steps": _planned(tree, before, version)})
+    longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
+    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
     _check_fit(config)
     return config
-
-
-def _planned(tree: Mapping[str, Any], before: Mapping[str, Any] | None, version: int) -> int:
-    """The length of which a run's settings may be shares: its first one, however long it becomes."""
-    if before is not None and "train" in before:
-        return int(before["train"].get("planned_steps", 0))
-    return 0 if version == 1 else trees.build(RunConfig, {"train": tree.get("train", {})}).train.max_steps
 
 
 def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:

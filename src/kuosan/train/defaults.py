@@ -100,3 +100,10 @@ def check_steps(key: str, value: float) -> None:
 def steps(value: float, run: int) -> int:
     """Steps, of a whole number of them or of a share of a run of `run` steps, rounded down."""
     return int(value) if value >= 1 else int(value * run)
+
+
+def planned(max_steps: Any, before: Mapping[str, Any] | None, number: int) -> Any:
+    """The length of which a run's settings may be shares: its first one, however long it becomes; 0 in version 1."""
+    if before is not None and "train" in before:
+        return before["train"].get("planned_steps", 0)
+    return 0 if number == 1 else max_steps
