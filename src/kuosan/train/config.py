@@ -12,18 +12,26 @@ from kuosan.device import ComputeConfig
 from kuosan.diffusion.weighting import Weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig, OwnNetwork
-from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
-from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
-from kuosan.networks.config import Size, default_unet
-from kuosan.networks.dit_config import default_dit
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.networks.config import Size
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.text.config import ByteText, width
-from kuosan.train import autoencoder_settings, classifier_settings, codec_settings, defaults, fitting, loss_settings
+from kuosan.text.config import ByteText
+from kuosan.train import (
+    autoencoder_settings,
+    classifier_settings,
+    codec_settings,
+    defaults,
+    fitting,
+    loss_settings,
+    network_settings,
+)
 from kuosan.train.autoencoder_settings import AutoencoderSettings
 from kuosan.train.bucket_settings import check_buckets, common_step, square
+from kuosan.train.network_settings import USUAL_PREDICTION, prediction
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -34,9 +42,6 @@ SHORT = {
     "codec": "model.codec.run",
     "text": "model.text.kind",
 }
-
-# What a network predicts on a kind of schedule when nobody says.
-USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 
 TSampling = Literal["uniform", "continuous", "importance", "logit_normal"]
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
@@ -152,7 +157,7 @@ def check(tree: Mapping[str, Any]) -> None:
     """
     tree = _filled(tree, defaults.version(tree))
     said = tree.get("model", {})
-    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | _prediction(said)
+    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
     _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
 
 
@@ -183,12 +188,14 @@ def resolve(
     version = defaults.version(tree, before)
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
-    task = _task(said, classes)
+    task = network_settings.task(said, classes)
     codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
     cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
-    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task, version, step)
+    network: trees.Tree = (
+        {"kind": "own", "name": own} if own else network_settings.network(tree, cells, size, task, version, step)
+    )
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
-    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
+    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
     longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
     train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
@@ -209,76 +216,6 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     if objective == "autoencoder":
         return autoencoder_settings.filled(tree)
     return trees.merge(classifier_settings.FOLLOWS, tree) if objective == "classifier" else tree
-
-
-def _network(
-    tree: Mapping[str, Any],
-    shape: tuple[int, int, int],
-    size: Size,
-    tree_of_task: trees.Tree,
-    version: int,
-    step: int,
-) -> trees.Tree:
-    """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
-    task = trees.build(ModelConfig, {"task": tree_of_task}).task
-    classes = len(task.class_names)
-    asked = tree.get("model", {}).get("network", {})
-    cells = {"latent": codec_settings.said(tree).get("kind", "pixels") != "pixels", "step": step, "version": version}
-    if tree.get("train", {}).get("objective") == "classifier":
-        network = trees.plain(default_classifier(shape, size, classes=classes, **cells))
-        return network | _patch(asked, network["patch"], (*shape[1:], step))
-    if tree.get("train", {}).get("objective") == "autoencoder":
-        heard = trees.build(RunConfig, {"train": tree["train"]}).train.autoencoder.critic > 0
-        return trees.plain(default_autoencoder(shape, size, critic=heard))
-    said = tree.get("model", {})
-    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
-    doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
-    if isinstance(asked, Mapping) and asked.get("kind") == "dit":
-        network = trees.plain(default_dit(shape, size, **doors))
-    else:
-        network = trees.plain(default_unet(shape, size, **doors, **cells))
-        network |= _patch(asked, network["patch"], (*shape[1:], step))
-    network["concat_channels"] = task.concat_channels(shape[0])
-    few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
-    model = trees.build(ModelConfig, few | _prediction(said))
-    if model.learned_variance:
-        network["out_channels"] = 2 * shape[0]
-    # a small image enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
-    # hole is filled with is too far from the truth to be added to: docs/restoration.md has it measured, twice
-    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
-    return network
-
-
-def _patch(asked: object, usual: int, sides: tuple[int, ...]) -> trees.Tree:
-    """The usual patch, or 1 where the sides cannot also be halved as often as the levels that were asked for."""
-    levels = len(asked.get("multipliers", ())) if isinstance(asked, Mapping) else 0
-    return {"patch": 1 if levels and any(side % (usual << (levels - 1)) for side in sides) else usual}
-
-
-def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
-    """The task that was asked for, with the data's classes filled in."""
-    task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
-    if not task.labels:
-        return trees.plain(task) | ({"drop": task.dropped} if task.text else {})
-    if not classes:
-        raise Error(
-            "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
-            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
-        )
-    if task.class_names and task.class_names != classes:
-        raise Error(
-            f"class_names = {', '.join(task.class_names)}, but the data have {', '.join(classes)}: leave class_names "
-            f"out, the data give them."
-        )
-    return trees.plain(task) | {"drop": task.dropped, "class_names": list(classes)}
-
-
-def _prediction(said: Mapping[str, Any]) -> dict[str, str]:
-    """The usual prediction of the schedule asked for, where none is said."""
-    schedule = said.get("schedule")
-    if "prediction" in said or not isinstance(schedule, Mapping):
-        return {}
-    return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
 
 
 def _check_fit(config: RunConfig) -> None:
