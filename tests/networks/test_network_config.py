@@ -67,10 +67,53 @@ def test_the_default_shape_takes_its_pictures(shape: tuple[int, int, int], size:
     assert parameter_count(config) > 1e5
 
 
-def test_the_small_shape_for_32_pixels_has_2_7_million_parameters_and_each_size_more_than_the_last() -> None:
-    counts = [parameter_count(default_unet((1, 32, 32), size)) for size in get_args(Size)]
-    assert 2.65e6 < counts[1] < 2.75e6
+@pytest.mark.parametrize(("version", "millions"), [(1, 2.7), (2, 4.5)])
+def test_the_small_shape_for_32_pixels_and_each_size_more_than_the_last(version: int, millions: float) -> None:
+    counts = [parameter_count(default_unet((1, 32, 32), size, version=version)) for size in get_args(Size)]
+    assert counts[1] == pytest.approx(millions * 1e6, rel=0.02)
     assert counts == sorted(counts)
+
+
+FAMILY = [  # side, patch, multipliers, attention
+    (4, 1, (1,), (False,)),
+    (8, 1, (1, 2), (True, False)),
+    (15, 1, (1,), (True,)),
+    (16, 2, (1, 2), (True, False)),
+    (18, 2, (1,), (True,)),
+    (28, 2, (1, 2), (True, True)),
+    (32, 2, (1, 2, 2), (True, True, False)),
+    (64, 2, (1, 2, 2), (False, True, True)),
+    (128, 2, (1, 2, 2, 2), (False, False, True, True)),
+    (256, 4, (1, 2, 2, 2), (False, False, True, True)),
+]
+
+
+@pytest.mark.parametrize(("side", "patch", "multipliers", "attention"), FAMILY)
+def test_images_enter_in_patches_where_they_have_the_pixels(
+    side: int, patch: int, multipliers: Any, attention: Any
+) -> None:
+    config = default_unet((3, side, side))
+    assert (config.patch, config.multipliers, config.attention) == (patch, multipliers, attention)
+
+
+@pytest.mark.parametrize("side", [8, 16, 32, 64])
+def test_latents_are_patches_already(side: int) -> None:
+    config = default_unet((4, side, side), latent=True)
+    assert config.patch == 1
+    assert 4 <= side >> (config.levels - 1) <= 8
+
+
+def test_both_versions_take_the_same_sides() -> None:
+    def taken(shape: tuple[int, int, int], version: int) -> bool:
+        try:
+            config = default_unet(shape, version=version)
+        except Error:
+            return False
+        assert shape[1] % config.factor == shape[2] % config.factor == 0
+        return True
+
+    shapes = [(3, side, other) for side in range(1, 140) for other in (side, 16, 24, 7)]
+    assert [shape for shape in shapes if taken(shape, 1) != taken(shape, 2)] == []
 
 
 ODD = [((3, 33, 32), r"33x32.*multiples of 4.*32x32 or 36x32"), ((3, 130, 130), r"130x130.*128x128 or 144x144")]

@@ -125,7 +125,7 @@ def test_buckets_that_the_task_cannot_shrink_are_refused() -> None:
             "network": {"multipliers": [1], "attention": [False]},
         }
     }
-    with pytest.raises(Error, match=r"4 of 5 buckets \(20x40, .*multiples of 3"):
+    with pytest.raises(Error, match=r"4 of 5 buckets \(20x40, .*multiples of 6"):
         resolve(tree, (3, 24, 24), shapes=((40, 20), (28, 20), (24, 24), (20, 28), (20, 40)))
 
 
@@ -135,7 +135,9 @@ def test_the_usual_network_takes_the_usual_buckets(size: int) -> None:
 
     every = shapes(size, usual_step(size), 2.0)
     config = resolve({}, (3, size, size), shapes=every)
-    assert config.model.network == default_unet((3, size, size))
+    step = usual_step(size)
+    assert config.model.network == default_unet((3, size, size), step=step)
+    assert step % config.model.network.factor == 0
     wide = resolve({}, (3, *every[-1]), shapes=every[-2:])  # no square at all
     assert wide.model.shapes == every[-2:]
     assert resolve({"model": {"network": {"kind": "dit"}}}, (3, size, size), shapes=every).model.shapes == every

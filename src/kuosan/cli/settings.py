@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.panel import Panel
 from rich.table import Table
 
@@ -9,12 +11,17 @@ from kuosan import options
 from kuosan.cli.console import console
 from kuosan.options import Option
 from kuosan.train.config import RunConfig
+from kuosan.train.defaults import GIVEN
 
 
 def groups() -> dict[str, list[Option]]:
-    """The settings by their group: data, model, model.network, model.schedule, train, compute."""
+    """The settings by their group: data, model, model.network, model.schedule, train, compute.
+
+    Their defaults are those of a new run of a diffusion model.
+    """
     found: dict[str, list[Option]] = {}
     for option in options.options(RunConfig).values():
+        option = replace(option, default=GIVEN.get(option.key, option.default))
         group, _, name = option.key.rpartition(".")
         group = option.key.removesuffix(".kind") if name == "kind" else group
         found.setdefault(group, []).append(option)

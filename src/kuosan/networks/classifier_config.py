@@ -55,12 +55,19 @@ class ClassifierConfig:
 
 
 def default_classifier(
-    shape: tuple[int, int, int], size: Size = "small", *, classes: int, noisy: bool = True
+    shape: tuple[int, int, int],
+    size: Size = "small",
+    *,
+    classes: int,
+    noisy: bool = True,
+    latent: bool = False,
+    step: int = 0,
+    version: int = 2,
 ) -> ClassifierConfig:
     """A classifier for pictures of `shape` (C, H, W): the first half of `default_unet` of that size.
 
     Raises: `Error` for an unknown size, a side that cannot be halved often enough, or fewer than two classes.
     """
-    whole = default_unet(shape, size)
+    whole = default_unet(shape, size, latent=latent, step=step, version=version)
     same = {field.name for field in fields(ClassifierConfig)} - {"kind", "noisy", "classes"}
     return ClassifierConfig(noisy=noisy, classes=classes, **{name: getattr(whole, name) for name in same})

@@ -20,18 +20,30 @@ Size = Literal["tiny", "small", "medium", "large"]
 
 @dataclass(frozen=True)
 class _Shape:
-    channels: int  # at the first level, doubled where pictures enter in patches
+    channels: int  # at the first level
     widest: int  # multipliers are 1, 2, 4, ... up to this
     blocks: int
     attends: int  # attention on levels of at most this many cells a side
+    groups: int
 
 
 _SIZES = {
-    "tiny": _Shape(32, 2, 1, 8),
-    "small": _Shape(32, 4, 1, 8),
-    "medium": _Shape(64, 4, 2, 16),
-    "large": _Shape(128, 4, 2, 16),
+    "tiny": _Shape(32, 2, 1, 8, 8),
+    "small": _Shape(64, 2, 1, 16, 8),
+    "medium": _Shape(128, 2, 2, 16, 16),
+    "large": _Shape(256, 2, 2, 16, 32),
 }
+_SIZES_1 = {  # of version 1, which entered in patches over 64 pixels only, with twice the channels
+    "tiny": _Shape(32, 2, 1, 8, 8),
+    "small": _Shape(32, 4, 1, 8, 8),
+    "medium": _Shape(64, 4, 2, 16, 16),
+    "large": _Shape(128, 4, 2, 16, 32),
+}
+_PATCHED = 16  # pixels a side from which images enter in patches
+_FINEST = 64  # cells a side of the finest level, at most
+_COARSEST = 8  # cells a side of the coarsest level, at most, where the sides can be halved so often
+_LEAST = 4  # and at least
+_USUAL_LEVELS = 3
 
 
 # options of another tool's configuration that change nothing here, kept so that a model goes back as it came
@@ -161,40 +173,85 @@ def _check_heads(config: UNetConfig) -> None:
 
 
 def default_unet(
-    shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0, context_width: int | None = None
+    shape: tuple[int, int, int],
+    size: Size = "small",
+    *,
+    classes: int = 0,
+    context_width: int | None = None,
+    latent: bool = False,
+    step: int = 0,
+    version: int = 2,
 ) -> UNetConfig:
-    """A U-Net for pictures of `shape` (C, H, W): wide where resolution is low, attention there only.
+    """A U-Net for images of `shape` (C, H, W), or for latents of it: few and wide cells, attention where they are few.
 
-    Sides over 64 pixels enter in patches so that the finest level has at most 64 x 64 cells; the coarsest level has
-    about 8 x 8. "small" is 2.7 M parameters at 32 x 32.
+    Images from 16 pixels a side enter in patches of 2 x 2, over 128 in larger ones, so that the finest level has at
+    most 64 x 64 cells; latents are patches already. The coarsest level has 4 x 4 to 8 x 8. "small" is 4.5 M parameters
+    at 32 x 32.
+
+    Args:
+        step: what all sides are multiples of, in images of several shapes of about this size (in cells of latents); 0:
+            of this shape alone.
+        version: of the defaults (train/defaults.py); 1 is what runs had that were begun before patches.
 
     Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
     """
     if size not in _SIZES:
         raise unknown("network size", size, _SIZES)
     count, height, width = shape
-    side, plan, patch = max(height, width), _SIZES[size], 1
-    while side > 64 * patch:
-        patch *= 2
-    levels = max(1, math.ceil(math.log2(side / patch / 8)) + 1)
-    while levels > 1 and (height % (patch << (levels - 1)) or width % (patch << (levels - 1))):
-        levels -= 1
-    if side / (patch << (levels - 1)) > 16 or height % patch or width % patch:
-        raise _indivisible(height, width, patch << math.ceil(math.log2(side / patch / 16)))
+    side = max(height, width)
+    if version == 1:
+        plan = _SIZES_1[size]
+        patch, levels = _cells_1(height, width)
+        channels, fewest = plan.channels * (1 if patch == 1 else 2), 0
+    else:
+        plan, fewest = _SIZES[size], _LEAST
+        patch, levels = _cells(height, width, latent, step)
+        channels = plan.channels
     return UNetConfig(
         in_channels=count,
         out_channels=count,
-        channels=plan.channels * (1 if patch == 1 else 2),
+        channels=channels,
         multipliers=tuple(min(2**i, plan.widest) for i in range(levels)),
         blocks=plan.blocks,
-        attention=tuple(side / (patch << i) <= plan.attends for i in range(levels)),
+        attention=tuple(fewest < side / (patch << i) <= plan.attends for i in range(levels)),
         head_channels=32,
-        groups=min(32, plan.channels // 4),
+        groups=plan.groups,
         classes=classes,
         context_width=context_width,
         context_vector=context_width is not None,
         patch=patch,
     )
+
+
+def _cells(height: int, width: int, latent: bool, step: int) -> tuple[int, int]:
+    """The patch and the number of levels for sides in pixels, or in cells of a latent. Raises: Error."""
+    side, sides = max(height, width), (height, width, step)
+    patch = 1 if latent or side < _PATCHED or any(each % 2 for each in sides) else 2
+    while side > _FINEST * patch:
+        patch *= 2
+    cells, levels = side / patch, 1
+    while cells >= 2 * _LEAST and (levels < _USUAL_LEVELS or cells > _COARSEST):
+        if any(each % (patch << levels) for each in sides):
+            break
+        cells, levels = cells / 2, levels + 1
+    if cells > 16 or any(each % patch for each in sides):
+        if step:  # no network takes them all: it is the shapes that will be refused
+            return _cells(height, width, latent, 0)
+        raise _indivisible(height, width, patch << math.ceil(math.log2(side / patch / 16)))
+    return patch, levels
+
+
+def _cells_1(height: int, width: int) -> tuple[int, int]:
+    """The same of version 1. Raises: Error."""
+    side, patch = max(height, width), 1
+    while side > _FINEST * patch:
+        patch *= 2
+    levels = max(1, math.ceil(math.log2(side / patch / _COARSEST)) + 1)
+    while levels > 1 and (height % (patch << (levels - 1)) or width % (patch << (levels - 1))):
+        levels -= 1
+    if side / (patch << (levels - 1)) > 16 or height % patch or width % patch:
+        raise _indivisible(height, width, patch << math.ceil(math.log2(side / patch / 16)))
+    return patch, levels
 
 
 def _indivisible(height: int, width: int, step: int) -> Error:

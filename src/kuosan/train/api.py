@@ -25,7 +25,7 @@ from kuosan.train import codecs, loop, saving, texts
 from kuosan.train.config import SHORT, RunConfig, check, resolve
 from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave
-from kuosan.train.folder import stored
+from kuosan.train.folder import stored, untrained
 from kuosan.train.loop import Run
 from kuosan.train.report import Lines, Report, Silent
 from kuosan.train.start import open_run
@@ -76,7 +76,14 @@ def prepare(
     own = type(network).__name__ if network is not None else None
     encoder, text = _text(tree, pictures)
     config = resolve(
-        tree, pictures.shape, size, own=own, classes=tuple(pictures.classes), text=text, shapes=_shapes(pictures)
+        tree,
+        pictures.shape,
+        size,
+        own=own,
+        classes=tuple(pictures.classes),
+        text=text,
+        shapes=_shapes(pictures),
+        before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
     )
     compute = choose(config.compute)
     return Asked(out, config, pictures, compute, join(compute.device), network, encoder, autoencoder)
@@ -94,7 +101,8 @@ def _text(tree: Mapping[str, Any], pictures: Pictures) -> tuple[TextEncoder | No
     text = trees.build(ModelConfig, {"text": tree.get("model", {}).get("text", {})}).text
     if isinstance(text, NoText):
         return None, None
-    uncaptioned = trees.build(RunConfig, {"train": tree.get("train", {})}).train.uncaptioned
+    said = {key: value for key, value in tree.get("train", {}).items() if key == "uncaptioned"}
+    uncaptioned = trees.build(RunConfig, {"train": said}).train.uncaptioned
     encoder = None
     if isinstance(text, Encoder):
         texts.captions(pictures, uncaptioned)  # refused before the encoder is opened

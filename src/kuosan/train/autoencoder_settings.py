@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kuosan.config import build, merge
 from kuosan.errors import Error
 from kuosan.features.names import perceptual_features
+from kuosan.train.defaults import check_steps
 from kuosan.train.loss_settings import LOSS_SETTINGS
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class AutoencoderSettings:
     kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the picture (Rombach et al. 2022)
     critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
     crop: int = 0  # pixels a side of the window of each picture that is trained on, drawn anew; 0: whole pictures
-    critic_start: int = 5000  # steps after which the critic begins to learn and to be heard
+    critic_start: int | float = 5000  # steps, or the share of the run, before the discriminator learns and counts
 
     def __post_init__(self) -> None:
         for name in ("perceptual", "kl", "critic"):
@@ -36,8 +37,7 @@ class AutoencoderSettings:
                 raise Error(f"train.autoencoder.{name} = {getattr(self, name)} is not allowed: 0 or more.")
         if self.crop < 0:
             raise Error(f"train.autoencoder.crop = {self.crop} is not allowed: 0 pixels (whole pictures) or more.")
-        if self.critic_start < 0:
-            raise Error(f"train.autoencoder.critic_start = {self.critic_start} is not allowed: 0 steps or more.")
+        check_steps("train.autoencoder.critic_start", self.critic_start)
         if not self.critic and self.critic_start != AutoencoderSettings.critic_start:
             raise Error(
                 f"train.autoencoder.critic_start = {self.critic_start} has no effect without a critic: leave it out, "

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 SHOWN = 3  # shapes that a refusal names
 
 
+def common_step(shapes: tuple[tuple[int, int], ...]) -> int:
+    """The largest number of pixels that all sides of the buckets are multiples of; 0 without buckets."""
+    return gcd(*(side for each in shapes for side in each))
+
+
 def square(shape: tuple[int, int, int], shapes: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
     """What a network's usual depth is decided for: with buckets a square of about their pixels, as divisible as they.
 
@@ -22,7 +27,7 @@ def square(shape: tuple[int, int, int], shapes: tuple[tuple[int, int], ...]) -> 
     """
     if not shapes:
         return shape
-    common = gcd(*(side for each in shapes for side in each))
+    common = common_step(shapes)
     pixels = sum(h * w for h, w in shapes) / len(shapes)
     side = max(1, round(sqrt(pixels) / common)) * common
     return shape[0], side, side

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kuosan import config as trees
@@ -12,18 +12,26 @@ from kuosan.device import ComputeConfig
 from kuosan.diffusion.weighting import Weight
 from kuosan.errors import Error, unknown
 from kuosan.model import ModelConfig, OwnNetwork
-from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
-from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
-from kuosan.networks.config import Size, default_unet
-from kuosan.networks.dit_config import default_dit
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.networks.config import Size
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 from kuosan.sample.restoration import Restoration
 from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.text.config import ByteText, width
-from kuosan.train import autoencoder_settings, classifier_settings, codec_settings, fitting, loss_settings
+from kuosan.text.config import ByteText
+from kuosan.train import (
+    autoencoder_settings,
+    classifier_settings,
+    codec_settings,
+    defaults,
+    fitting,
+    loss_settings,
+    network_settings,
+)
 from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.bucket_settings import check_buckets, square
+from kuosan.train.bucket_settings import check_buckets, common_step, square
+from kuosan.train.network_settings import USUAL_PREDICTION, prediction
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -35,23 +43,21 @@ SHORT = {
     "text": "model.text.kind",
 }
 
-# What a network predicts on a kind of schedule when nobody says.
-USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
-
 TSampling = Literal["uniform", "continuous", "importance", "logit_normal"]
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained."""
+    """How a model is trained; new runs have other defaults than these, which are those of keys that a stored
+    configuration leaves out: train/defaults.py."""
 
     objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
     max_steps: int = 20_000  # optimiser steps; may be raised on resume
     batch: int = 64  # pictures a step, over all processes
     micro_batch: int = 0  # pictures in memory at once, the rest accumulated; 0: the whole batch
     lr: float = 2e-4  # AdamW's learning rate after warm-up
-    warmup: int = 200  # steps from 0 to lr
+    warmup: int | float = 200  # steps from 0 to lr, or their share of the run; stored in steps
     lr_shape: str = "constant"  # after warm-up: constant, cosine (to 0 at max_steps) or inverse_sqrt
     betas: tuple[float, float] = (0.9, 0.99)  # AdamW's moment decays
     weight_decay: float = 0.0  # AdamW's decay, on matrices and kernels only
@@ -79,8 +85,12 @@ class TrainConfig:
     preview_pictures: int = 16  # pictures in a preview
     preview_steps: int = 20  # DPM-Solver++ steps of a preview
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
+    planned_steps: int = field(
+        default=0, metadata={"option": False}
+    )  # max_steps when the run began, of which warmup and critic_start may be shares; 0: of max_steps
 
     def __post_init__(self) -> None:
+        defaults.check_steps("train.warmup", self.warmup)
         for name, low in _WHOLE.items():
             if getattr(self, name) < low:
                 raise Error(f"train.{name} = {getattr(self, name)} is not allowed: {low} or more.")
@@ -88,7 +98,7 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise Error(f"train.{name} = {getattr(self, name)} is not allowed: 0 or more.")
         if self.lr == 0 or self.lr > 1:
-            raise Error(f"train.lr = {self.lr} is not allowed: above 0, at most 1; 2e-4 is usual.")
+            raise Error(f"train.lr = {self.lr} is not allowed: above 0, at most 1; 1e-3 is the default.")
         if self.ema > 0.28:
             raise Error(f"train.ema = {self.ema} is not allowed: 0 (none) to 0.28 of the run's length.")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -96,6 +106,10 @@ class TrainConfig:
         if self.lr_shape not in LR_SHAPES:
             raise unknown("train.lr_shape", self.lr_shape, LR_SHAPES)
         loss_settings.check_alone(self)
+        planned = self.planned_steps or self.max_steps
+        object.__setattr__(self, "warmup", defaults.steps(self.warmup, planned))
+        start = defaults.steps(self.autoencoder.critic_start, planned)
+        object.__setattr__(self, "autoencoder", replace(self.autoencoder, critic_start=start))
 
     @property
     def weighting(self) -> Weight:
@@ -117,6 +131,7 @@ _WHOLE = {
     "preview_steps": 1,
     "bad_steps": 1,
     "seed": 0,
+    "planned_steps": 0,
 }
 
 
@@ -128,6 +143,10 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    defaults: int = field(default=1, metadata={"option": False})  # the version of what filled in what was not said
+
+    def __post_init__(self) -> None:
+        defaults.check_version(self.defaults)
 
 
 def check(tree: Mapping[str, Any]) -> None:
@@ -136,9 +155,9 @@ def check(tree: Mapping[str, Any]) -> None:
     Raises:
         Error: whatever the configuration classes refuse.
     """
-    tree = _filled(tree)
+    tree = _filled(tree, defaults.version(tree))
     said = tree.get("model", {})
-    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | _prediction(said)
+    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
     _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
 
 
@@ -150,6 +169,7 @@ def resolve(
     classes: tuple[str, ...] = (),
     text: trees.Tree | None = None,
     shapes: tuple[tuple[int, int], ...] = (),
+    before: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the pictures' shape.
 
@@ -160,83 +180,42 @@ def resolve(
         classes: the names of the data's classes, in the order of their labels.
         text: how captions are told, with what the data or the encoder decide filled in.
         shapes: (H, W) of all aspect-ratio buckets, where there are several.
+        before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
     """
-    tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}))
+    version = defaults.version(tree, before)
+    tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
-    task = _task(said, classes)
-    cells = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec.walk_shape(square(shape, shapes))
-    network: trees.Tree = {"kind": "own", "name": own} if own else _network(tree, cells, size, task)
+    task = network_settings.task(said, classes)
+    codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
+    cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
+    network: trees.Tree = (
+        {"kind": "own", "name": own} if own else network_settings.network(tree, cells, size, task, version, step)
+    )
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
-    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, _prediction(said), decided)
-    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
+    longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
+    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
+    whole = {**tree, "model": model, "train": train, "defaults": version}
+    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
     _check_fit(config)
     return config
 
 
-def _filled(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree, with what follows from telling captions, and from training a classifier, where that is done."""
+def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+    """The tree over the version's defaults, with what follows from captions and from training a classifier."""
     tree = codec_settings.filled(tree)
     told = tree.get("model", {}).get("text", {})
     if isinstance(told, Mapping) and told.get("kind", "none") != "none":
         tree = trees.merge(tree, {"model": {"task": {"text": True}}})
-    objective = trees.build(RunConfig, {"train": tree.get("train", {})}).train.objective
+    said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
+    objective = trees.build(RunConfig, {"train": said}).train.objective
+    tree = defaults.laid_under(tree, version, objective)
     if objective == "autoencoder":
         return autoencoder_settings.filled(tree)
     return trees.merge(classifier_settings.FOLLOWS, tree) if objective == "classifier" else tree
-
-
-def _network(tree: Mapping[str, Any], shape: tuple[int, int, int], size: Size, tree_of_task: trees.Tree) -> trees.Tree:
-    """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
-    task = trees.build(ModelConfig, {"task": tree_of_task}).task
-    classes = len(task.class_names)
-    if tree.get("train", {}).get("objective") == "classifier":
-        return trees.plain(default_classifier(shape, size, classes=classes))
-    if tree.get("train", {}).get("objective") == "autoencoder":
-        heard = trees.build(RunConfig, {"train": tree["train"]}).train.autoencoder.critic > 0
-        return trees.plain(default_autoencoder(shape, size, critic=heard))
-    said = tree.get("model", {})
-    asked = said.get("network", {})
-    usual = default_dit if isinstance(asked, Mapping) and asked.get("kind") == "dit" else default_unet
-    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
-    network = trees.plain(usual(shape, size, classes=classes, context_width=width(told)))
-    network["concat_channels"] = task.concat_channels(shape[0])
-    few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
-    model = trees.build(ModelConfig, few | _prediction(said))
-    if model.learned_variance:
-        network["out_channels"] = 2 * shape[0]
-    # a small picture enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
-    # hole is filled with is too far from the truth to be added to
-    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
-    return network
-
-
-def _task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
-    """The task that was asked for, with the data's classes filled in."""
-    task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
-    if not task.labels:
-        return trees.plain(task) | ({"drop": task.dropped} if task.text else {})
-    if not classes:
-        raise Error(
-            "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
-            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
-        )
-    if task.class_names and task.class_names != classes:
-        raise Error(
-            f"class_names = {', '.join(task.class_names)}, but the data have {', '.join(classes)}: leave class_names "
-            f"out, the data give them."
-        )
-    return trees.plain(task) | {"drop": task.dropped, "class_names": list(classes)}
-
-
-def _prediction(said: Mapping[str, Any]) -> dict[str, str]:
-    """The usual prediction of the schedule asked for, where none is said."""
-    schedule = said.get("schedule")
-    if "prediction" in said or not isinstance(schedule, Mapping):
-        return {}
-    return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
 
 
 def _check_fit(config: RunConfig) -> None:

@@ -101,7 +101,7 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
         try:
             found.notes += _compare(asked, before, known)
         except Error:
-            anew = _untrained(folder)
+            anew = untrained(folder)
             if not anew:
                 raise
             known = Known((), None)
@@ -115,7 +115,7 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
     return found
 
 
-def _untrained(folder: Path) -> bool:
+def untrained(folder: Path) -> bool:
     """Whether a run was only begun: its saves are of step 0 and its log is empty, so there is nothing to lose."""
     log = folder / LOG
     begun = all(checkpoint.step_of(path) == 0 for path in checkpoint.checkpoints(folder))
