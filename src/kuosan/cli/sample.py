@@ -17,6 +17,7 @@ from kuosan.cli.numbers import Whole, size_of, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.errors import Error
+from kuosan.regular import exists
 from kuosan.sample import embedded
 from kuosan.sample.request import Request
 
@@ -63,6 +64,7 @@ def sample(
     columns: Whole | None = None,
     gif: Annotated[bool, Parameter(negative=())] = False,
     like: Path | None = None,
+    allow_path: Annotated[list[Path] | None, Parameter(negative=())] = None,
     device: str = "auto",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
@@ -144,8 +146,10 @@ def sample(
     gif
         Write the denoising of the first batch as an animation too.
     like
-        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out, --device,
-        --precision and --threads go with it.
+        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out,
+        --allow-path, --device, --precision and --threads go with it.
+    allow_path
+        With --like: a folder or file outside the working folder that the recipe may open; given again, several.
     device
         auto, cpu, cuda, cuda:1 or mps.
     precision
@@ -167,8 +171,10 @@ def sample(
         _refuse_beside_like(request, columns, gif)
         from kuosan.cli.again import again
 
-        again(like, run, out, where)
+        again(like, run, out, where, tuple(allow_path or ()))
         return
+    if allow_path:
+        raise Error(f"--allow-path {allow_path[0]} has no effect without --like: leave it out.")
     names.sampler(sampler)
     if run is None and not request.prompts:
         raise Error(
@@ -204,7 +210,7 @@ def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None
 
 def _names_a_run(word: str) -> bool:
     """Whether a bare word is a run: something that is there, or a path without spaces."""
-    return Path(word).exists() or (os.sep in word and " " not in word) or word == embedded.NAME
+    return exists(word) or (os.sep in word and " " not in word) or word == embedded.NAME
 
 
 def _text(path: Path | None) -> str | None:
@@ -303,7 +309,7 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
         first = given[0].replace("classes", "class").replace("_", "-")
         raise Error(
             f"--{first} has no effect with --like, which makes a picture by its own recipe; leave it out. "
-            f"Only RUN, --out, --device, --precision and --threads go with --like."
+            f"Only RUN, --out, --allow-path, --device, --precision and --threads go with --like."
         )
 
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from kuosan.data.headers import Refused, check_header
 from kuosan.data.pixels import laid_on, rounded
 from kuosan.errors import Error
+from kuosan.regular import read_regular
 
 # Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]  # JPEG includes MPO
@@ -42,6 +43,7 @@ TURNS = {  # Exif 2.32, table 4.6.4 A: what brings the stored rows upright
 INTENT, BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 SRGB = ImageCms.createProfile("sRGB")
 WHITE = (255, 255, 255)
+MOST_BYTES = 1 << 29  # of an image's file: 64 megapixels of four 16-bit samples, uncompressed
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
     except OSError as reason:
         raise Error(f"cannot read the picture {path}: {reason.strerror}.") from None
 
