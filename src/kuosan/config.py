@@ -69,24 +69,28 @@ class _Reader(_Loader):  # type: ignore[misc, valid-type]
         return dict(super().construct_mapping(node, deep))
 
 
+def _found(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    mark: Any = event.start_mark
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
 def _check_events(text: str) -> None:
     """Refuse aliases, by which a page can stand for gigabytes, and what is deeper or longer than any settings.
 
     Raises:
         yaml.YAMLError: it is so, or is no YAML.
     """
-    depth = count = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        count += 1
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem=f"alias *{event.anchor}: write it out", problem_mark=event.start_mark)
+            raise _found(f"alias *{event.anchor}: write it out", event)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MOST_DEPTH or count > MOST_NODES:
             what = f"deeper than {MOST_DEPTH} levels" if depth > MOST_DEPTH else f"more than {MOST_NODES:,} values"
-            raise yaml.MarkedYAMLError(problem=f"{what}: no settings of kuosan's", problem_mark=event.start_mark)
+            raise _found(f"{what}: no settings of kuosan's", event)
 
 
 def _check_numbers(value: Any) -> None:

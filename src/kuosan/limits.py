@@ -146,9 +146,9 @@ def _check_value(name: str, value: Any, low: float, high: float) -> None:
                 f"{name} is {shown(value)}, {len(value):,} characters; allowed: at most {high:,} "
                 f"(docs/checkpoints.md, limits)."
             )
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if value > high or (low < 0 and value < low):  # where 0 is the least, the class itself says what is
-            raise Error(f"{name} is {shown(value)}; allowed: {low:,} to {high:,} (docs/checkpoints.md, limits).")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and (value > high or value < low < 0):
+        # where 0 is the least, the class itself says what is
+        raise Error(f"{name} is {shown(value)}; allowed: {low:,} to {high:,} (docs/checkpoints.md, limits).")
 
 
 def check_layers(config: object, count: int) -> None:

@@ -42,14 +42,18 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
     places = Places.of([Path.cwd(), *allowed, *([above] if above else []), *([run] if run and exists(run) else [])])
     if run is None:
         run = _home(like, recipe, places, above)
-    found = {what: str(places.checked(name, f"the {what}")) for what, name in recipes.files_of(recipe).items()}
-    recipe = recipes.relocated(recipe, found)
+    named = recipes.files_of(recipe)
+    for what, name in named.items():
+        if exists(name):  # outside the places: refused before anything is opened
+            places.checked(name, f"the {what}")
     if where.precision == "auto":
         where = dataclasses.replace(where, precision=recipe.precision)
     if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
         where = dataclasses.replace(where, threads=recipe.threads)
     trained = opening.load(opening.checkpoint_of(run, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
+    found = {what: str(places.checked(name, f"the {what}")) for what, name in named.items()}
+    recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
         images, row = _restored(trained, recipe)
         _write(like, out, images[row], said, trained, run)

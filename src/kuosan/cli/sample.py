@@ -199,18 +199,14 @@ def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None
         Error: several bare words, which was one prompt without its quotes.
     """
     run, rest = None, list(words)
-    if rest and rest[0].strip() and _names_a_run(rest[0]):
+    first = rest[0] if rest and rest[0].strip() else ""  # a run is there, or looks like a path
+    if first and (exists(first) or (os.sep in first and " " not in first) or first == embedded.NAME):
         run = Path(rest.pop(0))
     if len(rest) > 1:
         raise Error(f'{" ".join(rest)!r} are {len(rest)} words: put a prompt in quotes, "{" ".join(rest)}".')
     if rest and prompts:
         raise Error(f"the prompt is given twice: {rest[0]!r} and --prompt {prompts[0]!r}.")
     return run, tuple(rest) or prompts
-
-
-def _names_a_run(word: str) -> bool:
-    """Whether a bare word is a run: something that is there, or a path without spaces."""
-    return exists(word) or (os.sep in word and " " not in word) or word == embedded.NAME
 
 
 def _text(path: Path | None) -> str | None:

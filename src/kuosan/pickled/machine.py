@@ -1,30 +1,19 @@
-"""Plain tensors out of `torch.save` files (.pt, .pth, .bin), without unpickling: a machine of 40 opcodes, and no more.
+"""A pickle of plain tensors, interpreted: `Machine(content).run()`, of 40 opcodes, four calls, and no import.
 
-It knows dicts, lists, tuples, numbers, texts and tensors. The names of classes and functions in the file are compared
-with a short list and never looked up; anything else is refused. Sizes are the file's own: a tensor's bytes lie in it,
-once, uncompressed. TorchScript archives are code and refused, as is what NumPy or a user's own class has pickled.
+What a file names is compared with a short list and never looked up.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
 import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from kuosan.errors import Error, shown
-from kuosan.files import explained
-from kuosan.regular import read_regular
+from kuosan.errors import shown
 
-MOST_BYTES = 16 << 30  # of a file; it is read whole
 MOST_OPCODES = 5_000_000  # of a pickle; a state dict has about 40 a tensor
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -38,7 +27,6 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles that torch.save wrote before it wrote zips
 _MARK = object()
 
 
@@ -47,7 +35,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class _Name:
+class Name:
     """A class or function that the file names; never looked up."""
 
     module: str
@@ -55,7 +43,7 @@ class _Name:
 
 
 @dataclass(frozen=True)
-class _Storage:
+class Storage:
     """A run of numbers in the file."""
 
     dtype: torch.dtype
@@ -64,132 +52,23 @@ class _Storage:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A tensor as the file describes it: a view of a storage."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a `torch.save` file by name, and the file's SHA-256; groups of them by dotted names.
-
-    Raises:
-        Error: unreadable, damaged, code, or anything but tensors by name.
-    """
-    with explained(path, doing="read"):
-        content = read_regular(path, MOST_BYTES)
-    try:
-        found = _zipped(content) if content[:4] == b"PK\x03\x04" else _old(content)
-    except Refused as reason:
-        raise Error(f"{path} holds no plain tensors ({reason}): damaged, or code. Give a state dict.") from None
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError, struct.error, RuntimeError,
-            OverflowError, zipfile.BadZipFile, NotImplementedError) as error:  # fmt: skip
-        reason = shown(str(error) or type(error).__name__, 200)
-        raise Error(f"{path} holds no plain tensors ({reason}): damaged, or code. Give a state dict.") from None
-    return found, hashlib.sha256(content).hexdigest()
-
-
-def _zipped(content: bytes) -> dict[str, Tensor]:
-    """Of a zip: NAME/data.pkl, and NAME/data/KEY for each storage."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        if len(entries) > 200_000 or len(entries) != len(archive.infolist()):
-            raise Refused("its zip lists names twice, or far too many")
-        if any(name.endswith("constants.pkl") or "/code/" in name for name in entries):
-            raise Refused("it is a TorchScript program")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise Refused("its zip is compressed, and torch.save's are not")
-        if sum(entry.file_size for entry in entries.values()) > len(content):
-            raise Refused("its zip claims more than it holds")
-        main = next((name for name in entries if name.endswith("data.pkl") and name.count("/") <= 1), None)
-        if main is None:
-            raise Refused("it is a zip without data.pkl")
-        folder = main.removesuffix("data.pkl")
-        order = f"{folder}byteorder"
-        if order in entries and archive.read(order) != b"little":
-            raise Refused("its numbers are big-endian")
-        tree = _Machine(archive.read(main)).run()[0]
-        raw: dict[str, bytearray] = {}
-
-        def bytes_of(storage: _Storage) -> bytearray:
-            if storage.key not in raw:
-                raw[storage.key] = bytearray(archive.read(f"{folder}data/{storage.key}"))
-            return raw[storage.key]
-
-        return _tensors(tree, bytes_of, 4 * len(content))
-
-
-def _old(content: bytes) -> dict[str, Tensor]:
-    """Of the form before zips: five pickles (magic, version, machine, tree, keys), then each storage with its count."""
-    magic, at = _Machine(content).run()
-    if magic != _MAGIC:
-        raise Refused("it does not begin as torch.save's files do")
-    _, at = _Machine(content, at).run()
-    system, at = _Machine(content, at).run()
-    if isinstance(system, dict) and system.get("little_endian") is False:
-        raise Refused("its numbers are big-endian")
-    tree_machine = _Machine(content, at)
-    tree, at = tree_machine.run()
-    keys, at = _Machine(content, at).run()
-    raw: dict[str, bytearray] = {}
-    for key in keys:
-        storage = tree_machine.storages[str(key)]
-        (count,) = struct.unpack_from("<q", content, at)
-        size = count * storage.dtype.itemsize
-        if count < 0 or at + 8 + size > len(content):
-            raise Refused("it is cut short")
-        raw[str(key)] = bytearray(content[at + 8 : at + 8 + size])
-        at += 8 + size
-    return _tensors(tree, lambda storage: raw[storage.key], 4 * len(content))
-
-
-def _tensors(tree: Any, bytes_of: Callable[[_Storage], bytearray], room: int) -> dict[str, Tensor]:
-    """The tensors of a dict, all together of at most `room` bytes: views may share numbers, but not without end."""
-    found: dict[str, Tensor] = {}
-    if not isinstance(tree, dict) or not tree:
-        raise Refused(f"it holds {_kind(tree)}, not tensors by name")
-    for name, value in tree.items():
-        if not isinstance(name, str) or not isinstance(value, _View):
-            raise Refused(f"it holds a dict in which {shown(name)} is {_kind(value)}, not a tensor")
-        found[name] = _tensor(name, value, bytes_of)
-        room -= found[name].nbytes
-        if room < 0:
-            raise Refused("its tensors have far more numbers than the file")
-    return found
-
-
-def _kind(value: Any) -> str:
-    return "a tensor without a name" if isinstance(value, _View) else f"a {type(value).__name__.strip('_').lower()}"
-
-
-def _tensor(name: str, view: _View, bytes_of: Callable[[_Storage], bytearray]) -> Tensor:
-    """A view in memory of its own."""
-    shape, stride = view.shape, view.stride
-    whole = all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, *stride, view.offset))
-    if not whole or len(shape) != len(stride) or len(shape) > 64:
-        raise Refused(f"{shown(name)} has an impossible shape")
-    raw = bytes_of(view.storage)
-    size, count = view.storage.dtype.itemsize, math.prod(shape)
-    last = view.offset + sum((side - 1) * step for side, step in zip(shape, stride)) if count else -1
-    if count * size > len(raw) or (last + 1) * size > len(raw):  # also what stands for more numbers than there are
-        raise Refused(f"{shown(name)} reaches beyond its {len(raw):,} bytes")
-    if not count:
-        return torch.empty(shape, dtype=view.storage.dtype)
-    flat = torch.frombuffer(raw, dtype=view.storage.dtype, count=len(raw) // size)
-    return flat.as_strided(shape, stride, view.offset).clone()
-
-
-class _Machine:
+class Machine:
     """One pickle, interpreted from `content` on; `run` gives what it makes, and where it ends."""
 
     def __init__(self, content: bytes, at: int = 0) -> None:
         self.content, self.at = content, at
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, Storage] = {}
 
     def run(self) -> tuple[Any, int]:
         for _ in range(MOST_OPCODES):
@@ -246,7 +125,7 @@ class _Machine:
         self.stack.append(int.from_bytes(self._take(count), "little", signed=True))
 
     def _global(self, module: str, name: str) -> None:
-        self.stack.append(_Name(module, name))
+        self.stack.append(Name(module, name))
 
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -257,7 +136,7 @@ class _Machine:
     def _reduce(self) -> None:
         """The four calls that plain tensors need, made here; none of the file's."""
         args, name = self.stack.pop(), self.stack.pop()
-        if not isinstance(name, _Name) or not isinstance(args, tuple):
+        if not isinstance(name, Name) or not isinstance(args, tuple):
             raise Refused("it calls what is no function")
         match name.module, name.name:
             case "collections", "OrderedDict":
@@ -266,9 +145,9 @@ class _Machine:
                 self.stack.append({})
             case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor":
                 storage, offset, shape, stride = args[:4]
-                if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+                if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
                     raise Refused("it makes a tensor of something else than numbers in it")
-                self.stack.append(_View(storage, offset, shape, stride))
+                self.stack.append(View(storage, offset, shape, stride))
             case "torch._utils", "_rebuild_parameter":
                 self.stack.append(args[0])
             case "torch", "Size":
@@ -279,10 +158,10 @@ class _Machine:
     def _persistent(self) -> None:
         """A storage: ("storage", torch.FloatStorage, key, device, count), and in old files a view of it."""
         match self.stack.pop():
-            case ("storage", _Name("torch", kind), str(key), str(), int(count), *view) if view in ([], [None]):
+            case ("storage", Name("torch", kind), str(key), str(), int(count), *view) if view in ([], [None]):
                 if kind not in _STORAGES:
                     raise Refused(f"it holds a {shown(kind)}")
-                storage = _Storage(_STORAGES[kind], key, count)
+                storage = Storage(_STORAGES[kind], key, count)
                 self.storages[key] = storage
                 self.stack.append(storage)
             case _:
@@ -305,11 +184,11 @@ class _Machine:
         self.stack.append(self._take(count).decode("utf-8", "surrogatepass"))
 
 
-def _push(value: Any) -> Callable[[_Machine], None]:
+def _push(value: Any) -> Callable[[Machine], None]:
     return lambda m: m.stack.append(value)
 
 
-_ACTS: Mapping[int, Callable[[_Machine], Any]] = {
+_ACTS: Mapping[int, Callable[[Machine], Any]] = {
     0x80: lambda m: m._take(1),  # PROTO
     0x95: lambda m: m._take(8),  # FRAME
     0x28: _push(_MARK),
