@@ -24,7 +24,7 @@ from kuosan.regular import SMALL, read_regular
 
 T = TypeVar("T")
 
-MOST_NODES = 300_000  # keys and values of a YAML file; a configuration of ours has some hundreds, and one a class
+MOST_NODES = 60_000  # keys and values of a YAML file; a configuration of ours has some hundreds, and one a class
 MOST_DEPTH = 32  # of its mappings and lists within each other
 MOST_WHOLE = 1 << 63  # of a whole number in it, either sign
 

@@ -24,7 +24,7 @@ LEVELS: Range = (0, 16)
 
 LAYERS = 512  # residual and transformer blocks of one network, all levels together
 AREA = 1 << 26  # pixels of an image that a model makes
-CLASSES = 100_000
+CLASSES = 50_000
 
 _NETWORK: dict[str, Range] = {
     "in_channels": CHANNELS,

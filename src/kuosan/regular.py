@@ -51,7 +51,7 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Binary
     if not stat.S_ISREG(found.st_mode):  # exchanged between the two looks
         os.close(handle)
         raise _not_regular(path, stat.S_IFMT(found.st_mode))
-    if found.st_size > 1 << 26 and 0 < found.st_blocks * 512 < found.st_size // _DENSE:
+    if found.st_size > 1 << 26 and found.st_blocks * 512 < found.st_size // _DENSE:
         os.close(handle)
         raise Error(
             f"{shown(os.fspath(path))} claims {found.st_size:,} bytes, and the disk holds {found.st_blocks * 512:,}: "

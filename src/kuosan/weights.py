@@ -26,8 +26,8 @@ from kuosan.files import explained, size_text
 from kuosan.regular import open_regular
 
 HEADER_LIMIT = 25_000_000  # bytes; the safetensors library's own is 100 MB, which as Python's objects is gigabytes
-MOST_TENSORS = 50_000  # of one file; the largest published models have some thousands a file
-MARKS_LIMIT = 20 * MOST_TENSORS  # braces, brackets and commas of a header, each of which may become an object
+MOST_TENSORS = 20_000  # of one file; the largest published models have some thousands a file
+MARKS_LIMIT = 50 * MOST_TENSORS  # braces, brackets and commas of a header, each of which may become an object
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

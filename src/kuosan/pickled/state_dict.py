@@ -25,6 +25,8 @@ from kuosan.pickled.machine import Machine, Refused, Storage, View
 from kuosan.regular import read_regular
 
 MOST_BYTES = 16 << 30  # of a file; it is read whole
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, RecursionError, RuntimeError, ArithmeticError, EOFError)
+_DAMAGE = (*_WRONG, struct.error, zipfile.BadZipFile)  # what reading a damaged file may raise
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles that torch.save wrote before it wrote zips
 
 
@@ -40,8 +42,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], str]:
         found = _zipped(content) if content[:4] == b"PK\x03\x04" else _old(content)
     except Refused as error:
         reason = str(error)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, struct.error, RuntimeError, ArithmeticError,
-            zipfile.BadZipFile, EOFError) as error:  # fmt: skip
+    except _DAMAGE as error:
         reason = shown(str(error) or type(error).__name__, 200)
     else:
         return found, hashlib.sha256(content).hexdigest()
