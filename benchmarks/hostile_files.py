@@ -3,7 +3,7 @@
     python benchmarks/hostile_files.py [--every 5] [--only recipe]
 
 The rule: at most 256 MB of memory and 2 s of processor time beyond a warm start, no socket, no traceback; what cannot
-be used is one sentence. Peak memory is the kernel's (VmHWM, reset before each case); sockets are counted by an audit hook.
+be used is one sentence. Peak memory is the kernel's (VmHWM, reset before each case); an audit hook counts sockets.
 """
 
 from __future__ import annotations

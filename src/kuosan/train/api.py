@@ -166,7 +166,7 @@ def let_go(run: Run) -> None:
 def _draw_curve(run: Run, log: Log) -> None:
     try:
         draw(list(log.rows()), run.folder / "curve.png")
-    except Error as error:
+    except (Error, TypeError, ValueError, KeyError) as error:  # rows of somebody else's log may hold anything
         run.report.say(f"warning: no curve: {error}")
 
 

@@ -22,6 +22,7 @@ from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.model import ModelConfig, require_fit
 from kuosan.options import Tree
+from kuosan.regular import read_regular
 from kuosan.train.changes import refuse_changes
 from kuosan.train.config import RunConfig
 
@@ -151,8 +152,8 @@ def _known(folder: Path) -> Known:
     if checkpoint.checkpoints(folder):
         state = checkpoint.load(folder, parts=()).state
         prints, init = [str(state.get("data"))], state.get("init")
-    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        head = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, Error):
+        head = json.loads(read_regular(folder / DATA).decode("utf-8"))
         prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
     return Known(tuple(prints), init)
 
