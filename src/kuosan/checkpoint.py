@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,8 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan import files, manifest, weights
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
+from kuosan.regular import read_regular
 
 CONFIG = "config.yaml"
 STATE = "state.json"
@@ -35,6 +37,7 @@ FOLDER = "checkpoints"
 EXPORTED = "README.md"  # of an exported model, which has no training state
 PARTS = ("ema", "network", "optimizer")  # each a safetensors file
 Read = TypeVar("Read")
+Fits = Callable[[Mapping[str, Any], str, Path, weights.Header], None]  # (configuration, part, its file, its header)
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -146,17 +149,18 @@ def latest(run: str | os.PathLike[str]) -> Newest:
     return _newest(run, verified) or Newest(None, ())
 
 
-def load(path: str | os.PathLike[str], parts: Collection[str] = PARTS) -> Saved:
+def load(path: str | os.PathLike[str], parts: Collection[str] = PARTS, fits: Fits = lambda *_: None) -> Saved:
     """What a run's newest good checkpoint, or the checkpoint folder given, holds; tensors on the CPU, dtypes as saved.
 
-    `parts=("ema",)` is all that sampling needs, and all that is then read and checked.
+    `parts=("ema",)` is all that sampling needs, and all that is then read and checked. `fits` (`model.require_fit`)
+    compares each part's header with the configuration before the part is read.
 
     Raises: Error that says what `path` is instead, or which file of it is damaged and how.
     """
     path = Path(path)
     if not _is_run(path):
-        return _load(path, parts)
-    found = _newest(path, lambda checkpoint, damaged: _load(checkpoint, parts, damaged))
+        return _load(path, parts, fits)
+    found = _newest(path, lambda checkpoint, damaged: _load(checkpoint, parts, fits, damaged))
     if found is None:
         raise Error(f"{path} has no checkpoint yet: train it first, or wait for its first save.")
     return found
@@ -194,7 +198,7 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return load(path, parts=()).config
 
 
-def _load(path: Path, parts: Collection[str], damaged: tuple[str, ...] = ()) -> Saved:
+def _load(path: Path, parts: Collection[str], fits: Fits, damaged: tuple[str, ...] = ()) -> Saved:
     entries = manifest.read(path)
     for name in (CONFIG, STATE, *(f"{part}.safetensors" for part in parts)):
         if name not in entries and EXPORTED in entries:
@@ -202,11 +206,17 @@ def _load(path: Path, parts: Collection[str], damaged: tuple[str, ...] = ()) -> 
         if name not in entries:
             raise Error(f"{path} is not a checkpoint: {name} is missing; give a run or a checkpoint folder.")
     config = trees.parse(_text(path, CONFIG, entries), path / CONFIG)
+    for group in ("model", "train", "data", "compute"):
+        if not isinstance(config.get(group, {}), dict):
+            raise Error(
+                f"{path / CONFIG}: {group} is {shown(config[group])}, not a group of settings; {manifest.CURE}."
+            )
     step, state = _parse_state(_text(path, STATE, entries), path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for part in parts:
         name = f"{part}.safetensors"
-        tensors[part], sha256 = weights.read_hashed(path / name)
+        check = partial(fits, config, part, path / name)
+        tensors[part], sha256 = weights.read_hashed(path / name, check)
         manifest.check_hash(path, name, sha256, entries[name])
     loaded = {part: tensors.get(part, {}) for part in PARTS}
     return Saved(path, step, config, state, **loaded, damaged=damaged)
@@ -215,15 +225,16 @@ def _load(path: Path, parts: Collection[str], damaged: tuple[str, ...] = ()) -> 
 def _parse_state(text: str, path: Path) -> tuple[int, dict[str, Any]]:
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         counted = json.loads(text)
-        if isinstance(counted["step"], int) and isinstance(counted["state"], dict):
-            return counted["step"], counted["state"]
+        step, state = counted["step"], counted["state"]
+        if type(step) is int and 0 <= step < 1 << 63 and isinstance(state, dict):
+            return step, state
     raise Error(f"{path}: {STATE} holds no step and state; use an earlier checkpoint, or copy the folder again.")
 
 
 def _text(path: Path, name: str, entries: Mapping[str, manifest.Entry]) -> str:
     """A small file's text, from the very bytes that were hashed."""
     with files.explained(path / name, doing="read"):
-        content = (path / name).read_bytes()
+        content = read_regular(path / name)
     manifest.check_hash(path, name, hashlib.sha256(content).hexdigest(), entries[name])
     return content.decode(errors="replace")
 
@@ -232,6 +243,8 @@ def _is_run(path: Path) -> bool:
     """True for a run's folder, False for a checkpoint's; an Error that says what else it is."""
     cure = "give a run folder (the one that `kuosan train` made) or one of its checkpoints"
     with files.explained(path, doing="read"):
+        if "\0" in str(path):
+            raise Error(f"{shown(str(path))} can be no path: it holds a NUL; {cure}.")
         if path.is_file():
             if (path.parent / manifest.NAME).is_file():
                 raise Error(f"{path} is one file of a checkpoint: give its folder, {path.parent}.")

@@ -17,11 +17,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
-from kuosan.errors import Error
+from kuosan.errors import Error, escaped, shown
 from kuosan.options import Tree as Tree
 from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
+from kuosan.regular import SMALL, read_regular
 
 T = TypeVar("T")
+
+MOST_NODES = 60_000  # keys and values of a YAML file; a configuration of ours has some hundreds, and one a class
+MOST_DEPTH = 32  # of its mappings and lists within each other
+MOST_WHOLE = 1 << 63  # of a whole number in it, either sign
 
 
 def build(cls: type[T], tree: Mapping[str, Any]) -> T:
@@ -30,6 +35,8 @@ def build(cls: type[T], tree: Mapping[str, Any]) -> T:
     Raises:
         Error: an unknown key, a missing one, a value of the wrong type, or one that a dataclass's own check refuses.
     """
+    if not isinstance(tree, Mapping):
+        raise Error(f"{cls.__name__} is made of a mapping of keys to values, not of {shown(tree)}.")
     value: T = _value(cls, tree, "")
     return value
 
@@ -47,14 +54,11 @@ class _Writer(yaml.SafeDumper):
         return True
 
 
-class _Reader(yaml.SafeLoader):
-    """Plain YAML without aliases, by which a page can stand for gigabytes, and without a key given twice."""
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=f"alias *{event.anchor}: write it out", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+
+class _Reader(_Loader):  # type: ignore[misc, valid-type]
+    """Plain YAML without a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -62,7 +66,44 @@ class _Reader(yaml.SafeLoader):
             if isinstance(key.value, str) and key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
             seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
+
+
+def _found(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    mark: Any = event.start_mark
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _check_events(text: str) -> None:
+    """Refuse aliases, by which a page can stand for gigabytes, and what is deeper or longer than any settings.
+
+    Raises:
+        yaml.YAMLError: it is so, or is no YAML.
+    """
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise _found(f"alias *{event.anchor}: write it out", event)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH or count > MOST_NODES:
+            what = f"deeper than {MOST_DEPTH} levels" if depth > MOST_DEPTH else f"more than {MOST_NODES:,} values"
+            raise _found(f"{what}: no settings of kuosan's", event)
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse whole numbers beyond 64 bits, which neither a setting nor a message can hold. Raises: ValueError."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_numbers(key)
+            _check_numbers(inner)
+    elif isinstance(value, list | tuple | set):
+        for inner in value:
+            _check_numbers(inner)
+    elif isinstance(value, int) and not -MOST_WHOLE <= value <= MOST_WHOLE:
+        raise ValueError(f"a whole number of {value.bit_length():,} bits")
 
 
 def dump(tree: Mapping[str, Any]) -> str:
@@ -86,7 +127,7 @@ def load(path: Path) -> Tree:
         Error: the file is missing, is not YAML, or holds no mapping.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), path)
+        return parse(read_regular(path).decode("utf-8"), path)
     except OSError as error:
         raise Error(f"cannot read the configuration {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
@@ -99,10 +140,22 @@ def parse(text: str, path: Path) -> Tree:
     Raises:
         Error: it is not plain YAML, or holds no mapping.
     """
+    if len(text) > SMALL:
+        raise Error(f"{path} has {len(text):,} characters, and settings {SMALL:,} at most: it is no configuration.")
     try:
+        _check_events(text)
         tree = yaml.load(text, Loader=_Reader)  # noqa: S506 (a SafeLoader that takes less)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise Error(f"{path} is not plain YAML: {' '.join(str(error).split())}") from None
+        _check_numbers(tree)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise Error(f"{path} is not plain YAML: {escaped(' '.join(str(error).split()))[:500]}") from None
     if not isinstance(tree, dict):
         raise Error(f"{path} holds {type(tree).__name__}, not a mapping of keys to values.")
     return tree
@@ -154,7 +207,9 @@ def _value(annotation: Any, value: Any, key: str) -> Any:
     if nested and isinstance(value, Mapping):
         return _dataclass(_choose(nested, value, key), value, key, nested)
     if nested and not (value is None and types.NoneType in members(annotation)):
-        raise Error(f"{key} = {value!r} is not allowed: it is a group of settings; write {key}.NAME, or a mapping.")
+        raise Error(
+            f"{key} = {shown(value)} is not allowed: it is a group of settings; write {key}.NAME, or a mapping."
+        )
     return _leaf(annotation, value, key)
 
 
@@ -165,14 +220,16 @@ def _choose(members: list[type], tree: Mapping[str, Any], key: str) -> type:
     kind = tree.get("kind", next(iter(kinds)))
     if not isinstance(kind, str) or kind not in kinds:
         elsewhere = [
-            f" {kind!r} is a value of {key}.{name}."
+            f" {shown(kind)} is a value of {key}.{name}."
             for member in members
             for name, annotation in hints(member).items()
             if get_origin(annotation) is Literal and kind in get_args(annotation)
         ]
-        near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(shown(kind).strip("'"), kinds, n=1, cutoff=0.6)
         guess = f" Did you mean {near[0]}?" if near else ""
-        raise Error(f"{key}.kind = {kind!r} is unknown; allowed: {', '.join(kinds)}.{guess}{''.join(elsewhere[:1])}")
+        raise Error(
+            f"{key}.kind = {shown(kind)} is unknown; allowed: {', '.join(kinds)}.{guess}{''.join(elsewhere[:1])}"
+        )
     return kinds[kind]
 
 
@@ -182,13 +239,14 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
     prefix = f"{key}." if key else ""
     for name in tree:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(shown(name).strip("'"), names, n=1, cutoff=0.5)
             owners = [get_args(hints(other)["kind"])[0] for other in members if name in hints(other)]
             guess = f" Did you mean {prefix}{near[0]}?" if near else ""
             guess = f" It belongs to {key}.kind {' or '.join(owners)}: say that too." if owners else guess
-            of_kind = f" (kind {tree['kind']})" if "kind" in tree else ""
+            of_kind = f" (kind {shown(tree['kind'])[1:-1]})" if "kind" in tree else ""
             allowed = ", ".join(names)
-            raise Error(f"unknown key {prefix}{name}{of_kind}.{guess} Allowed under {key or 'the top'}: {allowed}.")
+            said = name if isinstance(name, str) and name.isidentifier() and len(name) < 60 else shown(name)
+            raise Error(f"unknown key {prefix}{said}{of_kind}.{guess} Allowed under {key or 'the top'}: {allowed}.")
     given = {name: _value(types_of[name], tree[name], prefix + name) for name in names if name in tree}
     required = [
         field.name
@@ -221,4 +279,8 @@ def _leaf(annotation: Any, value: Any, key: str) -> Any:
         first = error.errors()[0]
         where = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
         reason = first["msg"][0].lower() + first["msg"][1:]
-        raise Error(f"{key}{where} = {value!r} is not allowed: {reason} (expected {type_text(annotation)}).") from None
+        raise Error(
+            f"{key}{where} = {shown(value)} is not allowed: {reason} (expected {type_text(annotation)})."
+        ) from None
+    except (OverflowError, ValueError, RecursionError):  # a number that no float holds, text that no UTF-8 does
+        raise Error(f"{key} = {shown(value)} is not allowed: expected {type_text(annotation)}.") from None

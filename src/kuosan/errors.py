@@ -1,4 +1,4 @@
-"""What a user can cause: one exception, and the two sentences it is usually made of.
+"""What a user can cause: one exception, the sentences it is usually made of, and values as a terminal may show them.
 
 An `Error` names the thing, its value, what is allowed, and the cure. The shell prints it without a traceback;
 anything else that is raised is a bug in kuosan.
@@ -7,7 +7,13 @@ anything else that is raised is a bug in kuosan.
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
+
+SHOWN = 120  # characters of a value in a message
+MOST = 4000  # characters of a message in the shell
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # controls, formats (bidi, zero width), surrogates, line ends
 
 
 class Error(Exception):
@@ -32,4 +38,41 @@ def unknown(thing: str, value: object, allowed: Iterable[str]) -> Error:
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     guess = f": did you mean {near[0]!r}?" if near else "."
-    return Error(f"unknown {thing} {value!r}{guess} Allowed: {', '.join(names)}.")
+    return Error(f"unknown {thing} {shown(value)}{guess} Allowed: {', '.join(names)}.")
+
+
+def shown(value: object, most: int = SHOWN) -> str:
+    """A value as Python writes it, in printable characters and `most` of them: its start and its end."""
+    try:
+        text = repr(
+            value if not isinstance(value, str) or len(value) <= 4 * most else value[: 2 * most] + value[-most:]
+        )
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 23]}... {text[-19:]}"
+
+
+def escaped(text: str) -> str:
+    r"""A text as a terminal may print it: control characters, bidirectional overrides and zero widths as \x1b, \u202e.
+
+    A line end stays where two spaces follow, as in kuosan's own lists; one in a file's name is written as \n.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_printable, re.split(r"(\n(?=  )|\n\Z)", text)))
+
+
+def _printable(part: str) -> str:
+    if part == "\n":
+        return part
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSAFE else char for char in part
+    )
+
+
+def sentence(error: BaseException) -> str:
+    """An error's message as the shell prints it: printable, its middle left out where it is very long."""
+    text = escaped(str(error))
+    return text if len(text) <= MOST else f"{text[: MOST - 1000]} ... {text[-990:]}"

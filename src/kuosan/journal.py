@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ class Log:
         with explained(self.path):
             new = not self.path.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+            if not stat.S_ISREG(os.fstat(self._handle).st_mode):
+                os.close(self._handle)
+                raise Error(f"{self.path} is not a regular file, and a log is: move it away.")
             if new:
                 fsync(self.path.parent)
             self._cut(_whole_lines(self.path))
@@ -97,7 +101,7 @@ def _finite(value: Any) -> Any:
 def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-        if isinstance(row["step"], int):
+        if type(row["step"]) is int:
             return dict(row)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 
 FORMAT = 1  # of the manifest and of everything it covers; a reader refuses a higher one
 NAME = "manifest.json"
-LIMIT = 16 << 20  # bytes; a manifest of ours has about 100 a file
+LIMIT = 1 << 20  # bytes; a manifest of ours has about 100 a file
 CURE = "use an earlier checkpoint, or copy the folder again"
 
 
@@ -94,7 +94,7 @@ def _parsed(path: Path) -> dict[str, Entry]:
             raise damaged
         if body["format"] != FORMAT:
             raise Error(
-                f"{path.parent}: written in format {body['format']}, this kuosan reads {FORMAT}; update kuosan."
+                f"{path.parent}: written in format {shown(body['format'])}, this kuosan reads {FORMAT}; update kuosan."
             )
         if content != _text(body):  # not even a blank differs
             raise damaged

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from kuosan import config as trees
+from kuosan import limits
 from kuosan.codec.config import Latents, Pixels
 from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
@@ -22,11 +24,14 @@ from kuosan.text.config import ByteText, Encoder, NoText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
 
     from torch import Tensor, nn
 
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.text.encoder import TextEncoder
+    from kuosan.weights import Header
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class OwnNetwork:
 
     kind: Literal["own"] = "own"
     name: str = ""  # the class's name, shown when a run needs the network it was trained with
+
+    def __post_init__(self) -> None:
+        limits.check(self)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         from kuosan.diffusion import names
 
+        limits.check(self)
+        _check_shapes(self)
         object.__setattr__(self, "prediction", names.prediction(self.prediction))
         names.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
         if not self.sigma_data > 0:
@@ -76,6 +86,19 @@ class ModelConfig:
         """Channels, height, width of what is denoised: of a picture, or of its latents."""
         assert self.shape is not None, "the data decide the shape"
         return self.codec.walk_shape(self.shape)
+
+
+def _check_shapes(config: ModelConfig) -> None:
+    """Refuse images without pixels, or of more than a model ever makes. Raises: Error."""
+    shapes = [config.shape[1:]] if config.shape is not None else []
+    for height, width in (*shapes, *config.shapes):
+        if height < 1 or width < 1 or height * width > limits.AREA:
+            raise Error(
+                f"model.shape is of images {width}x{height}; allowed: sides of 1 to {limits.SIDE[1]:,} pixels, at most "
+                f"{limits.AREA:,} in all (docs/checkpoints.md, limits)."
+            )
+    if config.shape is not None and config.shape[0] < 1:
+        raise Error(f"model.shape has {config.shape[0]} channels; allowed: at least 1.")
 
 
 def require_denoiser(config: ModelConfig) -> None:
@@ -203,6 +226,53 @@ def build(config: ModelConfig, seed: int = 0, network: nn.Module | None = None) 
     from kuosan.networks.unet import UNet
 
     return Model(config, _texted(config, UNet(config.network, seed), seed))
+
+
+TENSORS_A_LAYER = 4  # at least, in every network here: a norm's and a linear map's weights and biases
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, float32 all
+_STATE = {"ema.values": "float64", "importance.losses": "float64", "importance.counts": "int64"}
+
+
+def require_fit(
+    tree: Mapping[str, Any], part: str, path: Path, header: Header, network: nn.Module | None = None
+) -> None:
+    """Refuse a checkpoint's part that is not of the model its configuration describes, before either takes memory.
+
+    For `checkpoint.load`, which calls it with the configuration, and a part's name, file and header.
+
+    Args:
+        network: the caller's module, of a model that has one; without it, nothing is known of its weights.
+
+    Raises:
+        Error: a configuration beyond the limits, or tensors that are missing, unknown, or of another shape or dtype.
+    """
+    config = trees.build(ModelConfig, tree.get("model", {}))
+    if isinstance(config.network, OwnNetwork) and network is None:
+        return
+    if part == "optimizer":
+        _require_state(path, header)
+        return
+    from kuosan import weights
+    from kuosan.networks.meta import skeleton
+
+    layers = 0 if isinstance(config.network, OwnNetwork) else config.network.layers
+    layers += config.text.depth if isinstance(config.text, ByteText) else 0
+    if TENSORS_A_LAYER * layers > len(header):
+        raise Error(
+            f"{path}: the weights do not fit the network: it has {layers} blocks, and the file {len(header):,} tensors."
+        )
+    weights.require(skeleton(lambda: build(config, network=network).network), header, str(path))
+
+
+def _require_state(path: Path, header: Header) -> None:
+    """Refuse what no optimiser of ours has saved. Raises: Error."""
+    for name, place in header.items():
+        wanted = "float32" if name.partition(".")[2] in _MOMENTS else _STATE.get(name)
+        if wanted is None or str(place.dtype) != f"torch.{wanted}":
+            raise Error(
+                f"{path}: {shown(name)} of {str(place.dtype).removeprefix('torch.')} is nothing that an optimiser of "
+                f"this kuosan saves; use an earlier checkpoint, or begin a new run with --init."
+            )
 
 
 def _texted(config: ModelConfig, network: nn.Module, seed: int) -> nn.Module:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kuosan import checkpoint, manifest
+from kuosan import checkpoint, manifest, weights
 from kuosan import config as trees
 from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.device import Compute, ComputeConfig, choose
-from kuosan.errors import Error, unknown
-from kuosan.model import Model, ModelConfig, build
+from kuosan.errors import Error, shown, unknown
+from kuosan.model import Model, ModelConfig, build, require_fit
 from kuosan.networks.precision import prepare
 from kuosan.networks.tiled import Tiled
 from kuosan.sample import coding, embedded, sizes
@@ -191,9 +192,14 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
         Error: not a run, a damaged or newer checkpoint, a network that does not fit.
     """
     compute = compute or choose(ComputeConfig())
-    saved = checkpoint.load(embedded.opened(run), parts=("ema",))
+    saved = checkpoint.load(embedded.opened(run), parts=("ema",), fits=partial(require_fit, network=network))
     config = trees.build(ModelConfig, saved.config.get("model", {}))
+    if config.shape is None and network is None:
+        raise Error(f"{saved.path}: its configuration says nothing of the images' shape (model.shape): it is damaged.")
     model = build(config, network=network)
+    numbers = {name for name, _ in model.network.named_parameters()}
+    if name := weights.first_nonfinite({name: value for name, value in saved.ema.items() if name in numbers}):
+        raise Error(f"{saved.path}: {shown(name)} holds NaN or infinity, so nothing can be made of these weights.")
     try:
         model.network.load_state_dict(saved.ema)
     except RuntimeError as error:
@@ -227,7 +233,7 @@ def encoder_of(config: ModelConfig) -> TextEncoder | None:
         return None
     from kuosan.text.encoder import open_encoder
 
-    return open_encoder(config.text)
+    return open_encoder(config.text, fetch=False)
 
 
 def codec_of(config: ModelConfig, path: Path, compute: Compute) -> Codec:

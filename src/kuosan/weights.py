@@ -3,6 +3,7 @@
 A file is 8 bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, and the tensors' bytes. The
 reader believes no header: length, names, dtypes, shapes and offsets must account for every byte of the file once,
 before any memory is taken. What a file is, its first bytes decide, never its suffix; pickle is refused unread.
+`require` compares a header with the network that it is for, so that neither decides memory alone.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.files import explained, size_text
+from kuosan.regular import open_regular
 
-HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
+HEADER_LIMIT = 25_000_000  # bytes; the safetensors library's own is 100 MB, which as Python's objects is gigabytes
+MOST_TENSORS = 20_000  # of one file; the largest published models have some thousands a file
+MARKS_LIMIT = 50 * MOST_TENSORS  # braces, brackets and commas of a header, each of which may become an object
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -50,7 +54,7 @@ _PICKLES = {  # the first bytes of files that only unpickling could open
 }
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a tensor lies in the file's data, as its header says."""
 
     name: str
@@ -60,9 +64,12 @@ class _Place(NamedTuple):
     end: int
 
 
+Header = Mapping[str, Place]
+
+
 def kind(path: str | os.PathLike[str]) -> str:
     """What a file is by its first bytes: 'safetensors', 'unknown', or a phrase for one that holds pickle."""
-    with explained(Path(path), doing="read"), open(path, "rb") as stream:
+    with explained(Path(path), doing="read"), open_regular(path) as stream:
         head = stream.read(265)
         size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(head[:8], "little")
@@ -132,15 +139,35 @@ def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return read_hashed(path)[0]
 
 
-def read_hashed(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors, and the sha256 of the very bytes they were made from."""
+def read_header(path: str | os.PathLike[str]) -> dict[str, Place]:
+    """What a safetensors file holds, by name, without reading it.
+
+    Raises: Error that names the file, the tensor and what is wrong.
+    """
+    path = Path(path)
+    if (found := kind(path)) != "safetensors":
+        raise Error(not_weights(path, found))
+    with explained(path, doing="read"), open_regular(path) as stream:
+        return _places(path, stream, hashlib.sha256())
+
+
+def read_hashed(
+    path: str | os.PathLike[str], check: Callable[[Header], None] = lambda _: None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors, and the sha256 of the very bytes they were made from.
+
+    Args:
+        check: called with the header before memory is taken; it raises an `Error` where that is not what is wanted.
+    """
     path = Path(path)
     if (found := kind(path)) != "safetensors":
         raise Error(not_weights(path, found))
     tensors: dict[str, Tensor] = {}
     sha256 = hashlib.sha256()
-    with explained(path, doing="read"), open(path, "rb", buffering=0) as stream:
-        for place in sorted(_places(path, stream, sha256), key=lambda place: (place.start, place.end)):
+    with explained(path, doing="read"), open_regular(path) as stream:
+        places = _places(path, stream, sha256)
+        check(places)
+        for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
             flat = torch.empty(place.end - place.start, dtype=torch.uint8)
             if flat.numel():
                 view = flat.numpy()
@@ -148,6 +175,41 @@ def read_hashed(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
                 sha256.update(view.data)
             tensors[place.name] = flat.view(place.dtype).reshape(place.shape)
     return tensors, sha256.hexdigest()
+
+
+def require(wanted: Mapping[str, Tensor], found: Header, what: str, *, ignored: tuple[str, ...] = ()) -> None:
+    """Refuse a file whose tensors are not a network's, before any is read.
+
+    Args:
+        wanted: the network's state dict, on the meta device where it is not made yet.
+        what: begins the message: a file's name.
+        ignored: beginnings of names that the file may have beside.
+
+    Raises:
+        Error: the first names that are missing, unknown, of another shape, or of another kind of numbers.
+    """
+    wrong = [f"{shown(name)} is missing" for name in wanted if name not in found]
+    for name, place in found.items():
+        own = wanted.get(name)
+        if own is None:
+            if not name.startswith(ignored or ("\0",)):
+                wrong.append(f"{shown(name)} is unknown")
+        elif tuple(own.shape) != place.shape:
+            wrong.append(f"{shown(name)} has the shape {shown(place.shape)}, not {shown(tuple(own.shape))}")
+        elif not _converts(place.dtype, own.dtype):
+            wrong.append(f"{shown(name)} is of {_NAMES[place.dtype]}, not {_NAMES.get(own.dtype, own.dtype)}")
+    if wrong:
+        more = f", and {len(wrong) - 3:,} more" if len(wrong) > 3 else ""
+        raise Error(f"{what}: the weights do not fit the network: {'; '.join(wrong[:3])}{more}.")
+
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether numbers of one dtype are taken for another's: floats for floats, whole ones for whole ones."""
+    return given == wanted or any(given in kind and wanted in kind for kind in (_FLOATS, _WHOLE))
 
 
 def not_weights(path: Path, found: str) -> str:
@@ -170,10 +232,12 @@ def _fill(stream: Any, view: memoryview, path: Path) -> None:
         done += count
 
 
-def _places(path: Path, stream: Any, sha256: Any) -> list[_Place]:
+def _places(path: Path, stream: Any, sha256: Any) -> dict[str, Place]:
     """The header, checked so that its tensors cover every byte after it exactly once."""
     size = os.fstat(stream.fileno()).st_size
     start = stream.read(8)
+    if len(start) < 8:
+        raise Error(f"{path} is cut short: it has {size} bytes.")
     length = struct.unpack("<Q", start)[0]
     if length > HEADER_LIMIT:
         raise Error(
@@ -185,17 +249,29 @@ def _places(path: Path, stream: Any, sha256: Any) -> list[_Place]:
     _fill(stream, memoryview(text), path)
     sha256.update(start)
     sha256.update(text)
+    marks = sum(text.count(mark) for mark in (b"{", b"[", b","))
+    if marks > MARKS_LIMIT:
+        raise Error(
+            f"{path}: its header lists far more than {MOST_TENSORS:,} tensors, which is the most that is read of one "
+            f"file ({marks:,} braces, brackets and commas in {size_text(length)}); it is damaged, or nothing of ours."
+        )
     try:
         header = json.loads(text.decode(), object_pairs_hook=_no_twice)
         header.pop("__metadata__", None)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise Error(f"{path}: its header is not the JSON of safetensors ({error}); it is damaged.") from None
-    places = [_place(path, name, entry) for name, entry in header.items()]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise Error(
+            f"{path}: its header is not the JSON of safetensors ({shown(str(error))}); it is damaged."
+        ) from None
+    if len(header) > MOST_TENSORS:
+        raise Error(f"{path}: its header lists {len(header):,} tensors; {MOST_TENSORS:,} are read of one file at most.")
+    places = {name: _place(path, name, entry) for name, entry in header.items()}
     end = 0
-    for place in sorted(places, key=lambda place: (place.start, place.end)):
+    for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
         if place.start != end:
             how = "overlaps the tensor before it" if place.start < end else "leaves a gap before it"
-            raise Error(f"{path}: tensor {place.name!r} {how} (offset {place.start}, not {end}); it is damaged.")
+            raise Error(
+                f"{path}: tensor {shown(place.name)} {how} (offset {shown(place.start)}, not {end}); it is damaged."
+            )
         end = place.end
     if 8 + length + end != size:
         state = "is cut short" if 8 + length + end > size else "has bytes that belong to no tensor"
@@ -210,13 +286,15 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _place(path: Path, name: str, entry: Any) -> _Place:
+def _place(path: Path, name: str, entry: Any) -> Place:
     with contextlib.suppress(ValueError, TypeError, KeyError):
         dtype, shape, (start, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
-        if whole and len(shape) <= 64 and end - start == math.prod(shape) * dtype.itemsize:
-            return _Place(name, dtype, shape, start, end)
+        whole = all(type(number) is int and 0 <= number < 1 << 63 for number in (*shape, start, end))
+        # a shape of [2^60, 2^60, 0] has no number, and yet strides beyond 64 bits: torch would raise, or worse
+        spanned = math.prod(max(1, side) for side in shape) if whole and len(shape) <= 64 else 1 << 63
+        if spanned * dtype.itemsize < 1 << 63 and end - start == math.prod(shape) * dtype.itemsize:
+            return Place(name, dtype, shape, start, end)
     raise Error(
-        f"{path}: tensor {name!r} is impossible: {str(entry)[:200]}; dtypes are {', '.join(DTYPES)}, "
+        f"{path}: tensor {shown(name)} is impossible: {shown(entry, 200)}; dtypes are {', '.join(DTYPES)}, "
         "and the offsets must span the shape."
     )

@@ -69,17 +69,19 @@ def test_a_folder_gives_an_answer_for_each_picture_and_seed_and_a_sheet(trained_
 
 @pytest.mark.parametrize("how", [["--mask", "4,3,5,4"], ["--upscale", "2"], ["--noise", "12", "--method", "pigdm"]])
 def test_a_restored_picture_can_be_made_again_from_its_own_recipe(
-    how: list[str], trained_run: Path, tmp_path: Path
+    how: list[str], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     picture = photo(tmp_path / "p.png")
     said = kuosan("restore", trained_run, picture, *how, "-n", 3, "--batch", 4, "--out", tmp_path / "out", *STEPS)
     assert said.code == 0, said
     one = tmp_path / "out" / "p-seed-00000002.png"
-    said = kuosan("sample", "--like", one, "--out", tmp_path / "again.png")
+    refused("sample", "--like", one, "--out", tmp_path / "again.png", naming=["outside", "--allow-path"])
+    said = kuosan("sample", "--like", one, "--out", tmp_path / "again.png", "--allow-path", trained_run)
     assert said.code == 0, said
     assert one.read_bytes() == (tmp_path / "again.png").read_bytes()
     photo(picture, seed=9)
-    refused("sample", "--like", one, "--out", tmp_path / "b.png", naming=["is not the picture", "p.png"])
+    refused("sample", "--like", one, trained_run, "--out", tmp_path / "b.png", naming=["is not the picture", "p.png"])
 
 
 def test_repaint_says_what_it_will_cost_before_it_starts(trained_run: Path, tmp_path: Path) -> None:

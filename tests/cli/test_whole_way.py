@@ -149,7 +149,10 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_like_makes_the_very_same_bytes_again(run: Path, tmp_path: Path, kind: str) -> None:
+def test_like_makes_the_very_same_bytes_again(
+    run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a recipe opens what lies below the working folder
     start = picture_folder(tmp_path / "start", 1, side=20) / "0.png"
     words = [start if word == "IMAGE" else word for word in REQUESTS[kind]]
     common = ["--threads", 1] if kind == "bf16" else SAMPLE
@@ -167,7 +170,10 @@ def test_like_finds_a_run_that_was_moved_with_its_pictures(run: Path, tmp_path: 
     assert said.code == 0, said
 
 
-def test_like_refuses_other_weights_and_another_start(run: Path, tmp_path: Path) -> None:
+def test_like_refuses_other_weights_and_another_start(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     start = picture_folder(tmp_path / "start", 2) / "0.png"
     made = tmp_path / "made"
     assert kuosan("sample", run, "-n", 1, "--steps", 2, "--image", start, "--out", made, *SAMPLE).code == 0

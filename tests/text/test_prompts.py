@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +101,38 @@ def test_slips_are_named_with_their_place(prompt: str, said: str) -> None:
         parse(prompt)
     with pytest.raises(Error, match=r"\.\.\.' has "):
         parse(prompt + " and more" * 20)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda n: "(" * n + ")" * n,
+        lambda n: "([" * (n // 2) + "a" + "])" * (n // 2),
+        lambda n: "(a" * n + ")" * n,
+        lambda n: "(" * n,
+        lambda n: r"\(" * n,
+        lambda n: "(a:" * n,
+        lambda n: "(:" + "1" * n + "x)",
+        lambda n: "(" + ": " * n + ")",
+    ],
+)
+def test_a_prompt_of_brackets_is_read_in_time_that_grows_as_its_length(made: Callable[[int], str]) -> None:
+    def steps(count: int) -> int:
+        """Lines of Python that reading takes."""
+        seen = 0
+
+        def trace(*_: object) -> Any:
+            nonlocal seen
+            seen += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with contextlib.suppress(Error):
+                parse(made(count))
+        finally:
+            sys.settrace(before)
+        return seen
+
+    assert steps(4000) < 16 * steps(500) + 1000  # eight times as long; a square would be 64 times

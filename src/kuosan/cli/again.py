@@ -1,8 +1,13 @@
-"""`kuosan sample --like picture.png`: the same picture again, byte for byte, by the recipe inside it."""
+"""`kuosan sample --like picture.png`: the same picture again, byte for byte, by the recipe inside it.
+
+The picture may be a stranger's, so what its recipe names is opened only where it lies in the run above the picture,
+below the working folder, or where the person allowed it (RUN, --allow-path); each is then checked by its hash.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -14,30 +19,44 @@ from kuosan.cli.console import say
 from kuosan.cli.frames import frames
 from kuosan.data.images import save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
+from kuosan.regular import Places, exists
 from kuosan.sample import embedded, sizes
 from kuosan.sample import recipe as recipes
 from kuosan.sample.recipe import Recipe
 from kuosan.trained import Trained
 
 
-def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) -> None:
+def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, allowed: Sequence[Path] = ()) -> None:
     """Make the picture of a recipe again, from the same weights, in the same batch.
 
+    Args:
+        allowed: folders and files elsewhere that the recipe may name, as the person typed them.
+
     Raises:
-        Error: no recipe, other weights or another picture to start from than the recipe's, or an unwritable file.
+        Error: no recipe, one that names files elsewhere, other weights or another picture to start from than the
+            recipe's, or an unwritable file.
     """
-    recipe = recipes.read(like)
+    recipe = said = recipes.read(like)
+    above = _above(like)
+    places = Places.of([Path.cwd(), *allowed, *([above] if above else []), *([run] if run and exists(run) else [])])
+    if run is None:
+        run = _home(like, recipe, places, above)
+    named = recipes.files_of(recipe)
+    for what, name in named.items():
+        if exists(name):  # outside the places: refused before anything is opened
+            places.checked(name, f"the {what}")
     if where.precision == "auto":
         where = dataclasses.replace(where, precision=recipe.precision)
     if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
         where = dataclasses.replace(where, threads=recipe.threads)
-    home = run or _home(like, recipe)
-    trained = opening.load(opening.checkpoint_of(home, recipe), compute=choose(where))
+    trained = opening.load(opening.checkpoint_of(run, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
+    found = {what: str(places.checked(name, f"the {what}")) for what, name in named.items()}
+    recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
         images, row = _restored(trained, recipe)
-        _write(like, out, images[row], recipe, trained, home)
+        _write(like, out, images[row], said, trained, run)
         return
     request, row = recipe.batch_request()
     start = opening.picture(sizes.asked(trained.model, request), Path(request.image)) if request.image else None
@@ -47,7 +66,7 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig) 
         opening.require_helper(name, helper, recipe)
     guides = opening.guides_of(helpers)
     images = torch.cat([frame.x for frame in frames(trained, request, start, guides) if frame.done])
-    _write(like, out, images[row], recipe, trained, home)
+    _write(like, out, images[row], said, trained, run)
 
 
 def _restored(trained: Trained, recipe: Recipe) -> tuple[Tensor, int]:
@@ -73,13 +92,27 @@ def _write(like: Path, out: Path | None, image: Tensor, recipe: Recipe, trained:
     say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 
-def _home(like: Path, recipe: Recipe) -> Path:
+def _is_run(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file()
+
+
+def _above(like: Path) -> Path | None:
+    """The run that a picture lies in."""
+    return next((folder for folder in like.resolve().parents if _is_run(folder)), None)
+
+
+def _home(like: Path, recipe: Recipe, places: Places, above: Path | None) -> Path:
     """The run that a recipe names, or the one that the picture lies in, where that was moved."""
     if embedded.is_meant(recipe.run):
         return embedded.folder()
-    for folder in (Path(recipe.run), *like.resolve().parents):
-        if (folder / "checkpoints").is_dir() or (folder / "manifest.json").is_file():
-            return folder
-    raise Error(
-        f"{recipe.run}, the run that made {like}, is not here; name it: kuosan sample RUN --like {quote(str(like))}."
-    )
+    command = f"kuosan sample RUN --like {quote(str(like))}"
+    try:
+        named = places.checked(recipe.run, "the run")
+        if _is_run(named):
+            return Path(recipe.run)
+        reason = ""
+    except Error as error:
+        reason = f" ({error})" if exists(recipe.run) else ""
+    if above is not None:
+        return above
+    raise Error(f"{shown(recipe.run)[1:-1]}, the run that made {like}, is not here{reason}; name it: {command}.")

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kuosan.errors import escaped
+
 
 class Terminal(Console):
     """rich's console, which leaves it to `main` to end where nobody reads any more."""
@@ -19,6 +21,10 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Raise what rich caught."""
         raise BrokenPipeError
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """rich's print; what in a text would steer the terminal (ESC, CR, bidirectional overrides) is written out."""
+        super().print(*(escaped(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 console = Terminal(highlight=False, soft_wrap=True)
@@ -33,12 +39,13 @@ def say_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
     """A table in its full width, its first `left` columns of words; a narrow screen wraps it and cuts nothing off."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i < left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(escaped(cell)) for cell in row))
     wide = Console(file=io.StringIO(), width=1000)
     wide.print(table)
     for line in wide.file.getvalue().splitlines():  # type: ignore[attr-defined]
@@ -57,7 +64,7 @@ def duration(seconds: float) -> str:
 def bar(*columns: Any) -> Progress:
     """A progress bar that is gone when done, and silent without a terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,

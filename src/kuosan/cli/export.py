@@ -44,8 +44,9 @@ def export(
         except (OSError, UnicodeDecodeError) as reason:
             raise Error(f"--card {card} cannot be read: {reason}.") from None
     from kuosan import checkpoint, exporting
+    from kuosan.model import require_fit
 
-    saved = checkpoint.load(run, parts=("ema",))
+    saved = checkpoint.load(run, parts=("ema",), fits=require_fit)
     for line in saved.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {line}")
     exporting.export(saved, out, bf16=precision == "bf16", card=text)

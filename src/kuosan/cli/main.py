@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import App
 
 import kuosan
-from kuosan.errors import Error
+from kuosan.errors import Error, sentence
 
 app = App(
     name="kuosan",
@@ -51,10 +51,10 @@ def main(tokens: Sequence[str] | None = None) -> None:
         print(f"kuosan: error: {extra!r} is more than `kuosan {words[0]}` takes; see --help.", file=sys.stderr)
         sys.exit(2)
     except cyclopts.CycloptsError as error:
-        print(f"kuosan: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"kuosan: error: {' '.join(sentence(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Error as error:
-        print(f"kuosan: error: {error}", file=sys.stderr)
+        print(f"kuosan: error: {sentence(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

@@ -17,7 +17,7 @@ from kuosan import files as writing
 from kuosan.cli.console import bar, say
 from kuosan.data.images import save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
-from kuosan.errors import Error
+from kuosan.errors import Error, escaped
 from kuosan.sample import restoration as restoring
 from kuosan.sample.bring import Brought, bring
 from kuosan.sample.contact import line, sheet
@@ -145,7 +145,7 @@ class Work:
                           measurement=brought.measurement)  # fmt: skip
         parts = []
         with bar() as progress:
-            task = progress.add_task(path.name, total=None)
+            task = progress.add_task(escaped(path.name), total=None)
             for frame in frames:
                 done = frame.first * frame.steps + len(frame.x) * frame.step
                 progress.update(task, completed=done, total=request.n * frame.steps)

@@ -17,6 +17,7 @@ from kuosan.cli.numbers import Whole, size_of, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import names
 from kuosan.errors import Error
+from kuosan.regular import exists
 from kuosan.sample import embedded
 from kuosan.sample.request import Request
 
@@ -63,6 +64,7 @@ def sample(
     columns: Whole | None = None,
     gif: Annotated[bool, Parameter(negative=())] = False,
     like: Path | None = None,
+    allow_path: Annotated[list[Path] | None, Parameter(negative=())] = None,
     device: str = "auto",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
@@ -144,8 +146,10 @@ def sample(
     gif
         Write the denoising of the first batch as an animation too.
     like
-        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out, --device,
-        --precision and --threads go with it.
+        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out,
+        --allow-path, --device, --precision and --threads go with it.
+    allow_path
+        With --like: a folder or file outside the working folder that the recipe may open; given again, several.
     device
         auto, cpu, cuda, cuda:1 or mps.
     precision
@@ -167,8 +171,10 @@ def sample(
         _refuse_beside_like(request, columns, gif)
         from kuosan.cli.again import again
 
-        again(like, run, out, where)
+        again(like, run, out, where, tuple(allow_path or ()))
         return
+    if allow_path:
+        raise Error(f"--allow-path {allow_path[0]} has no effect without --like: leave it out.")
     names.sampler(sampler)
     if run is None and not request.prompts:
         raise Error(
@@ -193,18 +199,14 @@ def _said(words: tuple[str, ...], prompts: tuple[str, ...]) -> tuple[Path | None
         Error: several bare words, which was one prompt without its quotes.
     """
     run, rest = None, list(words)
-    if rest and rest[0].strip() and _names_a_run(rest[0]):
+    first = rest[0] if rest and rest[0].strip() else ""  # a run is there, or looks like a path
+    if first and (exists(first) or (os.sep in first and " " not in first) or first == embedded.NAME):
         run = Path(rest.pop(0))
     if len(rest) > 1:
         raise Error(f'{" ".join(rest)!r} are {len(rest)} words: put a prompt in quotes, "{" ".join(rest)}".')
     if rest and prompts:
         raise Error(f"the prompt is given twice: {rest[0]!r} and --prompt {prompts[0]!r}.")
     return run, tuple(rest) or prompts
-
-
-def _names_a_run(word: str) -> bool:
-    """Whether a bare word is a run: something that is there, or a path without spaces."""
-    return Path(word).exists() or (os.sep in word and " " not in word) or word == embedded.NAME
 
 
 def _text(path: Path | None) -> str | None:
@@ -303,7 +305,7 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
         first = given[0].replace("classes", "class").replace("_", "-")
         raise Error(
             f"--{first} has no effect with --like, which makes a picture by its own recipe; leave it out. "
-            f"Only RUN, --out, --device, --precision and --threads go with --like."
+            f"Only RUN, --out, --allow-path, --device, --precision and --threads go with --like."
         )
 
 

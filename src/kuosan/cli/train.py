@@ -57,6 +57,7 @@ def train(
         raise Error(f"the pictures are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
     if words:
         tree.setdefault("data", {})["path"] = words[0]
+    typed = str(tree.get("model", {}).get("text", {}).get("encoder", ""))
     if config is not None:
         tree = trees.merge(_groups(trees.load(recipe(config))), tree)
     going_on = "path" not in tree.get("data", {})
@@ -69,7 +70,7 @@ def train(
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
     check(tree)  # what can be refused before torch and the pictures load, is
-    return _run(out, tree, network or "small", init, accept_new_data, dry_run)
+    return _run(out, tree, network or "small", init, accept_new_data, dry_run, typed)
 
 
 def _groups(tree: trees.Tree) -> trees.Tree:
@@ -116,7 +117,9 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
     return out, tree
 
 
-def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool) -> int:
+def _run(
+    out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
+) -> int:
     from kuosan import checkpoint
     from kuosan.cli.console import TrainingReport
     from kuosan.data.captioned import first_rows
@@ -126,7 +129,7 @@ def _run(out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_n
     if init is not None:
         checkpoint.load_config(init)  # refused before anything is written
     with counting("pictures") as progress:
-        asked = api.prepare(out, tree, size=network, progress=progress)
+        asked = api.prepare(out, tree, size=network, progress=progress, typed=typed)
     first = asked.world.first
     if first:
         say(f"compute: {asked.compute}")

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kuosan import limits
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 
@@ -46,6 +47,7 @@ class Latents:
     weights: str = field(default="", metadata=FILLED)  # sha256 of the autoencoder's file of weights
 
     def __post_init__(self) -> None:
+        limits.check(self)
         for name in ("shift", "scale"):
             values = tuple(float(value) for value in getattr(self, name))  # YAML and JSON have no tuples
             object.__setattr__(self, name, values)

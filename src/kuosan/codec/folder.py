@@ -26,7 +26,9 @@ from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.errors import Error
 from kuosan.networks.autoencoder import Autoencoder, weights_alone
 from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.meta import skeleton
 from kuosan.networks.precision import prepare
+from kuosan.regular import read_regular
 
 if TYPE_CHECKING:
     from kuosan.codec.config import Codecs
@@ -96,11 +98,17 @@ def read(folder: Path) -> Held:
         if name not in entries:
             raise Error(f"{folder} is no codec: {name} is missing; {manifest.CURE}.")
     with files.explained(folder / CONFIG, doing="read"):
-        content = (folder / CONFIG).read_bytes()
+        content = read_regular(folder / CONFIG)
     manifest.check_hash(folder, CONFIG, hashlib.sha256(content).hexdigest(), entries[CONFIG])
     tree = trees.parse(content.decode(errors="replace"), folder / CONFIG)
     network = trees.build(AutoencoderConfig, _mapping(tree.get("network"), folder))
-    tensors, sha256 = weights.read_hashed(folder / WEIGHTS)
+
+    def fits(header: weights.Header) -> None:
+        if network.layers > len(header):
+            raise Error(f"{folder / WEIGHTS}: the weights do not fit the autoencoder: {len(header):,} are too few.")
+        weights.require(skeleton(lambda: Autoencoder(network)), header, str(folder / WEIGHTS))
+
+    tensors, sha256 = weights.read_hashed(folder / WEIGHTS, fits)
     manifest.check_hash(folder, WEIGHTS, sha256, entries[WEIGHTS])
     return Held(network, tensors, sha256)
 

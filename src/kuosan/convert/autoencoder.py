@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kuosan.convert.diffusers_config import beside
-from kuosan.convert.tables import modern, parts_of, split, stacked
+from kuosan.convert.diffusers_config import beside, check_types
+from kuosan.convert.tables import check_size, modern, parts_of, split, stacked
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 
@@ -84,6 +84,7 @@ def autoencoder_from_diffusers(
     Raises: `Error` for an option we do not have, and for weights unknown, missing or of another shape.
     """
     ours = config_from_diffusers(config)
+    check_size("AutoencoderKL", ours.layers, weights)
     return ours, stacked("AutoencoderKL", name_table(ours), modern(weights))
 
 
@@ -114,6 +115,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> AutoencoderConfig:
     for option in given.keys() - _DEFAULTS.keys() - _IDLE:
         raise _refuse(option, given[option], f"only the options {', '.join(sorted(_DEFAULTS))}")
     full = {**_DEFAULTS, **given}
+    check_types("AutoencoderKL", full, _DEFAULTS)
     for option, allowed in _FIXED.items():
         if full[option] not in allowed:
             raise _refuse(option, full[option], allowed[0])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kuosan.convert.diffusers_config import config_from_diffusers, config_to_diffusers
-from kuosan.convert.tables import modern, parts_of, renamed, split, stacked
+from kuosan.convert.tables import check_size, modern, parts_of, renamed, split, stacked
 from kuosan.networks.config import UNetConfig
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def unet_from_diffusers(
     import torch
 
     ours = config_from_diffusers(config)
+    check_size("UNet2DModel", ours.layers, weights)
     theirs = modern(weights)
     if ours.classes and "class_embedding.weight" in theirs:
         rows = theirs["class_embedding.weight"]

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from kuosan.errors import Error
+from kuosan import limits
+from kuosan.errors import Error, shown
 from kuosan.networks.config import Origin, Resample, UNetConfig
 
 # block type -> (attention, how it resamples; None = as downsample_type or upsample_type says)
@@ -50,6 +51,24 @@ _FIXED: dict[str, tuple[Any, ...]] = {  # options we have in one setting
 _IDLE = {"sample_size", "num_train_timesteps"}  # change neither the weights nor the output; they come back all the same
 
 
+def check_types(model: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Refuse options of another type than a model's own ones, whatever wrote them. Raises: Error."""
+    for option, own in usual.items():
+        value = given[option]
+        if isinstance(own, tuple):
+            entry = type(own[0])
+            fine = isinstance(value, list | tuple) and 0 < len(value) <= limits.ENTRIES["multipliers"]
+            fine = fine and all(type(each) is entry and (entry is str or each > 0) for each in value)
+        elif own is None or option in ("num_class_embeds", "attention_head_dim", "norm_num_groups"):
+            fine = value is None or isinstance(value, int | float | str | list)
+        elif isinstance(own, bool | str):
+            fine = type(value) is type(own)
+        else:
+            fine = type(value) in (int, float)
+        if not fine:
+            raise Error(f"{model}'s {option} is {shown(value)}; its own is {own!r}: the config is damaged.")
+
+
 def _refuse(option: str, value: object, allowed: object, why: str = "") -> Error:
     return Error(f"UNet2DModel's {option} is {value!r}; we can take {allowed}. {why}".rstrip())
 
@@ -63,6 +82,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
         if given[option] not in _FIXED[option]:
             raise _refuse(option, given[option], " or ".join(map(repr, _FIXED[option])))
     c = {**_DEFAULTS, **{key: value for key, value in given.items() if key in _DEFAULTS}}
+    check_types("UNet2DModel", c, _DEFAULTS)
     widths = tuple(c["block_out_channels"])
     if any(width % widths[0] for width in widths):
         raise _refuse("block_out_channels", widths, "multiples of its first entry")

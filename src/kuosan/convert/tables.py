@@ -20,6 +20,15 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 _LINEAR = re.compile(r"\.qkv\.|attentions\.\d+\.out\.|middle\.1\.out\.")  # what old files have as 1x1 convolutions
 
 
+def check_size(model: str, layers: int, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a config of more blocks than there are weights, before a network is laid out. Raises: Error."""
+    if layers > len(weights):
+        raise Error(
+            f"the weights are not those of a {model} with this config: it has {layers} blocks, and they are "
+            f"{len(weights)}. Use the config that was saved beside these weights."
+        )
+
+
 def renamed(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     """Our name as theirs: each (ours, theirs) applied one after another."""
     for ours, theirs in patterns:

@@ -34,12 +34,14 @@ from kuosan.data.layers import NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
 from kuosan.data.marks import avif_colour, png_clear, png_colour, uncover, wide_png
 from kuosan.data.pixels import laid_on
 from kuosan.errors import Error
+from kuosan.regular import read_regular
 
 # Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]  # JPEG includes MPO
 for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo"):
     import_module(f"PIL.{_plugin}ImagePlugin")
 WHITE = (255, 255, 255)
+MOST_BYTES = 1 << 29  # of an image's file: 64 megapixels of four 16-bit samples, uncompressed
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
     except OSError as reason:
         raise Error(f"cannot read the picture {path}: {reason.strerror}.") from None
 

@@ -6,9 +6,12 @@ u = round((x + 1) * 127.5), and back x = u / 127.5 - 1: every byte survives the 
 from __future__ import annotations
 
 import io
+import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,11 +19,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from kuosan.errors import Error
 from kuosan.files import write_atomic
+from kuosan.regular import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_PIXELS = 64_000_000  # a picture whose recipe is read is no larger
+MOST_TEXT = 16 << 20  # bytes of a PNG's text chunk, unpacked; a recipe has some kB, and 128 kB a long prompt
+MOST_CHUNKS = 100_000
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -85,23 +92,70 @@ def save_png(path: str | Path, picture: np.ndarray, text: dict[str, str] | None 
 
 
 def read_png_text(path: str | Path) -> dict[str, str]:
-    """The text chunks of a PNG; empty where it has none.
+    """The text chunks of a PNG, all together `MOST_TEXT` at most; empty where it has none. No pixel is decoded.
 
     Raises:
-        Error: there is no such file, or it is no PNG.
+        Error: there is no such file, or it is no PNG, is damaged, or its texts are larger.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} is more than {MOST_PIXELS:,} pixels")
-            image.load()  # chunks may follow the pixels
-            return {
-                key: str(value) for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)
-            }
+        with open_regular(path) as stream:
+            return _texts(stream)
     except FileNotFoundError:
         raise Error(f"{path}: no such picture.") from None
-    except Exception as reason:
+    except (OSError, ValueError, zlib.error) as reason:
         raise Error(f"{path} is no readable PNG ({reason}), so it carries no recipe.") from None
+
+
+def _texts(stream: BinaryIO) -> dict[str, str]:
+    """The texts of a PNG's chunks tEXt, zTXt and iTXt (PNG 3rd edition, 11.3.3). Raises: ValueError, zlib.error."""
+    if stream.read(8) != _PNG:
+        raise ValueError("it does not begin as one")
+    found: dict[str, str] = {}
+    room = MOST_TEXT
+    for _ in range(MOST_CHUNKS):
+        head = stream.read(8)
+        if len(head) < 8:
+            raise ValueError("it is cut short")
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND":
+            return found
+        if kind == b"IHDR" and length == 13:
+            width, height = struct.unpack(">II", stream.read(8))
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width}x{height} is more than {MOST_PIXELS:,} pixels")
+            stream.seek(9, os.SEEK_CUR)
+            continue
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            stream.seek(length + 4, os.SEEK_CUR)
+            continue
+        if length > room:
+            raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
+        content, check = stream.read(length), stream.read(4)
+        if len(check) < 4 or zlib.crc32(kind + content).to_bytes(4, "big") != check:
+            raise ValueError("a text in it is damaged")
+        key, text = _text_of(kind, content, room)
+        room -= len(content) + len(text)
+        found[key] = text
+        if room < 0:
+            raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
+    raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks")
+
+
+def _text_of(kind: bytes, content: bytes, room: int) -> tuple[str, str]:
+    """The key and text of one such chunk; at most `room` bytes are unpacked. Raises: ValueError, zlib.error."""
+    key, _, rest = content.partition(b"\0")
+    packed, encoding = kind == b"zTXt", "latin-1"
+    if packed:
+        rest = rest[1:]
+    elif kind == b"iTXt":
+        packed, encoding = rest[:1] == b"\1", "utf-8"
+        rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    if packed:
+        unpacking = zlib.decompressobj()
+        rest = unpacking.decompress(rest, room + 1)
+        if len(rest) > room or not unpacking.eof:
+            raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes, or end too early")
+    return key.decode("latin-1"), rest.decode(encoding, "replace")
 
 
 def save_gif(path: str | Path, frames: Sequence[np.ndarray], milliseconds: int = 60, hold: int = 1500) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kuosan import limits
 from kuosan.diffusion.grids import Array, sigmoid
 from kuosan.errors import Error, unknown
 
@@ -50,6 +51,7 @@ def posterior_beta(alpha_bar: Array, t: int) -> float:
 
 def check_discrete(schedule: Discrete) -> None:
     """Raises: Error for betas or T that make no schedule, or numbers without effect."""
+    limits.check(schedule)
     names = ("linear", "scaled_linear", "cosine", "sigmoid")
     start, end = schedule.beta_start, schedule.beta_end
     if schedule.betas not in names:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kuosan import limits
 from kuosan.diffusion.betas import check_discrete, discrete_alpha_bar, posterior_beta
 from kuosan.diffusion.grids import (
     SPACINGS,
@@ -180,6 +181,7 @@ class Karras:
                 f"sigma_min {self.sigma_min:g}, sigma_max {self.sigma_max:g}: need 0 < sigma_min < sigma_max, "
                 "for example 0.002 and 80."
             )
+        limits.check(self)
         if not 0 < self.rho < math.inf or not 0 < self.p_std < math.inf or not math.isfinite(self.p_mean):
             raise Error(f"rho {self.rho:g}, p_mean {self.p_mean:g}, p_std {self.p_std:g}: need rho > 0 and p_std > 0.")
 
@@ -234,6 +236,7 @@ class Flow:
             raise Error(f"shift {self.shift:g}: need shift > 0; 1 is none, 3 is Stable Diffusion 3's.")
         if self.density not in ("uniform", "logit_normal"):
             raise unknown("density", self.density, ("uniform", "logit_normal"))
+        limits.check(self)
         if not 0 < self.std < math.inf or not math.isfinite(self.mean):
             raise Error(f"mean {self.mean:g}, std {self.std:g}: need a finite mean and std > 0.")
         if self.density == "uniform" and (self.mean, self.std) != (0.0, 1.0):

@@ -33,7 +33,7 @@ from kuosan.evaluate.unseen import Schooling
 from kuosan.features import FEATURES, features
 from kuosan.features.network import Features
 from kuosan.features.perceptual import Perceptual, perceptual
-from kuosan.model import ModelConfig
+from kuosan.model import ModelConfig, require_fit
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.precision import prepare as prepared_network
 from kuosan.networks.tiled_autoencoder import SIDE, TiledAutoencoder
@@ -157,7 +157,7 @@ def open_run(target: str | Path) -> Opened:
             schooling[config.codec.run] = Schooling(other.config.get("data", {}), other.state.get("data"))
     else:
         assert isinstance(config.network, AutoencoderConfig)
-        held = codecs.held(config.network, checkpoint.load(saved.path, parts=("ema",)).ema)
+        held = codecs.held(config.network, checkpoint.load(saved.path, parts=("ema",), fits=require_fit).ema)
     return Opened(str(target), home, saved.step, config, held, schooling)
 
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from kuosan import limits
 from kuosan.errors import Error, unknown
 from kuosan.networks.checks import check_counts, is_whole, refused
 from kuosan.networks.config import Origin, Size
@@ -56,6 +57,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
+        limits.check(self)
         counts = ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers")
         check_counts(self, counts)
         if not is_whole(self.critic_channels, 0) or self.critic_channels % 4:
@@ -70,11 +72,19 @@ class AutoencoderConfig:
             if width % self.groups:
                 cure = f"A level has {width} channels: choose groups that divide {math.gcd(*self.widths)}."
                 raise refused(self, "groups", f"divisors of every level's channels {self.widths}", cure)
+        if max(self.widths) > limits.WIDTH[1]:
+            raise refused(self, "channels", f"at most {limits.WIDTH[1]:,} at a level", "Give smaller multipliers.")
+        limits.check_layers(self, self.layers)
 
     @property
     def levels(self) -> int:
         """How many resolutions there are."""
         return len(self.multipliers)
+
+    @property
+    def layers(self) -> int:
+        """Residual blocks, at least; each has several weights."""
+        return self.levels * (2 * self.blocks + 1) + 4
 
     @property
     def widths(self) -> tuple[int, ...]:

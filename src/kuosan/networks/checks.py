@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 
 if TYPE_CHECKING:
     from kuosan.networks.config import UNetConfig
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def refused(config: object, field: str, allowed: str, cure: str) -> Error:
     """An `Error` that names a field, its value, what is allowed, and the cure."""
-    return Error(f"{type(config).__name__}.{field} is {getattr(config, field)!r}; allowed: {allowed}. {cure}")
+    return Error(f"{type(config).__name__}.{field} is {shown(getattr(config, field))}; allowed: {allowed}. {cure}")
 
 
 def is_whole(value: object, low: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from kuosan import limits
 from kuosan.errors import Error
 from kuosan.networks.checks import is_whole
 from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig, default_unet
@@ -35,6 +36,7 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # YAML and JSON have no tuples
         object.__setattr__(self, "attention", tuple(self.attention))
+        limits.check(self)
         if not is_whole(self.classes, 2):
             raise Error(f"ClassifierConfig.classes is {self.classes!r}; allowed: whole numbers from 2.")
         _ = self.encoder
@@ -47,6 +49,11 @@ class ClassifierConfig:
             return UNetConfig(out_channels=self.in_channels, **{name: getattr(self, name) for name in own})
         except Error as error:
             raise Error(str(error).replace("UNetConfig.", "ClassifierConfig.")) from None
+
+    @property
+    def layers(self) -> int:
+        """Residual blocks and attentions, at least; each has several weights."""
+        return sum(self.blocks * (1 + on) for on in self.attention) + 2 + self.middle_attention
 
     @property
     def factor(self) -> int:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from kuosan import limits
 from kuosan.errors import Error, unknown
 from kuosan.networks.checks import check_counts, check_doors, is_whole, refused
 
@@ -88,14 +89,25 @@ class UNetConfig:
         object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
+        limits.check(self)
         _check_numbers(self)
         _check_levels(self)
         _check_heads(self)
+        if max(self.widths) > limits.WIDTH[1]:
+            raise refused(self, "channels", f"at most {limits.WIDTH[1]:,} at a level", "Give smaller multipliers.")
+        limits.check_layers(self, self.layers)
 
     @property
     def levels(self) -> int:
         """How many resolutions there are."""
         return len(self.multipliers)
+
+    @property
+    def layers(self) -> int:
+        """Residual and transformer blocks, at least; each has several weights."""
+        depth = self.transformer_depth if self.context_width is not None else 1
+        levels = sum((2 * self.blocks + 1) * (1 + on * depth) for on in self.attention)
+        return levels + 2 + self.middle_attention * depth
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from kuosan import limits
 from kuosan.errors import Error, unknown
 from kuosan.networks.checks import check_counts, check_doors, refused
 from kuosan.networks.config import Size
@@ -50,6 +51,7 @@ class DiTConfig:
     checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
+        limits.check(self)
         check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
         check_doors(self)
         if self.width % 4:
@@ -57,6 +59,11 @@ class DiTConfig:
             raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
         if self.width % self.heads:
             raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are usual.")
+
+    @property
+    def layers(self) -> int:
+        """Blocks; each has several weights."""
+        return self.depth
 
     @property
     def factor(self) -> int:

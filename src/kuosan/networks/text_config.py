@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kuosan import limits
 from kuosan.errors import Error
 from kuosan.networks.checks import is_whole
 
@@ -28,5 +29,6 @@ class ByteText:
                 raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
         if self.length > LONGEST:
             raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} pieces of a prompt are read.")
+        limits.check(self)
         if self.width % self.heads:
             raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kuosan.errors import Error
+from kuosan.regular import exists
 from kuosan.sample.request import Request
 
 NAME = "embedded"  # as a run's name, in the shell, in Python and in recipes
@@ -28,7 +29,7 @@ def folder() -> Path:
 
 def is_meant(run: str | Path) -> bool:
     """Whether a run's name is this model's, and nothing else lies there."""
-    return str(run) == NAME and not Path(run).exists()
+    return str(run) == NAME and not exists(run)
 
 
 def opened(run: str | Path) -> Path:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kuosan
 from kuosan import config as trees
+from kuosan import limits, regular
 from kuosan.data.images import read_png_text
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Recipe:
     reference: str = ""  # sha256 of the weights of the weaker model that guided it
     format: int = FORMAT
     version: str = kuosan.__version__
+
+    def __post_init__(self) -> None:
+        limits.check(self)
 
     @property
     def seed(self) -> int:
@@ -127,6 +132,29 @@ def require_start(recipe: Recipe, start: Tensor | None) -> None:
         )
 
 
+def files_of(recipe: Recipe) -> dict[str, str]:
+    """The files and runs that a recipe's request names beside its own run, by what they are to it."""
+    from kuosan.sample.masks import ALPHA
+    from kuosan.sample.restoration import BOX
+
+    request, restoration = recipe.request, recipe.request.restoration
+    named = {"image": request.image, "classifier": request.classifier, "reference": request.reference}
+    if restoration is not None:
+        named["image"] = restoration.picture
+        if restoration.mask is not None and restoration.mask != ALPHA and not BOX.fullmatch(restoration.mask):
+            named["mask"] = restoration.mask
+    return {what: name for what, name in named.items() if name is not None}
+
+
+def relocated(recipe: Recipe, found: Mapping[str, str]) -> Recipe:
+    """The recipe with the files that `files_of` names at other paths."""
+    own: dict[str, Any] = dict(found)
+    if recipe.request.restoration is not None:
+        inside = {name: own.pop(what) for what, name in (("image", "picture"), ("mask", "mask")) if what in own}
+        own["restoration"] = dataclasses.replace(recipe.request.restoration, **inside)
+    return dataclasses.replace(recipe, request=dataclasses.replace(recipe.request, **own))
+
+
 def read(path: Path) -> Recipe:
     """The recipe in a picture that kuosan made.
 
@@ -139,6 +167,8 @@ def read(path: Path) -> Recipe:
             f"{path} carries no kuosan recipe; only the single pictures that `kuosan sample` wrote do "
             f"(seed-00000007.png, place-0002.png), not its sheets."
         )
+    if len(text) > regular.SMALL:
+        raise Error(f"the recipe in {path} is damaged: it has {len(text):,} characters.")
     try:
         tree: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -146,7 +176,9 @@ def read(path: Path) -> Recipe:
     if not isinstance(tree, dict):
         raise Error(f"the recipe in {path} is damaged: it is no mapping.")
     if tree.get("format", 0) != FORMAT:
-        raise Error(f"the recipe in {path} has format {tree.get('format')}; this kuosan reads {FORMAT}. Update kuosan.")
+        raise Error(
+            f"the recipe in {path} has format {shown(tree.get('format'))}; this kuosan reads {FORMAT}. Update kuosan."
+        )
     recipe = trees.build(Recipe, tree)
     if not 0 <= recipe.picture < recipe.request.n:
         raise Error(f"the recipe in {path} is damaged: picture {recipe.picture} of {recipe.request.n}.")

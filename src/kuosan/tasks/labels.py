@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kuosan import limits
 from kuosan.errors import Error, unknown
 
 DROP = 0.1  # the usual share without their class (Ho & Salimans 2022 found 0.1 and 0.2 alike)
@@ -27,6 +28,7 @@ class Labelled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        limits.check(self)
         if self.drop is not None and not self.told:
             raise Error(
                 f"drop = {self.drop} has no effect without classes or captions: say --labels or --text, or leave "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kuosan import limits
 from kuosan.errors import Error
 from kuosan.networks.text_config import ByteText as ByteText
 
@@ -37,6 +38,7 @@ class Encoder:
             raise Error("text.encoder is not given: name a text encoder's folder (--encoder FOLDER), or minilm.")
         if self.hidden >= 0:
             raise Error(f"text.hidden = {self.hidden} is not allowed: -1 (the last layer), -2, ...")
+        limits.check(self)
         if self.length < 0 or self.width < 0:
             raise Error("text.length and text.width are 0 or more; leave them out, the encoder gives them.")
 

@@ -160,13 +160,17 @@ class TextEncoder:
         return normed[0].float()
 
 
-def open_encoder(settings: Encoder, device: torch.device | str = "cpu") -> TextEncoder:
+def open_encoder(settings: Encoder, device: torch.device | str = "cpu", *, fetch: bool = True) -> TextEncoder:
     """The encoder that settings name, from its files.
+
+    Args:
+        fetch: whether one that is named `hub:NAME` may be fetched from the hub. False where the name comes from a
+            file: a run's configuration may be a stranger's.
 
     Raises:
         Error: it is not there, cannot be read, or is not the one that `weights` and `width` in the settings say.
     """
-    place = locate(settings.encoder)
+    place = locate(settings.encoder, fetch=fetch)
     sha256 = place.sha256()
     if settings.weights not in ("", sha256):
         raise Error(

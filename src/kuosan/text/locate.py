@@ -1,7 +1,8 @@
 """Where a text encoder's files are: a folder, a name of Hugging Face's hub, or `minilm` of a pip package. Torch-free.
 
-Nothing is fetched unless the name says so (`hub:NAME`); HF_HOME and HF_HUB_OFFLINE are honoured. A name without `hub:`
-that is no folder is looked for in what the hub's cache holds already.
+Nothing is fetched unless a person typed the name (`hub:NAME`) in this very command: one that stands in a model's
+configuration, which may be a stranger's, is looked for in what the hub's cache holds, as is a name without `hub:` that
+is no folder. HF_HOME and HF_HUB_OFFLINE are honoured.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from kuosan import manifest
-from kuosan.errors import Error
-from kuosan.files import explained
+from kuosan.errors import Error, shown
+from kuosan.files import explained, size_text
+from kuosan.regular import SMALL, exists, is_folder, open_regular, read_regular
 
 MINILM = "minilm"
 HUB = "hub:"
@@ -32,6 +36,9 @@ _VOCABULARIES = (
 _TOKENIZER = (*_VOCABULARIES, "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 _TEXTS = ["*.json", "*.txt", "*.model"]
 _OPTIONS: dict[str, Any] = {"ignore_patterns": ["*/*"]}  # a repository's other formats and parts
+_HUB_NAME = re.compile(r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)
+_WORDS_LIMIT = 128 << 20  # bytes of a tokenizer's file; the largest vocabularies have 35 MB
+_ENTRIES = 1000  # files in an encoder's folder
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -47,10 +54,13 @@ class Place(NamedTuple):
             if (self.model / name).is_file():
                 return [self.model / name]
             try:
-                index = json.loads((self.model / f"{name}.index.json").read_bytes())
-                return [self.model / Path(each).name for each in sorted(set(index["weight_map"].values()))]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                index = json.loads(read_regular(self.model / f"{name}.index.json", 4 * SMALL))
+                shards = sorted(set(index["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
+            if any(Path(each).name != each or not each for each in shards):
+                raise Error(f"{self.model / name}.index.json names files outside its folder: it is damaged, or worse.")
+            return [self.model / each for each in shards]
         return []
 
     def sha256(self) -> str:
@@ -67,8 +77,11 @@ class Place(NamedTuple):
         yield from ((name, self.tokenizer / name) for name in _TOKENIZER if (self.tokenizer / name).is_file())
 
 
-def locate(name: str) -> Place:
+def locate(name: str, *, fetch: bool = False) -> Place:
     """The folders that an encoder's name means.
+
+    Args:
+        fetch: whether `hub:NAME` may be fetched: only where a person typed it in this command, or in Python.
 
     Raises:
         Error: nothing is there, what is there is no encoder, or the hub did not give it.
@@ -76,11 +89,11 @@ def locate(name: str) -> Place:
     if name == MINILM:
         return _checked(_minilm(), name)
     if name.startswith(HUB):
-        return _checked(_fetched(name.removeprefix(HUB)), name)
-    path = Path(name).expanduser()
-    if path.is_dir():
+        return _checked(_fetched(name.removeprefix(HUB)) if fetch else _kept(name.removeprefix(HUB)), name)
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if is_folder(path):
         return _checked(path, name)
-    if path.exists():
+    if exists(path):
         raise Error(f"the text encoder {name} is a file: give the folder with its config.json, weights and tokenizer.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise Error(f"there is no text encoder at {name}: give the folder of one, `{HUB}NAME`, or `{MINILM}`.")
@@ -111,7 +124,46 @@ def _checked(folder: Path, name: str) -> Place:
     place = Place(folder, tokenizer)
     if not place.weights():
         raise Error(f"the text encoder {name} has no weights in {folder}: model.safetensors, or pytorch_model.bin.")
+    for each in dict.fromkeys(place):
+        _check_files(each, name)
     return place
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Refuse a folder in which something is no regular file, is far too large, or would lead elsewhere. Raises: Error.
+
+    Links to regular files are followed: the hub's cache is made of them.
+    """
+    with explained(folder, doing="read"):
+        entries = [path for path in folder.iterdir() if not path.is_dir()]
+        if len(entries) > _ENTRIES:
+            raise Error(f"the text encoder {name} has {len(entries):,} files in {folder}; at most {_ENTRIES:,}.")
+        for path in entries:
+            if path.is_symlink() and not path.exists():
+                continue  # of a part that was not fetched
+            with open_regular(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+            if path.suffix in (".json", ".txt", ".model", ".jinja") and size > _WORDS_LIMIT:
+                raise Error(f"the text encoder {name}: {path} has {size_text(size)}, far too much for such a file.")
+    if (folder / "adapter_config.json").exists():
+        raise Error(
+            f"the text encoder {name} in {folder} is an adapter (adapter_config.json) of another model: merge it into "
+            f"that one (peft's merge_and_unload), save the whole, and give that folder."
+        )
+
+
+def _kept(name: str) -> Path:
+    """The folder of a hub's model in the hub's cache, where nobody asked for it to be fetched."""
+    if not _HUB_NAME.fullmatch(name) or ".." in name:
+        raise Error(f"{shown(HUB + name)} is no name of the hub's: give a text encoder's folder, or `{MINILM}`.")
+    try:
+        return _fetched(name, only_cached=True)
+    except Error:
+        patterns = " ".join(f"--include {quote(each)}" for each in [*_TEXTS, "*.safetensors"])
+        raise Error(
+            f"the text encoder {HUB}{name}, which the model names, is not in the hub's cache, and is not fetched "
+            f"unasked. If you know and trust it, fetch it: hf download {name} {patterns}"
+        ) from None
 
 
 def _fetched(name: str, only_cached: bool = False) -> Path:

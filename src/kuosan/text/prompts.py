@@ -10,12 +10,13 @@ import math
 import re
 from dataclasses import dataclass
 
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 
 MORE = 1.1  # what round brackets multiply by, and square ones divide by
 PARTNERS = {")": "(", "]": "["}
 _MARKS = re.compile(r"\\([\\()\[\]])|([()\[\]])")
-_WEIGHT = re.compile(r"(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf))\s*", re.DOTALL | re.IGNORECASE)
+_WEIGHT = re.compile(r"[+-]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|nan|inf)", re.IGNORECASE)
+_EXACT = 256  # brackets within each other whose factors are multiplied from the inside out, as they close
 
 
 def escaped(text: str) -> str:
@@ -24,10 +25,22 @@ def escaped(text: str) -> str:
 
 
 @dataclass
+class _Bracket:
+    """A bracket, the ones around it, and what it multiplies by; the outermost, of no bracket, has depth 0."""
+
+    around: _Bracket | None = None
+    kind: str = ""
+    place: int = 0  # in the prompt
+    first: int = 0  # number of its first part
+    depth: int = 0
+    factor: float = 1.0
+    weight: float | None = None  # of what stands directly in it, once that is asked
+
+
+@dataclass
 class _Part:
     text: str
-    depth: int  # brackets around it when it was read
-    weight: float = 1.0
+    bracket: _Bracket
 
 
 def parse(prompt: str) -> list[tuple[str, float]]:
@@ -36,55 +49,89 @@ def parse(prompt: str) -> list[tuple[str, float]]:
     Raises:
         Error: brackets that do not close, or a weight that is no number of 0 or more; it names the place.
     """
-    parts: list[_Part] = []
-    opened: list[tuple[str, int, int]] = []  # bracket, place in the prompt, first of its parts
+    parts: list[_Part] = []  # none of them empty
+    inner = outside = _Bracket()
     end = 0
     for mark in _MARKS.finditer(prompt):
-        parts.append(_Part(prompt[end : mark.start()], len(opened)))
+        _add(parts, prompt[end : mark.start()], inner)
         end = mark.end()
         if mark[1] is not None:
-            parts.append(_Part(mark[1], len(opened)))
+            _add(parts, mark[1], inner)
         elif mark[2] in PARTNERS.values():
-            opened.append((mark[2], mark.start(), len(parts)))
+            inner = _Bracket(inner, mark[2], mark.start(), len(parts), inner.depth + 1)
         else:
-            if not opened or opened[-1][0] != PARTNERS[mark[2]]:
+            if inner.around is None or inner.kind != PARTNERS[mark[2]]:
                 raise _unbalanced(prompt, mark[2], mark.start())
-            bracket, place, first = opened.pop()
-            factor = _factor(prompt, place, parts[first:], bracket, len(opened) + 1)
-            for part in parts[first:]:
-                part.weight *= factor
-                if not math.isfinite(part.weight):
-                    raise _not_allowed(prompt, place, part.weight)
-    if opened:
-        raise _unbalanced(prompt, *opened[-1][:2])
-    return _joined([*parts, _Part(prompt[end:], 0)])
+            inner.factor = _factor(prompt, inner, parts)
+            inner = inner.around
+    if inner is not outside:
+        raise _unbalanced(prompt, inner.kind, inner.place)
+    _add(parts, prompt[end:], outside)
+    return _joined(prompt, parts)
 
 
-def _joined(parts: list[_Part]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
+def _add(parts: list[_Part], text: str, bracket: _Bracket) -> None:
+    if text:
+        parts.append(_Part(text, bracket))
+
+
+def _joined(prompt: str, parts: list[_Part]) -> list[tuple[str, float]]:
+    texts: list[list[str]] = []
+    weights: list[float] = []
     for part in parts:
-        if joined and part.text and joined[-1][1] == part.weight:
-            joined[-1] = (joined[-1][0] + part.text, part.weight)
-        elif part.text:
-            joined.append((part.text, part.weight))
-    return joined
+        weight = _weight(prompt, part.bracket)
+        if weights and weights[-1] == weight:
+            texts[-1].append(part.text)
+        else:
+            texts.append([part.text])
+            weights.append(weight)
+    return [("".join(own), weight) for own, weight in zip(texts, weights)]
 
 
-def _factor(prompt: str, place: int, inside: list[_Part], bracket: str, depth: int) -> float:
+def _weight(prompt: str, bracket: _Bracket) -> float:
+    """The product of a bracket's factor and of all around it, each reckoned once: of deep ones from those around."""
+    if bracket.weight is not None:
+        return bracket.weight
+    chain, weight, at = [bracket], 1.0, bracket
+    while at.around is not None and (bracket.depth <= _EXACT or at.around.weight is None):
+        chain.append(at := at.around)
+    if bracket.depth <= _EXACT:
+        for each in chain:
+            weight *= each.factor
+            if not math.isfinite(weight):
+                raise _not_allowed(prompt, each.place, weight)
+    else:
+        weight = 1.0 if at.around is None or at.around.weight is None else at.around.weight
+        for each in reversed(chain):
+            weight *= each.factor
+            each.weight = weight
+            if not math.isfinite(weight):
+                raise _not_allowed(prompt, each.place, weight)
+    bracket.weight = weight
+    return weight
+
+
+def _factor(prompt: str, bracket: _Bracket, parts: list[_Part]) -> float:
     """What a bracket multiplies by: the weight it ends in, which is taken off its text, else its usual one."""
-    last = next((part for part in reversed(inside) if part.text), None)
-    found = _WEIGHT.fullmatch(last.text) if last is not None and last.depth == depth else None
-    if found is None or last is None:
-        return MORE if bracket == "(" else 1 / MORE
-    if bracket == "[":
+    usual = MORE if bracket.kind == "(" else 1 / MORE
+    if len(parts) <= bracket.first or parts[-1].bracket is not bracket:
+        return usual
+    words, colon, number = parts[-1].text.rpartition(":")
+    number = number.strip()
+    if not colon or not _WEIGHT.fullmatch(number):
+        return usual
+    if bracket.kind == "[":
         raise Error(
-            f"the prompt {_shown(prompt)} has [...:{found[2]}] at character {place + 1}: square brackets take no "
-            f"number (prompt editing is not known here); write (words:0.8) for a weight, or \\[ for a bracket."
+            f"the prompt {_shown(prompt)} has [...:{shown(number)[1:-1]}] at character {bracket.place + 1}: square "
+            f"brackets take no number (prompt editing is not known here); write (words:0.8) for a weight, or \\[ for a "
+            f"bracket."
         )
-    factor = float(found[2])
+    factor = float(number)
     if not math.isfinite(factor) or factor < 0:
-        raise _not_allowed(prompt, place, found[2])
-    last.text = found[1]
+        raise _not_allowed(prompt, bracket.place, shown(number)[1:-1])
+    parts[-1].text = words
+    if not words:
+        parts.pop()
     return factor
 
 

@@ -60,8 +60,12 @@ def prepare(
     network: nn.Module | None = None,
     dataset: Dataset[Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    typed: str = "",
 ) -> Asked:
     """Open the pictures and resolve the configuration against them.
+
+    Args:
+        typed: the text encoder's name if a person typed it, as against one in a file: only that one may be fetched.
 
     Raises:
         Error: no usable pictures, or a configuration that cannot be trained.
@@ -74,7 +78,7 @@ def prepare(
     data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
     pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
     own = type(network).__name__ if network is not None else None
-    encoder, text = _text(tree, pictures)
+    encoder, text = _text(tree, pictures, typed)
     config = resolve(
         tree,
         pictures.shape,
@@ -89,6 +93,11 @@ def prepare(
     return Asked(out, config, pictures, compute, join(compute.device), network, encoder, autoencoder)
 
 
+def encoder_named(tree: Mapping[str, Any]) -> str:
+    """The text encoder that a tree of settings names."""
+    return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+
+
 def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:
     """The shapes that are trained on, (H, W), where there are several."""
     counts = pictures.buckets.counts(pictures.train)
@@ -96,8 +105,8 @@ def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:
     return found if len(found) > 1 else ()
 
 
-def _text(tree: Mapping[str, Any], pictures: Pictures) -> tuple[TextEncoder | None, Tree | None]:
-    """The text encoder that is asked for, opened, and how captions are told."""
+def _text(tree: Mapping[str, Any], pictures: Pictures, typed: str) -> tuple[TextEncoder | None, Tree | None]:
+    """The text encoder that is asked for, opened, and how captions are told; fetched only if its name was `typed`."""
     text = trees.build(ModelConfig, {"text": tree.get("model", {}).get("text", {})}).text
     if isinstance(text, NoText):
         return None, None
@@ -111,7 +120,7 @@ def _text(tree: Mapping[str, Any], pictures: Pictures) -> tuple[TextEncoder | No
         folder = Path(text.encoder).expanduser()
         if folder.is_dir():  # so that the run finds it from everywhere
             text = replace(text, encoder=str(folder.resolve()))
-        encoder = open_encoder(text)
+        encoder = open_encoder(text, fetch=text.encoder == typed)
     return encoder, texts.settled(text, pictures, uncaptioned, encoder)
 
 
@@ -165,7 +174,7 @@ def let_go(run: Run) -> None:
 def _draw_curve(run: Run, log: Log) -> None:
     try:
         draw(list(log.rows()), run.folder / "curve.png")
-    except Error as error:
+    except (Error, TypeError, ValueError, KeyError) as error:  # rows of somebody else's log may hold anything
         run.report.say(f"warning: no curve: {error}")
 
 
@@ -207,7 +216,7 @@ def fit(
         raise Error("no pictures given: pass data=, a torch Dataset or a path ('portraits' are built in).")
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
-    asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset)
+    asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset, typed=encoder_named(tree))
     heard = report or (Lines() if asked.world.first else Silent())
     for line in asked.pictures.describe():
         heard.say(f"pictures: {line}")

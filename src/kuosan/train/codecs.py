@@ -18,7 +18,7 @@ from kuosan.codec.config import Latents
 from kuosan.codec.latents import LatentCodec
 from kuosan.codec.pixels import PIXELS, Codec
 from kuosan.errors import Error
-from kuosan.model import ModelConfig
+from kuosan.model import ModelConfig, require_fit
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.train import codec_settings
 from kuosan.train.latents import Encoding, LatentPictures
@@ -75,7 +75,7 @@ def autoencoder_of(path: Path) -> Held:
     found = folders.find(path) if path.is_dir() else None
     if found is not None:
         return folders.read(found)
-    saved = checkpoint.load(path, parts=("ema",))
+    saved = checkpoint.load(path, parts=("ema",), fits=require_fit)
     network = trees.build(ModelConfig, saved.config.get("model", {})).network
     if not isinstance(network, AutoencoderConfig):
         raise Error(

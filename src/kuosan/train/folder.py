@@ -20,8 +20,9 @@ from kuosan import config as trees
 from kuosan.codec.config import apart
 from kuosan.errors import Error
 from kuosan.files import Lock
-from kuosan.model import ModelConfig
+from kuosan.model import ModelConfig, require_fit
 from kuosan.options import Tree
+from kuosan.regular import read_regular
 from kuosan.train.changes import refuse_changes
 from kuosan.train.config import RunConfig
 
@@ -109,7 +110,7 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
     found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = None if anew else _newest(folder, found.notes)
     if found.saved is None and asked.init is not None:
-        saved = checkpoint.load(asked.init, parts=("ema",))
+        saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)
     return found
@@ -152,8 +153,8 @@ def _known(folder: Path) -> Known:
     if checkpoint.checkpoints(folder):
         state = checkpoint.load(folder, parts=()).state
         prints, init = [str(state.get("data"))], state.get("init")
-    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        head = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, Error):
+        head = json.loads(read_regular(folder / DATA).decode("utf-8"))
         prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
     return Known(tuple(prints), init)
 
@@ -166,7 +167,7 @@ def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
                 f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
             )
         return None
-    saved = checkpoint.load(folder)
+    saved = checkpoint.load(folder, fits=require_fit)
     notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
     return saved
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from kuosan.errors import escaped
+
 
 class Report(Protocol):
     """Whoever wants to hear of a run."""
@@ -33,7 +35,7 @@ class Lines(Silent):
 
     def say(self, text: str) -> None:
         """Print the line."""
-        print(text, flush=True)
+        print(escaped(text), flush=True)
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """Print the row now and then."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kuosan import checkpoint, weights
 from kuosan.config import Tree
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.train import optimizer as optimizers
 from kuosan.train.config import TrainConfig
 from kuosan.train.ema import EMA
@@ -94,6 +94,13 @@ class State:
         Raises:
             KeyError, RuntimeError: it is another network's or optimiser's.
         """
+        for name in ("ema_updates", *_COUNTED):
+            value = saved.state.get(name)
+            if type(value) is not int or not 0 <= value < 1 << 62:
+                raise Error(
+                    f"{saved.path}: state.json has {name} = {shown(value)}, not a whole number: it is damaged; use an "
+                    f"earlier checkpoint, or copy the folder again."
+                )
         self.network.load_state_dict(saved.network)
         tensors = dict(saved.optimizer)
         self.ema.values.copy_(tensors.pop("ema.values"))
