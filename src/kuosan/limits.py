@@ -43,6 +43,7 @@ _NETWORK: dict[str, Range] = {
     "transformer_mlp": (0, 64),
     "concat_channels": CHANNELS,
     "patch": (0, 256),
+    "origin": (-(10**9), 10**9),
 }
 _LABELLED: dict[str, Range] = {"drop": (0, 1), "class_names": (0, 1000)}
 
@@ -63,6 +64,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
         "latent_channels": CHANNELS,
         "critic_channels": (0, 4096),
         "critic_layers": (0, 16),
+        "origin": _NETWORK["origin"],
     },
     "OwnNetwork": {"name": (0, 1000)},
     "Discrete": {"T": (0, 100_000), "beta_start": (0, 1), "beta_end": (0, 1)},
@@ -106,6 +108,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
 }
 ENTRIES: dict[str, int] = {  # of lists, by the field's name
     "multipliers": 16,
+    "origin": 16,
     "attention": 16,
     "class_names": CLASSES,
     "masks": 16,

@@ -50,7 +50,7 @@ def test_pictures_are_sampled_with_an_animation_and_made_again_byte_for_byte(hom
     first = tmp_path / "made" / "seed-00000001.png"
     assert size_of(first) == (16, 16)
     assert (tmp_path / "made" / "denoising.gif").is_file()
-    assert kuosan("sample", "--like", first, "--out", tmp_path / "again.png").code == 0
+    assert kuosan("sample", home / "run", "--like", first, "--out", tmp_path / "again.png").code == 0
     assert (tmp_path / "again.png").read_bytes() == first.read_bytes()
 
 

@@ -161,7 +161,7 @@ def test_the_shell_makes_pictures_of_every_size_and_makes_them_again(run: Path, 
         with Image.open(path) as made:
             assert made.size == size
         assert recipes.read(path).size == size
-        assert kuosan("sample", "--like", path, "--out", out / "again.png").code == 0
+        assert kuosan("sample", "--like", path, run, "--out", out / "again.png").code == 0
         assert (out / "again.png").read_bytes() == path.read_bytes()
     said = kuosan("sample", run, "-n", 1, "--size", "12x24", *SAMPLE)
     assert said.code == 0 and (run / "samples" / "dpm_solver_2m-3-seed0-12x24" / "seed-00000000.png").is_file()
@@ -173,7 +173,7 @@ def test_the_shell_starts_from_a_picture_of_any_size(run: Path, tmp_path: Path) 
     words = ["--image", tmp_path / "start.png", "--strength", 0.4, "--size", "20x12", *SAMPLE]
     assert kuosan("sample", run, "-n", 1, "--out", tmp_path / "made", *words).code == 0
     path = tmp_path / "made" / "seed-00000000.png"
-    assert kuosan("sample", "--like", path, "--out", tmp_path / "again.png").code == 0
+    assert kuosan("sample", "--like", path, run, "--allow-path", tmp_path, "--out", tmp_path / "again.png").code == 0
     assert (tmp_path / "again.png").read_bytes() == path.read_bytes()
 
 
