@@ -126,12 +126,13 @@ def test_any_tree_is_built_or_refused_but_never_breaks(tree: Any) -> None:
         assert str(error)
 
 
-@pytest.mark.parametrize(("kind", "prediction"), USUAL_PREDICTION.items())
+@pytest.mark.parametrize(("kind", "prediction"), ({**USUAL_PREDICTION, "discrete": "x0"}).items())
 def test_the_usual_prediction_follows_the_schedule_unless_said(kind: str, prediction: str) -> None:
     tree = {"model": {"schedule": {"kind": kind}}}
     assert resolve(tree, (3, 32, 32)).model.prediction == prediction
-    assert resolve({"model": {**tree["model"], "prediction": "x0"}}, (3, 32, 32)).model.prediction == "x0"
-    assert resolve({}, (3, 32, 32)).model.prediction == "v"
+    assert resolve({"model": {**tree["model"], "prediction": "v"}}, (3, 32, 32)).model.prediction == "v"
+    assert resolve({}, (3, 32, 32)).model.prediction == "x0"
+    assert resolve({**tree, "defaults": 1}, (3, 32, 32)).model.prediction == USUAL_PREDICTION[kind]
 
 
 @pytest.mark.parametrize(
