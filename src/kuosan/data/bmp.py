@@ -7,13 +7,14 @@ bits lie (Microsoft's BITMAPINFOHEADER to BITMAPV5HEADER, and OS/2's first).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from kuosan.data.headers import Refused
-from kuosan.data.layers import Layers
-from kuosan.data.pixels import bands
+from kuosan.data.layers import Layers, Part
+from kuosan.data.pixels import tiles
 
 RAW, RLE8, RLE4, MASKS, ALPHA_MASKS = 0, 1, 2, 3, 6
 USUAL = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
@@ -56,52 +57,60 @@ class Bitmap:
         two, ramp = [[0] * 3, [255] * 3], [[i] * 3 for i in range(len(given))]
         return not ((given == two and self.bits > 1) or (given == ramp and self.bits < 8))
 
-    def read(self) -> np.ndarray:
-        """Pixels (H, W, 1, 3 or 4) uint8; the fourth is straight alpha.
+    def parts(self) -> Iterator[Part]:
+        """Colour and straight alpha, part by part.
 
         Raises:
             Refused: fewer bytes than the pixels need.
         """
+        runs = self._runs() if self.palette is not None and self.compression in (RLE4, RLE8) else None
+        table = np.zeros((256, 3), np.uint8)  # a colour beyond the palette is black, as viewers show it
         if self.palette is not None:
-            indices = self._runs() if self.compression in (RLE4, RLE8) else self._indices()
-            table = np.zeros((256, 3), np.uint8)  # a colour beyond the palette is black, as viewers show it
             table[: len(self.palette)] = self.palette
-            pixels = table[:, :1][indices] if self.is_grey else table[indices]
-        else:
-            pixels = self._channels()
-        return np.ascontiguousarray(pixels[::-1]) if self.upside_down else pixels
+            table = table[:, :1] if self.is_grey else table
+        for top, left, bottom, right in tiles(self.height, self.width):
+            first, last = (self.height - bottom, self.height - top) if self.upside_down else (top, bottom)
+            if self.palette is None:
+                pixels = self._channels(first, last, left, right)
+            else:
+                found = self._indices(first, last, left, right) if runs is None else runs[first:last, left:right]
+                pixels = table[found]
+            pixels = pixels[::-1] if self.upside_down else pixels
+            yield Part(top, left, pixels[..., :3], pixels[..., 3:] if pixels.shape[2] == 4 else None)
 
-    def _lines(self) -> np.ndarray:
-        """(H, bytes) as stored, without the padding."""
+    def _stored(self, first: int, last: int, start: int, stop: int) -> np.ndarray:
+        """Bytes `start` to `stop` of some stored rows, (h, bytes)."""
         line = (self.width * self.bits + 31) // 32 * 4
         used = (self.width * self.bits + 7) // 8
         if self.offset + line * (self.height - 1) + used > len(self.content):
             raise Refused("damaged: cut short")
-        stored = self.content[self.offset : self.offset + line * self.height].ljust(line * self.height, b"\0")
-        return np.frombuffer(stored, np.uint8).reshape(self.height, line)[:, :used]
+        rows = np.lib.stride_tricks.as_strided(
+            np.frombuffer(self.content, np.uint8, offset=self.offset), (self.height, used), (line, 1), writeable=False
+        )
+        return rows[first:last, start:stop]
 
-    def _indices(self) -> np.ndarray:  # (H, W) uint8
-        lines = self._lines()
-        if self.bits == 8:
-            return lines
+    def _indices(self, first: int, last: int, left: int, right: int) -> np.ndarray:  # (h, w) uint8
         each = 8 // self.bits
+        lines = self._stored(first, last, left // each, -(-right // each))
+        if each == 1:
+            return lines
         shifts = np.arange(8 - self.bits, -1, -self.bits, dtype=np.uint8)
-        out = ((lines[..., None] >> shifts) & np.uint8(2**self.bits - 1)).reshape(self.height, -1)
-        return out[:, : self.width] if each > 1 else out
+        out = ((lines[..., None] >> shifts) & np.uint8(2**self.bits - 1)).reshape(last - first, -1)
+        return out[:, left % each :][:, : right - left]
 
-    def _channels(self) -> np.ndarray:
-        lines = self._lines()
+    def _channels(self, first: int, last: int, left: int, right: int) -> np.ndarray:
+        wide = self.bits // 8
+        lines = self._stored(first, last, left * wide, right * wide)
         if self.bits == 24:
-            return lines.reshape(self.height, self.width, 3)[..., ::-1]
+            return lines.reshape(last - first, right - left, 3)[..., ::-1]
         masks = self.masks if self.masks[3] else self.masks[:3]
-        words = np.ascontiguousarray(lines).view("<u4" if self.bits == 32 else "<u2")  # (H, W)
-        out = np.empty((self.height, self.width, len(masks)), np.uint8)
+        words = np.ascontiguousarray(lines).view("<u4" if self.bits == 32 else "<u2")  # (h, w)
+        out = np.empty((*words.shape, len(masks)), np.uint8)
         for c, mask in enumerate(masks):
             low = (mask & -mask).bit_length() - 1
             white = mask >> low
-            for rows in bands(words):
-                values = ((words[rows] & words.dtype.type(mask)) >> words.dtype.type(low)).astype(np.uint64)
-                out[rows, :, c] = values if white == 255 else values * np.uint64(255) // np.uint64(white)
+            values = ((words & words.dtype.type(mask)) >> words.dtype.type(low)).astype(np.uint64)
+            out[..., c] = values if white == 255 else values * np.uint64(255) // np.uint64(white)
         return out
 
     def _runs(self) -> np.ndarray:  # (H, W) uint8
@@ -227,10 +236,6 @@ def _profile(content: bytes, head: int) -> bytes | None:
 def layers_of(bitmap: Bitmap) -> Layers:
     """Colour and opacity of a bitmap."""
     layers = Layers(bitmap.mode, "BMP", profile=bitmap.profile)
-    pixels = bitmap.read()
-    if bitmap.palette is None and bitmap.masks[3]:
-        layers.colour, layers.alpha = pixels[..., :3], pixels[..., 3:]
-    else:
-        layers.colour = pixels
+    layers.size, layers.parts = (bitmap.height, bitmap.width), bitmap.parts
     layers.reading = 1 if bitmap.as_before and bitmap.profile is None else 2
     return layers.done()

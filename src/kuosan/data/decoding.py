@@ -12,11 +12,12 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -32,7 +33,6 @@ from kuosan.data.headers import (
 )
 from kuosan.data.layers import NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
 from kuosan.data.marks import avif_colour, png_clear, png_colour, uncover, wide_png
-from kuosan.data.pixels import laid_on
 from kuosan.errors import Error
 from kuosan.regular import read_regular
 
@@ -40,6 +40,7 @@ from kuosan.regular import read_regular
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]  # JPEG includes MPO
 for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo"):
     import_module(f"PIL.{_plugin}ImagePlugin")
+Found = TypeVar("Found")
 WHITE = (255, 255, 255)
 MOST_BYTES = 1 << 29  # of an image's file: 64 megapixels of four 16-bit samples, uncompressed
 
@@ -108,7 +109,7 @@ def decode(
         Error: a path that cannot be read.
     """
     content = source if isinstance(source, bytes) else _read(Path(source))
-    return _on(background, _layers(content, max_pixels, scale))
+    return _layers(content, max_pixels, scale, lambda layers: _on(background, layers))
 
 
 def decode_image(
@@ -144,29 +145,28 @@ def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000) -> np.ndar
         Refused, Error: as `decode`.
     """
     content = source if isinstance(source, bytes) else _read(Path(source))
-    alpha = _layers(content, max_pixels, None).alpha
-    return None if alpha is None else alpha[..., 0]
+    return _layers(content, max_pixels, None, Layers.opacity)
 
 
 def _on(background: tuple[int, int, int], layers: Layers) -> Decoded:
-    pixels = layers.colour if layers.alpha is None else laid_on(layers.colour, layers.alpha, background)
-    return Decoded(pixels, layers.mode, tuple(layers.notes), layers.reading)
+    return Decoded(layers.laid_on(background), layers.mode, tuple(layers.notes), layers.reading)
 
 
-def _layers(content: bytes, max_pixels: int, scale: Scale | None) -> Layers:
+def _layers(content: bytes, max_pixels: int, scale: Scale | None, use: Callable[[Layers], Found]) -> Found:
+    """What `use` makes of the layers of a file, which are read as it asks for them."""
     with _refusing(max_pixels):
         bitmap, sheet = _checked(content, max_pixels, scale)
         if bitmap is not None:
-            return bmp.layers_of(bitmap)
+            return use(bmp.layers_of(bitmap))
         if sheet is not None and not sheet.trusted:
-            return strips.layers_of(sheet, scale)
+            return use(strips.layers_of(sheet, scale))
         with _opened(content, max_pixels) as image:
             layers = Layers(image.mode, str(image.format), turn=_orientation(image))
             if layers.format == "TIFF":
                 layers.turn = 1
             if getattr(image, "is_animated", False):
                 layers.notes.append("first of several frames")
-            return _of_file(layers, image, content, sheet, scale)
+            return use(_of_file(layers, image, content, sheet, scale))
 
 
 def _of_file(
@@ -197,7 +197,7 @@ def _of_file(
     if turn in TURNS:
         layers.notes.append(f"turned upright (orientation {turn})")  # Pillow does so itself, and forgets the tag
     image.load()
-    if sheet is not None and sheet.whole and sheet.kind == 1 and int(np.asarray(image).min()) < 0:
+    if sheet is not None and sheet.whole and sheet.kind == 1 and _lowest(image) < 0:
         raise Refused("TIFF of integers of 2147483648 and more, which Pillow does not hold; save it as 16 bits")
     if sheet is not None and (table := sheet.palette()) is not None:
         image.putpalette(table.tobytes())
@@ -207,6 +207,13 @@ def _of_file(
     if uncovered is not None:
         uncover(layers, uncovered)
     return layers.done()
+
+
+def _lowest(image: Image.Image) -> float:
+    """The least number of an image of one channel."""
+    low = image.getextrema()[0]
+    assert isinstance(low, int | float)
+    return low
 
 
 def _unread(image: Image.Image) -> bytes | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from kuosan.data.colour import of_code_points, of_gamma, of_profile
 from kuosan.data.headers import Refused, avif_properties
-from kuosan.data.layers import Layers
-from kuosan.data.pixels import bands
+from kuosan.data.layers import VIEWS, Layers, Part, of_image
+from kuosan.data.pixels import tiles
 
 
 def png_colour(layers: Layers, chunks: dict[bytes, bytes], info: dict[str | tuple[int, int], object]) -> None:
@@ -61,28 +62,48 @@ def wide_png(layers: Layers, chunks: dict[bytes, bytes], content: bytes) -> bool
     clear = struct.unpack(">3H", chunks[b"tRNS"][:6]) if kind == 2 and b"tRNS" in chunks else None
     if clear is None and (space is None or space.is_srgb):
         return False
+    layers.profile, layers.reading = profile, 2
     if kind == 4:  # the same bytes are also an image of four channels of 8 bits
-        pixels = np.asarray(_as_raw(content, "RGBA", "RGBA"))
-        high, low = pixels[..., ::2], pixels[..., 1::2]
-    else:
-        mode = "RGB" if kind == 2 else "RGBA"
-        high, low = (np.asarray(_as_raw(content, mode, f"{mode};16{order}")) for order in "BL")
-    wide = high.astype(np.uint16)
-    wide <<= 8
-    wide |= low
-    colours = wide.shape[2] if kind == 2 else wide.shape[2] - 1
-    layers.colour, layers.alpha, layers.profile = (
-        wide[..., :colours],
-        wide[..., colours:] if kind != 2 else None,
-        profile,
-    )
-    if clear is not None:
-        layers.alpha = np.empty((*wide.shape[:2], 1), np.uint8)
-        for rows in bands(wide):
-            same = (wide[rows] == np.array(clear, np.uint16)).all(2, keepdims=True)
-            layers.alpha[rows] = np.where(same, np.uint8(0), np.uint8(255))
-    layers.reading = 2
+        both = _as_raw(content, "RGBA", "RGBA")
+        layers.size, layers.parts = (both.height, both.width), of_image(both, _two_bytes)
+        return True
+    mode = "RGB" if kind == 2 else "RGBA"
+    first = _as_raw(content, mode, f"{mode};16B")
+    layers.size = first.height, first.width
+    # The high bytes wait where the result will be written: nothing else of the image's size is held beside Pillow's
+    layers.upright = layers.room(3)
+    high = VIEWS[layers.turn](layers.upright) if layers.turn in VIEWS else layers.upright
+    opaque = None if kind == 2 else np.empty((*layers.size, 1), np.uint8)
+    for top, left, bottom, right in tiles(*layers.size):
+        piece = np.asarray(first.crop((left, top, right, bottom)))
+        high[top:bottom, left:right] = piece[..., :3]
+        if opaque is not None:
+            opaque[top:bottom, left:right] = piece[..., 3:]
+    first.close()
+    del first
+    low = _as_raw(content, mode, f"{mode};16L")
+
+    def parts() -> Iterator[Part]:
+        for top, left, bottom, right in tiles(*layers.size):
+            box, piece = (slice(top, bottom), slice(left, right)), np.asarray(low.crop((left, top, right, bottom)))
+            colour = (high[box].astype(np.uint16) << 8) | piece[..., :3]
+            if opaque is not None:
+                yield Part(top, left, colour, (opaque[box].astype(np.uint16) << 8) | piece[..., 3:])
+            elif clear is not None:
+                same = (colour == np.array(clear, np.uint16)).all(2, keepdims=True)
+                yield Part(top, left, colour, np.where(same, np.uint8(0), np.uint8(255)))
+            else:
+                yield Part(top, left, colour)
+
+    layers.parts = parts
     return True
+
+
+def _two_bytes(piece: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Grey and alpha of 16 bits that were read as four bytes."""
+    pixels = np.asarray(piece)
+    wide = (pixels[..., ::2].astype(np.uint16) << 8) | pixels[..., 1::2]
+    return wide[..., :1], wide[..., 1:]
 
 
 def _as_raw(content: bytes, mode: str, raw: str) -> Image.Image:
@@ -113,9 +134,17 @@ def avif_colour(layers: Layers, content: bytes, info: dict[str | tuple[int, int]
 
 def uncover(layers: Layers, box: tuple[int, int, int, int]) -> None:
     """A GIF's screen outside its first image is clear, as viewers show it."""
-    if layers.alpha is None:
-        layers.alpha, layers.reading = np.full((*layers.colour.shape[:2], 1), 255, np.uint8), 2
+    if next(layers.parts()).alpha is None:
+        layers.reading = 2
     left, top, right, bottom = box
-    inside = np.zeros_like(layers.alpha, bool)
-    inside[top:bottom, left:right] = True
-    layers.alpha = np.where(inside, layers.alpha, np.uint8(0))
+    covered = layers.parts
+
+    def parts() -> Iterator[Part]:
+        for y, x, colour, alpha in covered():
+            h, w = colour.shape[:2]
+            seen = np.zeros((h, w, 1), np.uint8) if alpha is None else np.zeros_like(alpha)
+            inside = slice(max(0, top - y), max(0, bottom - y)), slice(max(0, left - x), max(0, right - x))
+            seen[inside] = 255 if alpha is None else alpha[inside]
+            yield Part(y, x, colour, seen)
+
+    layers.parts = parts

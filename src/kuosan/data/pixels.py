@@ -12,11 +12,33 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG
 BAND = 1 << 20  # values that are worked on at once: a few megabytes of float64
 
 
-def bands(pixels: np.ndarray) -> Iterator[slice]:
-    """Rows of (H, W, C), or items of any array, a band of about `BAND` values at a time."""
-    step = max(1, BAND // max(1, pixels[:1].size))
+def bands(pixels: np.ndarray, most: int = BAND) -> Iterator[slice]:
+    """Rows of (H, W, C), or items of any array, a band of about `most` values at a time."""
+    step = max(1, most // max(1, pixels[:1].size))
     for first in range(0, len(pixels), step):
         yield slice(first, first + step)
+
+
+def tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) of rectangles of about `BAND` / 4 pixels that cover an image, whatever its shape."""
+    across = min(width, BAND // 4)
+    down = max(1, BAND // 4 // across)
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield top, left, min(top + down, height), min(left + across, width)
+
+
+def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Views of arrays of one shape, about `BAND` values each: for what is done to every value alone."""
+    first = arrays[0]
+    if first.size <= BAND or first.ndim == 0:
+        yield arrays
+    elif first[:1].size > BAND:
+        for i in range(len(first)):
+            yield from pieces(*(array[i] for array in arrays))
+    else:
+        for rows in bands(first):
+            yield tuple(array[rows] for array in arrays)
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -48,8 +70,8 @@ def opaque(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
 def eight_bits(wide: np.ndarray) -> np.ndarray:
     """uint16 of any shape as bytes: divided by 257, to the nearest, never clipped."""
     out = np.empty(wide.shape, np.uint8)
-    for rows in bands(wide):
-        out[rows] = rounded(wide[rows] / 257.0)
+    for source, target in pieces(wide, out):
+        target[...] = rounded(source / 257.0)
     return out
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kuosan.data.headers import Refused
-from kuosan.data.pixels import bands, eight_bits, rounded
+from kuosan.data.pixels import bands, eight_bits, pieces, rounded
 from kuosan.errors import Error
 
 Scale = tuple[float, float]  # the numbers that are black and white
@@ -72,8 +72,8 @@ class Reading:
         if scale is None:
             raise Refused("holds NaN or infinite values")
         out = np.empty(values.shape, np.uint8)
-        for rows in bands(values):
-            out[rows] = _bytes(values[rows], scale, halved)
+        for source, target in pieces(values, out):
+            target[...] = _bytes(source, scale, halved)
         return out
 
 
