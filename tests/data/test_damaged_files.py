@@ -251,14 +251,14 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
 def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ok.png", "shut.png"):
         (tmp_path / name).write_bytes(saved(picture(), "PNG"))
-    read = Path.read_bytes
+    opened = os.open
 
-    def forbidden(file: Path) -> bytes:  # root may read everything, so the mode alone proves nothing
-        if file.name == "shut.png":
+    def forbidden(file: os.PathLike[str], *rest: int, **more: int) -> int:  # root may read everything
+        if os.fspath(file).endswith("shut.png"):
             raise PermissionError(13, "Permission denied", str(file))
-        return read(file)
+        return opened(file, *rest, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(os, "open", forbidden)
     report = examine(DataConfig(path=str(tmp_path)))
     assert report.scan.refused == [("shut.png", "unreadable: Permission denied")]
 

@@ -14,6 +14,7 @@ from made_files import picture, saved
 
 from kuosan.data.config import DataConfig
 from kuosan.data.doctor import examine, write
+from kuosan.data.folders import Folder
 from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
 from kuosan.seeds import Key, permutation
@@ -261,8 +262,8 @@ def test_a_cache_saves_looking_again_at_files_that_did_not_change(
     config = DataConfig(path=str(folder), workers=0)
     first = examine(config, cache=cache)
     reads: list[str] = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda file: reads.append(file.name) or read(file))  # type: ignore[func-returns-value]
+    read = Folder.read
+    monkeypatch.setattr(Folder, "read", lambda at, entry, i: reads.append(entry.name) or read(at, entry, i))  # type: ignore[func-returns-value]
     assert examine(config, cache=cache).lines() == first.lines()
     assert set(reads) == {"bad.png"}
     (folder / "0002.png").write_bytes(b"short")

@@ -21,6 +21,7 @@ def doctor(
     background: str = "white",
     hold_out: float | None = None,
     max_pixels: Whole = DataConfig.max_pixels,
+    max_bytes: Whole = DataConfig.max_bytes,
     label_column: str = DataConfig.label_column,
     range: str = DataConfig.range,
     bucket_step: Whole | None = None,
@@ -48,6 +49,8 @@ def doctor(
         Fraction held out of training.
     max_pixels
         Larger pictures are refused from their header.
+    max_bytes
+        Memory that decoding one image may take; what would take more is refused from its header.
     label_column
         Column of metadata.csv or metadata.jsonl that holds the class.
     range
@@ -65,6 +68,7 @@ def doctor(
         background,
         hold_out=hold_out,
         max_pixels=max_pixels,
+        max_bytes=max_bytes,
         label_column=label_column,
         range=range,
         bucket_step=bucket_step,

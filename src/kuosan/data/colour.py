@@ -17,6 +17,7 @@ import numpy as np
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import bands
 
+KEPT = 1 << 17  # bytes of a profile that is remembered
 LEVELS = 65536  # entries of a curve: one a 16-bit value
 SAME = 1.0  # levels of 255 within which a curve counts as sRGB's own
 STEEP = 5.0  # levels of 255 that neighbouring bytes may lie apart before LittleCMS is off by more than 2
@@ -137,9 +138,13 @@ def of_code_points(primaries: int, transfer: int) -> Space | None:
     return Space((decoded(values).astype(np.float32) if curve is None else curve,), matrix)
 
 
-@lru_cache(maxsize=16)
 def of_profile(profile: bytes) -> Space | None:
     """What an ICC profile of curves (and primaries) says; None where it is of another kind, or damaged."""
+    return _kept(profile) if len(profile) <= KEPT else _kept.__wrapped__(profile)
+
+
+@lru_cache(maxsize=16)
+def _kept(profile: bytes) -> Space | None:
     try:
         return _of_profile(profile)
     except (struct.error, ValueError, IndexError, KeyError, OverflowError, np.linalg.LinAlgError):
@@ -152,7 +157,7 @@ def _of_profile(profile: bytes) -> Space | None:
     tags = {}
     for i in range(min(count, 100)):
         name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * i)
-        tags[name] = profile[at : at + size]
+        tags[name] = memoryview(profile)[at : at + size]
     if connection != b"XYZ " or any(name in tags for name in (b"A2B0", b"A2B1", b"A2B2", b"D2B1")):
         return None
     if kind == b"GRAY":
@@ -164,10 +169,10 @@ def _of_profile(profile: bytes) -> Space | None:
     return Space(tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")), matrix)
 
 
-def _curve(tag: bytes) -> np.ndarray:
+def _curve(tag: memoryview) -> np.ndarray:
     """A curveType or parametricCurveType (ICC.1:2022, 10.6 and 10.18) at `LEVELS` values, float32."""
     x = np.linspace(0, 1, LEVELS)
-    if tag[:4] == b"curv":
+    if bytes(tag[:4]) == b"curv":
         (count,) = struct.unpack_from(">I", tag, 8)
         if count == 0:
             return x.astype(np.float32)
@@ -175,7 +180,7 @@ def _curve(tag: bytes) -> np.ndarray:
         if count == 1:
             return _power(float(points[0]) / 256)
         return np.interp(x, np.linspace(0, 1, count), points / 65535.0).astype(np.float32)
-    if tag[:4] != b"para":
+    if bytes(tag[:4]) != b"para":
         raise ValueError("no curve")
     (function,) = struct.unpack_from(">H", tag, 8)
     count = (1, 3, 4, 5, 7)[function]

@@ -41,6 +41,8 @@ class DataConfig:
         memory_gib: pictures are kept as bytes in memory when they fit in this.
         workers: threads that decode; 0 decodes in the caller's.
         max_pixels: a larger picture is refused from its header.
+        max_bytes: an image whose file, or whose format's decoder, would take more memory than this is refused from its
+            header; several at the same time, in `workers` threads, take no more together.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
             attributes, that holds the class.
         range: the numbers that are black and white in arrays, tensors, files of floats and of 32-bit integers, as
@@ -61,6 +63,7 @@ class DataConfig:
     memory_gib: float = 2.0
     workers: int = 2
     max_pixels: int = 64_000_000
+    max_bytes: int = 512 * 2**20
     label_column: str = LABEL
     range: str = "auto"
     bucket_step: int | None = None
@@ -87,6 +90,7 @@ class DataConfig:
         _number("memory_gib", self.memory_gib, 0.0, 4096.0)
         _whole("workers", self.workers, 0, 64, "0 decodes in the calling thread")
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
+        _whole("max_bytes", self.max_bytes, 1 << 20, 1 << 40, "bytes of memory for decoding one image")
         scale_of(self.range)
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")

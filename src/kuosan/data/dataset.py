@@ -36,7 +36,7 @@ class DatasetSource:
             raise Error(f"{type(dataset).__name__} is empty: there is nothing to learn from.")
         self.dataset = dataset
         self.background = rgb(config.background)
-        self.max_pixels = config.max_pixels
+        self.max_pixels, self.max_bytes = config.max_pixels, config.max_bytes
         self.label_column = config.label_column
         self.scale = scale_of(config.range)
         self.numbers = Reading({}, ())
@@ -108,7 +108,7 @@ class DatasetSource:
         with self.reading:
             picture = _picture(self.dataset[i], i)
         if _is_shown(picture):
-            return decode_image(picture, self.background, self.max_pixels, self.scale).pixels
+            return decode_image(picture, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
         return opaque(self.numbers.bytes(_values(picture, i)[0], halved=True), self.background)
 
 

@@ -10,11 +10,12 @@ members and Pillow images of a data set go the same way.
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -23,18 +24,19 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kuosan.data import bmp, strips, tiff
+from kuosan.data.aside import Aside, aside, check_profile, check_tags, without_mark
 from kuosan.data.colour import of_profile
+from kuosan.data.footprint import DECODERS, MAX_BYTES, check_needed, needed, needed_here, webp_size
 from kuosan.data.headers import (
     Refused,
-    check_header,
     gif_uncovered,
     has_adobe_mark,
     png_chunks,
+    read_image,
 )
 from kuosan.data.layers import NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
 from kuosan.data.marks import avif_colour, png_clear, png_colour, uncover, wide_png
 from kuosan.errors import Error
-from kuosan.regular import read_regular
 
 # Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"]  # JPEG includes MPO
@@ -42,6 +44,7 @@ for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo
     import_module(f"PIL.{_plugin}ImagePlugin")
 Found = TypeVar("Found")
 WHITE = (255, 255, 255)
+GREYS = ("1", "L", "I;16", "F", "I")
 MOST_BYTES = 1 << 29  # of an image's file: 64 megapixels of four 16-bit samples, uncompressed
 
 
@@ -68,17 +71,20 @@ class Decoded:
     reading: int = 1
 
 
-def read_header(content: bytes, max_pixels: int = 64_000_000, scale: Scale | None = None) -> Header:
+def read_header(
+    content: bytes, max_pixels: int = 64_000_000, scale: Scale | None = None, max_bytes: int = MAX_BYTES
+) -> Header:
     """The size and mode of a picture file, without decoding it.
 
     Args:
         scale: as `decode`'s.
+        max_bytes: as `decode`'s.
 
     Raises:
-        Refused: it is no picture of a format in `FORMATS`, or larger than `max_pixels`.
+        Refused: it is no picture of a format in `FORMATS`, or larger than `max_pixels` or `max_bytes`.
     """
     with _refusing(max_pixels):
-        bitmap, sheet = _checked(content, max_pixels, scale)
+        beside, bitmap, sheet = _checked(content, max_pixels, scale, max_bytes)
         if bitmap is not None:
             return Header(bitmap.width, bitmap.height, bitmap.mode, "BMP")
         if sheet is not None and not sheet.trusted:
@@ -87,8 +93,9 @@ def read_header(content: bytes, max_pixels: int = 64_000_000, scale: Scale | Non
                 width, height = height, width
             return Header(width, height, strips.sheet_mode(sheet), "TIFF")
         with _opened(content, max_pixels) as image:
+            check_needed(beside.held + needed(image, content, sheet), max_bytes)
             width, height = image.size
-            if 5 <= _orientation(image) <= 8 and image.format != "TIFF":  # whose reader turns by itself
+            if image.format != "TIFF" and 5 <= _orientation(image, beside) <= 8:  # TIFF's reader turns by itself
                 width, height = height, width
             return Header(width, height, image.mode, str(image.format))
 
@@ -98,18 +105,43 @@ def decode(
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Decoded:
     """The pixels of a picture file, upright, on `background`; grey where the file stores grey.
 
     Args:
         scale: the numbers that are black and white in files of floats or 32-bit integers; none: floats are in [0, 1].
+        max_bytes: memory that the format's decoder may take at its peak, judged from the header; the result, and what
+            is done to it, take at most a byte a sample and 64 MB beside it.
 
     Raises:
         Refused: it is no picture, too large, damaged, or of a meaning nobody has agreed on.
         Error: a path that cannot be read.
     """
     content = source if isinstance(source, bytes) else _read(Path(source))
-    return _layers(content, max_pixels, scale, lambda layers: _on(background, layers))
+    return _layers(content, max_pixels, scale, max_bytes, lambda layers: _on(background, layers))
+
+
+def decode_to(
+    content: bytes,
+    shape: Callable[[np.ndarray], np.ndarray],
+    background: tuple[int, int, int] = WHITE,
+    max_pixels: int = 64_000_000,
+    scale: Scale | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[np.ndarray, Decoded]:
+    """`decode`, and what `shape` makes of the pixels; those are let go before another thread decodes a large image.
+
+    Raises:
+        Refused: as `decode`.
+    """
+
+    def use(layers: Layers) -> tuple[np.ndarray, Decoded]:
+        done = _on(background, layers)
+        shaped = np.ascontiguousarray(shape(done.pixels))
+        return shaped, replace(done, pixels=shaped)
+
+    return _layers(content, max_pixels, scale, max_bytes, use)
 
 
 def decode_image(
@@ -117,6 +149,7 @@ def decode_image(
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Decoded:
     """The same of a Pillow image in memory, or of one opened from a file and not yet loaded.
 
@@ -125,8 +158,12 @@ def decode_image(
     """
     content = _unread(image)
     if content is not None:
-        return decode(content, background, max_pixels, scale)
+        return decode(content, background, max_pixels, scale, max_bytes)
     with _refusing(max_pixels), _quiet():
+        _check_size(*image.size, max_pixels)
+        check_profile(image.info.get("icc_profile"))
+        if isinstance(exif := image.info.get("exif"), bytes):
+            check_tags(without_mark(exif), "its EXIF")
         image.load()
         _check_size(*image.size, max_pixels)
         layers = Layers(
@@ -138,35 +175,42 @@ def decode_image(
         return _on(background, layers.done())
 
 
-def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000) -> np.ndarray | None:
+def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000, max_bytes: int = MAX_BYTES) -> np.ndarray | None:
     """How opaque each pixel of a picture file is, upright: (H, W) uint8, 0 where clear; None where it says nothing.
 
     Raises:
         Refused, Error: as `decode`.
     """
     content = source if isinstance(source, bytes) else _read(Path(source))
-    return _layers(content, max_pixels, None, Layers.opacity)
+    return _layers(content, max_pixels, None, max_bytes, Layers.opacity)
 
 
 def _on(background: tuple[int, int, int], layers: Layers) -> Decoded:
     return Decoded(layers.laid_on(background), layers.mode, tuple(layers.notes), layers.reading)
 
 
-def _layers(content: bytes, max_pixels: int, scale: Scale | None, use: Callable[[Layers], Found]) -> Found:
+def _layers(
+    content: bytes, max_pixels: int, scale: Scale | None, max_bytes: int, use: Callable[[Layers], Found]
+) -> Found:
     """What `use` makes of the layers of a file, which are read as it asks for them."""
     with _refusing(max_pixels):
-        bitmap, sheet = _checked(content, max_pixels, scale)
+        beside, bitmap, sheet = _checked(content, max_pixels, scale, max_bytes)
         if bitmap is not None:
-            return use(bmp.layers_of(bitmap))
+            with DECODERS.hold(4 * bitmap.width * bitmap.height, max_bytes):
+                return use(bmp.layers_of(bitmap))
         if sheet is not None and not sheet.trusted:
-            return use(strips.layers_of(sheet, scale))
+            with DECODERS.hold(needed_here(sheet) + 3 * sheet.width * sheet.height, max_bytes):
+                return use(strips.layers_of(sheet, scale))
         with _opened(content, max_pixels) as image:
-            layers = Layers(image.mode, str(image.format), turn=_orientation(image))
-            if layers.format == "TIFF":
-                layers.turn = 1
-            if getattr(image, "is_animated", False):
+            held = beside.held + needed(image, content, sheet)
+            check_needed(held, max_bytes)
+            check_profile(image.info.get("icc_profile"))
+            turn = 1 if sheet is not None else _orientation(image, beside)
+            layers = Layers(image.mode, str(image.format), turn=turn)
+            if getattr(image, "is_animated", False) if sheet is None else sheet.has_more:
                 layers.notes.append("first of several frames")
-            return use(_of_file(layers, image, content, sheet, scale))
+            with DECODERS.hold(held + image.width * image.height * (1 if image.mode in GREYS else 4), max_bytes):
+                return use(_of_file(layers, image, content, sheet, scale))
 
 
 def _of_file(
@@ -233,16 +277,26 @@ def _unread(image: Image.Image) -> bytes | None:
     return content
 
 
-def _checked(content: bytes, max_pixels: int, scale: Scale | None) -> tuple[bmp.Bitmap | None, tiff.Sheet | None]:
-    """What is read here of a bitmap's or a TIFF's header, of a size that is allowed."""
-    check_header(content)
+def _checked(
+    content: bytes, max_pixels: int, scale: Scale | None, max_bytes: int
+) -> tuple[Aside, bmp.Bitmap | None, tiff.Sheet | None]:
+    """What lies beside the pixels, and what is read here of a bitmap's or a TIFF's header, if their size is allowed."""
+    beside, canvas = aside(content), webp_size(content)
+    if canvas is not None:
+        _check_size(*canvas, max_pixels)
     bitmap, sheet = bmp.bitmap(content), tiff.sheet(content)
     if bitmap is not None:
         _check_size(bitmap.width, bitmap.height, max_pixels)
     if sheet is not None:
         _check_size(sheet.width, sheet.height, max_pixels)
         sheet.check(scale is not None)
-    return bitmap, sheet
+        check_profile(sheet.profile)
+        if not sheet.trusted:
+            check_needed(needed_here(sheet), max_bytes)
+    elif bitmap is not None:
+        check_profile(bitmap.profile)
+        check_needed(bitmap.width * bitmap.height if bitmap.compression in (bmp.RLE4, bmp.RLE8) else 0, max_bytes)
+    return beside, bitmap, sheet
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -276,17 +330,29 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
         yield image
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, beside: Aside | None = None) -> int:
+    """How a camera was held; of a PNG from what lies beside its pixels, which Pillow would decode to find it."""
     try:
-        turn = image.getexif().get(ORIENTATION, 1)
+        if beside is None or image.format != "PNG":
+            return _turn(image.getexif().get(ORIENTATION, 1))
+        tags = Image.Exif()
+        if beside.exif is not None:
+            tags.load(beside.exif)
+        if ORIENTATION in tags or beside.xmp is None:
+            return _turn(tags.get(ORIENTATION, 1))
+        found = re.search(rb'tiff:Orientation(="|>)([0-9])', beside.xmp)
+        return int(found[2]) if found else 1
     except Exception:  # a damaged EXIF block does not make the pixels unreadable
         return 1
-    return turn if isinstance(turn, int) else 1
+
+
+def _turn(value: object) -> int:
+    return value if isinstance(value, int) else 1
 
 
 def _read(path: Path) -> bytes:
     try:
-        return read_regular(path, MOST_BYTES)
+        return read_image(path, MOST_BYTES)
     except OSError as reason:
         raise Error(f"cannot read the picture {path}: {reason.strerror}.") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import stat
@@ -12,7 +13,8 @@ from pathlib import Path
 from kuosan.data.captions import CAPTIONS, METADATA, SPLIT, TRAINED_ON, Beside, read_beside
 from kuosan.data.config import LABEL, DataConfig
 from kuosan.data.entries import Entry, Listing
-from kuosan.data.headers import Refused
+from kuosan.data.headers import Refused, is_known, read_image
+from kuosan.data.unpacking import read_member
 from kuosan.errors import Error, unknown
 
 Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
@@ -20,11 +22,16 @@ Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or chec
 BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
 
 
+def most_bytes(config: DataConfig) -> int:
+    """Bytes of the largest file of an image that is let in."""
+    return min(BYTES_A_PIXEL * config.max_pixels, config.max_bytes)
+
+
 class Folder:
     """All files below a folder; nothing in it is ever written."""
 
     def __init__(self, path: Path, config: DataConfig) -> None:
-        self.path = path
+        self.path, self.most = path, most_bytes(config)
         self.label_column, self.hold_out = config.label_column, config.hold_out
 
     def listing(self) -> Listing:
@@ -44,10 +51,10 @@ class Folder:
         """The bytes of one file.
 
         Raises:
-            Refused: it has gone, or may not be read.
+            Refused: it has gone, or may not be read, or is no image, or too large.
         """
         try:
-            return (self.path / entry.name).read_bytes()
+            return read_image(self.path / entry.name, self.most)
         except OSError as reason:
             raise Refused(f"unreadable: {reason.strerror}") from None
 
@@ -62,7 +69,7 @@ class ZipFolder:
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
         self.label_column, self.hold_out = config.label_column, config.hold_out
-        self.most = BYTES_A_PIXEL * config.max_pixels
+        self.most = most_bytes(config)
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as reason:
@@ -101,15 +108,18 @@ class ZipFolder:
             Refused: it is damaged, or longer than it said.
         """
         try:
-            return self._read(entry.name, self.most + 1)
-        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error) as reason:
+            if not is_known(self._read(entry.name, 16)) and self.zip.getinfo(entry.name).file_size:
+                raise Refused("not a picture of a known format")
+            return self._read(entry.name, self.most)
+        except Refused:
+            raise
+        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as reason:
             raise Refused(f"unreadable in the zip: {reason}") from None
         except zipfile.BadZipFile as reason:
             raise Refused(f"damaged in the zip: {reason}") from None
 
     def _read(self, name: str, limit: int) -> bytes:
-        with self.zip.open(name) as file:
-            return file.read(limit)
+        return read_member(self.path, self.zip, name, limit)
 
 
 def _walk(

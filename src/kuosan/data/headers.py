@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from typing import IO
 
 from kuosan.errors import Error
-
-TIFF_SPARE = 1 << 20
+from kuosan.regular import open_regular
 
 
 class Refused(Error):
     """A file that is no picture to learn from; `str(refused)` is the reason, without the file's name."""
 
 
-def check_header(content: bytes) -> None:
-    """Refuse what would cost memory as the file is opened.
+def is_known(head: bytes) -> bool:
+    """Whether a file that begins so (16 bytes are enough) may be an image of a format that is read."""
+    if head.startswith((b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")):
+        return True
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0") or head[4:8] == b"ftyp":
+        return True
+    return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[:1] == b"P" and head[1:2] in b"1234567fFy")
+
+
+def read_image(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of an image's file; of what does not begin as one, nothing but its beginning is read.
 
     Raises:
-        Refused: a TIFF whose tags point at more bytes than the file can honestly hold.
+        Refused: it is no image, or larger than `most` bytes, or holes for the most part.
+        OSError: it is not there, or cannot be read.
     """
-    if content[:4] in (b"II*\0", b"MM\0*"):
-        _check_tiff(content)
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(16)
+            if size and not is_known(head):
+                raise Refused("not a picture of a known format")
+            if size > most:
+                raise Refused(f"too large: {size:,} bytes, more than {most:,} (max_pixels, max_bytes)")
+            stream.seek(0)
+            return read_up_to(stream, size)
+    except Refused:
+        raise
+    except Error as reason:
+        raise Refused(f"not read: {reason}") from None
 
 
-def _check_tiff(content: bytes) -> None:
-    """Tags may all point at the same bytes, so their sum is not bounded by the file: 65,535 tags of a megabyte each."""
-    order = "<" if content[:2] == b"II" else ">"
-    if len(content) < 8:
-        return
-    (at,) = struct.unpack_from(order + "L", content, 4)
-    if at + 2 > len(content):
-        return
-    (count,) = struct.unpack_from(order + "H", content, at)
-    widths = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-    total = 0
-    for i in range(min(count, (len(content) - at - 2) // 12)):
-        _, kind, length = struct.unpack_from(order + "HHL", content, at + 2 + 12 * i)
-        size = widths.get(kind, 1) * length
-        total += size if size <= len(content) else 0  # Pillow skips a tag larger than the file
-    if total > 2 * len(content) + TIFF_SPARE:
-        raise Refused(f"too large: its tags promise {total:,} bytes, the file has {len(content):,}")
+def read_up_to(stream: IO[bytes], size: int) -> bytes:
+    """`size` bytes of a stream, or fewer where it ends before."""
+    parts, left = [], size
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def png_chunks(content: bytes) -> dict[bytes, bytes]:

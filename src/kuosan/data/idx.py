@@ -16,6 +16,7 @@ from kuosan.data.entries import Entry, Listing
 from kuosan.data.ranges import Survey
 from kuosan.errors import Error
 
+PIECE = 1 << 20  # bytes that are unpacked at once
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 TRAIN, TEST = "train", ("t10k", "test")
 
@@ -139,12 +140,15 @@ def _array(path: Path, most: int) -> np.ndarray:
     try:
         with _open(path) as file:
             file.read(4 + 4 * len(shape))
-            content = file.read(size)
+            content = np.empty(size, np.uint8)  # filled in place: reading would join two copies
+            have = 0
+            while have < size and (more := file.readinto(content.data[have : have + PIECE])):
+                have += more
     except (OSError, EOFError, zlib.error) as reason:
         raise Error(f"{path} is damaged ({reason}): fetch it again.") from None
-    if len(content) < size:
-        raise Error(f"{path} is cut short: it holds {len(content):,} of {size:,} bytes. Fetch it again.")
-    return np.frombuffer(content, kind).reshape(shape)
+    if have < size:
+        raise Error(f"{path} is cut short: it holds {have:,} of {size:,} bytes. Fetch it again.")
+    return content.view(kind).reshape(shape)
 
 
 def _open(path: Path) -> gzip.GzipFile:

@@ -27,6 +27,8 @@ class Ledger:
             "resize": config.resize,
             "range": config.range,
         }
+        if config.max_bytes != DataConfig.max_bytes:
+            self.head["max_bytes"] = config.max_bytes
         self.rows: dict[str, dict[str, Any]] = {}
         if path is None:
             return

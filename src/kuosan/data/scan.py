@@ -18,9 +18,10 @@ import numpy as np
 
 from kuosan.data.buckets import Shape, nearest, shapes, usual_step
 from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
-from kuosan.data.decoding import Decoded, decode, read_header
+from kuosan.data.decoding import Decoded, decode_to, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.folders import folder_labels
+from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
 from kuosan.data.kept import Kept
 from kuosan.data.ledger import Ledger
@@ -166,17 +167,25 @@ def _head(source: Source, config: DataConfig, ledger: Ledger, i: int, entry: Ent
     if known is not None:
         return known
     try:
-        if entry.stamp is not None and entry.stamp[0] > 8 * config.max_pixels:
-            raise Refused(f"too large: {entry.stamp[0]:,} bytes")
-        content = source.read(entry, i)
-        if isinstance(content, np.ndarray):
-            h, w, c = content.shape
-            return Look("", content_key(content), w, h, "L" if c == 1 else "RGB", c == 1)
-        if not content:
-            raise Refused("empty file")
-        header = read_header(content, config.max_pixels, scale_of(config.range))
+        with FILES.hold(_size_of(entry), config.max_bytes):
+            return _looked_at(source.read(entry, i), config)
     except Refused as reason:
         return Look(str(reason))
+
+
+def _size_of(entry: Entry) -> int:
+    """Bytes of an entry's file, 0 of what lies in memory."""
+    return 0 if entry.stamp is None else entry.stamp[0]
+
+
+def _looked_at(content: bytes | np.ndarray, config: DataConfig) -> Look:
+    """What one file or array is."""
+    if isinstance(content, np.ndarray):
+        h, w, c = content.shape
+        return Look("", content_key(content), w, h, "L" if c == 1 else "RGB", c == 1)
+    if not content:
+        raise Refused("empty file")
+    header = read_header(content, config.max_pixels, scale_of(config.range), config.max_bytes)
     grey = header.mode in ("1", "L", "LA", "La", "F", "I") or header.mode.startswith("I;16")
     return Look("", content_key(content), header.width, header.height, header.mode, grey)
 
@@ -206,13 +215,20 @@ def _fitted(
     source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
 ) -> tuple[np.ndarray, Decoded]:
     """The picture at its planned size, in the channels it has, and what was done to it."""
-    content = source.read(entry, i)
-    if isinstance(content, np.ndarray):
-        return _shaped(content, head, plan), Decoded(content, head.mode)
-    if content_key(content) != head.key:
-        raise Refused("changed since it was looked at")
-    decoded = decode(content, plan.background, config.max_pixels, scale_of(config.range))
-    return _shaped(decoded.pixels, head, plan), decoded
+    with FILES.hold(_size_of(entry), config.max_bytes):
+        content = source.read(entry, i)
+        if isinstance(content, np.ndarray):
+            return _shaped(content, head, plan), Decoded(content, head.mode)
+        if content_key(content) != head.key:
+            raise Refused("changed since it was looked at")
+        return decode_to(
+            content,
+            lambda pixels: _shaped(pixels, head, plan),
+            plan.background,
+            config.max_pixels,
+            scale_of(config.range),
+            config.max_bytes,
+        )
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:

@@ -27,10 +27,12 @@ NAMES = {
     34892: "a camera's linear raw",
 }
 MOST_SAMPLES = 16
+MOST_VALUES = 3 << 18  # of all tags: a strip for every row of 64 megapixels of 8,000 a row has 16,000
+PROFILE = 34675  # kept as (where, bytes)
 PREMULTIPLIED, STRAIGHT = 1, 2  # ExtraSamples
 WIDTHS = {1: "B", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "B", 8: "h", 9: "l", 11: "f", 12: "d", 13: "L", 16: "Q"}
 WANTED = {254, *range(256, 259), 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 336, 338}
-WANTED |= {274, 339, 529, 530, 532, 34675, 50706}
+WANTED |= {274, 339, 529, 530, 532, PROFILE, 50706}
 
 
 @dataclass(frozen=True)
@@ -231,10 +233,26 @@ class Sheet:
         colours: np.ndarray = table[indices]
         return colours
 
+    @cached_property
+    def has_more(self) -> bool:
+        """Whether another image follows the first."""
+        big = self.content[2:4] in (b"+\0", b"\0+")
+        wide = self.order + ("Q" if big else "L")
+        try:
+            (at,) = struct.unpack_from(wide, self.content, 8 if big else 4)
+            (count,) = struct.unpack_from(self.order + ("Q" if big else "H"), self.content, at)
+            (after,) = struct.unpack_from(wide, self.content, at + (8 + 20 * count if big else 2 + 12 * count))
+        except (struct.error, OverflowError):
+            return False
+        return bool(after and after != at)
+
     @property
     def profile(self) -> bytes | None:
         """The colour profile."""
-        return bytes(int(value) for value in self.tags[34675]) if 34675 in self.tags else None
+        if PROFILE not in self.tags:
+            return None
+        at, length = (int(value) for value in self.tags[PROFILE])
+        return self.content[at : at + length]
 
 
 def sheet(content: bytes) -> Sheet | None:
@@ -260,11 +278,12 @@ def _tags(content: bytes, order: str) -> dict[int, tuple[float, ...]]:
     row, inline = ("HHQ", 8) if big else ("HHL", 4)
     size = struct.calcsize(order + row) + inline
     found: dict[int, tuple[float, ...]] = {}
+    room = MOST_VALUES
     for i in range(min(count, 4096, (len(content) - at) // size)):
         place = at + i * size
         tag, kind, length = struct.unpack_from(order + row, content, place)
         code = WIDTHS.get(kind)
-        if tag not in WANTED or code is None or length < 1:
+        if tag not in WANTED or tag in found or code is None or length < 1:
             continue
         where = place + size - inline
         wide = struct.calcsize(order + code)
@@ -272,6 +291,13 @@ def _tags(content: bytes, order: str) -> dict[int, tuple[float, ...]]:
             (where,) = struct.unpack_from(order + ("Q" if big else "L"), content, where)
         if length * wide + where > len(content):
             continue  # a tag larger than the file: libtiff and Pillow pass it over
+        if tag != PROFILE:
+            room -= length
+        if room < 0:
+            raise Refused(f"too large: its tags hold more than {MOST_VALUES:,} numbers: save it in larger strips")
+        if tag == PROFILE:
+            found[tag] = (where, length)
+            continue
         values = struct.unpack_from(f"{order}{length * len(code)}{code[0]}", content, where)
         if kind == 5:  # rationals
             values = tuple(a / b if b else 0.0 for a, b in zip(values[::2], values[1::2]))

@@ -12,7 +12,8 @@ import numpy as np
 from kuosan import config as trees
 from kuosan.data.config import PORTRAITS, DataConfig
 from kuosan.data.decoding import decode, read_header
-from kuosan.data.headers import Refused
+from kuosan.data.footprint import MAX_BYTES
+from kuosan.data.headers import Refused, is_known, read_image
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.scan import Progress
@@ -132,7 +133,12 @@ def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: in
 def _picture(path: Path) -> bytes | None:
     """The content of a file that is one picture; None for an archive, an array, or anything else."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if not is_known(file.read(16)):
+                return None
+        content = read_image(path, MAX_BYTES)
+    except Refused:
+        return None
     except OSError as reason:
         raise Error(f"cannot read {path}: {reason.strerror}.") from None
     try:

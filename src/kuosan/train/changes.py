@@ -28,6 +28,7 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.memory_gib",
     "data.max_pixels",
+    "data.max_bytes",
     "data.cache",
     "data.range",  # what it changes in the pixels of arrays and float files, their fingerprint shows
 )
