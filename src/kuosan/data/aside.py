@@ -16,7 +16,7 @@ from kuosan.data.headers import Refused, boxes
 
 SPARE = 1 << 20  # bytes that tags may promise beyond twice their file
 MOST_EXIF = 8 << 20  # bytes of EXIF, of texts unpacked, and (twice that) of a profile: the largest printers' have 8
-MOST_CHUNKS = 100_000
+MOST_CHUNKS = 50_000
 MOST_DIRECTORIES = 64  # that are followed; Pillow follows one of EXIF
 POINTERS = (0x8769, 0x8825, 0xA005)  # EXIF, GPS, interoperability
 WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}

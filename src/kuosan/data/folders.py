@@ -13,13 +13,14 @@ from pathlib import Path
 from kuosan.data.captions import CAPTIONS, METADATA, SPLIT, TRAINED_ON, Beside, read_beside
 from kuosan.data.config import LABEL, DataConfig
 from kuosan.data.entries import Entry, Listing
-from kuosan.data.headers import Refused, is_known, read_image
+from kuosan.data.headers import Refused, is_known, is_packed, read_image
 from kuosan.data.unpacking import read_member
 from kuosan.errors import Error, unknown
 
 Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
 
 BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
+AGAIN, LARGE = 100, 1 << 24  # how much smaller a zip makes a compressed image at most, and from which size on
 
 
 def most_bytes(config: DataConfig) -> int:
@@ -108,8 +109,14 @@ class ZipFolder:
             Refused: it is damaged, or longer than it said.
         """
         try:
-            if not is_known(self._read(entry.name, 16)) and self.zip.getinfo(entry.name).file_size:
+            info, head = self.zip.getinfo(entry.name), self._read(entry.name, 16)
+            if info.file_size and not is_known(head):
                 raise Refused("not a picture of a known format")
+            if is_packed(head) and info.file_size > max(AGAIN * info.compress_size, LARGE):
+                raise Refused(
+                    f"too large: {info.file_size:,} bytes unpacked from {info.compress_size:,}, which no image is that "
+                    "is compressed itself"
+                )
             return self._read(entry.name, self.most)
         except Refused:
             raise

@@ -144,7 +144,8 @@ def _planes(content: bytes, pixels: int, mode: str) -> int:
             share = 0.0 if flags & 0x10 else 2.0 / ((1 + (flags >> 3 & 1)) * (1 + (flags >> 2 & 1)))
             chroma, configured = (max(chroma, share) if configured else share), True
     alpha = 1 if mode in ("RGBA", "LA") else 0
-    return int(pixels * (1.5 + wide * (1 + chroma + alpha) + len(Image.getmodebandnames(mode))))
+    channels = {"L": 1, "LA": 2, "RGB": 3}.get(mode, 4)
+    return int(pixels * (1.5 + wide * (1 + chroma + alpha) + channels))
 
 
 def _strips(sheet: tiff.Sheet, mode: str) -> int:

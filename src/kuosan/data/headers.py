@@ -24,6 +24,11 @@ def is_known(head: bytes) -> bool:
     return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[:1] == b"P" and head[1:2] in b"1234567fFy")
 
 
+def is_packed(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that compresses, so that a zip makes it little smaller."""
+    return is_known(head) and not head.startswith((b"BM", b"II", b"MM", b"P"))
+
+
 def read_image(path: str | os.PathLike[str], most: int) -> bytes:
     """The bytes of an image's file; of what does not begin as one, nothing but its beginning is read.
 
