@@ -505,10 +505,11 @@ def main() -> None:
     print("| file | kB | Pillow, MB | kuosan, MB | allowed | s | |\n|---|---|---|---|---|---|---|")
     for found in run(chosen):
         outcomes.append(found)
+        mark = "" if found.fine(options.slack) else "VIOLATION "
         allowed = SPARE if found.said else found.allowed
         print(
             f"| {found.name} | {found.size / 1e3:,.0f} | {found.decoder:.0f} | {found.megabytes:.0f} | {allowed:.0f} | "
-            f"{found.seconds:.2f} | {'' if found.fine(options.slack) else 'VIOLATION '}{found.said[:80] or 'decoded'} |",
+            f"{found.seconds:.2f} | {mark}{found.said[:80] or 'decoded'} |",
             flush=True,
         )
     refused, bad = sum(bool(found.said) for found in outcomes), sum(not found.fine(options.slack) for found in outcomes)
