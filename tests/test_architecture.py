@@ -17,7 +17,7 @@ import kuosan
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "kuosan"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
-LONGEST = 320  # lines a file
+LONGEST = 500  # lines a file
 
 
 def module_name(path: Path) -> str:
