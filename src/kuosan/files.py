@@ -115,8 +115,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
-    for note in tuple(_watching):
-        note(path, content)
+    marks = [note(path, content) for note in tuple(_watching)]
     partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}")
     with explained(path, len(content)):
         _make_folder(path.parent)
@@ -125,6 +124,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
                 _flock(stream.fileno())
                 stream.write(content)
                 stream.flush()
+                for mark in marks:
+                    if mark is not None:
+                        mark(partial)
                 os.fsync(stream.fileno())
                 os.rename(partial, path)
         except BaseException:
@@ -134,12 +136,16 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         fsync(path.parent)
 
 
-_watching: list[Callable[[Path, bytes], None]] = []
+Note = Callable[[Path, bytes], Callable[[Path], None] | None]
+_watching: list[Note] = []
 
 
 @contextlib.contextmanager
-def watched(note: Callable[[Path, bytes], None]) -> Iterator[None]:
-    """Have `note` called with the path and content of every `write_atomic` inside, before it; it may refuse."""
+def watched(note: Note) -> Iterator[None]:
+    """Have `note` called with the path and content of every `write_atomic` inside, before it; it may refuse.
+
+    What it returns is called with the partial file, written but not renamed yet.
+    """
     _watching.append(note)
     try:
         yield

@@ -3,11 +3,12 @@
     with claimed(folder, "sample", about, names) as output:
         files.write_atomic(folder / "seed-00000000.png", content)
 
-A claim refuses a folder in which one of `names` is taken by a file that is not provably this very result. Proof is
-`.kuosan-outputs.jsonl` in the folder, a line for each file before it is written: its name, its sha256, and a hash of
-all that the result follows from (`about`). A file that was changed since, a user's own, or another recipe's has no such
-line. While a claim is open, every write into the folder is checked and recorded, the folder is locked against other
-processes, and `UNFINISHED.txt` lies in it; a crash leaves that file, so a part of a set never looks like the whole.
+A claim refuses a folder in which one of `names` is taken by a file that is not provably this very result. Proof is a
+mark on the file, written before the file has its name: its sha256, and a hash of all that the result follows from
+(`about`). The mark is an extended attribute, or where a file system has none a line of `.kuosan-outputs.jsonl` beside.
+A file that was changed since, a user's own, or another recipe's has no such mark. While a claim is open, every write
+into the folder is checked and marked, the folder is locked against other processes, and `UNFINISHED.txt` lies in it; a
+crash leaves that file, so a part of a set never looks like the whole.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from kuosan import files
 from kuosan.errors import Error
 
+MARK_NAME = "user.kuosan.output"  # the extended attribute
 RECORD = ".kuosan-outputs.jsonl"
 UNFINISHED = "UNFINISHED.txt"
 MOST = 10_000  # names tried before one is unused
@@ -47,7 +49,7 @@ class Output:
         self._about = {name: identity(verb, said) for name, said in own.items()}
         self._usual = identity(verb, about)
         self._proof, self._option = proof, option
-        self._known = _record(folder)
+        self._known = _recorded_marks(folder)
 
     def about(self, name: str) -> str:
         """The hash of all that a file follows from."""
@@ -55,12 +57,13 @@ class Output:
 
     def ours(self, name: str) -> bool:
         """Whether the file of this name is there as this very result left it."""
-        path, lines = self.folder / name, self._known.get(name, set())
+        path = self.folder / name
         if path.is_symlink() or not path.is_file():
             return False
-        if any(about == self.about(name) for about, _ in lines):
-            return (self.about(name), _hash(path)) in lines
-        return not lines and self._proof(path)
+        marks = {(mark["about"], mark["sha256"]) for mark in _marks(path)} | self._known.get(name, set())
+        if any(about == self.about(name) for about, _ in marks):
+            return (self.about(name), _hash(path)) in marks
+        return not marks and self._proof(path)
 
     def taken(self) -> list[str]:
         """Of the names that will be written, those of files that are not ours."""
@@ -81,19 +84,32 @@ class Output:
             del self._about[other]
         raise Error(f"{self.folder / name} and {MOST:,} names like it are taken: name another {self._option}.")
 
-    def note(self, path: Path, content: bytes) -> None:
-        """Check and record a file of the folder that is about to be written. Raises: Error where it is not ours."""
+    def note(self, path: Path, content: bytes) -> Callable[[Path], None] | None:
+        """Check a file of the folder that is about to be written; what marks it, still under its partial name.
+
+        Raises:
+            Error: a file of that name is there and is not ours.
+        """
         if path.parent != self.folder or path.name in (RECORD, UNFINISHED):
-            return
-        name = path.name
-        if os.path.lexists(path) and not self.ours(name):
-            refuse(self.folder, [name], self._option)
-        line = {"name": name, "about": self.about(name), "sha256": sha256(content).hexdigest(), "verb": self.verb}
-        if (line["about"], line["sha256"]) in self._known.get(name, set()):
-            return
+            return None
+        if os.path.lexists(path) and not self.ours(path.name):
+            refuse(self.folder, [path.name], self._option)
+        mark = {"about": self.about(path.name), "sha256": sha256(content).hexdigest(), "verb": self.verb}
+
+        def put(partial: Path) -> None:
+            try:
+                os.setxattr(partial, MARK_NAME, json.dumps(mark).encode())
+            except (OSError, AttributeError):  # a file system, or a system, without them
+                self._record(path.name, mark)
+
+        return put
+
+    def _record(self, name: str, mark: dict[str, str]) -> None:
+        """The mark as a line of the record."""
+        line = {"name": name, **mark}
         with files.explained(self.folder / RECORD), (self.folder / RECORD).open("a", encoding="utf-8") as record:
             record.write(json.dumps(line, ensure_ascii=True) + "\n")
-        self._known.setdefault(name, set()).add((line["about"], line["sha256"]))
+        self._known.setdefault(name, set()).add((mark["about"], mark["sha256"]))
 
 
 @contextlib.contextmanager
@@ -211,7 +227,22 @@ def unfinished(folder: Path) -> bool:
 
 def recorded(folder: Path) -> dict[str, str]:
     """The files that kuosan wrote into a folder, each with the verb that wrote it last."""
-    return {row["name"]: row.get("verb", "") for row in _rows(folder)}
+    found = {row["name"]: row.get("verb", "") for row in _rows(folder)}
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            for mark in _marks(path):
+                found[path.name] = mark.get("verb", "")
+    return found
+
+
+def _marks(path: Path) -> list[dict[str, str]]:
+    """The mark on a file; none where it has none, or one that is damaged."""
+    try:
+        mark = json.loads(os.getxattr(path, MARK_NAME))
+    except (OSError, AttributeError, ValueError, RecursionError):
+        return []
+    good = isinstance(mark, dict) and all(isinstance(mark.get(key), str) for key in ("about", "sha256"))
+    return [mark] if good else []
 
 
 def _is_mark(path: Path) -> bool:
@@ -222,7 +253,7 @@ def _is_mark(path: Path) -> bool:
         return False
 
 
-def _record(folder: Path) -> dict[str, set[tuple[str, str]]]:
+def _recorded_marks(folder: Path) -> dict[str, set[tuple[str, str]]]:
     known: dict[str, set[tuple[str, str]]] = {}
     for line in _rows(folder):
         known.setdefault(line["name"], set()).add((line["about"], line["sha256"]))

@@ -102,7 +102,8 @@ class Reading:
             words = RULES[rule] + (f" with {self.data.background}" if rule == "pad" else "")
         if before == size and self.data.resize != "random_crop":
             return Shown(made, ())
-        return Shown(made, (f"{_text(before)} brought to {_text(size)} as in training ({words})",))
+        verb = "scaled" if rule != "centre" else "brought"
+        return Shown(made, (f"{verb} from {_text(before)} to {_text(size)} as in training ({words})",))
 
     def shown(self, source: bytes | Path, shape: tuple[int, int, int]) -> Shown:
         """A file as a model of `shape` (C, H, W) takes it.

@@ -171,10 +171,10 @@ def _apart(one: Images, other: Images) -> list[str]:
 
 def _shared(made: Side, reference: Side) -> list[str]:
     """Images that are on both sides."""
-    there = dict(zip(reference.contents, reference.ids))
-    both = [int(i) for i, content in zip(made.ids, made.contents) if content in there]
     one, other = made.pictures, reference.pictures
     assert isinstance(one, Images) and isinstance(other, Images), "the caller has looked"
+    there = set(other.contents)  # all of them, whichever are drawn
+    both = [int(i) for i, content in zip(made.ids, made.contents) if content in there]
     paths = [Path(each.path).expanduser() for each in (one, other)]
     found = []
     if all(path.exists() for path in paths):
@@ -210,11 +210,9 @@ def facts(side: Side) -> dict[str, Any]:
 
 def file_format(made: Side | None, reference: Side) -> str:
     """What the files of both sides are, in words."""
-    sides = [(MADE, made), ("real", reference)]
-    words = []
-    for name, side in sides:
+    words = ["8-bit"] if made is not None else ["8-bit pictures, lossless"]
+    for name, side in ((MADE, made), ("real", reference)):
         if side is None:
-            words.append(f"{name}: 8-bit pictures, lossless")
             continue
         match side.pictures:
             case Images() as images:
