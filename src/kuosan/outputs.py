@@ -161,6 +161,20 @@ def claimed(
         os.close(handle)
 
 
+def named(
+    out: str | None, place: Path, verb: str, about: Any, names: Names, *read: str
+) -> contextlib.AbstractContextManager[Output]:
+    """A claim on the folder that a person named, which must be free; else on `place`, or an unused one like it.
+
+    Args:
+        read: paths of data that are read, where they are there.
+    """
+    if out is None:
+        return claimed_unused(place, verb, about, names)
+    inputs = [path for path in (Path(each).expanduser() for each in read if each) if path.exists()]
+    return claimed(Path(out), verb, about, names, inputs=inputs)
+
+
 @contextlib.contextmanager
 def claimed_unused(
     folder: Path, verb: str, about: Any, names: Names, *, proof: Proof = lambda path: False

@@ -50,13 +50,9 @@ class Trained:
     reading: Reading = field(default_factory=Reading)  # how its training images were read, and so any image file for it
 
     def image(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-        """An image file as the training images were read: (C, H, W) float32 in [-1, 1].
+        """An image file as training images were: on their background, by their rule, at `size` (width, height) if given.
 
-        The run's own background under transparency, its rule of resizing or cropping, its channels; at the model's
-        size, or at `size` (width, height).
-
-        Raises:
-            Error: no such file, or no image that can be decoded.
+        (C, H, W) float32 in [-1, 1]. Raises: Error for no such file, or no image that can be decoded.
         """
         return picture(self.model if size is None else sizes.sized(self.model, size), Path(path), self.reading)
 

@@ -233,17 +233,15 @@ def make(
     walk = plan(trained.model.config, request)
     size = sizes.of(trained.model.config, request)
     refuse_to_itself(trained.model.config, request)
-    start = None
-    if request.image:
-        start = opening.picture(sizes.sized(trained.model, size), Path(request.image), trained.reading, say)
+    sized = sizes.sized(trained.model, size)
+    start = opening.picture(sized, Path(request.image), trained.reading, say) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
     guided.check(trained.model, request, guides)
     recipe = trained.recipe(request, start, helpers)
     with claim(run, out, recipe, walk, gif) as output:
-        folder = output.folder
         _say_plan(trained, request, walk, size)
-        film = write.Film() if gif else None
+        folder, film = output.folder, write.Film() if gif else None
         images, begin = [], time.perf_counter()
         write.recipe(folder, recipe)
         try:
@@ -270,7 +268,7 @@ def make(
 def _refuse_early(run: Path, request: Request) -> None:
     """What a run's configuration alone can refuse, without loading torch."""
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
-        return  # a checkpoint's own configuration is read when its bytes are checked
+        return  # a checkpoint's own is read when its bytes are checked
     from kuosan.model import OwnNetwork, missing_network
     from kuosan.sample.plan import check_guides, choose
 

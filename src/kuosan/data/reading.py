@@ -49,7 +49,8 @@ class Reading:
 
     Attributes:
         data: the settings that the run was trained with; a run that stored none was trained with the defaults.
-        rule: what `auto` came to for the training images; none where the run did not store it: decided from the image.
+        rule: what `auto` came to for the training images; none where the run did not store it. `centre` was for images
+            of the model's size or a little less, and is for those alone: others are scaled, as `auto` does.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -126,7 +127,7 @@ class Reading:
             if shape[1] != shape[2]:
                 raise Error(f"images of {shape[2]}x{shape[1]} were never trained on by a run of squares.")
             size = shape[1]
-        rule = self.rule if self.data.resize == "auto" and self.rule is not None else self.data.resize
+        rule = self.rule if self.data.resize == "auto" and self.rule not in (None, "centre") else self.data.resize
         tree = trees.plain(self.data) | {"path": path or self.data.path, "size": size, "resize": rule}
         tree |= {"channels": "grey" if shape[0] == 1 else "rgb", "hold_out": None, "flip": False}
         return trees.build(DataConfig, tree)
@@ -137,8 +138,8 @@ class Reading:
             return "cover"
         if self.data.resize != "auto":
             return self.data.resize
-        if self.rule is not None:
-            return self.rule
+        if self.rule not in (None, "centre"):
+            return str(self.rule)
         look = Look(width=before[1], height=before[0])
         return decide(DataConfig(size=size[0], resize="auto"), [look]).rule
 

@@ -15,7 +15,7 @@ from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error
-from kuosan.evaluate import asking, bits, measures, memory, real, remarks, sweep
+from kuosan.evaluate import asking, bits, measures, real, remarks, sweep
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.images import Images, open_images
 from kuosan.evaluate.judging import Judge, open_judge
@@ -63,27 +63,6 @@ class Prepared:
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
     memory: Memory = field(default_factory=dict, repr=False)  # rows that were read
-
-    @property
-    def result_names(self) -> list[str]:
-        """The files that are written into `folder`."""
-        names = ["result.json", "table.md"]
-        if self.network is not None:
-            names += ["table.csv", "sheet.png", "real.png"]
-        if self.config.sweep:
-            names.append("plot.png")
-        if "memorisation" in self.metrics:
-            names += [memory.name_of(each) for each in self.jobs]
-        return [*names, *([bits.CURVE] if self.bits is not None else [])]
-
-    @property
-    def identity(self) -> Any:
-        """All that the result follows from, as plain values."""
-        made = None if self.made is None else self.made.pictures.fingerprint
-        weights = None if self.model is None else self.model.weights
-        network = None if self.network is None else [self.network.name, self.network.hash]
-        config = trees.plain(replace(self.config, out=None))
-        return [self.target, config, weights, self.reference.pictures.fingerprint, made, network]
 
     @property
     def distances(self) -> list[str]:

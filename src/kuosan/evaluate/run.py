@@ -74,9 +74,32 @@ def run(prepared: Prepared, report: Report) -> Result:
     Raises:
         Error: the folder of --out holds something else, or another process writes there.
     """
-    claim = outputs.claimed if prepared.config.out else outputs.claimed_unused
-    with claim(prepared.folder, "evaluate", prepared.identity, prepared.result_names) as output:
+    config = prepared.config
+    read = [each for each in (config.against, "" if prepared.model else prepared.target) if Path(each).is_dir()]
+    about, names = _identity(prepared), _names(prepared)
+    with outputs.named(config.out, prepared.folder, "evaluate", about, names, *read) as output:
         return _run(replace(prepared, folder=output.folder), report)
+
+
+def _names(prepared: Prepared) -> list[str]:
+    """The files that are written."""
+    names = ["result.json", "table.md"]
+    if prepared.network is not None:
+        names += ["table.csv", "sheet.png", "real.png"]
+    if prepared.config.sweep:
+        names.append("plot.png")
+    if "memorisation" in prepared.metrics:
+        names += [memory.name_of(each) for each in prepared.jobs]
+    return [*names, *([bits.CURVE] if prepared.bits is not None else [])]
+
+
+def _identity(prepared: Prepared) -> Any:
+    """All that the result follows from, as plain values."""
+    made = None if prepared.made is None else prepared.made.pictures.fingerprint
+    weights = None if prepared.model is None else prepared.model.weights
+    network = None if prepared.network is None else [prepared.network.name, prepared.network.hash]
+    config = trees.plain(replace(prepared.config, out=None))
+    return [prepared.target, config, weights, prepared.reference.pictures.fingerprint, made, network]
 
 
 def _run(prepared: Prepared, report: Report) -> Result:
