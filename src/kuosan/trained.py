@@ -50,7 +50,7 @@ class Trained:
     reading: Reading = field(default_factory=Reading)  # how its training images were read, and so any image file for it
 
     def image(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
-        """An image file as training images were: on their background, by their rule, at `size` (width, height) if given.
+        """An image file as training images were: their background, their rule; at `size` (width, height) if given.
 
         (C, H, W) float32 in [-1, 1]. Raises: Error for no such file, or no image that can be decoded.
         """

@@ -157,7 +157,8 @@ def test_colour_runs_read_grey_as_three_equal_channels() -> None:
     assert (shown.pixels == grey[..., None]).all()
 
 
-@pytest.mark.parametrize(("stored", "side", "rule"), [("crop", 12, "crop"), ("centre", 12, "centre"), ("centre", 30, "crop"),
+@pytest.mark.parametrize(("stored", "side", "rule"), [("crop", 12, "crop"), ("centre", 12, "centre"),
+                                                     ("centre", 30, "crop"),
                                                      (None, 12, "centre"), (None, 30, "crop")])  # fmt: skip
 def test_what_auto_came_to_in_training_decides(stored: str | None, side: int, rule: str) -> None:
     pixels = drawn(side, side, 3)

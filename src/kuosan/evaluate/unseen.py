@@ -93,7 +93,6 @@ def chosen(
     """
     pictures, read = _opened(config, shape, runs, progress)
     order, notes = _candidates(pictures)
-    notes = [*read, *notes]
     order = order[seeds.permutation(len(order), 0, 0)]
     seen, told = _seen(pictures, order if config.unseen else order[: config.n], runs, progress)
     notes += told
@@ -112,7 +111,7 @@ def chosen(
         notes.append(
             f"{small:,} of them are smaller than {shape[2]}x{shape[1]} and were enlarged: their truth is smooth"
         )
-    return Chosen(pictures, ids, tuple(notes))
+    return Chosen(pictures, ids, (*notes, *read))
 
 
 def _opened(
