@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ from kuosan.errors import Error
 
 PARTIAL = ".kuosan-partial-"  # what an unfinished write is called until its rename
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h: swap two names in one step
+_NOREPLACE = 1  # RENAME_NOREPLACE: fail where the new name is taken
 _AT_FDCWD = -100
 
 _REASONS = {
@@ -114,6 +115,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    marks = [note(path, content) for note in tuple(_watching)]
     partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}")
     with explained(path, len(content)):
         _make_folder(path.parent)
@@ -122,6 +124,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
                 _flock(stream.fileno())
                 stream.write(content)
                 stream.flush()
+                for mark in marks:
+                    if mark is not None:
+                        mark(partial)
                 os.fsync(stream.fileno())
                 os.rename(partial, path)
         except BaseException:
@@ -129,6 +134,23 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
                 partial.unlink()
             raise
         fsync(path.parent)
+
+
+Note = Callable[[Path, bytes], Callable[[Path], None] | None]
+_watching: list[Note] = []
+
+
+@contextlib.contextmanager
+def watched(note: Note) -> Iterator[None]:
+    """Have `note` called with the path and content of every `write_atomic` inside, before it; it may refuse.
+
+    What it returns is called with the partial file, written but not renamed yet.
+    """
+    _watching.append(note)
+    try:
+        yield
+    finally:
+        _watching.remove(note)
 
 
 def _flock(handle: int) -> bool:
@@ -165,8 +187,10 @@ def sweep(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def staged(final: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
+def staged(final: str | os.PathLike[str], needed: int = 0, new: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; leaving the block makes it `final`, complete, fsynced and with its manifest.
+
+    With `new`, anything that has come to lie at `final` meanwhile stays, and an Error is raised instead.
 
     An exception inside, or a full disk, removes the staging folder and leaves an earlier `final` as it was; one that
     exists is exchanged in one step. `needed` bytes must be free beforehand. Leftovers of crashes beside are swept.
@@ -185,7 +209,7 @@ def staged(final: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
             _flock(handle)
             yield staging
             _seal(staging)
-            _put(staging, final)
+            _put_new(staging, final) if new else _put(staging, final)
             fsync(final.parent)
         finally:
             if staging.exists():  # the failed one, or the old one after an exchange
@@ -218,6 +242,16 @@ def _put(staging: Path, final: Path) -> None:
     os.rename(final, aside)
     os.rename(staging, final)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_new(staging: Path, final: Path) -> None:
+    """Rename `staging` to `final`, which must not be there. Raises: Error."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename and rename(_AT_FDCWD, os.fsencode(staging), _AT_FDCWD, os.fsencode(final), _NOREPLACE) == 0:
+        return
+    if os.path.lexists(final):
+        raise Error(f"{final} is there already, and nothing is written over: name a new folder.")
+    os.rename(staging, final)
 
 
 def remove(path: Path) -> None:

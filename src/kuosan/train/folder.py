@@ -76,7 +76,10 @@ def stored(folder: Path) -> Tree | None:
         if checkpoint.checkpoints(folder):
             return checkpoint.load_config(folder)
         if (folder / CONFIG).is_file():
-            return trees.load(folder / CONFIG)
+            found = trees.load(folder / CONFIG)
+            if not {"data", "model", "train"} <= set(found) and not (folder / DATA).is_file():
+                raise Error(f"{folder / CONFIG} is no run's, and it would be written over: choose another --out.")
+            return found
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if others:
         raise Error(

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import kuosan
 from kuosan import checkpoint, seeds
 from kuosan.data.pictures import Pictures
+from kuosan.data.reading import FACT as READING
+from kuosan.data.reading import stored_rule
 from kuosan.device import Compute
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
@@ -159,7 +161,13 @@ def _ready(
         None,
         world,
         report,
-        extra={"data": asked.fingerprint, "init": found.init, "kuosan": kuosan.__version__, **facts},
+        extra={
+            "data": asked.fingerprint,
+            "init": found.init,
+            "kuosan": kuosan.__version__,
+            READING: stored_rule(pictures.plan),
+            **facts,
+        },
         saved_at=found.saved.step if found.saved is not None else -1,
     )
 
