@@ -137,6 +137,9 @@ class Report:
             lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
             lines[-1] += " Set label_column to one of them to take it as the class."
         lines += [*self.scan.listing.notes, captioned.summary(self.scan.entries)]
+        ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
+        if self.config.range != "auto" and not any("read from" in line for line in ranged):
+            lines.append(f"range {self.config.range} changes nothing: these images say which number is white.")
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in told["converted"].items():  # type: ignore[attr-defined]
