@@ -94,7 +94,7 @@ def others(path: str, shape: tuple[int, int, int] | None, like: DataConfig, prog
 
 def shuffled(pictures: Pictures, what: str) -> np.ndarray:
     """The picture numbers of `train`, `held_out` or everything, in an order drawn by a fixed key."""
-    every = np.sort(np.concatenate([pictures.train, pictures.held_out]))
+    every = np.sort(np.concatenate([pictures.train, pictures.held_out, pictures.test]))
     numbers = {TRAIN: pictures.train, HELD_OUT: pictures.held_out}.get(what, every)
     found: np.ndarray = numbers[rng(0, f"evaluate/{what}").permutation(len(numbers))]
     return found
