@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
+from kuosan.data.config import as_begun
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
@@ -108,7 +109,7 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
         if checkpoint.checkpoints(out):
             before = checkpoint.load_config(out)
         elif (out / "config.yaml").is_file():
-            before = trees.load(out / "config.yaml")
+            before = as_begun(trees.load(out / "config.yaml"))
         else:
             raise Error(
                 f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."

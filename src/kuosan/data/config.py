@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kuosan.errors import Error, unknown
 
@@ -16,6 +17,7 @@ PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
 BUCKET_ASPECT = 2.0  # as wide or tall as nearly all photographs are
+LAYOUT = 2  # how folders and the files beside images are understood; a run keeps the version that it began with
 HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
@@ -27,7 +29,7 @@ class DataConfig:
     """Where the pictures are and what is done to each.
 
     Attributes:
-        path: `portraits` (inside the package), or a folder, .zip, IDX (.gz or not), .npz or .npy.
+        path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
         size: pixels a side of the square pictures made; None decides from the data and says so.
         channels: `rgb`, `grey`, or `auto`: grey where every picture is.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
@@ -49,6 +51,7 @@ class DataConfig:
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
         cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
             none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
+        layout: how folders and the files beside images are understood: 2; runs begun by older versions go on with 1.
     """
 
     path: str = PORTRAITS
@@ -66,10 +69,13 @@ class DataConfig:
     bucket_step: int | None = None
     bucket_aspect: float = BUCKET_ASPECT
     cache: str | None = None
+    layout: int = LAYOUT
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
-            raise Error(f"path {self.path!r} is no path: give a folder, a .zip, IDX or .npz file, or {PORTRAITS!r}.")
+            raise Error(
+                f"path {self.path!r} is no path: give a folder, a .zip or .tar, IDX or .npz file, or {PORTRAITS!r}."
+            )
         if self.size is not None:
             _whole("size", self.size, *SIZES, "or leave it out to decide from the data")
         for name, value, allowed in (
@@ -88,6 +94,7 @@ class DataConfig:
         _whole("workers", self.workers, 0, 64, "0 decodes in the calling thread")
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
         scale_of(self.range)
+        _whole("layout", self.layout, 1, LAYOUT, "1 is how older versions understood folders")
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
@@ -101,6 +108,14 @@ class DataConfig:
         ):
             if given and self.resize != "buckets":
                 raise Error(f"{name} has no effect with resize {self.resize}: set resize to buckets, or leave it out.")
+
+
+def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored run's configuration with the layout that it was begun with: the first, where it says none."""
+    data = tree.get("data")
+    if not isinstance(data, Mapping) or "layout" in data:
+        return dict(tree)
+    return {**tree, "data": {**data, "layout": 1}}
 
 
 def rgb(background: str) -> tuple[int, int, int]:

@@ -37,7 +37,7 @@ class DatasetSource:
         self.dataset = dataset
         self.background = rgb(config.background)
         self.max_pixels = config.max_pixels
-        self.label_column = config.label_column
+        self.label_column, self.version = config.label_column, config.layout
         self.scale = scale_of(config.range)
         self.numbers = Reading({}, ())
         self.problems: list[tuple[str, str]] = []
@@ -95,6 +95,10 @@ class DatasetSource:
             values = _array(value)
             if values.ndim == 0 and values.dtype.kind in "iu":
                 return str(int(values))
+            if values.ndim == 0 and values.dtype.kind in "fb" and self.version > 1:
+                number = values.item()
+                if isinstance(number, bool) or not np.isfinite(number) or number.is_integer():
+                    return class_name(number)
             kind += f" of {values.dtype}" + (f", shape {values.shape}" if values.ndim else "")
         self.problems.append((f"item {i}", f"has no class: a class is a whole number or text, not a {kind}"))
         return None

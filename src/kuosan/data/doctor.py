@@ -18,7 +18,9 @@ import numpy as np
 from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
+from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
 from kuosan.data.scan import Progress, Scan, scan
+from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
 from kuosan.files import write_atomic
 
@@ -59,14 +61,33 @@ class Report:
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (held out, train): as the source says, else by content, so that added files move no other."""
-        hold_out = HOLD_OUT if self.config.hold_out is None else self.config.hold_out
-        said = [entry.held_out for entry in self.scan.entries]
-        if all(word is None for word in said):
-            said = [int(look.key[:13], 16) / 16**13 < hold_out for look in self.scan.looks]
-        held = np.array([bool(word) for word in said], bool)
-        if held.all():
-            held[:] = False  # too few pictures to keep any out
-        return np.flatnonzero(held), np.flatnonzero(~held)
+        return self._of_role(VALIDATION), self._of_role(TRAIN)
+
+    def test(self) -> np.ndarray:
+        """Numbers of the images that are neither, as the data set keeps them for testing."""
+        return self._of_role(TEST)
+
+    @cached_property
+    def roles(self) -> list[Role]:
+        """What each image is for: what the data set says, else by content.
+
+        Given `hold_out`, only test images keep their role. Without images for validation those for testing are held out
+        instead; where nothing would be left to train on, everything is trained on.
+        """
+        asked = self.config.hold_out
+        said = [entry.role if asked is None or entry.role == TEST else None for entry in self.scan.entries]
+        fraction = HOLD_OUT if asked is None else asked
+        if asked is not None or all(role is None for role in said):
+            content = [int(look.key[:13], 16) / 16**13 < fraction for look in self.scan.looks]
+            roles = [role or (VALIDATION if out else TRAIN) for role, out in zip(said, content)]
+        else:
+            roles = [role or TRAIN for role in said]
+            if VALIDATION not in roles:
+                roles = [VALIDATION if role == TEST else role for role in roles]
+        return roles if TRAIN in roles else [TRAIN] * len(roles)
+
+    def _of_role(self, role: Role) -> np.ndarray:
+        return np.flatnonzero(np.array([each == role for each in self.roles], bool))
 
     def summary(self) -> dict[str, object]:
         """The counts, as written to summary.json."""
@@ -78,6 +99,7 @@ class Report:
             "used": len(self.scan.entries),
             "train": len(train),
             "held_out": len(held),
+            "test": len(self.test()),
             "skipped": len(self.scan.refused),
             "size": self.plan.size,
             "why_this_size": self.plan.why,
@@ -93,10 +115,20 @@ class Report:
             "without_class": labels[None] if self.classes else 0,
             "captions": sum(entry.caption is not None for entry in self.scan.entries),
             "longest_caption": max((len(entry.caption or "") for entry in self.scan.entries), default=0),
+            "texts_without_image": len(self._orphans()),
             "caption_problems": [f"{name}: {reason}" for name, reason in self.scan.listing.missing],
             "duplicates": len(self.duplicates),
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
         }
+
+    def _aside(self) -> list[str]:
+        """That the data set's own split is put aside, where a fraction is asked for instead."""
+        if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
+            return []
+        lines = [f"The pictures' own split is not used, because hold_out is {self.config.hold_out:g}."]
+        if kept := len(self.test()):
+            lines.append(f"The {kept:,} images that it keeps for testing are never trained on all the same.")
+        return lines
 
     def _changed(self) -> tuple[int, int]:
         """How many pictures are not shown as they are, and how many of these are enlarged."""
@@ -136,7 +168,7 @@ class Report:
         elif self.scan.listing.columns:
             lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
             lines[-1] += " Set label_column to one of them to take it as the class."
-        lines += [*self.scan.listing.notes, captioned.summary(self.scan.entries)]
+        lines += [*self.scan.listing.notes, *self._aside(), captioned.summary(self.scan.entries)]
         ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
             lines.append(f"range {self.config.range} changes nothing: these images say which number is white.")
@@ -155,6 +187,7 @@ class Report:
             (self._without_class(), "have no class: a model with labels learns them under the null label"),
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
             (captioned.without(self.scan.entries), "have no caption, or an empty one"),
+            (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
@@ -166,15 +199,20 @@ class Report:
 
     def _without_split(self) -> list[tuple[str, str]]:
         """The pictures that no split names where there is one."""
-        some = any(entry.held_out is not None for entry in self.scan.entries)
-        return [(entry.name, "") for entry in self.scan.entries if some and entry.held_out is None]
+        some = self.config.hold_out is None and any(entry.role for entry in self.scan.entries)
+        return [(entry.name, "") for entry in self.scan.entries if some and entry.role is None]
+
+    def _orphans(self) -> list[tuple[str, str]]:
+        """The files of captions that no image has the name of."""
+        return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(WORDS)]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
         if not told["held_out"] and self.config.hold_out != 0:
-            marked = all(entry.held_out for entry in self.scan.entries)
+            marked = not told["test"] and all(entry.held_out for entry in self.scan.entries)
             held += " (their split holds out every one, so all are used)" if marked else " (too few pictures)"
-        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}."
+        kept = f", {told['test']:,} kept for testing (never trained on)" if told["test"] else ""
+        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}{kept}."
 
     def _size(self, told: dict[str, object]) -> str:
         plan, count, buckets = self.plan, told["used"], told.get("buckets")
@@ -215,13 +253,14 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises:
         Error: they cannot be written.
     """
-    held = set(report.split()[0].tolist())
+    held, test = set(report.split()[0].tolist()), set(report.test().tolist())
     twin = dict(report.duplicates)
     accepted = [["name", "from", "to", "mode", "done", "class", "caption", "held_out", "same_as", "content"]]
     for i, (entry, look) in enumerate(zip(report.scan.entries, report.scan.looks)):
         size = _text(report.buckets.shapes[report.buckets.of[i]])
+        kept = "test" if i in test else str(i in held).lower()
         row = [entry.name, f"{look.width}x{look.height}", size, look.mode, "; ".join(look.notes), entry.label or ""]
-        accepted.append([*row, entry.caption or "", str(i in held).lower(), twin.get(entry.name, ""), look.key])
+        accepted.append([*row, entry.caption or "", kept, twin.get(entry.name, ""), look.key])
     rejected = [["name", "reason"], *map(list, report.scan.refused)]
     folder = Path(folder)
     contents = {

@@ -7,7 +7,7 @@ drawn from the keys its caller gives, so a batch is a pure function of (numbers,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from hashlib import blake2b
@@ -61,6 +61,7 @@ class Pictures:
         shape: (C, H, W) of x0; with buckets the square's, or where no training picture is square the commonest's.
         buckets: the shapes of pictures, and each picture's; one shape without buckets.
         train, held_out: picture numbers, (N,) int64 each, disjoint.
+        test: numbers of those that are neither, as the data set keeps them for testing; mostly empty.
         classes: their names in the order of the labels; empty without classes.
         labels: (N,) int64, -1 where a picture has none; None without classes.
         captions: a text a picture, None where it has none; None if no picture has one.
@@ -75,6 +76,7 @@ class Pictures:
         self.source, self.scan, self.config, self.plan = source, scanned, config, scanned.plan
         self.report = Report(config, scanned)
         self.held_out, self.train = self.report.split()
+        self.test = self.report.test()
         self.buckets = self.report.buckets
         self.shape = (self.plan.channels, *self.buckets.usual(self.train))
         self.classes = self.report.classes
@@ -104,7 +106,8 @@ class Pictures:
             have = ", ".join(f"{w}x{h}" for h, w in self.buckets.shapes)
             raise Error(f"{self.config.path} has no pictures of {shape[1]}x{shape[0]} (width x height), but of {have}.")
         some, place = copy(self), self.buckets.shapes.index(shape)
-        some.train, some.held_out = (ids[self.buckets.of[ids] == place] for ids in (self.train, self.held_out))
+        parts = (self.train, self.held_out, self.test)
+        some.train, some.held_out, some.test = (ids[self.buckets.of[ids] == place] for ids in parts)
         some.shape = (self.shape[0], *shape)
         return some
 
@@ -205,6 +208,8 @@ class Pictures:
             digest.update(repr((look.key, entry.label, entry.caption, i in held)).encode())
             if look.reading != 1:
                 digest.update(repr(("reading", look.reading, self.config.range)).encode())
+        if len(self.test):
+            digest.update(repr(("test", self.test.tolist())).encode())
         return digest.hexdigest()
 
 
@@ -214,18 +219,20 @@ def open_pictures(
     *,
     progress: Progress | None = None,
     cache: Path | None = None,
+    outputs: Collection[Path] = (),
 ) -> Pictures:
     """Open what a config names, or a torch data set (with `config` for size, channels and the rest).
 
     Args:
         progress: called as (what, done, of) while files are looked at.
         cache: a file for what was told of each file, so that the next opening is quicker; none by default.
+        outputs: folders that are written to, which are no data where they lie below it.
 
     Raises:
         Error: nothing is there, or nothing of it can be used.
     """
     if isinstance(data, DataConfig):
-        config, source = data, find_source(data)
+        config, source = data, find_source(data, outputs)
     else:
         config = config or DataConfig(path=type(data).__name__)
         source = DatasetSource(data, config)

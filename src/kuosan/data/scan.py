@@ -20,9 +20,9 @@ from kuosan.data.buckets import Shape, nearest, shapes, usual_step
 from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
 from kuosan.data.decoding import Decoded, decode, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
-from kuosan.data.folders import folder_labels
 from kuosan.data.headers import Refused
 from kuosan.data.kept import Kept
+from kuosan.data.layout import understood
 from kuosan.data.ledger import Ledger
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.resizing import cover, fit
@@ -119,7 +119,8 @@ def _finish(
         plan = replace(plan, channels=1)
         store = None if store is None else store.grey()
     bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
-    entries = _labelled(listing, [listing.entries[i] for i in places])
+    entries, notes = understood(listing, [listing.entries[i] for i in places], config.layout)
+    listing = replace(listing, notes=(*notes, *listing.notes))
     return Scan(listing, plan, entries, kept, places, sorted([*listing.skipped, *bad]), store)
 
 
@@ -219,13 +220,6 @@ def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:
     if plan.shapes:
         return cover(pixels, *plan.shape_of(head))
     return fit(pixels, plan.side, plan.rule, plan.background)
-
-
-def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
-    if not listing.by_folder or any(entry.label is not None for entry in entries):
-        return entries
-    labels = folder_labels([entry.name for entry in entries])
-    return [replace(entry, label=label) for entry, label in zip(entries, labels)]
 
 
 def _each(

@@ -151,7 +151,7 @@ def own(data: DataConfig, path: str | None, progress: Progress | None = None) ->
 
 def shuffled(pictures: Pictures | Images, what: str) -> np.ndarray:
     """The picture numbers of `train`, `held_out` or everything, in an order drawn by a fixed key."""
-    every = np.sort(np.concatenate([pictures.train, pictures.held_out]))
+    every = np.sort(np.concatenate([pictures.train, pictures.held_out, pictures.test]))
     numbers = {TRAIN: pictures.train, HELD_OUT: pictures.held_out}.get(what, every)
     found: np.ndarray = numbers[rng(0, f"evaluate/{what}").permutation(len(numbers))]
     return found

@@ -13,6 +13,7 @@ from torch import nn
 from kuosan import config as trees
 from kuosan import options
 from kuosan.data.captioned import first_rows
+from kuosan.data.config import LAYOUT
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
@@ -72,11 +73,13 @@ def prepare(
     """
     before = stored(out)  # a folder of something else is refused before the pictures are read
     check(tree)
+    if before is not None and "layout" not in tree.get("data", {}):  # a run keeps how its files were understood
+        tree = trees.merge(tree, {"data": {"layout": before.get("data", {}).get("layout", LAYOUT)}})
     tree, autoencoder = codecs.named(out, before, tree)
     if dataset is not None:
         tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
     data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
-    pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
+    pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress, outputs=(out,))
     own = type(network).__name__ if network is not None else None
     encoder, text = _text(tree, pictures, typed)
     config = resolve(

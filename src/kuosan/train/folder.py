@@ -18,6 +18,7 @@ from torch import Tensor
 from kuosan import checkpoint, files
 from kuosan import config as trees
 from kuosan.codec.config import apart
+from kuosan.data.config import as_begun
 from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.model import ModelConfig, require_fit
@@ -79,7 +80,7 @@ def stored(folder: Path) -> Tree | None:
             found = trees.load(folder / CONFIG)
             if not {"data", "model", "train"} <= set(found) and not (folder / DATA).is_file():
                 raise Error(f"{folder / CONFIG} is no run's, and it would be written over: choose another --out.")
-            return found
+            return as_begun(found)
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if others:
         raise Error(
@@ -135,7 +136,7 @@ def _compare(asked: Asked, before: Mapping[str, Any], known: Known) -> list[str]
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
         )
     with contextlib.suppress(Error):
-        if trees.differences(before, trees.load(folder / CONFIG)):
+        if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
             notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
     if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
