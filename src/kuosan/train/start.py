@@ -35,6 +35,7 @@ from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
 from kuosan.train.importance import History
 from kuosan.train.loop import Run
+from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
@@ -135,6 +136,7 @@ def _ready(
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
+    sizes = Sizes(found.halvings)
     return Run(
         asked.folder,
         config,
@@ -159,8 +161,15 @@ def _ready(
         None,
         world,
         report,
-        extra={"data": asked.fingerprint, "init": found.init, "kuosan": kuosan.__version__, **facts},
+        extra={
+            "data": asked.fingerprint,
+            "init": found.init,
+            "kuosan": kuosan.__version__,
+            **facts,
+            **({"halvings": sizes.plain()} if sizes.halvings else {}),
+        },
         saved_at=found.saved.step if found.saved is not None else -1,
+        sizes=sizes,
     )
 
 
