@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import App
 
 import kuosan
-from kuosan.errors import Error, sentence
+from kuosan.errors import Error, is_out_of_memory, sentence
 
 app = App(
     name="kuosan",
@@ -57,7 +57,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
         print(f"kuosan: error: {sentence(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(
             f"kuosan: error: out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
@@ -72,12 +72,6 @@ def main(tokens: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, a CPU or a GPU allocator gave up; torch is asked only if it is loaded."""
-    gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    return isinstance(error, MemoryError | gpu) or "can't allocate memory" in str(error)
 
 
 if __name__ == "__main__":

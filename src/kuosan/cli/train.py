@@ -142,7 +142,7 @@ def _run(
     if dry_run:
         run = api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True)
         if first:
-            _say_plan(run, asked)
+            _plan(run, asked)
             say("dry run: nothing was written.")
         api.let_go(run)
         return 0
@@ -150,11 +150,22 @@ def _run(
         heard: Any = report if first else Silent()
         run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
         if first:
-            _say_plan(run, asked)
+            _plan(run, asked)
         asked_to_stop = api.train(run)
     if first:
         _say_end(run, asked_to_stop)
     return 128 + asked_to_stop if asked_to_stop else 0
+
+
+def _plan(run: Any, asked: Any) -> None:
+    """Say what will be done; where that fails, the run's other processes are given the reason."""
+    from kuosan.train import api
+
+    try:
+        _say_plan(run, asked)
+    except BaseException as error:
+        api.let_go(run, error)
+        raise
 
 
 class _Nobody:

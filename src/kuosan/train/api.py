@@ -25,7 +25,7 @@ from kuosan.text.config import Encoder, NoText
 from kuosan.train import codecs, loop, saving, texts
 from kuosan.train.config import SHORT, RunConfig, check, resolve
 from kuosan.train.curve import draw
-from kuosan.train.distributed import World, join, leave
+from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.folder import stored, untrained
 from kuosan.train.loop import Run
 from kuosan.train.report import Lines, Report, Silent
@@ -73,27 +73,34 @@ def prepare(
     """
     before = stored(out)  # a folder of something else is refused before the pictures are read
     check(tree)
-    if before is not None and "layout" not in tree.get("data", {}):  # a run keeps how its files were understood
-        tree = trees.merge(tree, {"data": {"layout": before.get("data", {}).get("layout", LAYOUT)}})
-    tree, autoencoder = codecs.named(out, before, tree)
-    if dataset is not None:
-        tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
-    data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
-    pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress, outputs=(out,))
-    own = type(network).__name__ if network is not None else None
-    encoder, text = _text(tree, pictures, typed)
-    config = resolve(
-        tree,
-        pictures.shape,
-        size,
-        own=own,
-        classes=tuple(pictures.classes),
-        text=text,
-        shapes=_shapes(pictures),
-        before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
-    )
-    compute = choose(config.compute)
-    return Asked(out, config, pictures, compute, join(compute.device), network, encoder, autoencoder)
+    world = meet()  # before the data are read: however long that takes, the others see this process alive
+    try:
+        if before is not None and "layout" not in tree.get("data", {}):  # a run keeps how its files were understood
+            tree = trees.merge(tree, {"data": {"layout": before.get("data", {}).get("layout", LAYOUT)}})
+        tree, autoencoder = codecs.named(out, before, tree)
+        if dataset is not None:
+            tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
+        data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
+        source = data if dataset is None else dataset
+        pictures = open_pictures(source, config=data, progress=progress, outputs=(out,))
+        own = type(network).__name__ if network is not None else None
+        encoder, text = _text(tree, pictures, typed)
+        config = resolve(
+            tree,
+            pictures.shape,
+            size,
+            own=own,
+            classes=tuple(pictures.classes),
+            text=text,
+            shapes=_shapes(pictures),
+            before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
+        )
+        compute = choose(config.compute)
+        join(world, compute.device)
+    except BaseException as error:
+        leave(world, error)
+        raise
+    return Asked(out, config, pictures, compute, world, network, encoder, autoencoder)
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
@@ -146,8 +153,8 @@ def start(
             accept_new_data=accept_new_data,
             dry=dry,
         )
-    except BaseException:
-        leave(asked.world)  # a process that ends within its group may be aborted by the group's own threads
+    except BaseException as error:
+        leave(asked.world, error)  # a process that ends within its group may be aborted by the group's own threads
         raise
 
 
@@ -158,20 +165,18 @@ def train(run: Run) -> int:
             stopped = loop.train(run, stop)
         if run.log is not None:
             _draw_curve(run, run.log)
-        return stopped
-    finally:
+    except BaseException as error:
         saving.close(run)
-        let_go(run)
+        let_go(run, error)
+        raise
+    saving.close(run)
+    let_go(run)
+    return stopped
 
 
-def let_go(run: Run) -> None:
-    """Leave the run's group, its parallel network first.
-
-    That one's reducer, were it the last to hold the group, would end it without giving up Python's lock, and wait for
-    ever for a thread of the group that wants the lock to end a broadcast.
-    """
-    run.parallel = run.state.network
-    leave(run.world)
+def let_go(run: Run, error: BaseException | None = None) -> None:
+    """Leave the run's processes, of which the others are given the error that ended this one."""
+    leave(run.world, error)
 
 
 def _draw_curve(run: Run, log: Log) -> None:

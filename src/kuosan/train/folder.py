@@ -24,8 +24,10 @@ from kuosan.files import Lock
 from kuosan.model import ModelConfig, require_fit
 from kuosan.options import Tree
 from kuosan.regular import read_regular
+from kuosan.train import memory
 from kuosan.train.changes import refuse_changes
 from kuosan.train.config import RunConfig
+from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
     from kuosan.train.loop import Run
@@ -60,6 +62,7 @@ class Found:
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
     init: str | None = None  # the run whose weights this one began with
+    halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
     notes: list[str] = field(default_factory=list)
 
 
@@ -113,7 +116,9 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
             found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = None if anew else _newest(folder, found.notes)
-    if found.saved is None and asked.init is not None:
+    if found.saved is not None:
+        found.halvings = memory.known(folder, found.saved, found.notes)
+    elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)

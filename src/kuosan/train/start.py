@@ -37,6 +37,7 @@ from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
 from kuosan.train.importance import History
 from kuosan.train.loop import Run
+from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
@@ -137,6 +138,7 @@ def _ready(
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
+    sizes = Sizes(found.halvings)
     return Run(
         asked.folder,
         config,
@@ -167,8 +169,10 @@ def _ready(
             "kuosan": kuosan.__version__,
             READING: stored_rule(pictures.plan),
             **facts,
+            **({"halvings": sizes.plain()} if sizes.halvings else {}),
         },
         saved_at=found.saved.step if found.saved is not None else -1,
+        sizes=sizes,
     )
 
 
