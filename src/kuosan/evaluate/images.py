@@ -19,12 +19,12 @@ import numpy as np
 
 from kuosan import outputs
 from kuosan.data.buckets import nearest
-from kuosan.data.config import LABEL, DataConfig
+from kuosan.data.config import LABEL, LAYOUT, DataConfig
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import Report
 from kuosan.data.entries import Entry, Look, Source
-from kuosan.data.folders import folder_labels
 from kuosan.data.headers import Refused
+from kuosan.data.layout import understood
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress, Scan, content_key, decide
@@ -102,6 +102,11 @@ class Images:
     def train(self) -> np.ndarray:
         """Their numbers, (N,) int64."""
         return np.arange(len(self.facts))
+
+    @property
+    def test(self) -> np.ndarray:
+        """None: what is measured is measured whole."""
+        return np.arange(0)
 
     @property
     def held_out(self) -> np.ndarray:
@@ -218,9 +223,7 @@ def open_images(
         why = "; ".join(f"{name}: {reason}" for name, reason in [*left.items(), *refused][:3])
         raise Error(f"{path} holds no image that can be measured. {why}")
     entries = [listing.entries[i] for i, _ in good]
-    if listing.by_folder and all(entry.label is None for entry in entries):
-        names = folder_labels([entry.name for entry in entries])
-        entries = [_with_label(entry, label) for entry, label in zip(entries, names)]
+    entries, _ = understood(listing, entries, LAYOUT)
     facts = tuple(fact for _, fact in good)
     channels = shape[0] if shape is not None else 1 if all(fact.grey for fact in facts) else 3
     return Images(
@@ -300,10 +303,6 @@ def _on(note: str, reading: Reading | None) -> bool:
 
 def _key(content: bytes | np.ndarray) -> str:
     return content_key(content)
-
-
-def _with_label(entry: Entry, label: str | None) -> Entry:
-    return Entry(entry.name, label, entry.caption, entry.held_out, entry.stamp)
 
 
 def _system(name: str) -> bool:
