@@ -69,7 +69,7 @@ def train(run: Run, stop: Stop) -> int:
     preview(run)
     while state.step < last:
         state.parameters.grads.zero_()
-        for drawn in run.draws.ahead(state.step, last):
+        for drawn in saving.save_before_error(run, run.draws.ahead(state.step, last)):
             losses = backward(run, drawn)
             norm = float(state.parameters.grad_norm())
             loss, asked = share(run, float(losses.sum()) / run.config.train.batch, stop.asked)
@@ -170,7 +170,11 @@ def note(run: Run, row: dict[str, Any]) -> None:
     if run.log is None or run.monitor is None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
-        row["held_out"] = run.monitor.held_out(state.averaged())
+        try:
+            row["held_out"] = run.monitor.held_out(state.averaged())
+        except Exception as error:  # validation images that cannot be read, say
+            saving.write_row(run, row)
+            raise saving.saved_first(run, error) from error
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
@@ -184,6 +188,7 @@ def preview(run: Run) -> None:
     if monitor is None or not timely or monitor.preview_path(step).exists():
         return
     try:
+        saving.follow(run)
         monitor.preview(run.state.averaged(), step)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
