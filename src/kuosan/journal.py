@@ -68,11 +68,18 @@ class Log:
         Raises: Error where the disk does not allow it; the log is then as it was.
         """
         with explained(self.path), open(self.path, "rb") as stream:
-            lines = [(_step(line), len(line)) for line in stream]
-        kept = _in_order([own if own is not None and own <= step else None for own, _ in lines])
+            looks = [(*_look(line), len(line)) for line in stream]
+        lines = [(own, size) for own, _, size in looks]
+        last = {(own, names): place for place, (own, names, _) in enumerate(looks)}  # of equal rows the later one stays
+        steps = [
+            own if own and own <= step and last[own, names] == i else None for i, (own, names, _) in enumerate(looks)
+        ]
+        kept = _in_order(steps)
         later = sum(1 for own, _ in lines if own is not None and own > step)
         end = sum(size for _, size in lines[: len(kept)])
-        if kept == list(range(len(kept))) and (len(kept) + later == len(lines) or len(kept) == step):
+        if kept == list(range(len(kept))) and (
+            len(kept) + later == len(lines) or len({steps[i] for i in kept}) == step
+        ):
             self._cut(end)
             return None
         chosen = {i for i, (own, _) in enumerate(lines) if own is not None and own > step} | set(kept)
@@ -160,21 +167,21 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _step(line: bytes) -> int | None:
-    """The step of a line's row; None of one that is damaged."""
+def _look(line: bytes) -> tuple[int | None, frozenset[str]]:
+    """The step of a line's row and the names of its values; None of one that is damaged."""
     row = _parsed(line)
-    return None if row is None or row["step"] < 1 else int(row["step"])
+    return (None, frozenset()) if row is None or row["step"] < 1 else (int(row["step"]), frozenset(row))
 
 
 def _in_order(steps: list[int | None]) -> list[int]:
-    """The places of the most steps that can stay so that they increase; of equal ones, the later."""
+    """The places of the most steps that can stay so that they never fall."""
     tails: list[int] = []  # the smallest last step of an increasing choice of each length
     ends: list[int] = []  # where that one is
     before: dict[int, int] = {}
     for place, step in enumerate(steps):
         if step is None:
             continue
-        length = bisect.bisect_left(tails, step)
+        length = bisect.bisect_right(tails, step)
         tails[length : length + 1], ends[length : length + 1] = [step], [place]
         before[place] = ends[length - 1] if length else -1
     chosen: list[int] = []
