@@ -153,7 +153,7 @@ def _run(
             _plan(run, asked)
         asked_to_stop = api.train(run)
     if first:
-        _say_end(run, asked_to_stop)
+        _say_end(run, asked_to_stop, out)
     return 128 + asked_to_stop if asked_to_stop else 0
 
 
@@ -217,13 +217,13 @@ def _purpose(model: Any) -> str:
     )
 
 
-def _say_end(run: Any, stopped: int) -> None:
+def _say_end(run: Any, stopped: int, out: Path) -> None:
     folder, step, last = run.folder, run.state.step, run.config.train.max_steps
     if stopped:
         console.print()
         say(
             f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. "
-            f"The same command goes on from there."
+            f"{'The same command' if folder == out else f'kuosan train --out {quote(str(folder))}'} goes on from there."
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")

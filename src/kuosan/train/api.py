@@ -51,6 +51,7 @@ class Asked:
     network: nn.Module | None = None
     encoder: TextEncoder | None = None
     autoencoder: Held | None = None  # of a model of latents
+    note: str | None = None  # what is to be said once the run starts
 
 
 def prepare(
@@ -77,7 +78,7 @@ def prepare(
     try:
         if before is not None and "layout" not in tree.get("data", {}):  # a run keeps how its files were understood
             tree = trees.merge(tree, {"data": {"layout": before.get("data", {}).get("layout", LAYOUT)}})
-        tree, autoencoder = codecs.named(out, before, tree)
+        tree, autoencoder, note = codecs.named(out, before, tree)
         if dataset is not None:
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
         data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
@@ -100,7 +101,7 @@ def prepare(
     except BaseException as error:
         leave(world, error)
         raise
-    return Asked(out, config, pictures, compute, world, network, encoder, autoencoder)
+    return Asked(out, config, pictures, compute, world, network, encoder, autoencoder, note)
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
@@ -138,6 +139,8 @@ def start(
     asked: Asked, report: Report, *, init: Path | None = None, accept_new_data: bool = False, dry: bool = False
 ) -> Run:
     """The run, locked against other processes, at its newest good save or at its beginning; `dry` writes nothing."""
+    if asked.note is not None:
+        report.say(asked.note)
     try:
         return open_run(
             asked.out,
@@ -181,8 +184,9 @@ def let_go(run: Run, error: BaseException | None = None) -> None:
 
 def _draw_curve(run: Run, log: Log) -> None:
     try:
+        saving.follow(run)
         draw(list(log.rows()), run.folder / "curve.png")
-    except (Error, TypeError, ValueError, KeyError) as error:  # rows of somebody else's log may hold anything
+    except (Error, OSError, TypeError, ValueError, KeyError) as error:  # a log may hold anything; matplotlib wants room
         run.report.say(f"warning: no curve: {error}")
 
 
@@ -235,4 +239,4 @@ def fit(
     stopped = train(run)
     if stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process
         signal.raise_signal(signal.Signals(stopped))
-    return Path(out)
+    return run.folder

@@ -2,6 +2,9 @@
 
 A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
 and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+
+What makes a folder a run is config.yaml, the first visible file that kuosan writes into it; codec/, the log and the
+first save follow. Until that save is complete, all of it is set-up, which the same command completes or replaces.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from kuosan import checkpoint, files
 from kuosan import config as trees
+from kuosan.codec import folder as codec_folder
 from kuosan.codec.config import apart
 from kuosan.data.config import as_begun
 from kuosan.errors import Error
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 DATA = "data.json"
 LOG = "log.jsonl"
+SAMPLES = "samples"
+GIVEN = "config.before.yaml"  # a configuration written by hand, found where a run begins
 
 
 @dataclass
@@ -80,17 +86,27 @@ def stored(folder: Path) -> Tree | None:
         if checkpoint.checkpoints(folder):
             return checkpoint.load_config(folder)
         if (folder / CONFIG).is_file():
-            found = trees.load(folder / CONFIG)
-            if not {"data", "model", "train"} <= set(found) and not (folder / DATA).is_file():
-                raise Error(f"{folder / CONFIG} is no run's, and it would be written over: choose another --out.")
-            return as_begun(found)
+            return _set_up(folder)
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if others == [codec_folder.NAME] and Lock.was_here(folder) and codec_folder.is_whole(folder):
+            return None  # the set-up of an earlier version, which wrote the codec first
     if others:
         raise Error(
             f"{folder} is not empty and holds no run ({', '.join(sorted(others)[:3])}); "
             f"choose a new folder with --out, or empty this one yourself."
         )
     return None
+
+
+def _set_up(folder: Path) -> Tree:
+    """The configuration of a run without a save. Raises: Error where config.yaml is something else's."""
+    tree = trees.load(folder / CONFIG)
+    if not any(isinstance(tree.get(group), Mapping) for group in ("data", "model", "train")):
+        raise Error(
+            f"{folder} holds a {CONFIG} that is no configuration of kuosan's, and no run: choose a new folder with "
+            f"--out, or move that file elsewhere."
+        )
+    return as_begun(tree)
 
 
 def look(asked: Asked, held: list[Lock] | None) -> Found:
@@ -193,14 +209,21 @@ def _init_notes(asked: Asked, saved: checkpoint.Saved) -> list[str]:
 
 
 def write_head(run: Run) -> None:
-    """Look for room, sweep what crashes left, and write config.yaml and data.json."""
+    """Look for room, sweep what crashes left, and write config.yaml and data.json.
+
+    A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
+    """
     folder, pictures = run.folder, run.draws.pictures
     parameters = run.state.parameters.values.numel()
     there = len(checkpoint.checkpoints(folder))
     saves = max(1, run.config.train.keep + 1 - there)
     files.room_for(folder, saves * 24 * parameters)  # two copies of the weights, two moments, the float64 average
-    with contextlib.suppress(OSError):
-        files.sweep(folder)
+    for place in (folder, folder / SAMPLES):
+        with contextlib.suppress(OSError):
+            files.sweep(place)
+    if not there and (text := _by_hand(folder / CONFIG)):
+        files.write_atomic(folder / GIVEN, text)
+        run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
     facts = {
         "fingerprint": pictures.fingerprint,
         "train": len(pictures.train),
@@ -209,3 +232,11 @@ def write_head(run: Run) -> None:
     }
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _by_hand(path: Path) -> str | None:
+    """The text of a configuration that is not as kuosan writes one; None where there is none, or none that is read."""
+    with contextlib.suppress(Error, OSError, ValueError):
+        if path.is_file() and (text := path.read_text(encoding="utf-8")) != trees.dump(trees.parse(text, path)):
+            return text
+    return None

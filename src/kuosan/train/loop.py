@@ -76,7 +76,7 @@ def train(run: Run, stop: Stop) -> int:
     preview(run)
     while state.step < last:
         state.parameters.grads.zero_()
-        for drawn in run.draws.ahead(state.step, last):
+        for drawn in saving.save_before_error(run, run.draws.ahead(state.step, last)):
             loss, asked, heard = gradients(run, drawn, stop)
             row = taken(run, loss, heard)
             if row is None:
@@ -243,7 +243,11 @@ def note(run: Run, row: dict[str, Any]) -> None:
     if run.log is None or run.monitor is None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
-        row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
+        try:
+            row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
+        except Exception as error:  # validation images that cannot be read, say
+            saving.write_row(run, row)
+            raise saving.saved_first(run, error) from error
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
@@ -263,6 +267,7 @@ def preview(run: Run) -> None:
     if monitor is None or not timely or monitor.preview_path(step).exists():
         return
     try:
+        saving.follow(run)
         most = min(config.preview_pictures, Request.batch)
         memory.in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
     except Error as error:

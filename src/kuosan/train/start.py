@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import kuosan
 from kuosan import checkpoint, seeds
+from kuosan.codec import folder as codec_folder
 from kuosan.data.pictures import Pictures
 from kuosan.data.reading import FACT as READING
 from kuosan.data.reading import stored_rule
@@ -87,7 +88,7 @@ def open_run(
         told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say, world)
         run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
         if not dry:
-            world.on_first(lambda: _attach(run, held[0]))
+            world.on_first(lambda: _attach(run, held[0], autoencoder))
         return run
     except BaseException:
         for lock in held:
@@ -204,11 +205,17 @@ def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: S
     return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
-def _attach(run: Run, lock: Lock) -> None:
-    """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor."""
+def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
+    """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor.
+
+    The head comes first: it is what makes the folder a run, which the same command completes.
+    """
     write_head(run)
+    if autoencoder is not None:
+        codec_folder.write(run.folder, autoencoder)
     run.lock, run.log = lock, Log(run.folder / LOG)
-    run.log.truncate_after(run.state.step)
+    if damage := run.log.truncate_after(run.state.step):
+        run.report.say(f"warning: {damage}")
     lacking = run.state.step - len({row["step"] for row in run.log.rows()})
     if lacking:
         run.report.say(
