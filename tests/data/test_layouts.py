@@ -122,7 +122,9 @@ CASES: dict[str, Case] = {
     "only a train folder": Case(by(1, *PETS[:3])),
     "only a test folder": Case(by(1, *PETS[3:]), says=("All images lie below test: they are a data set of their own",)),
     "two names for training": Case(
-        by(1, "train/a/1.png", "training/b/1.png"), says=("all are named to train on",), settings={"hold_out": None}
+        by(1, "train/a/1.png", "training/b/1.png"),
+        says=("all are named to train on",),
+        settings={"hold_out": None, "split_version": 1},
     ),
     "splits below classes": Case(
         by(0, "cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"),

@@ -259,7 +259,7 @@ def test_a_config_and_settings_beside_it_are_refused(run: Path) -> None:
 def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kuosan.evaluate import making
 
-    learnt = np.moveaxis(pictures(130), -1, 1)
+    learnt = np.moveaxis(pictures(150), -1, 1)
 
     def by_heart(trained: Any, each: Any, first: int, count: int, hear: Any) -> np.ndarray:
         return learnt[first : first + count]

@@ -18,6 +18,7 @@ LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
 BUCKET_ASPECT = 2.0  # as wide or tall as nearly all photographs are
 LAYOUT = 2  # how folders and the files beside images are understood; a run keeps the version that it began with
+SPLITS = (1, 2)  # by the bytes of files, as runs of 0.1 and before; by pixels, near duplicates together
 HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
@@ -49,6 +50,8 @@ class DataConfig:
             `0,1`, `-1,1`, `0,255` or `0,4095`; `auto` decides over the whole set and says so, or refuses.
         bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
+        split_version: what makes an image the same one, and so decides on its number and its side of the split: 2 its
+            decoded pixels, near duplicates on one side; 1 the bytes of its file, as in runs made before.
         cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
             none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
         layout: how folders and the files beside images are understood: 2; runs begun by older versions go on with 1.
@@ -70,6 +73,7 @@ class DataConfig:
     bucket_aspect: float = BUCKET_ASPECT
     cache: str | None = None
     layout: int = LAYOUT
+    split_version: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
@@ -95,6 +99,8 @@ class DataConfig:
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
         scale_of(self.range)
         _whole("layout", self.layout, 1, LAYOUT, "1 is how older versions understood folders")
+        if self.split_version not in SPLITS or isinstance(self.split_version, bool):
+            raise unknown("split_version", str(self.split_version), [str(version) for version in SPLITS])
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
@@ -111,11 +117,11 @@ class DataConfig:
 
 
 def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored run's configuration with the layout that it was begun with: the first, where it says none."""
+    """A stored run's configuration with the versions that it was begun with: the first, where it says none."""
     data = tree.get("data")
-    if not isinstance(data, Mapping) or "layout" in data:
+    if not isinstance(data, Mapping):
         return dict(tree)
-    return {**tree, "data": {**data, "layout": 1}}
+    return {**tree, "data": {**data, "layout": data.get("layout", 1), "split_version": data.get("split_version", 1)}}
 
 
 def rgb(background: str) -> tuple[int, int, int]:

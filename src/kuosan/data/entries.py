@@ -62,6 +62,8 @@ class Look:
     grey: bool = False
     notes: tuple[str, ...] = ()
     reading: int = 1  # 2 where the version before read such a file otherwise: old runs are to notice
+    pixels: str = ""  # hash of what it decodes to, 128 bits, grey as one channel
+    view: bytes = b""  # what it is compared with others by, `views.View.packed`
 
 
 class Source(Protocol):

@@ -66,7 +66,8 @@ class Pictures:
         labels: (N,) int64, -1 where a picture has none; None without classes.
         captions: a text a picture, None where it has none; None if no picture has one.
         attributes: of the portraits, a dict a picture; None elsewhere.
-        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does.
+        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does; a run keeps
+            `fingerprint_of` what it uses.
         report: every file accounted for.
     """
 
@@ -86,7 +87,7 @@ class Pictures:
         texts = [entry.caption for entry in scanned.entries]
         self.captions = texts if any(text is not None for text in texts) else None
         self.attributes: list[dict[str, str]] | None = getattr(source, "attributes", None)
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = self.fingerprint_of()
 
     def __len__(self) -> int:
         return len(self.scan.entries)
@@ -197,7 +198,30 @@ class Pictures:
             return pixels
         return pixels[top : top + size, left : left + size]
 
-    def _fingerprint(self) -> str:
+    def fingerprint_of(self, labels: bool = True, captions: bool = True) -> str:
+        """The fingerprint of what a run uses: without `labels` or `captions`, editing them changes nothing.
+
+        By split version 1 it is of files' bytes, labels and captions, whatever is used.
+        """
+        if not self.scan.by_pixels:
+            return vars(self).get("fingerprint") or self._by_bytes()  # of all shapes, whatever `only` leaves
+        digest = blake2b(digest_size=16)
+        plan, classes = self.plan, self.classes if labels else ()
+        settings = (plan.size, plan.side, plan.rule, plan.channels, plan.shapes, plan.background, self.config.flip)
+        digest.update(repr((2, settings, labels, captions, classes)).encode())
+        for i, entry in enumerate(self.scan.entries):
+            beside = (entry.label if labels else None, entry.caption if captions else None)
+            digest.update(
+                repr((self.scan.identity(i), *beside, self.report.roles[i])).encode("utf-8", "backslashreplace")
+            )
+        return digest.hexdigest()
+
+    def has_fingerprint(self, known: object) -> bool:
+        """Whether a run that keeps this fingerprint was trained on these, whatever of them it used."""
+        uses = ((labels, captions) for labels in (True, False) for captions in (True, False))
+        return any(known == self.fingerprint_of(*each) for each in uses)
+
+    def _by_bytes(self) -> str:
         digest = blake2b(digest_size=16)
         digest.update(repr((self.plan.size, self.plan.side, self.plan.rule, self.plan.channels)).encode())
         if self.plan.shapes:

@@ -160,7 +160,7 @@ def _real_pictures(
     if pictures.shape != model.model.shape:
         raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
     known = saved.state.get("data")
-    if known in (None, pictures.fingerprint):
+    if known is None or pictures.has_fingerprint(known):
         return pictures, pictures, (*model.damaged, *noted)
     text = f"{pictures.config.path} does not hold the pictures that {model.name} was trained on"
     if not config.force:

@@ -85,7 +85,7 @@ def _held_out(
         pictures = pictures.only((height, width))
     notes += unseen.brought(pictures)
     order = real.shuffled(pictures, HELD_OUT)
-    if config.size is None and fingerprint not in (None, pictures.fingerprint):
+    if config.size is None and fingerprint is not None and not pictures.has_fingerprint(fingerprint):
         notes.append(f"{data.path} has changed since {run} was trained on it: some of these may have been trained on")
     if len(runs) > 1:
         other = next(name for name in runs if name != run)

@@ -210,7 +210,7 @@ def _seen(
         name = trees.dump(dict(tree))
         if name not in opened:
             opened[name] = open_pictures(trees.build(DataConfig, tree), progress=progress)
-        if fingerprint not in (None, opened[name].fingerprint):
+        if fingerprint is not None and not opened[name].has_fingerprint(fingerprint):
             notes.append(f"{path} has changed since {run} was trained on it: only what is there now was looked for")
         for i in _shared(opened[name], keys, pixels, pictures.shape):
             seen.setdefault(i, run)

@@ -13,7 +13,6 @@ from torch import nn
 from kuosan import config as trees
 from kuosan import options
 from kuosan.data.captioned import first_rows
-from kuosan.data.config import LAYOUT
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
@@ -76,8 +75,7 @@ def prepare(
     check(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
-        if before is not None and "layout" not in tree.get("data", {}):  # a run keeps how its files were understood
-            tree = trees.merge(tree, {"data": {"layout": before.get("data", {}).get("layout", LAYOUT)}})
+        tree = _as_begun(before, tree)
         tree, autoencoder, note = codecs.named(out, before, tree)
         if dataset is not None:
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
@@ -107,6 +105,13 @@ def prepare(
 def encoder_named(tree: Mapping[str, Any]) -> str:
     """The text encoder that a tree of settings names."""
     return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+
+
+def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the versions by which the run that is there understood its data, where none are given."""
+    data = {} if before is None else before.get("data", {})
+    known = {name: data[name] for name in ("layout", "split_version") if name in data}
+    return trees.merge({"data": known}, tree) if known else tree
 
 
 def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:

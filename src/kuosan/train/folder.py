@@ -225,7 +225,7 @@ def write_head(run: Run) -> None:
         files.write_atomic(folder / GIVEN, text)
         run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
     facts = {
-        "fingerprint": pictures.fingerprint,
+        "fingerprint": run.extra["data"],
         "train": len(pictures.train),
         "held_out": len(pictures.held_out),
         "init": run.extra["init"],

@@ -75,7 +75,7 @@ def open_run(
     _check_processes(world, config, pictures)
     if network is not None and config.model.task.kind != "generation":
         _check_door(network)
-    asked = Asked(folder, config, pictures.fingerprint, init, accept_new_data)
+    asked = Asked(folder, config, _fingerprint(config, pictures), init, accept_new_data)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, None if dry else held))
@@ -94,6 +94,12 @@ def open_run(
         for lock in held:
             lock.release()
         raise
+
+
+def _fingerprint(config: RunConfig, pictures: Pictures) -> str:
+    """Of what this run uses: a label or caption that it is not conditioned on may be edited."""
+    labels = config.train.objective == "classifier" or bool(config.model.task.class_names)
+    return pictures.fingerprint_of(labels, config.model.text.kind != "none")
 
 
 def _check_processes(world: World, config: RunConfig, pictures: Pictures) -> None:
