@@ -46,7 +46,9 @@ is one message on the error channel that names the thing, its value, what is all
 | 1 | `doctor` found nothing to train on |
 | 2 | wrong input |
 | 70 | training diverged, again and again |
+| 71 | out of memory, with one image at once too |
 | 74 | a file could not be written; what was saved before is whole |
+| 75 | another process of this training was stopped or lost, and is named; the same command goes on from the last save |
 | 130, 143, 129 | stopped by Ctrl-C, SIGTERM, SIGHUP; `train` and `evaluate` have saved, and the same command goes on |
 """
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan import files, manifest, weights
+from kuosan.data.config import as_begun
 from kuosan.errors import Error, shown
 from kuosan.regular import read_regular
 
@@ -211,6 +212,7 @@ def _load(path: Path, parts: Collection[str], fits: Fits, damaged: tuple[str, ..
             raise Error(
                 f"{path / CONFIG}: {group} is {shown(config[group])}, not a group of settings; {manifest.CURE}."
             )
+    config = as_begun(config)
     step, state = _parse_state(_text(path, STATE, entries), path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for part in parts:

@@ -7,19 +7,31 @@ anything else that is raised is a bug in kuosan.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 
 SHOWN = 120  # characters of a value in a message
 MOST = 4000  # characters of a message in the shell
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # controls, formats (bidi, zero width), surrogates, line ends
+# What torch and the libraries below it say of memory in a RuntimeError of no kind of its own.
+_NO_MEMORY = (
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",  # the same on Windows
+    "out of memory",  # CUDA, HIP, MPS, XPU
+    "alloc_failed",  # cuBLAS, cuDNN, cuSOLVER
+    "std::bad_alloc",
+    "cannot allocate memory",
+)
 
 
 class Error(Exception):
     """A mistake the caller can mend; `str(error)` says how.
 
-    `exit_code` is what the shell exits with: 2 for wrong input, 74 (sysexits' EX_IOERR) when saving gave up.
+    `exit_code` is what the shell exits with: 2 for wrong input, 71 (sysexits' EX_OSERR) out of memory, 74 (EX_IOERR)
+    when saving gave up, 75 (EX_TEMPFAIL) when another process of a run was lost.
     """
 
     exit_code = 2
@@ -76,3 +88,16 @@ def sentence(error: BaseException) -> str:
     """An error's message as the shell prints it: printable, its middle left out where it is very long."""
     text = escaped(str(error))
     return text if len(text) <= MOST else f"{text[: MOST - 1000]} ... {text[-990:]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a CPU or a GPU allocator, or the system gave up; torch is asked only if it is loaded."""
+    if isinstance(error, Error):
+        return False
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    text = str(error).lower()
+    return isinstance(error, MemoryError | gpu) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )

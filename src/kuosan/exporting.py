@@ -9,6 +9,7 @@ with weights of its own does not go with it: its folder of that name belongs whe
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kuosan import config as trees
 from kuosan.checkpoint import Saved
 from kuosan.codec import folder as codecs
 from kuosan.codec.config import Latents
+from kuosan.data.reading import FACT as READING
 from kuosan.errors import Error
 from kuosan.model import ModelConfig
 
@@ -35,7 +37,7 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
     Raises:
         Error: the folder is there already, or cannot be written; the run's codec is gone.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
     model = trees.build(ModelConfig, saved.config.get("model", {}))
     tree = _public(saved.config)
@@ -44,9 +46,9 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
         held = codecs.of_run(model.codec, saved.path)
         held = codecs.held(held.network, _stored(held.tensors, bf16))
         tree = trees.merge(tree, {"model": {"codec": {"weights": held.sha256}}})
-    state = {name: saved.state[name] for name in ("data", "kuosan") if name in saved.state}
+    state = {name: saved.state[name] for name in ("data", "kuosan", READING) if name in saved.state}
     tensors = _stored(saved.ema, bf16)
-    with files.staged(out, weights.nbytes(tensors)) as staging:
+    with files.staged(out, weights.nbytes(tensors), new=True) as staging:
         (staging / checkpoint.CONFIG).write_text(trees.dump(tree), encoding="utf-8")
         counted = json.dumps({"step": saved.step, "state": state}, indent=1, allow_nan=False)
         (staging / checkpoint.STATE).write_text(counted + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,7 @@ from kuosan.errors import Error
 
 PARTIAL = ".kuosan-partial-"  # what an unfinished write is called until its rename
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h: swap two names in one step
+_NOREPLACE = 1  # RENAME_NOREPLACE: fail where the new name is taken
 _AT_FDCWD = -100
 
 _REASONS = {
@@ -33,11 +34,17 @@ _REASONS = {
     errno.EPERM: ("permission is denied", "change the folder's permissions or choose another folder"),
     errno.EROFS: ("the file system is read-only", "choose another folder or remount it writable"),
     errno.EIO: ("the disk reports an input/output error", "check the disk or choose another one"),
+    errno.EFBIG: ("the file would be larger than is allowed", "raise the limit with `ulimit -f`"),
     errno.EMFILE: ("this process has too many files open", "raise the limit with `ulimit -n`"),
     errno.ENOENT: ("the file or folder is gone", "was it moved or deleted meanwhile? check the path"),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another folder"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter path"),
 }
+
+
+def reason(error: OSError) -> tuple[str, str]:
+    """What the operating system refused, and the cure."""
+    return _REASONS.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
 
 
 def size_text(count: float) -> str:
@@ -49,12 +56,22 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _free(path: Path) -> int:
-    """Free bytes on the disk that holds `path`, or will."""
+def _above(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
     folder = path.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
+
+
+def _free(path: Path) -> int:
+    """Free bytes on the disk that holds `path`, or will."""
+    return shutil.disk_usage(_above(path)).free
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether the file system that holds `path`, or would, takes no writes."""
+    return bool(os.statvfs(_above(path)).f_flag & os.ST_RDONLY)
 
 
 @contextlib.contextmanager
@@ -63,7 +80,7 @@ def explained(path: Path, needed: int = 0, doing: str = "write") -> Iterator[Non
     try:
         yield
     except OSError as error:
-        cause, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
+        cause, cure = reason(error)
         room = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = f"{size_text(needed)} needed, " if needed else ""
@@ -78,6 +95,8 @@ def room_for(path: str | os.PathLike[str], needed: int) -> None:
     path = Path(path)
     with explained(path, needed, "look for room at"):
         free = _free(path)
+        if free < needed and _is_read_only(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
     if free < needed:
         raise Error(
             f"no room for {path}: {size_text(needed)} needed, {size_text(free)} free; "
@@ -114,6 +133,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    marks = [note(path, content) for note in tuple(_watching)]
     partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}")
     with explained(path, len(content)):
         _make_folder(path.parent)
@@ -122,6 +142,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
                 _flock(stream.fileno())
                 stream.write(content)
                 stream.flush()
+                for mark in marks:
+                    if mark is not None:
+                        mark(partial)
                 os.fsync(stream.fileno())
                 os.rename(partial, path)
         except BaseException:
@@ -129,6 +152,23 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
                 partial.unlink()
             raise
         fsync(path.parent)
+
+
+Note = Callable[[Path, bytes], Callable[[Path], None] | None]
+_watching: list[Note] = []
+
+
+@contextlib.contextmanager
+def watched(note: Note) -> Iterator[None]:
+    """Have `note` called with the path and content of every `write_atomic` inside, before it; it may refuse.
+
+    What it returns is called with the partial file, written but not renamed yet.
+    """
+    _watching.append(note)
+    try:
+        yield
+    finally:
+        _watching.remove(note)
 
 
 def _flock(handle: int) -> bool:
@@ -165,8 +205,10 @@ def sweep(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def staged(final: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
+def staged(final: str | os.PathLike[str], needed: int = 0, new: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; leaving the block makes it `final`, complete, fsynced and with its manifest.
+
+    With `new`, anything that has come to lie at `final` meanwhile stays, and an Error is raised instead.
 
     An exception inside, or a full disk, removes the staging folder and leaves an earlier `final` as it was; one that
     exists is exchanged in one step. `needed` bytes must be free beforehand. Leftovers of crashes beside are swept.
@@ -185,7 +227,7 @@ def staged(final: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
             _flock(handle)
             yield staging
             _seal(staging)
-            _put(staging, final)
+            _put_new(staging, final) if new else _put(staging, final)
             fsync(final.parent)
         finally:
             if staging.exists():  # the failed one, or the old one after an exchange
@@ -220,6 +262,16 @@ def _put(staging: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _put_new(staging: Path, final: Path) -> None:
+    """Rename `staging` to `final`, which must not be there. Raises: Error."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename and rename(_AT_FDCWD, os.fsencode(staging), _AT_FDCWD, os.fsencode(final), _NOREPLACE) == 0:
+        return
+    if os.path.lexists(final):
+        raise Error(f"{final} is there already, and nothing is written over: name a new folder.")
+    os.rename(staging, final)
+
+
 def remove(path: Path) -> None:
     """Delete a folder so that a crash on the way leaves a partial name, never a folder that looks damaged."""
     doomed = path.with_name(f"{PARTIAL}{path.name}-gone-{os.getpid()}")
@@ -239,6 +291,16 @@ def verify(directory: str | os.PathLike[str]) -> None:
             manifest.check_hash(directory, name, manifest.sha256(directory / name), entry)
 
 
+def is_gone(path: Path, own: os.stat_result) -> bool:
+    """Whether `path` is not the file or folder that is open as `own`; where the disk does not answer, it is."""
+    try:
+        return not os.path.samestat(os.stat(path), own)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 class Lock:
     """One process a run: the flock of `run/.lock`, released when the process ends, however it ends.
 
@@ -248,32 +310,82 @@ class Lock:
     """
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
-        self.path = Path(run) / ".lock"
+        self.run, self._handle, self._folder = Path(run), -1, -1
         with explained(self.path):
-            _make_folder(self.path.parent)
+            _make_folder(self.run)
+            self._folder = os.open(self.run, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.held = self._take()
+        except BaseException:
+            self.release()
+            raise
+        os.register_at_fork(after_in_child=self.release)  # else a data worker that outlives a killed run keeps the lock
+
+    @property
+    def path(self) -> Path:
+        """The file that is locked."""
+        return self.run / ".lock"
+
+    def place(self) -> Path:
+        """Where the locked folder lies now: `run`, or the place on the same disk that it was moved to.
+
+        A lock file that was deleted is made again. Nothing is created where the folder was.
+
+        Raises: Error where the folder is gone, or another process has locked it meanwhile.
+        """
+        if self._folder < 0:
+            return self.run
+        own = os.fstat(self._folder)
+        if is_gone(self.run, own):
+            with contextlib.suppress(OSError):
+                moved = Path(os.readlink(f"/proc/self/fd/{self._folder}"))
+                if not is_gone(moved, own):
+                    self.run = moved
+                    return self.run
+            raise Error(
+                f"{self.run} was deleted while in use, or moved to another disk; nothing is written in its place.",
+                exit_code=74,
+            )
+        if self._handle >= 0 and is_gone(self.path, os.fstat(self._handle)):
+            os.close(self._handle)
+            self._handle = -1
+            self.held = self._take()
+        return self.run
+
+    def _take(self) -> bool:
+        """Open and lock the file; False where the file system knows no locks."""
+        with explained(self.path):
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.held = True
+        held = True
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip() or "another process"
-            self.release()
             raise Error(
-                f"{run} is in use by {holder}: two trainings cannot share a run; "
+                f"{self.run} is in use by {holder}: two trainings cannot share a run; "
                 "wait for it, stop it (kill PID), or choose another run folder."
             ) from None
         except OSError:
-            self.held = False
-        os.register_at_fork(after_in_child=self.release)  # else a data worker that outlives a killed run keeps the lock
+            held = False
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its note is missing
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return held
+
+    @staticmethod
+    def was_here(run: Path) -> bool:
+        """Whether a process once locked this folder as a run."""
+        path = run / ".lock"
+        with contextlib.suppress(OSError):
+            return path.is_file() and path.read_bytes()[:8] in (b"process ", b"")
+        return False
 
     def release(self) -> None:
         """Let another process have the run; called again it does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        for handle in (self._handle, self._folder):
+            if handle >= 0:
+                os.close(handle)
+        self._handle = self._folder = -1
 
     def __enter__(self) -> Lock:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,9 @@ import torch
 from kuosan import checkpoint, manifest, weights
 from kuosan import config as trees
 from kuosan.codec.pixels import PIXELS, Codec
+from kuosan.data.headers import Refused
+from kuosan.data.images import from_uint8
+from kuosan.data.reading import OLDER, Reading, refused
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error, shown, unknown
 from kuosan.model import Model, ModelConfig, build, require_fit
@@ -21,7 +24,7 @@ from kuosan.sample import coding, embedded, sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.guided import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
-from kuosan.sample.recipe import Recipe, fingerprint
+from kuosan.sample.recipe import Recipe, fingerprint, require_start
 from kuosan.sample.request import Request
 from kuosan.text.config import Encoder
 
@@ -45,6 +48,14 @@ class Trained:
     step: int
     weights: str  # sha256 of the averaged weights' file
     damaged: tuple[str, ...] = ()  # newer checkpoints that were passed over, in words
+    reading: Reading = field(default_factory=Reading)  # how its training images were read, and so any image file for it
+
+    def image(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+        """An image file as training images were: their background, their rule; at `size` (width, height) if given.
+
+        (C, H, W) float32 in [-1, 1]. Raises: Error for no such file, or no image that can be decoded.
+        """
+        return picture(self.model if size is None else sizes.sized(self.model, size), Path(path), self.reading)
 
     def helpers(self, request: Request) -> dict[str, Trained]:
         """The classifier and the weaker model that a request names, opened, by those words.
@@ -210,7 +221,8 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     ready = replace(model, network=prepare(model.network, compute.device, compute.dtype), encoder=encoder_of(config))
     ready.codec = codec_of(config, saved.path, compute)
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
-    return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged)
+    reading = Reading.of(saved.config, saved.state)
+    return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged, reading)
 
 
 def spoken(options: dict[str, Any]) -> dict[str, Any]:
@@ -249,24 +261,42 @@ def codec_of(config: ModelConfig, path: Path, compute: Compute) -> Codec:
     return folder.opened(config.codec, folder.of_run(config.codec, path), compute.device, compute.dtype)
 
 
-def picture(model: Model, path: Path) -> Tensor:
-    """A picture file as the model wants it: (C, H, W) in [-1, 1], scaled to cover its size, centre cut.
+def picture(
+    model: Model, path: Path, reading: Reading | None = None, say: Callable[[str], None] = lambda note: None
+) -> Tensor:
+    """An image file as the model takes it: (C, H, W) in [-1, 1].
+
+    Args:
+        reading: of the run. None reads as kuosan did before runs' own readings were kept: transparency on white,
+            scaled to cover the model's size, centre cut.
+        say: called with each thing that was done to it, in words.
 
     Raises:
-        Error: no such file, or no picture that can be decoded.
+        Error: no such file, or no image that can be decoded.
     """
-    from kuosan.data.decoding import decode
-    from kuosan.data.headers import Refused
-    from kuosan.data.images import from_uint8
-    from kuosan.data.pixels import with_channels
-    from kuosan.data.resizing import cover
-
-    channels, height, width = model.shape
     try:
-        pixels = decode(path).pixels
+        shown = (OLDER if reading is None else reading).shown(path, model.shape)
     except Refused as reason:
-        raise Error(f"{path} cannot be started from: {reason}.") from None
-    return torch.from_numpy(from_uint8(with_channels(cover(pixels, height, width), channels)))
+        raise refused(path, "used", reason) from None
+    for note in shown.notes:
+        say(f"{path}: {note}")
+    return torch.from_numpy(from_uint8(shown.pixels))
+
+
+def start_of(recipe: Recipe, model: Model, reading: Reading) -> Tensor | None:
+    """The image that a recipe's request started from, read as then; None where it started from noise alone.
+
+    Raises:
+        Error: it is not there, or is another.
+    """
+    if recipe.request.image is None:
+        return None
+    start = picture(model, Path(recipe.request.image), reading)
+    if fingerprint(start) != recipe.start:
+        older = picture(model, Path(recipe.request.image))
+        start = older if fingerprint(older) == recipe.start else start
+    require_start(recipe, start)
+    return start
 
 
 def checkpoint_of(run: Path, recipe: Recipe) -> Path:

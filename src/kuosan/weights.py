@@ -14,7 +14,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,21 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
 
     The file is neither atomic nor fsynced: write into a `files.staged` folder, which also explains a full disk.
     """
+    with open(path, "wb", buffering=1 << 20) as stream:
+        for part in _content(tensors):
+            stream.write(part)
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The hex sha256 of the file that `write` makes of `tensors`; no file is written."""
+    digest = hashlib.sha256()
+    for part in _content(tensors):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, part by part."""
     # The widest dtypes first, so that every tensor starts at a multiple of its element.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -123,12 +138,11 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb", buffering=1 << 20) as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            if flat.numel():
-                stream.write(flat.view(torch.uint8).numpy().data)
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            yield flat.view(torch.uint8).numpy().data
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -62,11 +62,14 @@ def test_a_signal_while_training_saves_and_says_how_to_go_on(number: int, code: 
     assert checkpoint.load(tmp_path / "run", parts=()).step == steps
 
 
-def test_a_reader_that_goes_away_is_no_error(trained_run: Path, tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_ends_no_work(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-    process = start("sample", run, "-n", 2, "--steps", 1)
+    process = start("sample", run, "-n", 2, "--steps", 1, "--out", tmp_path / "out")
     assert process.stdout is not None
     process.stdout.close()
     with process:
-        assert process.stderr is not None and process.stderr.read() == ""
-        assert process.wait(timeout=60) == 141
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert said.startswith("kuosan: standard output cannot be written") and said.count("\n") == 1
+        assert process.wait(timeout=60) == 0
+    assert len(list(tmp_path.glob("out/seed-*.png"))) == 2

@@ -133,7 +133,7 @@ def test_two_files_that_caption_a_picture_differently_are_reported(tmp_path: Pat
     assert problems(opened(tmp_path))[0][1] == "says 'two' of sub/a.png: 'one' from another file is not used"
 
 
-@pytest.mark.parametrize("word", ["test", "validation", "held_out", "Held-Out", "VAL", " valid "])
+@pytest.mark.parametrize("word", ["test", "validation", "held_out", "Held-Out", "VAL", " valid ", "dev", "Testing"])
 def test_a_split_beside_the_pictures_holds_out_what_it_says(tmp_path: Path, word: str) -> None:
     put(tmp_path, *NAMES)
     rows = [{"file_name": name, "split": "train"} for name in NAMES[:3]] + [{"file_name": "d.png", "split": word}]
@@ -142,6 +142,8 @@ def test_a_split_beside_the_pictures_holds_out_what_it_says(tmp_path: Path, word
     assert [pictures.name(int(i)) for i in pictures.held_out] == ["d.png"]
     assert "4 pictures used: 3 to train on, 1 held out." in pictures.describe()
     given = opened(tmp_path, hold_out=0.0)
+    trained = {given.name(int(i)) for i in given.train}
+    assert ("d.png" in trained) == ("test" not in word.lower())  # test images are never trained on
     assert len(given.held_out) == 0 and given.fingerprint != pictures.fingerprint
     assert "The pictures' own split is not used, because hold_out is 0." in given.describe()
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as pack:
@@ -152,13 +154,13 @@ def test_a_split_beside_the_pictures_holds_out_what_it_says(tmp_path: Path, word
 
 def test_pictures_that_no_split_names_are_trained_on_and_counted(tmp_path: Path) -> None:
     put(tmp_path, *(f"{i}.png" for i in range(60)))
-    (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,test\n1.png,dev\n2.png,\n3.png,train\n")
+    (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,test\n1.png,later\n2.png,\n3.png,train\n")
     pictures = opened(tmp_path, hold_out=None)
     assert [pictures.name(int(i)) for i in pictures.held_out] == ["0.png"]  # by content, a few more would be
     said = "\n".join(pictures.describe())
     assert "58 say nothing of their split where others do: they are trained on: " in said
-    known = "known are train, training, test, held_out, validation, valid, val"
-    assert problems(pictures) == [("metadata.csv line 3", f"says split 'dev': {known}")]
+    known = "known are train, training, val, valid, validation, dev, test, testing, held_out"
+    assert problems(pictures) == [("metadata.csv line 3", f"says split 'later': {known}")]
     (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,1\n1.png,2\n")
     others = opened(tmp_path, hold_out=None)
     assert len(problems(others)) == 2 and set(others.held_out) == set(examine(others.config).split()[0])

@@ -797,7 +797,7 @@ def test_a_set_whose_files_are_read_otherwise_than_before_is_another_and_others_
     plain = png_file(np.full((8, 8, 1), 200), 8, 0)
     changed = tiff_file(np.full((8, 8, 1), 4095), 1, 12)
     (tmp_path / "a.png").write_bytes(plain)
-    config = DataConfig(path=str(tmp_path), hold_out=0)
+    config = DataConfig(path=str(tmp_path), hold_out=0, split_version=1)
     assert open_pictures(config).fingerprint == "30cc4d182c38a5f0eee23725b981585d"
     (tmp_path / "a.png").write_bytes(changed)
     assert open_pictures(config).fingerprint != "2611580cd0c71f26938b196a40edc30b"

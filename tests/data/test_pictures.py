@@ -160,7 +160,7 @@ def test_the_same_content_twice_is_used_and_on_one_side_of_the_split(tmp_path: P
     keys = [look.key for look in pictures.scan.looks]
     assert not {keys[i] for i in pictures.train} & {keys[i] for i in pictures.held_out}
     assert len(pictures.report.duplicates) == 60
-    assert any("60 have the same content" in line for line in pictures.describe())
+    assert any("60 have the same pixels" in line for line in pictures.describe())
 
 
 def test_grey_pictures_stored_as_colour_are_seen_as_grey(tmp_path: Path) -> None:

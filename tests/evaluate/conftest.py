@@ -12,8 +12,8 @@ JUDGE = ("--objective", "classifier", "--no-noisy", "--max-steps", 40, "--lr", 3
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """130 pictures of two classes: enough to hold out the 20 that memorisation is judged by."""
-    return folder(tmp_path_factory.mktemp("evaluated") / "pictures", 130)
+    """150 pictures of two classes: enough to hold out the 20 that memorisation is judged by."""
+    return folder(tmp_path_factory.mktemp("evaluated") / "pictures", 150)
 
 
 @pytest.fixture(scope="session")

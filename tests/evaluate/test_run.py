@@ -104,7 +104,7 @@ def test_the_features_of_real_pictures_are_computed_once(run: Path) -> None:
     measure(run, network=network(calls), **{**SMALL, "n": 8})
     first = sum(calls)
     measure(run, network=network(calls), **{**SMALL, "n": 8, "steps": 3})
-    assert first == 8 + 8 + 16 and sum(calls) == first + 8  # reference, made, and the floor behind the reference
+    assert first == 8 + 8 + 8 and sum(calls) == first + 8  # reference, made, and the floor behind the reference
 
 
 def test_features_without_a_hash_are_never_kept(run: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_config_and_settings_beside_it_are_refused(run: Path) -> None:
 def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kuosan.evaluate import making
 
-    learnt = np.moveaxis(pictures(130), -1, 1)
+    learnt = np.moveaxis(pictures(150), -1, 1)
 
     def by_heart(trained: Any, each: Any, first: int, count: int, hear: Any) -> np.ndarray:
         return learnt[first : first + count]
@@ -290,7 +290,7 @@ def test_differences_of_a_sweep_are_paired_by_seed(run: Path) -> None:
     for steps, store in stores.items():
         made = np.concatenate([np.load(path)["pictures"] for path in sorted(store.glob("*.npz"))])
         rows[steps] = network()(torch.from_numpy(made)).numpy()
-    real = [np.load(path) for path in (run / "evaluations" / "features").rglob("*.npy")]
+    real = [np.load(path) for path in sorted((run / "evaluations" / "features").rglob("00000000.npy"))]
     reference = max(real, key=len)[:10]
     expected = kid_difference(rows["3"], rows["1"], reference)
     assert second.more["kid"].value == pytest.approx(expected.value, abs=1e-9)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kuosan import Error, checkpoint
+from kuosan.journal import Log
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 8, "train.evaluate_every": 0}
@@ -115,12 +116,100 @@ def test_a_lost_log_is_said_and_training_goes_on_exactly(made: Made) -> None:
     assert all((saved.network[name] == whole.network[name]).all() for name in whole.network)
 
 
-def test_a_damaged_line_of_the_log_is_an_error_that_names_it(made: Made) -> None:
+def half(lines: list[bytes]) -> None:
+    lines[2] = lines[2][: len(lines[2]) // 2] + b"\n"
+
+
+def zeros(lines: list[bytes]) -> None:
+    lines[2] = b"\0" * len(lines[2])
+
+
+def joined(lines: list[bytes]) -> None:
+    lines[2] = lines[2].rstrip(b"\n")
+
+
+def flipped(lines: list[bytes]) -> None:
+    lines[2] = lines[2].replace(b'"step": 3', b'"step": 7')
+
+
+def foreign(lines: list[bytes]) -> None:
+    lines.insert(2, b"\xff\xfe a line of something else\n")
+
+
+def repeated(lines: list[bytes]) -> None:
+    lines.insert(2, lines[2])
+
+
+def swapped(lines: list[bytes]) -> None:
+    lines[2], lines[3] = lines[3], lines[2]
+
+
+def empty_line(lines: list[bytes]) -> None:
+    lines.insert(2, b"\n")
+
+
+def no_step(lines: list[bytes]) -> None:
+    lines[2] = b'{"loss": 0.5}\n'
+
+
+def of_another_kind(lines: list[bytes]) -> None:
+    lines[2] = b'["step", 3]\n'
+
+
+def all_of_it(lines: list[bytes]) -> None:
+    lines[:] = [b"?\n" for _ in lines]
+
+
+LOST = {half: 1, zeros: 2, joined: 2, flipped: 1, foreign: 0, repeated: 0, swapped: 1, empty_line: 0, no_step: 1}
+LOST |= {of_another_kind: 1, all_of_it: 7}
+
+
+def damaged(log: Path, change: Callable[[list[bytes]], None]) -> bytes:
+    lines = log.read_bytes().splitlines(keepends=True)
+    change(lines)
+    log.write_bytes(b"".join(lines))
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("change", LOST)
+def test_a_damaged_log_keeps_its_good_rows_and_the_file_as_it_was(
+    made: Made, tmp_path: Path, change: Callable[[list[bytes]], None]
+) -> None:
+    path = Path(shutil.copy(made.folder / "part" / "log.jsonl", tmp_path / "log.jsonl"))
+    content = damaged(path, change)
+    log = Log(path)
+    said = log.truncate_after(7)
+    assert said is not None and "log.damaged.jsonl" in said and said.count("\n") == 0
+    assert (tmp_path / "log.damaged.jsonl").read_bytes() == content
+    log.append({"step": 8})
+    log.close()
+    steps = [row["step"] for row in Log(path).rows()]
+    assert steps == sorted(set(steps)) and steps[-1] == 8 and len(steps) == 8 - LOST[change], steps
+
+
+def test_a_run_with_a_damaged_log_goes_on_and_says_so_in_one_line(made: Made) -> None:
     out = made.copy()
-    lines = (out / "log.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "log.jsonl").write_bytes(b"".join([*lines[:2], b'{"step": 3, "lo\n', *lines[3:]]))
-    with pytest.raises(Error, match=r"log\.jsonl, line 3 is damaged"):
-        go(out, made.data, SETTINGS, network=OwnNetwork())
+    damaged(out / "log.jsonl", half)
+    report = Stopping()
+    assert go(out, made.data, SETTINGS, network=OwnNetwork(), report=report) == 0
+    assert sum("log.damaged.jsonl" in line for line in report.said) == 1, report.said
+    saved, whole = checkpoint.load(out), checkpoint.load(made.folder / "whole")
+    assert all((saved.network[name] == whole.network[name]).all() for name in whole.network)
+
+
+def test_a_log_that_lacks_its_last_line_end_keeps_its_last_row(made: Made) -> None:
+    out = made.copy()
+    (out / "log.jsonl").write_bytes((out / "log.jsonl").read_bytes().rstrip(b"\n"))
+    made.go_on(out)
+    assert not (out / "log.damaged.jsonl").exists()
+
+
+def test_a_second_damage_keeps_the_first_file_too(made: Made, tmp_path: Path) -> None:
+    path = Path(shutil.copy(made.folder / "part" / "log.jsonl", tmp_path / "log.jsonl"))
+    for end in ("", "-2"):
+        damaged(path, empty_line)
+        Log(path).truncate_after(7)
+        assert (tmp_path / f"log.damaged{end}.jsonl").is_file()
 
 
 def test_a_log_line_torn_by_a_crash_is_cut_off_and_written_again(made: Made) -> None:

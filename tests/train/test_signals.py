@@ -7,15 +7,50 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kuosan import checkpoint
 from kuosan.files import Lock
+from kuosan.train.stop import SIGNALS, Stop
 from train.made_runs import SMALL, differences, outcome, pictures
 
 STEPS = 60
+
+
+def own(number: int, frame: object) -> None:
+    """A handler of a caller's."""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler, own])
+def test_a_signal_that_is_ignored_stays_so_and_every_handler_is_put_back(number: signal.Signals, before: Any) -> None:
+    whose = signal.signal(number, before)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(number)
+            assert stop.asked == (0 if before == signal.SIG_IGN else number)
+        assert signal.getsignal(number) == before
+        with pytest.raises(ValueError, match="inside"), Stop():
+            raise ValueError("inside")
+        assert signal.getsignal(number) == before
+    finally:
+        signal.signal(number, whose)
+
+
+def test_no_handler_is_installed_from_another_thread() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def seen() -> list[object]:
+        with Stop():
+            return [signal.getsignal(number) for number in SIGNALS]
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(seen).result() == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def command(out: Path, data: Path) -> list[str]:

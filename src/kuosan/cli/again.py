@@ -7,6 +7,7 @@ below the working folder, or where the person allowed it (RUN, --allow-path); ea
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -14,12 +15,15 @@ from shlex import quote
 import torch
 from torch import Tensor
 
+from kuosan import outputs
 from kuosan import trained as opening
 from kuosan.cli.console import say
 from kuosan.cli.frames import frames
-from kuosan.data.images import save_png, to_uint8
+from kuosan.cli.picture_folder import same_recipe
+from kuosan.data.images import png_bytes, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, shown
+from kuosan.files import write_atomic
 from kuosan.regular import Places, exists
 from kuosan.sample import embedded, sizes
 from kuosan.sample import recipe as recipes
@@ -50,23 +54,23 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
         where = dataclasses.replace(where, precision=recipe.precision)
     if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
         where = dataclasses.replace(where, threads=recipe.threads)
+    place = _place(like, out, said)
     trained = opening.load(opening.checkpoint_of(run, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
     found = {what: str(places.checked(name, f"the {what}")) for what, name in named.items()}
     recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
         images, row = _restored(trained, recipe)
-        _write(like, out, images[row], said, trained, run)
+        _write(like, place, images[row], said, trained, run)
         return
     request, row = recipe.batch_request()
-    start = opening.picture(sizes.asked(trained.model, request), Path(request.image)) if request.image else None
-    recipes.require_start(recipe, start)
+    start = opening.start_of(recipe, sizes.asked(trained.model, request), trained.reading)
     helpers = trained.helpers(request)
     for name, helper in helpers.items():
         opening.require_helper(name, helper, recipe)
     guides = opening.guides_of(helpers)
     images = torch.cat([frame.x for frame in frames(trained, request, start, guides) if frame.done])
-    _write(like, out, images[row], said, trained, run)
+    _write(like, place, images[row], said, trained, run)
 
 
 def _restored(trained: Trained, recipe: Recipe) -> tuple[Tensor, int]:
@@ -76,19 +80,35 @@ def _restored(trained: Trained, recipe: Recipe) -> tuple[Tensor, int]:
 
     asked = recipe.request.restoration
     assert asked is not None
-    brought = bring(trained.model, asked, Path(asked.picture), batch=recipe.request.batch)
+    path, batch = Path(asked.picture), recipe.request.batch
+    brought = bring(trained.model, asked, path, batch=batch, reading=trained.reading)
+    if recipes.fingerprint(brought.picture) != recipe.start:  # perhaps it was read as kuosan did before
+        older = bring(trained.model, asked, path, batch=batch)
+        brought = older if recipes.fingerprint(older.picture) == recipe.start else brought
     recipes.require_start(recipe, brought.picture)
     request, row = dataclasses.replace(recipe, request=brought.batched(recipe.request)).batch_request()
     made = sample(brought.model, request, given=brought.given, measurement=brought.measurement)
     return brought.result(made), row
 
 
-def _write(like: Path, out: Path | None, image: Tensor, recipe: Recipe, trained: Trained, home: Path) -> None:
-    """Write a picture that was made again, and say so."""
+def _place(like: Path, out: Path | None, recipe: Recipe) -> Path:
+    """The file to write. Raises: Error where it is there and is not the same image's."""
     path = out or like.with_name(f"{like.stem}-again.png")
     if path.is_dir() or path.suffix.lower() != ".png":
         path = path / like.name
-    save_png(path, to_uint8(image.cpu().numpy()), recipe.text())
+    if os.path.lexists(path) and not (path.exists() and path.samefile(like)):  # refused before it is made
+        outputs.new_file(path, lambda there: same_recipe(there, recipe))
+    return path
+
+
+def _write(like: Path, path: Path, image: Tensor, recipe: Recipe, trained: Trained, home: Path) -> None:
+    """Write a picture that was made again, and say so."""
+    content = png_bytes(to_uint8(image.cpu().numpy()), recipe.text())
+    if os.path.lexists(path) and path.read_bytes() == content:
+        say(f"made again: {path} holds these very bytes already ({recipe.origin}, step {trained.step} of {home}).")
+        return
+    outputs.new_file(path, lambda there: not there.samefile(like) and same_recipe(there, recipe))
+    write_atomic(path, content)
     say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 

@@ -1,26 +1,28 @@
-"""What a person sees in the shell: lines and bars, on a terminal; plain lines where there is none."""
+"""What a person sees in the shell: lines and bars, on a terminal; plain lines where there is none.
+
+All that is printed goes through `sys.stdout` and `sys.stderr`, which `standing` replaces while a verb runs: a full
+disk, a reader that is gone, a closed or lost terminal and an encoding without the letters never end work.
+"""
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kuosan.errors import escaped
+from kuosan.errors import Error, escaped
 
 
 class Terminal(Console):
-    """rich's console, which leaves it to `main` to end where nobody reads any more."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise what rich caught."""
-        raise BrokenPipeError
+    """rich's console, safe against what texts from elsewhere hold."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """rich's print; what in a text would steer the terminal (ESC, CR, bidirectional overrides) is written out."""
@@ -28,6 +30,111 @@ class Terminal(Console):
 
 
 console = Terminal(highlight=False, soft_wrap=True)
+
+# Failures after which a later write may succeed: the disk has room again, the reader is slow. Others are for good.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN)
+
+
+class ReaderGone(Exception):
+    """Nobody reads what a short verb prints; `main` ends it as the shell expects, with exit code 141."""
+
+
+class Standing:
+    """A standard stream whose failures end nothing: what cannot be written is dropped.
+
+    The first failure is said once on `other`. With `brief` it ends the verb instead, as nothing else is its work.
+
+    Raises:
+        ReaderGone: from `write` and `flush`, with `brief`, where the reader of a pipe is gone.
+        Error: likewise, for any other failure.
+    """
+
+    def __init__(self, stream: TextIO, name: str, other: Standing | None = None, *, brief: bool = False) -> None:
+        self._stream, self._name, self._other, self._brief = stream, name, other, brief
+        self._failed = False
+        with suppress(AttributeError, OSError, ValueError):  # a test's own stream has no encoding to change
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            return self._stream.write(text)
+        except UnicodeEncodeError as error:
+            plain = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
+            return self.write(plain) if plain != text else 0
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self._lose(error)
+            return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Each of some lines."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._lose(error)
+
+    def isatty(self) -> bool:
+        """Whether somebody may be looking."""
+        with suppress(OSError, ValueError):
+            return self._stream.isatty()
+        return False
+
+    def _lose(self, error: OSError | ValueError) -> None:
+        """Drop what waits to be written, else it fails again, and once more when Python ends."""
+        number = getattr(error, "errno", None)
+        with suppress(OSError, ValueError):
+            handle, null = self._stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+            aside = os.dup(handle) if number in _PASSING else -1
+            os.dup2(null, handle)
+            os.close(null)
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+            if aside >= 0:
+                os.dup2(aside, handle)
+                os.close(aside)
+        first, self._failed = not self._failed, True
+        cause = "its reader is gone" if number == errno.EPIPE else getattr(error, "strerror", None) or str(error)
+        if self._brief and number == errno.EPIPE:
+            raise ReaderGone
+        if self._brief:
+            raise Error(f"{self._name} cannot be written: {cause}.", exit_code=74) from error
+        if first and self._other is not None:
+            self._other.write(f"kuosan: {self._name} cannot be written ({cause}); the work goes on without it.\n")
+            self._other.flush()
+
+
+@contextmanager
+def standing(*, brief: bool) -> Iterator[None]:
+    """While the block runs, printing ends nothing (with `brief`: ends the verb quietly); `sys` is put back afterwards.
+
+    Streams that were closed from the start become the null device, so that no file of ours takes their numbers.
+    """
+    before = sys.stdout, sys.stderr
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest number that is free: this one
+            os.set_inheritable(handle, True)
+    lost = io.StringIO()
+    errors = Standing(before[1] or lost, "standard error")
+    sys.stdout, sys.stderr = Standing(before[0] or lost, "standard output", errors, brief=brief), errors
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        with suppress(ReaderGone, Error):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
 
 
 def say(text: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from kuosan import outputs
 from kuosan.cli import page
 from kuosan.cli.console import duration, say
 from kuosan.cli.numbers import Whole
@@ -18,6 +18,7 @@ from kuosan.cli.train import train as train_command
 from kuosan.config import load
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
+from kuosan.files import write_atomic
 from kuosan.sample.request import Request
 
 FEWEST, MOST = 500, 20_000  # training steps, whatever the machine
@@ -45,6 +46,13 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> 
     Request(64, seed + 100)  # a seed that cannot be is refused now, not after training
     if not 0 < minutes < 24 * 60:
         raise Error(f"minutes = {minutes} is not allowed: above 0, below {24 * 60}.")
+    pages = [f"{name}.png" for name in ("portraits", "curve", "between", *(sampler for _, sampler, *_ in CONTEST))]
+    with outputs.claimed(out, "demo", {"seed": seed}, ["index.html", "denoising.gif", "denoising.png", *pages]):
+        return _demo(out, minutes, seed)
+
+
+def _demo(out: Path, minutes: float, seed: int) -> int:
+    """Train, sample, and write the page into a claimed folder."""
     begin = time.perf_counter()
     run = out / "run"
     steps = _steps(run, minutes)
@@ -54,12 +62,17 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> 
     shown: dict[str, Any] = {"training": time.perf_counter() - begin, "steps": steps, "commands": {}}
     shown["commands"]["training"] = f"kuosan train --config portraits --max-steps {steps} --out {quote(str(run))}"
     _pictures(run, out, seed, shown)
-    shutil.copyfile(run / "curve.png", out / "curve.png")
+    _copy(run / "curve.png", out / "curve.png")
     shown["total"] = time.perf_counter() - begin
     shown["model"] = _facts(run)
     page.write(out, shown)
     say(f"demo: {duration(shown['total'])} in all. Open {out / 'index.html'}")
     return 0
+
+
+def _copy(source: Path, place: Path) -> None:
+    """A copy that is whole or not there."""
+    write_atomic(place, source.read_bytes())
 
 
 def _steps(run: Path, minutes: float) -> int:
@@ -89,9 +102,9 @@ def _pictures(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
         folder = out / "pictures" / name
         shown["commands"][name] = f"kuosan sample {quote(str(run))} {flags} --out {quote(str(folder))}"
         result = make(run, request, folder, columns, gif, where)
-        shutil.copyfile(folder / "sheet.png", out / f"{name}.png")
+        _copy(folder / "sheet.png", out / f"{name}.png")
         if gif:
-            shutil.copyfile(folder / "denoising.gif", out / "denoising.gif")
+            _copy(folder / "denoising.gif", out / "denoising.gif")
         return result
 
     first = out / "pictures" / "portraits" / f"seed-{seed:08d}.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from kuosan import outputs
 from kuosan.cli.console import counting, say
 from kuosan.cli.numbers import Whole
 from kuosan.data.config import DataConfig
@@ -77,6 +78,8 @@ def doctor(
     from kuosan.data import captioned
     from kuosan.data.doctor import examine, write
 
+    if out is not None:
+        outputs.check_folder(out, [Path(data)] if Path(data).exists() else [])
     if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise Error(f"--out {out} lies inside {data}: the report would be looked at as data. Choose another folder.")
     with counting("doctor") as progress:
@@ -88,7 +91,25 @@ def doctor(
         for row in rows:
             say(f"  {row}")
     if out is not None:
-        say(f"written: {', '.join(str(path) for path in write(report, out))}")
+        about = {"data": str(Path(data).resolve()) if Path(data).exists() else data}
+        with outputs.claimed(out, "doctor", about, FILES, proof=lambda path: _ours(path, data)):
+            say(f"written: {', '.join(str(path) for path in write(report, out))}")
     elif report.scan.refused:
         say("The whole list: kuosan doctor DATA --out FOLDER")
     return 0 if report.scan.entries else 1
+
+
+FILES = ("accepted.csv", "rejected.csv", "summary.json")
+
+
+def _ours(path: Path, data: str) -> bool:
+    """Whether a file is of an older kuosan's report on the same data, which kept no record."""
+    import json
+
+    try:
+        said = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
+        first = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+    except (OSError, ValueError, RecursionError):
+        return False
+    heads = {"accepted.csv": "name,from,to,mode", "rejected.csv": "name,reason", "summary.json": "{"}
+    return isinstance(said, dict) and said.get("path") == data and first.startswith(heads[path.name])

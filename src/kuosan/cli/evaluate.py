@@ -123,6 +123,10 @@ def plan(prepared: Prepared) -> list[str]:
             f"against: {len(side):,} {side.what} ({side.pictures.config.path}); "
             f"floor: {len(other[0]):,} {other[0].what} against {len(other[1]):,} {other[1].what}"
         )
+        from kuosan.evaluate.remarks import described
+
+        for one in (prepared.made, side):
+            lines += [] if one is None else described(one, network)
         lines.append(f"measured: {', '.join(prepared.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
     if prepared.bits is not None:
         config = prepared.config
@@ -184,7 +188,7 @@ def show(result: Result) -> None:
         say_table([result.title(head) for head in result.heads()], result.rows())
     for line in result.verdicts():
         say(line)
-    names = ", ".join(sorted(path.name for path in Path(str(result.folder)).iterdir()))
+    names = ", ".join(sorted(path.name for path in Path(str(result.folder)).glob("[!.]*")))
     say(f"written: {result.folder} ({names})")
 
 

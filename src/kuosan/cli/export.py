@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Literal
@@ -35,7 +36,7 @@ def export(
     card
         A text that goes with it as README.md: what it was trained on, whose pictures, how good it is.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
     text = None
     if card is not None:

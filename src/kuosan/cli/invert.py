@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kuosan.trained import Trained
+
+NOISE = "noise.safetensors"
 
 
 def invert(
@@ -62,39 +66,65 @@ def invert(
         raise Error("no pictures given: kuosan invert RUN PICTURE [PICTURE ...].")
     import torch
 
-    from kuosan import checkpoint, files
+    from kuosan import checkpoint, outputs
     from kuosan import trained as opening
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
     from kuosan.evaluate.reference import psnr
     from kuosan.model import require_whole
     from kuosan.sample.inversion import round_trip
-    from kuosan.weights import write
+    from kuosan.sample.recipe import fingerprint
 
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
-    x0 = torch.stack([opening.picture(trained.model, path) for path in pictures])
+    x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
     home = checkpoint.home(run)
-    folder = out or home / "inversions"  # never inside a checkpoint, which holds nothing else
-    with files.explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if between is not None:
-        _between(trained, x0, between, folder, {"steps": steps, "spacing": spacing, "iterations": iterations,
-                                                "classes": classes or ()})  # fmt: skip
-        return
-    calls = steps * (iterations + 2)
-    say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations a picture; into {folder}")
-    found = round_trip(trained.model, x0, steps=steps, spacing=spacing, iterations=iterations, classes=classes or ())
-    back, before = to_uint8(found.back.numpy()), to_uint8(x0.numpy())
-    values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
-    for i, path in enumerate(pictures):
-        save_png(folder / f"{i:04d}-{path.stem}.png", back[i])
-        say(f"{path}: {float(values[i]):.2f} dB")
-    write(folder / "noise.safetensors", {"noise": found.noise.contiguous()})
+    options: dict[str, Any] = {
+        "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),
+    }  # fmt: skip
+    about = {"weights": trained.weights, "compute": str(trained.compute), "between": between, **options}
+    about["inputs"] = [[path.name, fingerprint(x)] for path, x in zip(pictures, x0)]
+    names = _names(pictures, between)
+    if out is None:  # never inside a checkpoint, which holds nothing else
+        claim = outputs.claimed_unused(home / "inversions", "invert", about, names)
+    else:
+        claim = outputs.claimed(out, "invert", about, names)
+    with claim as output:
+        folder = output.folder
+        if between is not None:
+            _between(trained, x0, between, folder, options)
+            return
+        calls = steps * (iterations + 2)
+        say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations a picture; into {folder}")
+        found = round_trip(trained.model, x0, **options)
+        back, before = to_uint8(found.back.numpy()), to_uint8(x0.numpy())
+        values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
+        for i, path in enumerate(pictures):
+            save_png(folder / names[i], back[i])
+            say(f"{path}: {float(values[i]):.2f} dB")
+        _write_noise(folder / NOISE, found.noise)
     std, mean = float(found.noise.std()), float(found.noise.mean())
     say(f"mean PSNR {float(values.mean()):.2f} dB; the noise has mean {mean:.3f} and standard deviation {std:.3f}")
-    say(f"written: {folder} (0000-NAME.png ..., noise.safetensors)")
+    say(f"written: {folder} (0000-NAME.png ..., {NOISE})")
+
+
+def _names(pictures: Sequence[Path], between: int | None) -> list[str]:
+    """The files that are written."""
+    if between is not None:
+        return [*(f"between-{i:04d}.png" for i in range(between)), "between.png"]
+    return [*(f"{i:04d}-{path.stem}.png" for i, path in enumerate(pictures)), NOISE]
+
+
+def _write_noise(path: Path, noise: Tensor) -> None:
+    """The noise as a safetensors file, whole or not at all."""
+    from kuosan.files import PARTIAL, write_atomic
+    from kuosan.weights import write
+
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as aside:
+        write(Path(aside) / path.name, {"noise": noise.contiguous()})
+        content = (Path(aside) / path.name).read_bytes()
+    write_atomic(path, content)
 
 
 def _between(trained: Trained, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:

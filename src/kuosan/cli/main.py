@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +12,9 @@ import cyclopts
 from cyclopts import App
 
 import kuosan
-from kuosan.errors import Error, sentence
+from kuosan.cli.console import ReaderGone, standing
+from kuosan.errors import Error, is_out_of_memory, sentence
+from kuosan.files import reason
 
 app = App(
     name="kuosan",
@@ -35,49 +39,96 @@ app.command(
 )
 
 
+# Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
+WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
+BRIEF = frozenset(("--help", "-h", "--version", "--dry-run"))
+FILES = 256  # open files that a verb may need
+
+
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one clear line and exit code 2, never a traceback."""
     # torch's worker threads spin while they wait: on a busy machine that costs 5-25x. Read when libgomp loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     words = list(sys.argv[1:] if tokens is None else tokens)
+    brief = words[:1] == [] or words[0] not in WORKING or not BRIEF.isdisjoint(words)
     try:
+        with standing(brief=brief):
+            code = _ended(words)
+    except ReaderGone:
+        code = 141  # 128 + SIGPIPE
+    except Error as error:  # of the very last line that was printed
+        with standing(brief=False):
+            code = _say_error(str(error), error.exit_code)
+    sys.exit(code)
+
+
+def _ended(words: Sequence[str]) -> int:
+    """The exit code of a command, once what is wrong was said."""
+    try:
+        if BRIEF.isdisjoint(words):
+            _check_process()
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if words[:1] in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
+        if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
             from kuosan.cli import settings
 
             settings.show(words[0])
     except cyclopts.UnusedCliTokensError as error:
         extra = " ".join(error.unused_tokens or ())
-        print(f"kuosan: error: {extra!r} is more than `kuosan {words[0]}` takes; see --help.", file=sys.stderr)
-        sys.exit(2)
+        return _say_error(f"{extra!r} is more than `kuosan {words[0]}` takes; see --help.")
     except cyclopts.CycloptsError as error:
-        print(f"kuosan: error: {' '.join(sentence(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        return _say_error(" ".join(sentence(error).split()))
     except Error as error:
-        print(f"kuosan: error: {sentence(error)}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        return _say_error(sentence(error), error.exit_code)
+    except (OSError, ImportError) as error:
+        if (reason := _of_the_system(error)) is None:
             raise
-        print(
-            f"kuosan: error: out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
+        return _say_error(reason, 74)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _say_error(
+            f"out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
             "(train: --micro-batch 8; sample and evaluate: --batch 4), or use a smaller --network or --size.",
-            file=sys.stderr,
+            71,  # sysexits' EX_OSERR
         )
-        sys.exit(71)  # sysexits' EX_OSERR
     except KeyboardInterrupt:
         print("kuosan: stopped.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 130
+    return code if isinstance(code, int) else 0
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, a CPU or a GPU allocator gave up; torch is asked only if it is loaded."""
-    gpu = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
-    return isinstance(error, MemoryError | gpu) or "can't allocate memory" in str(error)
+def _say_error(text: str, code: int = 2) -> int:
+    """The exit code, after one line on standard error."""
+    print(f"kuosan: error: {text}", file=sys.stderr)
+    return code
+
+
+def _check_process() -> None:
+    """Refuse a working folder that is gone, and raise a limit of open files that is low and may be raised.
+
+    Raises:
+        Error: with the cure.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise Error("the folder this command was started in is gone: `cd` to one that is there.") from None
+    with contextlib.suppress(OSError, ValueError):
+        allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= allowed < FILES:  # less than 0: no limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most < 0 else min(FILES, most), most))
+
+
+def _of_the_system(error: OSError | ImportError) -> str | None:
+    """What the operating system refused, in a sentence; None where something else is wrong."""
+    if isinstance(error, ImportError):
+        full = "Too many open files" in str(error)
+        return "too many files are open at once: raise the limit with `ulimit -n 1024`." if full else None
+    if not isinstance(error.errno, int):
+        return None
+    cause, cure = reason(error)
+    name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{name}{cause}; {cure}."
 
 
 if __name__ == "__main__":

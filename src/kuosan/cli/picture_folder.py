@@ -1,27 +1,30 @@
-"""The folder that `kuosan sample` writes to: one that no other recipe's pictures lie in."""
+"""The folder that `kuosan sample` writes to: one that no other recipe's images lie in."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kuosan import checkpoint, files, manifest
+from kuosan import checkpoint, manifest, outputs
 from kuosan import config as trees
+from kuosan.data.images import read_png_text
 from kuosan.errors import Error
-from kuosan.sample import embedded
+from kuosan.sample import embedded, write
+from kuosan.sample.recipe import KEY
 
 if TYPE_CHECKING:
     from kuosan.sample.plan import Plan
     from kuosan.sample.recipe import Recipe
 
 
-def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
-    """The folder to write, made and writable; without --out one that no other recipe's pictures lie in.
+def claim(run: Path, out: Path | None, recipe: Recipe, walk: Plan, gif: bool) -> AbstractContextManager[outputs.Output]:
+    """The folder to write, claimed: without --out the first that is free or holds this recipe's images.
 
     Raises:
-        Error: it lies inside a checkpoint, is a file, or cannot be written.
+        Error: it lies inside a checkpoint, is a file, cannot be written, or holds other files of these names.
     """
     home = checkpoint.home(run)
     begin = recipe.request.between
@@ -34,7 +37,7 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
         place = Path("pictures") / embedded.name(recipe.request)
     elif checkpoint.is_exported(home):  # nor into a model that is handed on
         place = Path("pictures") / f"{home.resolve().name}-{name}"
-    folder = out or _unused(place, recipe)
+    folder = out or place
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None
     )
@@ -42,25 +45,37 @@ def folder_of(run: Path, out: Path | None, recipe: Recipe, walk: Plan) -> Path:
         raise Error(
             f"--out {folder} lies inside the checkpoint {inside}, which holds nothing else; choose another folder."
         )
-    if folder.is_file():
-        raise Error(f"--out {folder} is a file; name a folder for the pictures.")
-    with files.explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise Error(f"cannot write into {folder}: permission is denied; choose another --out.", exit_code=74)
-    return folder
+    names = [write.RECIPE, *(write.name_of(recipe, i) for i in range(recipe.request.n)), write.SHEET]
+    names += [write.GIF] * gif
+
+    def proof(path: Path) -> bool:
+        return _fits(path, recipe)
+
+    about = trees.plain(recipe)
+    if out is None:
+        return outputs.claimed_unused(place, "sample", about, names, proof=proof)
+    return outputs.claimed(out, "sample", about, names, proof=proof)
 
 
-def _unused(folder: Path, recipe: Recipe) -> Path:
-    """The folder, or the first of folder-2, folder-3, ... that holds no pictures of another recipe."""
-    candidates = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in range(1, 10_000))
-    return next(path for path in candidates if _fits(path / "recipe.json", recipe))
+def same_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether a PNG carries a recipe, of that very image."""
+    try:
+        return bool(json.loads(read_png_text(path).get(KEY, "null")) == _plain(recipe))
+    except (Error, ValueError, RecursionError):
+        return False
 
 
 def _fits(path: Path, recipe: Recipe) -> bool:
+    """Whether a file that an older kuosan wrote, which kept no record, is of a recipe."""
+    if path.name not in (write.RECIPE, write.SHEET, write.GIF):
+        numbers = {write.name_of(recipe, i): i for i in range(recipe.request.n)}
+        return path.name in numbers and same_recipe(path, dataclasses.replace(recipe, picture=numbers[path.name]))
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8")) == trees.plain(recipe))
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
+        return bool(json.loads((path.parent / write.RECIPE).read_text(encoding="utf-8")) == _plain(recipe))
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def _plain(recipe: Recipe) -> Any:
+    """A recipe as JSON gives it back."""
+    return json.loads(json.dumps(trees.plain(recipe)))

@@ -138,5 +138,5 @@ def show(result: Reconstructed) -> None:
     say(EXPLAINED)
     for warning in result.warnings:
         say(f"warning: {warning}.")
-    names = ", ".join(sorted(path.name for path in Path(result.folder).iterdir()))
+    names = ", ".join(sorted(path.name for path in Path(result.folder).glob("[!.]*")))
     say(f"written: {result.folder} ({names})")

@@ -111,7 +111,7 @@ def restore(
     negative
         With --guidance: the words (or the class) to lead away from, instead of from nothing.
     fit
-        Bring each picture to the model's size first: shorter side scaled, centre cut.
+        Bring each picture to the model's size first, as the training images were: cut, padded or stretched.
     overlap
         Of the tiles of a picture larger than the model's, in pixels; a quarter of a tile if not given.
     batch

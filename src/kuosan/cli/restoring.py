@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kuosan import checkpoint, trained
+from kuosan import checkpoint, outputs, trained
 from kuosan import config as trees
 from kuosan import files as writing
 from kuosan.cli.console import bar, say
-from kuosan.data.images import save_png, to_uint8
+from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, escaped
+from kuosan.outputs import Output
 from kuosan.sample import restoration as restoring
 from kuosan.sample.bring import Brought, bring
 from kuosan.sample.contact import line, sheet
 from kuosan.sample.generate import generate
 from kuosan.sample.plan import Plan, plan
+from kuosan.sample.recipe import KEY, Recipe, fingerprint
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
@@ -40,23 +43,20 @@ class Work:
         self, run: Path, files: Sequence[Path], wanted: Request, named: bool, out: Path | None, where: ComputeConfig
     ) -> None:
         self.trained = trained.load(run, compute=choose(where))
+        self._prints: dict[Path, str] = {}  # of the pixels of each image, as it is restored
+        self._names: dict[Path, str] = {}
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
         home = checkpoint.home(run)
-        self.files, self.left_out = list(files), 0
-        usual = (
+        self.files, self.left_out, self.out = list(files), 0, out
+        self.home = (
             Path("pictures") / f"{home.resolve().name}-restored" if checkpoint.is_exported(home) else home / "restored"
         )
-        self.folder = out or self._unused(usual)
         asked = wanted.restoration
-        beside = [path.resolve().parent for path in files]
+        self.inputs = list(files)
         if asked is not None and asked.mask is not None and Path(asked.mask).exists():
-            mask = Path(asked.mask).resolve()
-            beside.append(mask if mask.is_dir() else mask.parent)
-        if self.folder.resolve() in beside:
-            raise Error(
-                f"--out {self.folder} holds the pictures or masks that are read, and they would be written over: name "
-                f"another."
-            )
+            self.inputs.append(Path(asked.mask))
+        if out is not None:
+            outputs.check_folder(out, self.inputs)
 
     def do(self) -> int:
         """Restore every picture, and lay the sheet; 1 where some were left out."""
@@ -66,45 +66,74 @@ class Work:
         walk = plan(self.trained.model.config, self.request)
         self._say_plan(walk)
         self._look(walk)
-        with writing.explained(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        writing.write_atomic(self.folder / ASKED, self._told())
-        begin, used = time.perf_counter(), {"sheet"}
+        with self._claim() as output:
+            self._all(output)
+        return 1 if self.left_out else 0
+
+    def _all(self, output: Output) -> None:
+        """Every image restored into a claimed folder, and the sheet, which never takes another's place."""
+        folder, sheet_name = output.folder, output.free("sheet.png", [self._told(), *sorted(self._prints.values())])
+        say(f"into {folder}")
+        writing.write_atomic(folder / ASKED, self._told())
+        begin = time.perf_counter()
         lines: list[np.ndarray] = []
-        for path in self.files:
-            name = path.stem if path.stem not in used else f"{path.stem}-{path.suffix[1:]}"
-            while name in used:
-                name += "-again"
-            used.add(name)
+        for done, path in enumerate(self.files):
             try:
                 brought, images = self._restored(path)
             except KeyboardInterrupt:
-                say(f"stopped: {len(used) - 2} of {len(self.files)} pictures are restored, in {self.folder}.")
+                say(f"stopped: {done} of {len(self.files)} pictures are restored, in {folder}.")
                 raise
-            self._write(path, name, brought, images)
+            self._write(folder, path, brought, images)
             if len(lines) < SHEET:
                 lines.append(line(brought.picture, images))
-        sheet(self.folder / "sheet.png", lines)
+        sheet(folder / sheet_name, lines)
         seconds = time.perf_counter() - begin
         many = len(self.files) * self.request.n
-        say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {self.folder} (sheet.png: before, after)")
-        return 1 if self.left_out else 0
+        say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {folder} ({sheet_name}: before, after)")
+
+    def _claim(self) -> AbstractContextManager[Output]:
+        """The folder to write; without --out one by what is done and how that is free, or holds these answers.
+
+        Each answer follows from its own image and the request, so more images may be restored into one folder; the
+        sheet of other images gets another name.
+        """
+        names: dict[str, Any] = {ASKED: self._told()}
+        for path in self.files:
+            own = self._recipe(path, self._prints[path], None)
+            names |= {name: trees.plain(replace(own, picture=i, size=(0, 0)))
+                      for i, name in enumerate(self._answers(path))}  # fmt: skip
+
+        def proof(path: Path) -> bool:
+            return self._fits(path)
+
+        if self.out is not None:
+            return outputs.claimed(self.out, "restore", self._told(), names, inputs=self.inputs, proof=proof)
+        asked = self.request.restoration
+        assert asked is not None
+        words = [*asked.damage, asked.method or "trained", self.request.sampler, f"seed{self.request.seed}"]
+        return outputs.claimed_unused(self.home / "-".join(words), "restore", self._told(), names, proof=proof)
+
+    def _fits(self, path: Path) -> bool:
+        """Whether a file that an older kuosan wrote, which kept no record, is of this request."""
+        try:
+            said = json.loads((path.parent / ASKED).read_text(encoding="utf-8")) == json.loads(self._told())
+            if not said or path.name == ASKED:
+                return bool(said)
+            own = json.loads(read_png_text(path)[KEY])
+        except (Error, OSError, ValueError, KeyError, RecursionError):
+            return False
+        return any(path.name in self._answers(each) and own.get("start") == self._prints[each] for each in self.files)
+
+    def _answers(self, path: Path) -> list[str]:
+        """The files of an image's answers."""
+        name = self._names[path]
+        seed = self.request.seed
+        return [f"{name}-seed-{seed + i:08d}.png" if self.request.n > 1 else f"{name}.png"
+                for i in range(self.request.n)]  # fmt: skip
 
     def _told(self) -> str:
         """All that the answers follow from, but the pictures: what makes a folder another command's or this one's."""
         return json.dumps({"weights": self.trained.weights, "request": trees.plain(self.request)}, indent=1) + "\n"
-
-    def _unused(self, home: Path) -> Path:
-        """A folder by what is done and how; of those so called, the first that holds no other command's answers."""
-        asked = self.request.restoration
-        assert asked is not None
-        words = [*asked.damage, asked.method or "trained", self.request.sampler, f"seed{self.request.seed}"]
-        first = home / "-".join(words)
-        candidates = (first if i == 1 else first.with_name(f"{first.name}-{i}") for i in range(1, 10_000))
-        return next(each for each in candidates if not each.exists() or self._mine(each / ASKED))
-
-    def _mine(self, path: Path) -> bool:
-        return path.is_file() and path.read_text(encoding="utf-8") == self._told()
 
     def _look(self, walk: Plan) -> None:
         """Open every picture and mask before the first is restored; those that are refused are named and left out.
@@ -113,14 +142,14 @@ class Work:
         """
         wrong, good, tiles = [], list[Path](), 0
         for path in self.files:
-            asked = self._request(path).restoration
-            assert asked is not None
             try:
-                brought = bring(self.trained.model, asked, path, batch=self.request.batch)
+                brought = self._opened(path)
             except Error as error:
                 wrong.append(str(error))
                 continue
-            good.append(path)
+            if path not in good:
+                good.append(path)
+            self._prints[path] = fingerprint(brought.picture)
             tiles += brought.tiles
         if not good:
             more = f" ({len(wrong) - 1} more pictures are refused, too.)" if len(wrong) > 1 else ""
@@ -131,6 +160,7 @@ class Work:
         for text in wrong:
             say(f"left out: {text}")
         self.files, self.left_out = good, len(wrong)
+        self._names = _named(good)
         calls = tiles * self.request.n * walk.evaluations
         many = len(good) * self.request.n
         say(f"to make: {many} picture{'s' * (many > 1)}, {calls:,} network evaluations in all, each of one tile")
@@ -138,7 +168,7 @@ class Work:
     def _restored(self, path: Path) -> tuple[Brought, Tensor]:
         request = self._request(path)
         assert request.restoration is not None
-        brought = bring(self.trained.model, request.restoration, path, batch=self.request.batch)
+        brought = self._opened(path)
         for note in brought.notes:
             say(f"{path}: {note}")
         frames = generate(brought.model, brought.batched(request), given=brought.given,
@@ -153,16 +183,24 @@ class Work:
                     parts.append(brought.result(frame.x))
         return brought, torch.cat(parts)
 
+    def _opened(self, path: Path) -> Brought:
+        """An image as the training images were read, ready to be restored. Raises: Error where it cannot be."""
+        asked = self._request(path).restoration
+        assert asked is not None
+        return bring(self.trained.model, asked, path, batch=self.request.batch, reading=self.trained.reading)
+
     def _request(self, path: Path) -> Request:
         assert self.request.restoration is not None
         return replace(self.request, restoration=replace(self.request.restoration, picture=str(path)))
 
-    def _write(self, path: Path, name: str, brought: Brought, images: Tensor) -> None:
-        recipe = self.trained.recipe(self._request(path), brought.picture, size=(images.shape[3], images.shape[2]))
-        for i, picture in enumerate(to_uint8(images.cpu().numpy())):
-            own = replace(recipe, picture=i)
-            ending = f"-seed-{own.seed:08d}" if self.request.n > 1 else ""
-            save_png(self.folder / f"{name}{ending}.png", picture, own.text())
+    def _write(self, folder: Path, path: Path, brought: Brought, images: Tensor) -> None:
+        recipe = self._recipe(path, fingerprint(brought.picture), (images.shape[3], images.shape[2]))
+        for i, (name, picture) in enumerate(zip(self._answers(path), to_uint8(images.cpu().numpy()))):
+            save_png(folder / name, picture, replace(recipe, picture=i).text())
+
+    def _recipe(self, path: Path, start: str, size: tuple[int, int] | None) -> Recipe:
+        """What the answers to an image follow from."""
+        return replace(self.trained.recipe(self._request(path), size=size or (0, 0)), start=start)
 
     def _say_plan(self, walk: Plan) -> None:
         asked, trained = self.request.restoration, self.trained
@@ -175,6 +213,17 @@ class Work:
             f"{', '.join(asked.damage) or 'noise'}{how}: {walk.sampler}, {walk.steps} steps, {walk.evaluations} "
             f"network evaluations a tile and answer{gradients}"
         )
-        say(
-            f"pictures: {len(self.files)}, {self.request.n} answer{'s' * (self.request.n > 1)} each, into {self.folder}"
-        )
+        say(f"pictures: {len(self.files)}, {self.request.n} answer{'s' * (self.request.n > 1)} each")
+
+
+def _named(files: Sequence[Path]) -> dict[Path, str]:
+    """What each image's answers are called: its own name, no two alike, nor like the sheet."""
+    found: dict[Path, str] = {}
+    used = {"sheet"}
+    for path in files:
+        name = path.stem if path.stem not in used else f"{path.stem}-{path.suffix[1:]}"
+        while name in used:
+            name += "-again"
+        used.add(name)
+        found[path] = name
+    return found

@@ -224,7 +224,7 @@ def make(
     if columns is not None and not 1 <= columns <= SHEET:
         raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
     from kuosan import trained as opening
-    from kuosan.cli.picture_folder import folder_of
+    from kuosan.cli.picture_folder import claim
     from kuosan.device import choose
     from kuosan.sample import guided, sizes, write
     from kuosan.sample.plan import plan, refuse_to_itself
@@ -235,30 +235,31 @@ def make(
     walk = plan(trained.model.config, request)
     size = sizes.of(trained.model.config, request)
     refuse_to_itself(trained.model.config, request)
-    start = opening.picture(sizes.sized(trained.model, size), Path(request.image)) if request.image else None
+    sized = sizes.sized(trained.model, size)
+    start = opening.picture(sized, Path(request.image), trained.reading, say) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
     guided.check(trained.model, request, guides)
     recipe = trained.recipe(request, start, helpers)
-    folder = folder_of(run, out, recipe, walk)
-    _say_plan(trained, request, walk, size)
-    film = write.Film() if gif else None
-    images, begin = [], time.perf_counter()
-    write.recipe(folder, recipe)
-    try:
-        for frame in frames(trained, request, start, guides):
-            if film is not None:
-                film.add(frame)
-            if frame.done:
-                write.pictures(folder, frame.x, recipe, frame.first)
-                images.append(frame.x[: max(0, SHEET - frame.first)].cpu())
-    except KeyboardInterrupt:
-        say(f"stopped: {sum(map(len, images))} of {request.n} pictures are finished, in {folder}.")
-        raise
-    seconds = time.perf_counter() - begin
-    write.sheet(folder / "sheet.png", images, columns)
-    if film is not None:
-        film.write(folder / "denoising.gif", columns)
+    with claim(run, out, recipe, walk, gif) as output:
+        _say_plan(trained, request, walk, size)
+        folder, film = output.folder, write.Film() if gif else None
+        images, begin = [], time.perf_counter()
+        write.recipe(folder, recipe)
+        try:
+            for frame in frames(trained, request, start, guides):
+                if film is not None:
+                    film.add(frame)
+                if frame.done:
+                    write.pictures(folder, frame.x, recipe, frame.first)
+                    images.append(frame.x[: max(0, SHEET - frame.first)].cpu())
+        except KeyboardInterrupt:
+            say(f"stopped: {sum(map(len, images))} of {request.n} pictures are finished, in {folder}.")
+            raise
+        seconds = time.perf_counter() - begin
+        write.sheet(folder / write.SHEET, images, columns)
+        if film is not None:
+            film.write(folder / write.GIF, columns)
     say(
         f"{request.n} picture{'s' * (request.n > 1)} in {seconds:.1f} s ({seconds / request.n:.2f} s each): {folder} "
         f"(sheet.png{f' of the first {SHEET}' * (request.n > SHEET)}{', denoising.gif' * gif})"
@@ -269,7 +270,7 @@ def make(
 def _refuse_early(run: Path, request: Request) -> None:
     """What a run's configuration alone can refuse, without loading torch."""
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
-        return  # a checkpoint's own configuration is read when its bytes are checked
+        return  # a checkpoint's own is read when its bytes are checked
     from kuosan.model import OwnNetwork, missing_network
     from kuosan.sample.plan import check_guides, choose
 

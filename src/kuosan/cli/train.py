@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
+from kuosan.data.config import as_begun
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
@@ -108,7 +109,7 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
         if checkpoint.checkpoints(out):
             before = checkpoint.load_config(out)
         elif (out / "config.yaml").is_file():
-            before = trees.load(out / "config.yaml")
+            before = as_begun(trees.load(out / "config.yaml"))
         else:
             raise Error(
                 f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
@@ -141,7 +142,7 @@ def _run(
     if dry_run:
         run = api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True)
         if first:
-            _say_plan(run, asked)
+            _plan(run, asked)
             say("dry run: nothing was written.")
         api.let_go(run)
         return 0
@@ -149,11 +150,22 @@ def _run(
         heard: Any = report if first else Silent()
         run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
         if first:
-            _say_plan(run, asked)
+            _plan(run, asked)
         asked_to_stop = api.train(run)
     if first:
-        _say_end(run, asked_to_stop)
+        _say_end(run, asked_to_stop, out)
     return 128 + asked_to_stop if asked_to_stop else 0
+
+
+def _plan(run: Any, asked: Any) -> None:
+    """Say what will be done; where that fails, the run's other processes are given the reason."""
+    from kuosan.train import api
+
+    try:
+        _say_plan(run, asked)
+    except BaseException as error:
+        api.let_go(run, error)
+        raise
 
 
 class _Nobody:
@@ -205,13 +217,13 @@ def _purpose(model: Any) -> str:
     )
 
 
-def _say_end(run: Any, stopped: int) -> None:
+def _say_end(run: Any, stopped: int, out: Path) -> None:
     folder, step, last = run.folder, run.state.step, run.config.train.max_steps
     if stopped:
         console.print()
         say(
             f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. "
-            f"The same command goes on from there."
+            f"{'The same command' if folder == out else f'kuosan train --out {quote(str(folder))}'} goes on from there."
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")

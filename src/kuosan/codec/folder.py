@@ -10,7 +10,6 @@ The run's configuration holds the sha256 of the weights (model.codec.weights), s
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,21 +48,22 @@ class Held(NamedTuple):
 def held(network: AutoencoderConfig, state: Mapping[str, Tensor]) -> Held:
     """A trained autoencoder's averaged weights as a codec's folder holds them: without the critic."""
     tensors = weights_alone(state)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        weights.write(path, tensors)
-        return Held(network.alone, tensors, manifest.sha256(path))
+    return Held(network.alone, tensors, weights.sha256(tensors))
 
 
 def write(run: Path, autoencoder: Held) -> None:
-    """Give a run its codec; one that is there already and holds the same is left as it is.
+    """Give a run its codec; one that is there already, whole and with the same weights, is left as it is.
 
     Raises:
-        Error: no room, no permission, or the disk fails.
+        Error: no room, no permission, the disk fails, or files of somebody else's lie in the codec's folder.
     """
     folder = run / NAME
+    with files.explained(folder, doing="read"):
+        if folder.exists() and (other := _foreign(folder)):
+            raise Error(f"{other} is no part of a codec, whose folder would be replaced: move it elsewhere.")
     try:
         if manifest.read(folder)[WEIGHTS].sha256 == autoencoder.sha256:
+            files.verify(folder)
             return
     except (Error, KeyError):
         pass  # none yet, or a damaged one
@@ -71,6 +71,23 @@ def write(run: Path, autoencoder: Held) -> None:
         text = trees.dump({"network": trees.plain(autoencoder.network)})
         (staging / CONFIG).write_text(text, encoding="utf-8")
         weights.write(staging / WEIGHTS, autoencoder.tensors)
+
+
+def is_whole(run: Path) -> bool:
+    """Whether a run's codec is there, byte for byte as it was written."""
+    try:
+        files.verify(run / NAME)
+    except Error:
+        return False
+    return _foreign(run / NAME) is None
+
+
+def _foreign(folder: Path) -> Path | None:
+    """What of a codec's folder was not written as one; the place itself where it is no folder."""
+    if not folder.is_dir():
+        return folder
+    own = (CONFIG, WEIGHTS, manifest.NAME)
+    return min((path for path in folder.iterdir() if path.name not in own and path.name[0] != "."), default=None)
 
 
 def find(path: Path) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kuosan.data.config import DataConfig, rgb, scale_of
-from kuosan.data.entries import Entry, Listing
+from kuosan.data.entries import TEST, TRAIN, Entry, Listing
 from kuosan.data.headers import read_up_to
 from kuosan.data.pixels import opaque
 from kuosan.data.ranges import Reading, Survey
@@ -120,7 +120,12 @@ class Arrays:
     def listing(self) -> Listing:
         """The pictures in the order of the array, those held out after."""
         entries = [
-            Entry(f"{'test' if held else 'train'}[{i}]", None if labels is None else str(labels[i]), None, held)
+            Entry(
+                f"{'test' if held else 'train'}[{i}]",
+                None if labels is None else str(labels[i]),
+                None,
+                {True: TEST, False: TRAIN, None: None}[held],
+            )
             for pictures, labels, held in self.parts
             for i in range(len(pictures))
         ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kuosan.errors import Error, unknown
 
@@ -16,6 +17,8 @@ PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
 BUCKET_ASPECT = 2.0  # as wide or tall as nearly all photographs are
+LAYOUT = 2  # how folders and the files beside images are understood; a run keeps the version that it began with
+SPLITS = (1, 2)  # by the bytes of files, as runs of 0.1 and before; by pixels, near duplicates together
 HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set says
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
@@ -27,7 +30,7 @@ class DataConfig:
     """Where the pictures are and what is done to each.
 
     Attributes:
-        path: `portraits` (inside the package), or a folder, .zip, IDX (.gz or not), .npz or .npy.
+        path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
         size: pixels a side of the square pictures made; None decides from the data and says so.
         channels: `rgb`, `grey`, or `auto`: grey where every picture is.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
@@ -49,8 +52,11 @@ class DataConfig:
             `0,1`, `-1,1`, `0,255` or `0,4095`; `auto` decides over the whole set and says so, or refuses.
         bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
+        split_version: what makes an image the same one, and so decides on its number and its side of the split: 2 its
+            decoded pixels, near duplicates on one side; 1 the bytes of its file, as in runs made before.
         cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
             none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
+        layout: how folders and the files beside images are understood: 2; runs begun by older versions go on with 1.
     """
 
     path: str = PORTRAITS
@@ -69,10 +75,14 @@ class DataConfig:
     bucket_step: int | None = None
     bucket_aspect: float = BUCKET_ASPECT
     cache: str | None = None
+    layout: int = LAYOUT
+    split_version: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
-            raise Error(f"path {self.path!r} is no path: give a folder, a .zip, IDX or .npz file, or {PORTRAITS!r}.")
+            raise Error(
+                f"path {self.path!r} is no path: give a folder, a .zip or .tar, IDX or .npz file, or {PORTRAITS!r}."
+            )
         if self.size is not None:
             _whole("size", self.size, *SIZES, "or leave it out to decide from the data")
         for name, value, allowed in (
@@ -92,6 +102,9 @@ class DataConfig:
         _whole("max_pixels", self.max_pixels, 1, MOST_PIXELS, "pixels, width times height")
         _whole("max_bytes", self.max_bytes, 1 << 20, 1 << 40, "bytes of memory for decoding one image")
         scale_of(self.range)
+        _whole("layout", self.layout, 1, LAYOUT, "1 is how older versions understood folders")
+        if self.split_version not in SPLITS or isinstance(self.split_version, bool):
+            raise unknown("split_version", str(self.split_version), [str(version) for version in SPLITS])
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
@@ -105,6 +118,14 @@ class DataConfig:
         ):
             if given and self.resize != "buckets":
                 raise Error(f"{name} has no effect with resize {self.resize}: set resize to buckets, or leave it out.")
+
+
+def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored run's configuration with the versions that it was begun with: the first, where it says none."""
+    data = tree.get("data")
+    if not isinstance(data, Mapping):
+        return dict(tree)
+    return {**tree, "data": {**data, "layout": data.get("layout", 1), "split_version": data.get("split_version", 1)}}
 
 
 def rgb(background: str) -> tuple[int, int, int]:

@@ -37,7 +37,7 @@ class DatasetSource:
         self.dataset = dataset
         self.background = rgb(config.background)
         self.max_pixels, self.max_bytes = config.max_pixels, config.max_bytes
-        self.label_column = config.label_column
+        self.label_column, self.version = config.label_column, config.layout
         self.scale = scale_of(config.range)
         self.numbers = Reading({}, ())
         self.problems: list[tuple[str, str]] = []
@@ -52,7 +52,7 @@ class DatasetSource:
         entries, orders = [], dict[str, int]()
         survey = Survey(type(self.dataset).__name__, self.scale)
         for i in range(len(self.dataset)):
-            item = self.dataset[i]
+            item = self._item(i)
             picture = _picture(item, i)
             if not _is_shown(picture):
                 values, order = _values(picture, i)
@@ -63,6 +63,19 @@ class DatasetSource:
         says = f"{type(self.dataset).__name__}: {len(entries):,} items"
         axes = [f"{count:,} items are read as {order}." for order, count in orders.items()]
         return Listing(entries, missing=self.problems, says=says, in_order=True, notes=(*self.numbers.lines, *axes))
+
+    def _item(self, i: int) -> Any:
+        """The i-th item. Raises: Error that names it, where the data set's own code fails."""
+        try:
+            return self.dataset[i]
+        except Error:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise Error(
+                f"item {i} of {type(self.dataset).__name__} cannot be read: its __getitem__ raised "
+                f"{type(error).__name__}{f': {reason}' if reason else ''}. Mend that item, or leave it out."
+            ) from error
 
     def _told(self, item: Any, i: int) -> tuple[str | None, str | None]:
         """The label and the caption of an item."""
@@ -95,6 +108,10 @@ class DatasetSource:
             values = _array(value)
             if values.ndim == 0 and values.dtype.kind in "iu":
                 return str(int(values))
+            if values.ndim == 0 and values.dtype.kind in "fb" and self.version > 1:
+                number = values.item()
+                if isinstance(number, bool) or not np.isfinite(number) or number.is_integer():
+                    return class_name(number)
             kind += f" of {values.dtype}" + (f", shape {values.shape}" if values.ndim else "")
         self.problems.append((f"item {i}", f"has no class: a class is a whole number or text, not a {kind}"))
         return None
@@ -106,7 +123,7 @@ class DatasetSource:
             Error: it is no picture, or its values have no agreed meaning.
         """
         with self.reading:
-            picture = _picture(self.dataset[i], i)
+            picture = _picture(self._item(i), i)
         if _is_shown(picture):
             return decode_image(picture, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
         return opaque(self.numbers.bytes(_values(picture, i)[0], halved=True), self.background)

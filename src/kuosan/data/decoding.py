@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -124,24 +124,18 @@ def decode(
 
 def decode_to(
     content: bytes,
-    shape: Callable[[np.ndarray], np.ndarray],
+    use: Callable[[Decoded], Found],
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
-) -> tuple[np.ndarray, Decoded]:
-    """`decode`, and what `shape` makes of the pixels; those are let go before another thread decodes a large image.
+) -> Found:
+    """What `use` makes of what `decode` gives, before another thread decodes a large image.
 
     Raises:
         Refused: as `decode`.
     """
-
-    def use(layers: Layers) -> tuple[np.ndarray, Decoded]:
-        done = _on(background, layers)
-        shaped = np.ascontiguousarray(shape(done.pixels))
-        return shaped, replace(done, pixels=shaped)
-
-    return _layers(content, max_pixels, scale, max_bytes, use)
+    return _layers(content, max_pixels, scale, max_bytes, lambda layers: use(_on(background, layers)))
 
 
 def decode_image(

@@ -18,7 +18,10 @@ import numpy as np
 from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
-from kuosan.data.scan import Progress, Scan, scan
+from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
+from kuosan.data.near import Near
+from kuosan.data.scan import Progress, Scan, by_content, scan
+from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
 from kuosan.files import write_atomic
 
@@ -46,10 +49,21 @@ class Report:
         """(name, the earlier one of the same content); they are used, and fall on the same side of the split."""
         first: dict[str, str] = {}
         pairs = []
-        for entry, look in zip(self.scan.entries, self.scan.looks):
-            if first.setdefault(look.key, entry.name) != entry.name:
-                pairs.append((entry.name, first[look.key]))
+        for i, entry in enumerate(self.scan.entries):
+            key = self.scan.identity(i)
+            if first.setdefault(key, entry.name) != entry.name:
+                pairs.append((entry.name, first[key]))
         return pairs
+
+    @cached_property
+    def near(self) -> Near | None:
+        """The near duplicates; None where images are not compared."""
+        return Near.of(self.scan.looks) if self.scan.by_pixels else None
+
+    def parted(self) -> list[tuple[str, str]]:
+        """Near duplicates that lie on different sides: of the data set's own split, or ends of a chain."""
+        pairs, entries = [] if self.near is None else self.near.parted(self.roles), self.scan.entries
+        return [(entries[i].name, entries[j].name) for i, j in pairs]
 
     @cached_property
     def buckets(self) -> Buckets:
@@ -58,15 +72,35 @@ class Report:
         return sorted_into(self.plan.shapes or (square,), [(look.height, look.width) for look in looks])
 
     def split(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (held out, train): as the source says, else by content, so that added files move no other."""
-        hold_out = HOLD_OUT if self.config.hold_out is None else self.config.hold_out
-        said = [entry.held_out for entry in self.scan.entries]
-        if all(word is None for word in said):
-            said = [int(look.key[:13], 16) / 16**13 < hold_out for look in self.scan.looks]
-        held = np.array([bool(word) for word in said], bool)
-        if held.all():
-            held[:] = False  # too few pictures to keep any out
-        return np.flatnonzero(held), np.flatnonzero(~held)
+        """Numbers (held out, train): as the source says, else by content; a group of near duplicates as its leader."""
+        return self._of_role(VALIDATION), self._of_role(TRAIN)
+
+    def test(self) -> np.ndarray:
+        """Numbers of the images that are neither, as the data set keeps them for testing."""
+        return self._of_role(TEST)
+
+    @cached_property
+    def roles(self) -> list[Role]:
+        """What each image is for: what the data set says, else by content.
+
+        Given `hold_out`, only test images keep their role. Without images for validation those for testing are held out
+        instead; where nothing would be left to train on, everything is trained on.
+        """
+        asked = self.config.hold_out
+        said = [entry.role if asked is None or entry.role == TEST else None for entry in self.scan.entries]
+        fraction = HOLD_OUT if asked is None else asked
+        if asked is not None or all(role is None for role in said):
+            own = [self.scan.identity(i) for i in range(len(said))] if self.near is None else self.near.keys()
+            content = [int(key[:13], 16) / 16**13 < fraction for key in own]
+            roles = [role or (VALIDATION if out else TRAIN) for role, out in zip(said, content)]
+        else:
+            roles = [role or TRAIN for role in said]
+            if VALIDATION not in roles:
+                roles = [VALIDATION if role == TEST else role for role in roles]
+        return roles if TRAIN in roles else [TRAIN] * len(roles)
+
+    def _of_role(self, role: Role) -> np.ndarray:
+        return np.flatnonzero(np.array([each == role for each in self.roles], bool))
 
     def summary(self) -> dict[str, object]:
         """The counts, as written to summary.json."""
@@ -78,6 +112,7 @@ class Report:
             "used": len(self.scan.entries),
             "train": len(train),
             "held_out": len(held),
+            "test": len(self.test()),
             "skipped": len(self.scan.refused),
             "size": self.plan.size,
             "why_this_size": self.plan.why,
@@ -93,10 +128,28 @@ class Report:
             "without_class": labels[None] if self.classes else 0,
             "captions": sum(entry.caption is not None for entry in self.scan.entries),
             "longest_caption": max((len(entry.caption or "") for entry in self.scan.entries), default=0),
+            "texts_without_image": len(self._orphans()),
             "caption_problems": [f"{name}: {reason}" for name, reason in self.scan.listing.missing],
             "duplicates": len(self.duplicates),
+            **self._compared(),
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
         }
+
+    def _aside(self) -> list[str]:
+        """That the data set's own split is put aside, where a fraction is asked for instead."""
+        if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
+            return []
+        lines = [f"The pictures' own split is not used, because hold_out is {self.config.hold_out:g}."]
+        if kept := len(self.test()):
+            lines.append(f"The {kept:,} images that it keeps for testing are never trained on all the same.")
+        return lines
+
+    def _compared(self) -> dict[str, object]:
+        """Where images are compared: groups of near duplicates, their images, and pairs that the split parts."""
+        if self.near is None:
+            return {}
+        found = self.near.groups
+        return {"near_groups": len(found), "near_images": sum(map(len, found)), "near_parted": len(self.parted())}
 
     def _changed(self) -> tuple[int, int]:
         """How many pictures are not shown as they are, and how many of these are enlarged."""
@@ -136,7 +189,10 @@ class Report:
         elif self.scan.listing.columns:
             lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
             lines[-1] += " Set label_column to one of them to take it as the class."
-        lines += [*self.scan.listing.notes, captioned.summary(self.scan.entries)]
+        lines += [*self.scan.listing.notes, *self._aside(), captioned.summary(self.scan.entries)]
+        ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
+        if self.config.range != "auto" and not any("read from" in line for line in ranged):
+            lines.append(f"range {self.config.range} changes nothing: these images say which number is white.")
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in told["converted"].items():  # type: ignore[attr-defined]
@@ -147,15 +203,40 @@ class Report:
         """What a person may want to mend, with the first examples of each."""
         reasons = Counter(_kind(reason) for _, reason in self.scan.refused).most_common()
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+        own = by_content(self.config, self.scan.entries)
+        apart = ", never split apart" if own else ""
+        parted = "near duplicates lie on both sides of the split" + (
+            ", as each resembles an image of another group (nobody is moved)"
+            if own
+            else " that the data set has, and stay"
+        )
         found = (
-            (self.duplicates, "have the same content as another (used, never split apart)"),
+            (
+                self.duplicates,
+                f"have the same {'pixels' if self.scan.by_pixels else 'content'} as another (used{apart})",
+            ),
+            (self.parted(), parted),
             (self._without_class(), "have no class: a model with labels learns them under the null label"),
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
             (captioned.without(self.scan.entries), "have no caption, or an empty one"),
+            (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
-        return [f"{len(pairs):,} {what}: {_few(pairs)}" for pairs, what in found if pairs]
+        return self._near_line() + [f"{len(pairs):,} {what}: {_few(pairs)}" for pairs, what in found if pairs]
+
+    def _near_line(self) -> list[str]:
+        found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
+        if not found:
+            return []
+        count, many = len(found), sum(map(len, found))
+        kept = (
+            "each kept on one side" if by_content(self.config, self.scan.entries) else "left where the split has them"
+        )
+        if self.config.hold_out == 0:
+            kept = "all are trained on"
+        shown = [(names[ids[0]], ", ".join(names[i] for i in ids[1:4]) + " ..." * (len(ids) > 4)) for ids in found]
+        return [f"{count:,} group{'s' * (count > 1)} of near duplicates, {many:,} images; {kept}: {_few(shown)}"]
 
     def _without_class(self) -> list[tuple[str, str]]:
         """The pictures that have no class where others have one."""
@@ -163,15 +244,20 @@ class Report:
 
     def _without_split(self) -> list[tuple[str, str]]:
         """The pictures that no split names where there is one."""
-        some = any(entry.held_out is not None for entry in self.scan.entries)
-        return [(entry.name, "") for entry in self.scan.entries if some and entry.held_out is None]
+        some = self.config.hold_out is None and any(entry.role for entry in self.scan.entries)
+        return [(entry.name, "") for entry in self.scan.entries if some and entry.role is None]
+
+    def _orphans(self) -> list[tuple[str, str]]:
+        """The files of captions that no image has the name of."""
+        return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(WORDS)]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
         if not told["held_out"] and self.config.hold_out != 0:
-            marked = all(entry.held_out for entry in self.scan.entries)
+            marked = not told["test"] and all(entry.held_out for entry in self.scan.entries)
             held += " (their split holds out every one, so all are used)" if marked else " (too few pictures)"
-        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}."
+        kept = f", {told['test']:,} kept for testing (never trained on)" if told["test"] else ""
+        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}{kept}."
 
     def _size(self, told: dict[str, object]) -> str:
         plan, count, buckets = self.plan, told["used"], told.get("buckets")
@@ -212,13 +298,15 @@ def write(report: Report, folder: Path) -> list[Path]:
     Raises:
         Error: they cannot be written.
     """
-    held = set(report.split()[0].tolist())
+    held, test = set(report.split()[0].tolist()), set(report.test().tolist())
     twin = dict(report.duplicates)
-    accepted = [["name", "from", "to", "mode", "done", "class", "caption", "held_out", "same_as", "content"]]
+    near = _groups_of(report)
+    accepted = [["name", "from", "to", "mode", "done", "class", "caption", "held_out", "same_as", "content", "near"]]
     for i, (entry, look) in enumerate(zip(report.scan.entries, report.scan.looks)):
         size = _text(report.buckets.shapes[report.buckets.of[i]])
+        kept = "test" if i in test else str(i in held).lower()
         row = [entry.name, f"{look.width}x{look.height}", size, look.mode, "; ".join(look.notes), entry.label or ""]
-        accepted.append([*row, entry.caption or "", str(i in held).lower(), twin.get(entry.name, ""), look.key])
+        accepted.append([*row, entry.caption or "", kept, twin.get(entry.name, ""), look.key, near.get(i, "")])
     rejected = [["name", "reason"], *map(list, report.scan.refused)]
     folder = Path(folder)
     contents = {
@@ -229,6 +317,12 @@ def write(report: Report, folder: Path) -> list[Path]:
     for name, text in contents.items():
         write_atomic(folder / name, text.encode("utf-8", "surrogateescape"))
     return [folder / name for name in contents]
+
+
+def _groups_of(report: Report) -> dict[int, str]:
+    """The name of the leader of each image that has near duplicates."""
+    found, names = report.near, [entry.name for entry in report.scan.entries]
+    return {} if found is None else {i: names[int(found.found.leader[i])] for ids in found.groups for i in ids}
 
 
 def _text(shape: tuple[int, int]) -> str:

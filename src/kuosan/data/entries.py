@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+
+Role = Literal["train", "validation", "test"]  # validation is held out, test is never trained on
+TRAIN: Role = "train"
+VALIDATION: Role = "validation"
+TEST: Role = "test"
+ROLES: dict[str, Role] = {  # what a split may be called, in lower case
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
 
 
 @dataclass(frozen=True)
@@ -15,8 +25,13 @@ class Entry:
     name: str
     label: str | None = None
     caption: str | None = None
-    held_out: bool | None = None  # None: decided by content, or trained on where others say
+    role: Role | None = None  # None: decided by content, or trained on where others say
     stamp: tuple[int, int] | None = None
+
+    @property
+    def held_out(self) -> bool | None:
+        """Whether the data set itself keeps it out of training; None where it says nothing."""
+        return None if self.role is None else self.role != TRAIN
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Listing:
     columns: tuple[str, ...] = ()  # what else is told of pictures and could be their class
     in_order: bool = False  # entries keep their own order; else pictures are numbered by content
     notes: tuple[str, ...] = ()  # what else was understood, a sentence each
+    shards: frozenset[str] = frozenset()  # folders that another tool's files beside them say are shards
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Look:
     grey: bool = False
     notes: tuple[str, ...] = ()
     reading: int = 1  # 2 where the version before read such a file otherwise: old runs are to notice
+    pixels: str = ""  # hash of what it decodes to, 128 bits, grey as one channel
+    view: bytes = b""  # what it is compared with others by, `views.View.packed`
 
 
 class Source(Protocol):

@@ -1,26 +1,26 @@
-"""Folders and zips of pictures: every file is an entry, a caption, or skipped with a reason."""
+"""Folders, zips and tars of images: every file is an entry, a caption, or skipped with a reason."""
 
 from __future__ import annotations
 
-import lzma
-import os
 import posixpath
-import stat
-import zipfile
-import zlib
+import re
+from collections.abc import Collection
 from pathlib import Path
 
-from kuosan.data.captions import CAPTIONS, METADATA, SPLIT, TRAINED_ON, Beside, read_beside
+from kuosan.data.archives import PACKED_TAR, Tar, Zip
+from kuosan.data.beside import CAPTIONS, Beside, Read
+from kuosan.data.captions import read_beside
 from kuosan.data.config import LABEL, DataConfig
 from kuosan.data.entries import Entry, Listing
-from kuosan.data.headers import Refused, is_known, is_packed, read_image
-from kuosan.data.unpacking import read_member
+from kuosan.data.headers import Refused, read_image
+from kuosan.data.lists import METADATA, SPLIT
+from kuosan.data.naming import IMAGES
+from kuosan.data.walk import Skipped, Stamps, walk
 from kuosan.errors import Error, unknown
 
-Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
-
 BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
-AGAIN, LARGE = 100, 1 << 24  # how much smaller a zip makes a compressed image at most, and from which size on
+# What img2dataset writes beside each shard
+SHARD_TABLE = re.compile(r"(.*/)?([0-9]+)(_stats\.json|\.parquet)")
 
 
 def most_bytes(config: DataConfig) -> int:
@@ -29,24 +29,23 @@ def most_bytes(config: DataConfig) -> int:
 
 
 class Folder:
-    """All files below a folder; nothing in it is ever written."""
+    """All files below a folder, and the members of tars where there are no images but in tars; nothing is written."""
 
-    def __init__(self, path: Path, config: DataConfig) -> None:
-        self.path, self.most = path, most_bytes(config)
-        self.label_column, self.hold_out = config.label_column, config.hold_out
+    def __init__(self, path: Path, config: DataConfig, outputs: Collection[Path] = ()) -> None:
+        self.path, self.config, self.outputs = path, config, outputs
+        self.inside: dict[str, tuple[Tar, str]] = {}  # a tar's member -> the tar, and the member's name in it
 
     def listing(self) -> Listing:
         """Every file below the folder; links to folders are followed, but never in a circle.
 
         Raises:
-            Error: nothing beside the pictures has the column asked for.
+            Error: nothing beside the images has the column asked for, or a list of them is not read.
         """
-        stamps: Stamps = {}
-        skipped: list[tuple[str, str]] = []
-        _walk(self.path, "", frozenset(), stamps, skipped)
-        beside = read_beside(stamps, self._read_text, self.label_column)
-        _check_column(self.path, self.label_column, beside)
-        return _listing(f"folder {self.path}", stamps, beside, skipped, self.hold_out)
+        stamps, skipped = walk(self.path, self.outputs, self.config.layout)
+        if self.config.layout > 1:
+            self._open_tars(stamps, skipped)
+        home = self.path.resolve().name
+        return _listing(f"folder {self.path}", self.path, home, stamps, skipped, self._read, self.config)
 
     def read(self, entry: Entry, i: int) -> bytes:
         """The bytes of one file.
@@ -55,52 +54,61 @@ class Folder:
             Refused: it has gone, or may not be read, or is no image, or too large.
         """
         try:
-            return read_image(self.path / entry.name, self.most)
+            if entry.name in self.inside:
+                tar, member = self.inside[entry.name]
+                return tar.image(member)
+            return read_image(self.path / entry.name, most_bytes(self.config))
         except OSError as reason:
             raise Refused(f"unreadable: {reason.strerror}") from None
 
-    def _read_text(self, name: str, limit: int) -> bytes:
+    def _open_tars(self, stamps: Stamps, skipped: Skipped) -> None:
+        """Put the members of tars in their place, if no image lies outside of them."""
+        loose = next((name for name in stamps if posixpath.splitext(name)[1].lower() in IMAGES), None)
+        for name in [name for name in stamps if PACKED_TAR.fullmatch(name) or name.lower().endswith(".tar")]:
+            if PACKED_TAR.fullmatch(name):
+                skipped.append((name, "compressed tar: unpack it, or store it as .tar"))
+            elif loose is not None:
+                skipped.append((name, f"a tar beside images that are files ({loose}): unpack it, or give it alone"))
+            else:
+                tar = Tar(self.path / name, most_bytes(self.config))
+                try:
+                    inside, passed = tar.files()
+                except Refused as reason:
+                    skipped.append((name, str(reason)))
+                else:
+                    self.inside |= {f"{name}/{member}": (tar, member) for member in inside}
+                    stamps |= {f"{name}/{member}": stamp for member, stamp in inside.items()}
+                    skipped += [(f"{name}/{member}", reason) for member, reason in passed]
+            del stamps[name]
+
+    def _read(self, name: str, limit: int) -> bytes:
+        if name in self.inside:
+            tar, member = self.inside[name]
+            return tar.read(member, limit)
         with (self.path / name).open("rb") as file:
             return file.read(limit)
 
 
-class ZipFolder:
-    """A zip of the same; read in place, never unpacked."""
+class Archive:
+    """A zip or tar of the same; read in place, never unpacked."""
 
-    def __init__(self, path: Path, config: DataConfig) -> None:
-        self.path = path
-        self.label_column, self.hold_out = config.label_column, config.hold_out
+    def __init__(self, path: Path, config: DataConfig, *, zipped: bool) -> None:
+        self.path, self.config = path, config
         self.most = most_bytes(config)
-        try:
-            self.zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as reason:
-            raise Error(f"{path} is no readable zip ({reason}): unpack it, or make it anew.") from None
+        self.archive = Zip(path, self.most, config.layout) if zipped else Tar(path, self.most)
 
     def listing(self) -> Listing:
         """Every member; a member packed twice under one name counts once.
 
         Raises:
-            Error: nothing beside the pictures has the column asked for.
+            Error: nothing beside the images has the column asked for, or the archive cannot be read.
         """
-        stamps: Stamps = {}
-        skipped: list[tuple[str, str]] = []
-        for info in self.zip.infolist():
-            name = posixpath.normpath(info.filename)
-            if info.is_dir():
-                continue
-            if _hidden(name):
-                skipped.append((name, "hidden"))
-            elif info.flag_bits & 1:
-                skipped.append((name, "encrypted"))
-            elif info.file_size > self.most:
-                skipped.append((name, f"too large: {info.file_size:,} bytes unpacked"))
-            elif name != info.filename or name.startswith(("/", "..")):
-                skipped.append((info.filename, "a name that leads out of the zip"))
-            else:
-                stamps[name] = (info.file_size, info.CRC)
-        beside = read_beside(stamps, self._read, self.label_column)
-        _check_column(self.path, self.label_column, beside)
-        return _listing(f"zip {self.path}", stamps, beside, skipped, self.hold_out)
+        try:
+            stamps, skipped = self.archive.files()
+        except Refused as reason:
+            raise Error(f"{self.path} cannot be read ({reason}): copy or make it again.") from None
+        what = f"{self.archive.kind} {self.path}"
+        return _listing(what, self.path, self.path.stem, stamps, skipped, self.archive.read, self.config)
 
     def read(self, entry: Entry, i: int) -> bytes:
         """The bytes of one member.
@@ -108,77 +116,24 @@ class ZipFolder:
         Raises:
             Refused: it is damaged, or longer than it said.
         """
-        try:
-            info, head = self.zip.getinfo(entry.name), self._read(entry.name, 16)
-            if info.file_size and not is_known(head):
-                raise Refused("not a picture of a known format")
-            if is_packed(head) and info.file_size > max(AGAIN * info.compress_size, LARGE):
-                raise Refused(
-                    f"too large: {info.file_size:,} bytes unpacked from {info.compress_size:,}, which no image is that "
-                    "is compressed itself"
-                )
-            return self._read(entry.name, self.most)
-        except Refused:
-            raise
-        except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as reason:
-            raise Refused(f"unreadable in the zip: {reason}") from None
-        except zipfile.BadZipFile as reason:
-            raise Refused(f"damaged in the zip: {reason}") from None
-
-    def _read(self, name: str, limit: int) -> bytes:
-        return read_member(self.path, self.zip, name, limit)
-
-
-def _walk(
-    root: Path, below: str, above: frozenset[tuple[int, int]], stamps: Stamps, skipped: list[tuple[str, str]]
-) -> None:
-    """Fill `stamps` (name -> bytes, mtime) and `skipped`; `above` are the folders on the way here."""
-    try:
-        here = os.stat(root / below)
-        inside = sorted(os.scandir(root / below), key=lambda item: item.name)
-    except OSError as reason:
-        if not below:
-            raise Error(f"cannot read the folder {root}: {reason.strerror}.") from None
-        skipped.append((below, f"unreadable folder: {reason.strerror}"))
-        return
-    above = above | {(here.st_dev, here.st_ino)}
-    for item in inside:
-        name = posixpath.join(below, item.name)
-        if _hidden(name):
-            skipped.append((name, "hidden"))
-            continue
-        try:
-            found = item.stat()
-        except OSError as reason:
-            skipped.append((name, f"unreadable: {reason.strerror}"))
-            continue
-        if stat.S_ISDIR(found.st_mode):
-            if (found.st_dev, found.st_ino) in above:
-                skipped.append((name, "link in a circle"))
-            else:
-                _walk(root, name, above, stamps, skipped)
-        elif stat.S_ISREG(found.st_mode):
-            stamps[name] = (found.st_size, found.st_mtime_ns)
-        else:
-            skipped.append((name, "not a regular file"))
-
-
-def _hidden(name: str) -> bool:
-    """Files that systems leave behind; nobody means them as pictures."""
-    left_behind = ("__MACOSX", "Thumbs.db", "desktop.ini")
-    return any(part.startswith(".") or part in left_behind for part in name.split("/"))
+        return self.archive.image(entry.name)
 
 
 def _listing(
-    what: str, stamps: Stamps, beside: Beside, skipped: list[tuple[str, str]], hold_out: float | None
+    what: str, path: Path, home: str, stamps: Stamps, skipped: Skipped, read: Read, config: DataConfig
 ) -> Listing:
-    names = sorted(name for name in stamps if name not in beside.taken)
-    notes, held_out = list(beside.notes), {name: split not in TRAINED_ON for name, split in beside.splits.items()}
-    if held_out and hold_out is not None:
-        notes.append(f"The pictures' own {SPLIT} is not used, because hold_out is {hold_out:g}.")
-        held_out = {}
+    """The listing of files, once what lies beside them is read."""
+    beside = read_beside(stamps, read, config.label_column, version=config.layout, root=home)
+    _check_column(path, config.label_column, beside)
+    skipped = [*skipped, *((name, "the mask of another image") for name in beside.masks)]
+    shards = frozenset(found[2] for name in stamps if (found := SHARD_TABLE.fullmatch(name)))
+    tables = sorted(name for name in stamps if name not in beside.taken and SHARD_TABLE.fullmatch(name))
+    if tables and config.layout > 1:
+        skipped += [(name, "a table of img2dataset: what it says stands beside the images too") for name in tables]
+    passed = {name for name, _ in skipped}
+    names = sorted(name for name in stamps if name not in beside.taken and name not in passed)
     entries = [
-        Entry(name, beside.labels.get(name), beside.captions.get(name), held_out.get(name), stamps[name])
+        Entry(name, beside.labels.get(name), beside.captions.get(name), beside.splits.get(name), stamps[name])
         for name in names
     ]
     return Listing(
@@ -188,7 +143,8 @@ def _listing(
         f"{what}: {len(entries) + len(skipped):,} files",
         by_folder=True,
         columns=_columns(beside),
-        notes=tuple(notes),
+        notes=tuple(beside.notes),
+        shards=shards,
     )
 
 
@@ -207,17 +163,3 @@ def _check_column(path: Path, column: str, beside: Beside) -> None:
         f"label_column is {column!r}, but no {' or '.join(METADATA)} with columns is in {path}: write one "
         f"(file_name,{column}), or leave label_column out to take folders as classes."
     )
-
-
-def folder_labels(names: list[str]) -> list[str | None]:
-    """The class of each picture: its first-level folder, below what all of them share; none where there is no choice.
-
-    A zip usually holds one folder that holds everything; that one is not a class.
-    """
-    parts = [name.split("/")[:-1] for name in names]
-    depth = 0
-    while all(len(part) > depth for part in parts) and len({part[depth] for part in parts}) == 1:
-        depth += 1
-    if not all(len(part) > depth for part in parts):
-        return [None] * len(names)
-    return [part[depth] for part in parts]

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from kuosan.data.config import DataConfig, scale_of
-from kuosan.data.entries import Entry, Listing
+from kuosan.data.entries import TEST, TRAIN, Entry, Listing
 from kuosan.data.ranges import Survey
 from kuosan.errors import Error
 
 PIECE = 1 << 20  # bytes that are unpacked at once
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-TRAIN, TEST = "train", ("t10k", "test")
+TESTS = ("t10k", "test")
 
 
 def is_idx(path: Path, head: bytes) -> bool:
@@ -49,7 +49,7 @@ class Idx:
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
         files = _image_files(path) if path.is_dir() else [path]
-        tests = [file for file in files if file.name.startswith(TEST)]
+        tests = [file for file in files if file.name.startswith(TESTS)]
         trains = [file for file in files if file not in tests]
         if len(trains) > 1 or len(tests) > 1:
             raise Error(f"{path} holds several data sets: name one of {', '.join(file.name for file in files)}.")
@@ -70,10 +70,10 @@ class Idx:
         """The pictures in the order of the file, those held out after."""
         entries = []
         for pictures, labels, held_out in self.parts:
-            part = "test" if held_out else "train"
+            role = TEST if held_out else (TRAIN if len(self.parts) > 1 else None)
             for i in range(len(pictures)):
                 label = None if labels is None else str(labels[i])
-                entries.append(Entry(f"{part}[{i}]", label, None, held_out or (False if len(self.parts) > 1 else None)))
+                entries.append(Entry(f"{role or TRAIN}[{i}]", label, None, role))
         found = sorted({int(label) for _, labels, _ in self.parts if labels is not None for label in np.unique(labels)})
         h, w = self.parts[0][0].shape[1:3]
         says = f"IDX {self.path}: {len(entries):,} pictures of {w}x{h}" + ("" if found else ", no labels beside it")

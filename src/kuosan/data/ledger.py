@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from kuosan.data.config import DataConfig
 from kuosan.data.entries import Entry, Look
+from kuosan.data.views import View
 from kuosan.files import write_atomic
 
 VERSION = 2
@@ -26,6 +28,7 @@ class Ledger:
             "background": config.background,  # grey pictures may be seen as grey on one, not on another
             "resize": config.resize,
             "range": config.range,
+            "split_version": config.split_version,
         }
         if config.max_bytes != DataConfig.max_bytes:
             self.head["max_bytes"] = config.max_bytes
@@ -46,9 +49,12 @@ class Ledger:
             return None
         try:
             look = Look(**row["look"])
-        except (TypeError, KeyError):
+            view = base64.b64decode(row["look"]["view"], validate=True)
+            if view:
+                View.unpacked(view)
+        except (TypeError, KeyError, ValueError):
             return None
-        return None if look.reason else Look(**{**row["look"], "notes": tuple(look.notes)})
+        return None if look.reason else replace(look, notes=tuple(look.notes), view=view)
 
     def write(self, entries: list[Entry], looks: list[Look]) -> None:
         """Put down what was told; the file is replaced whole.
@@ -59,8 +65,13 @@ class Ledger:
         if self.path is None:
             return
         rows = {
-            entry.name: {"stamp": entry.stamp, "look": asdict(look)}
+            entry.name: {"stamp": entry.stamp, "look": _plain(look)}
             for entry, look in zip(entries, looks)
             if entry.stamp is not None and not look.reason
         }
         write_atomic(self.path, json.dumps({"head": self.head, "rows": rows}))
+
+
+def _plain(look: Look) -> dict[str, Any]:
+    """A look as JSON takes it."""
+    return {**asdict(look), "view": base64.b64encode(look.view).decode()}

@@ -7,7 +7,7 @@ drawn from the keys its caller gives, so a batch is a pure function of (numbers,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from hashlib import blake2b
@@ -61,11 +61,13 @@ class Pictures:
         shape: (C, H, W) of x0; with buckets the square's, or where no training picture is square the commonest's.
         buckets: the shapes of pictures, and each picture's; one shape without buckets.
         train, held_out: picture numbers, (N,) int64 each, disjoint.
+        test: numbers of those that are neither, as the data set keeps them for testing; mostly empty.
         classes: their names in the order of the labels; empty without classes.
         labels: (N,) int64, -1 where a picture has none; None without classes.
         captions: a text a picture, None where it has none; None if no picture has one.
         attributes: of the portraits, a dict a picture; None elsewhere.
-        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does.
+        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does; a run keeps
+            `fingerprint_of` what it uses.
         report: every file accounted for.
     """
 
@@ -75,6 +77,7 @@ class Pictures:
         self.source, self.scan, self.config, self.plan = source, scanned, config, scanned.plan
         self.report = Report(config, scanned)
         self.held_out, self.train = self.report.split()
+        self.test = self.report.test()
         self.buckets = self.report.buckets
         self.shape = (self.plan.channels, *self.buckets.usual(self.train))
         self.classes = self.report.classes
@@ -84,7 +87,7 @@ class Pictures:
         texts = [entry.caption for entry in scanned.entries]
         self.captions = texts if any(text is not None for text in texts) else None
         self.attributes: list[dict[str, str]] | None = getattr(source, "attributes", None)
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = self.fingerprint_of()
 
     def __len__(self) -> int:
         return len(self.scan.entries)
@@ -104,7 +107,8 @@ class Pictures:
             have = ", ".join(f"{w}x{h}" for h, w in self.buckets.shapes)
             raise Error(f"{self.config.path} has no pictures of {shape[1]}x{shape[0]} (width x height), but of {have}.")
         some, place = copy(self), self.buckets.shapes.index(shape)
-        some.train, some.held_out = (ids[self.buckets.of[ids] == place] for ids in (self.train, self.held_out))
+        parts = (self.train, self.held_out, self.test)
+        some.train, some.held_out, some.test = (ids[self.buckets.of[ids] == place] for ids in parts)
         some.shape = (self.shape[0], *shape)
         return some
 
@@ -194,7 +198,30 @@ class Pictures:
             return pixels
         return pixels[top : top + size, left : left + size]
 
-    def _fingerprint(self) -> str:
+    def fingerprint_of(self, labels: bool = True, captions: bool = True) -> str:
+        """The fingerprint of what a run uses: without `labels` or `captions`, editing them changes nothing.
+
+        By split version 1 it is of files' bytes, labels and captions, whatever is used.
+        """
+        if not self.scan.by_pixels:
+            return vars(self).get("fingerprint") or self._by_bytes()  # of all shapes, whatever `only` leaves
+        digest = blake2b(digest_size=16)
+        plan, classes = self.plan, self.classes if labels else ()
+        settings = (plan.size, plan.side, plan.rule, plan.channels, plan.shapes, plan.background, self.config.flip)
+        digest.update(repr((2, settings, labels, captions, classes)).encode())
+        for i, entry in enumerate(self.scan.entries):
+            beside = (entry.label if labels else None, entry.caption if captions else None)
+            digest.update(
+                repr((self.scan.identity(i), *beside, self.report.roles[i])).encode("utf-8", "backslashreplace")
+            )
+        return digest.hexdigest()
+
+    def has_fingerprint(self, known: object) -> bool:
+        """Whether a run that keeps this fingerprint was trained on these, whatever of them it used."""
+        uses = ((labels, captions) for labels in (True, False) for captions in (True, False))
+        return any(known == self.fingerprint_of(*each) for each in uses)
+
+    def _by_bytes(self) -> str:
         digest = blake2b(digest_size=16)
         digest.update(repr((self.plan.size, self.plan.side, self.plan.rule, self.plan.channels)).encode())
         if self.plan.shapes:
@@ -205,6 +232,8 @@ class Pictures:
             digest.update(repr((look.key, entry.label, entry.caption, i in held)).encode())
             if look.reading != 1:
                 digest.update(repr(("reading", look.reading, self.config.range)).encode())
+        if len(self.test):
+            digest.update(repr(("test", self.test.tolist())).encode())
         return digest.hexdigest()
 
 
@@ -214,18 +243,20 @@ def open_pictures(
     *,
     progress: Progress | None = None,
     cache: Path | None = None,
+    outputs: Collection[Path] = (),
 ) -> Pictures:
     """Open what a config names, or a torch data set (with `config` for size, channels and the rest).
 
     Args:
         progress: called as (what, done, of) while files are looked at.
         cache: a file for what was told of each file, so that the next opening is quicker; none by default.
+        outputs: folders that are written to, which are no data where they lie below it.
 
     Raises:
         Error: nothing is there, or nothing of it can be used.
     """
     if isinstance(data, DataConfig):
-        config, source = data, find_source(data)
+        config, source = data, find_source(data, outputs)
     else:
         config = config or DataConfig(path=type(data).__name__)
         source = DatasetSource(data, config)

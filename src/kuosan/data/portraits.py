@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from kuosan.data.config import LABEL
-from kuosan.data.entries import Entry, Listing
+from kuosan.data.entries import TRAIN, VALIDATION, Entry, Listing, Role
 from kuosan.errors import Error, unknown
 
 SIDE = 32
@@ -112,13 +112,15 @@ class Portraits:
             raise unknown("label_column", label_column, [LABEL, *WORDS])
         self.attribute = CLASS if label_column == LABEL else label_column
         self.pictures, self.attributes, held_out = load_sheet()
-        self.held_out = held_out & (hold_out is None)
+        self.roles: list[Role | None] = [None] * len(held_out)
+        if hold_out is None:
+            self.roles = [VALIDATION if held else TRAIN for held in held_out]
 
     def listing(self) -> Listing:
         """All portraits in the order of the sheet."""
         entries = [
-            Entry(f"portrait {i}", attributes[self.attribute], caption(attributes), bool(held))
-            for i, (attributes, held) in enumerate(zip(self.attributes, self.held_out))
+            Entry(f"portrait {i}", attributes[self.attribute], caption(attributes), role)
+            for i, (attributes, role) in enumerate(zip(self.attributes, self.roles))
         ]
         says = f"the embedded portraits: {len(entries):,} Toon Heads of {SIDE}x{SIDE} (Johan Melin, CC BY 4.0)"
         return Listing(entries, says=says, classes=tuple(WORDS[self.attribute]), in_order=True)

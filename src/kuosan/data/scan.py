@@ -20,13 +20,14 @@ from kuosan.data.buckets import Shape, nearest, shapes, usual_step
 from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
 from kuosan.data.decoding import Decoded, decode_to, read_header
 from kuosan.data.entries import Entry, Listing, Look, Source
-from kuosan.data.folders import folder_labels
 from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
 from kuosan.data.kept import Kept
+from kuosan.data.layout import understood
 from kuosan.data.ledger import Ledger
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.resizing import cover, fit
+from kuosan.data.views import View
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 Job = TypeVar("Job")
@@ -70,6 +71,11 @@ class Scan:
     places: list[int]  # each entry's place in the listing, which is what the source reads by
     refused: list[tuple[str, str]] = field(default_factory=list)
     pixels: Kept | None = None
+    by_pixels: bool = False  # whether images are the same by what they decode to, or by the bytes of their files
+
+    def identity(self, i: int) -> str:
+        """What makes image i the same one, whatever its name: the hash of its pixels, or of its file's bytes."""
+        return self.looks[i].pixels if self.by_pixels else self.looks[i].key
 
 
 def scan(
@@ -78,6 +84,7 @@ def scan(
     """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`."""
     listing = source.listing()
     ledger = Ledger(cache, config)
+    compared = config.split_version > 1 and (not keep or by_content(config, listing.entries))
     looks = list(
         _each(
             lambda job: _head(source, config, ledger, *job),
@@ -88,7 +95,7 @@ def scan(
         )
     )
     good = [i for i, look in enumerate(looks) if not look.reason]
-    if not listing.in_order:
+    if not listing.in_order and config.split_version == 1:
         good.sort(key=lambda i: (looks[i].key, listing.entries[i].name))
     plan = decide(config, [looks[i] for i in good])
     store = None
@@ -98,15 +105,19 @@ def scan(
 
     def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
-        if store is None and ledger.look(listing.entries[i]) is not None:
+        known = ledger.look(listing.entries[i]) is not None and (bool(looks[i].view) or not compared)
+        if store is None and known:
             return looks[i]
-        return _pixels(source, listing.entries[i], i, looks[i], config, plan, None if store is None else store[place])
+        room = None if store is None else store[place]
+        return _pixels(source, listing.entries[i], i, looks[i], config, plan, room, compared)
 
     for i, look in zip(good, list(_each(decode_one, list(enumerate(good)), config, progress, DECODING))):
         looks[i] = look
     ledger.write(listing.entries, looks)
     whole = [place for place, i in enumerate(good) if not looks[i].reason]
-    if store is not None and len(whole) < len(good):
+    if not listing.in_order and config.split_version > 1:
+        whole.sort(key=lambda place: (looks[good[place]].pixels, listing.entries[good[place]].name))
+    if store is not None and whole != list(range(len(good))):
         store = store.only(whole)
     return _finish(listing, plan, looks, [good[place] for place in whole], store, config)
 
@@ -120,15 +131,26 @@ def _finish(
         plan = replace(plan, channels=1)
         store = None if store is None else store.grey()
     bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
-    entries = _labelled(listing, [listing.entries[i] for i in places])
-    return Scan(listing, plan, entries, kept, places, sorted([*listing.skipped, *bad]), store)
+    entries, notes = understood(listing, [listing.entries[i] for i in places], config.layout)
+    listing = replace(listing, notes=(*notes, *listing.notes))
+    refused = sorted([*listing.skipped, *bad])
+    return Scan(listing, plan, entries, kept, places, refused, store, config.split_version > 1)
+
+
+def by_content(config: DataConfig, entries: list[Entry]) -> bool:
+    """Whether some images are held out and the data set itself does not say which."""
+    if config.hold_out is not None:
+        return config.hold_out > 0
+    return all(entry.role is None for entry in entries)
 
 
 def content_key(content: bytes | np.ndarray) -> str:
     """128 bits of BLAKE2b of a file's bytes, or of an array's shape and values."""
     if isinstance(content, bytes):
         return blake2b(content, digest_size=16).hexdigest()
-    return blake2b(repr(content.shape).encode() + content.tobytes(), digest_size=16).hexdigest()
+    digest = blake2b(repr(content.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(content).data)
+    return digest.hexdigest()
 
 
 def decide(config: DataConfig, heads: list[Look]) -> Plan:
@@ -191,15 +213,30 @@ def _looked_at(content: bytes | np.ndarray, config: DataConfig) -> Look:
 
 
 def _pixels(
-    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan, store: np.ndarray | None
+    source: Source,
+    entry: Entry,
+    i: int,
+    head: Look,
+    config: DataConfig,
+    plan: Plan,
+    store: np.ndarray | None,
+    compared: bool,
 ) -> Look:
+    def look(decoded: Decoded) -> Look:
+        whole = decoded.pixels
+        pixels = _shaped(whole, head, plan)
+        if store is not None:
+            store[:] = with_channels(pixels, plan.channels)
+        found = replace(head, grey=is_grey(pixels), notes=decoded.notes, reading=decoded.reading)
+        if config.split_version == 1:
+            return found
+        own = np.ascontiguousarray(whole[..., :1] if found.grey and is_grey(whole) else whole)
+        return replace(found, pixels=content_key(own), view=View.of(own).packed() if compared else b"")
+
     try:
-        pixels, done = _fitted(source, entry, i, head, config, plan)
+        return _decoded(source, entry, i, head, config, plan, look)
     except Refused as reason:
         return replace(head, reason=str(reason))
-    if store is not None:
-        store[:] = with_channels(pixels, plan.channels)
-    return replace(head, grey=is_grey(pixels), notes=done.notes, reading=done.reading)
 
 
 def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan) -> np.ndarray:
@@ -208,40 +245,36 @@ def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, p
     Raises:
         Refused: it cannot be decoded, or is not what it was when it was looked at.
     """
-    return with_channels(_fitted(source, entry, i, head, config, plan)[0], plan.channels)
+
+    def shaped(decoded: Decoded) -> np.ndarray:
+        return np.ascontiguousarray(with_channels(_shaped(decoded.pixels, head, plan), plan.channels))
+
+    return _decoded(source, entry, i, head, config, plan, shaped)
 
 
-def _fitted(
-    source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan
-) -> tuple[np.ndarray, Decoded]:
-    """The picture at its planned size, in the channels it has, and what was done to it."""
+def _decoded(
+    source: Source,
+    entry: Entry,
+    i: int,
+    head: Look,
+    config: DataConfig,
+    plan: Plan,
+    use: Callable[[Decoded], Job],
+) -> Job:
+    """What `use` makes of an image at its own size, in the channels it has; the memory is shared with other threads."""
     with FILES.hold(_size_of(entry), config.max_bytes):
         content = source.read(entry, i)
         if isinstance(content, np.ndarray):
-            return _shaped(content, head, plan), Decoded(content, head.mode)
+            return use(Decoded(content, head.mode))
         if content_key(content) != head.key:
             raise Refused("changed since it was looked at")
-        return decode_to(
-            content,
-            lambda pixels: _shaped(pixels, head, plan),
-            plan.background,
-            config.max_pixels,
-            scale_of(config.range),
-            config.max_bytes,
-        )
+        return decode_to(content, use, plan.background, config.max_pixels, scale_of(config.range), config.max_bytes)
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:
     if plan.shapes:
         return cover(pixels, *plan.shape_of(head))
     return fit(pixels, plan.side, plan.rule, plan.background)
-
-
-def _labelled(listing: Listing, entries: list[Entry]) -> list[Entry]:
-    if not listing.by_folder or any(entry.label is not None for entry in entries):
-        return entries
-    labels = folder_labels([entry.name for entry in entries])
-    return [replace(entry, label=label) for entry, label in zip(entries, labels)]
 
 
 def _each(

@@ -23,14 +23,13 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
 PACK_AGAIN = "pack the zip again with deflate, which every program offers, or unpack it into a folder"
 
 
-def read_member(path: Path, opened: zipfile.ZipFile, name: str, limit: int) -> bytes:
+def read_member(path: Path, opened: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
     """At most `limit` bytes of a member; its checksum is compared where that is all of it.
 
     Raises:
         Refused: it is packed in a way that is not read, or needs too large a dictionary.
         zipfile.BadZipFile, OSError, ValueError, EOFError, zlib.error, lzma.LZMAError: it is damaged, or encrypted.
     """
-    info = opened.getinfo(name)
     if info.compress_type not in METHODS:
         raise Refused(f"packed by method {info.compress_type}, which is not read: {PACK_AGAIN}")
     if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -41,7 +40,7 @@ def read_member(path: Path, opened: zipfile.ZipFile, name: str, limit: int) -> b
         file.seek(info.header_offset)
         head = file.read(LOCAL)
         if len(head) < LOCAL or head[:4] != b"PK\x03\x04":
-            raise zipfile.BadZipFile(f"no member begins where {name!r} should")
+            raise zipfile.BadZipFile(f"no member begins where {info.filename!r} should")
         file.seek(sum(struct.unpack_from("<HH", head, 26)), 1)
         left = info.compress_size
         decoder: lzma.LZMADecompressor | bz2.BZ2Decompressor
@@ -62,7 +61,7 @@ def read_member(path: Path, opened: zipfile.ZipFile, name: str, limit: int) -> b
     if len(found) < wanted:
         raise EOFError("the member is shorter than it says")
     if wanted == info.file_size and zlib.crc32(found) != info.CRC:
-        raise zipfile.BadZipFile(f"bad checksum of {name!r}")
+        raise zipfile.BadZipFile(f"bad checksum of {info.filename!r}")
     return bytes(found)
 
 

@@ -14,6 +14,7 @@ from kuosan.text.prompts import escaped
 if TYPE_CHECKING:
     from kuosan.data.pictures import Pictures
     from kuosan.evaluate.config import EvaluateConfig
+    from kuosan.evaluate.images import Images
     from kuosan.evaluate.real import Side
     from kuosan.tasks import Task
     from kuosan.trained import Trained
@@ -50,7 +51,7 @@ def _check(model: Trained, config: EvaluateConfig, reference: Side, found: tuple
         raise Error(f"a caption of the {reference.what}: {error} Or say what is to be made: --prompts.") from None
 
 
-def shares(task: Task, pictures: Pictures) -> tuple[float, ...]:
+def shares(task: Task, pictures: Pictures | Images) -> tuple[float, ...]:
     """How the classes are shared out: as in the pictures compared with, where those have the same; else equally."""
     count = len(task.class_names)
     if pictures.labels is None or tuple(pictures.classes) != task.class_names:

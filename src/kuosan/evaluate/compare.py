@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kuosan import checkpoint, trained
+from kuosan import checkpoint, manifest, outputs, trained
 from kuosan import config as trees
 from kuosan.data.images import as_written
-from kuosan.device import Compute, choose
+from kuosan.data.reading import FACT
+from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate import compare_sheet, contestants, distortion, unseen
 from kuosan.evaluate.baselines import baselines
-from kuosan.evaluate.compared import SHEET, Comparison, Scores
+from kuosan.evaluate.compared import NAME, SHEET, TABLE, Comparison, Scores
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.contestants import Contestant
 from kuosan.evaluate.damaged import Damaged, damage
@@ -67,6 +68,7 @@ class Prepared:
     features: dict[str, Any]
     compute: Compute
     folder: Path
+    weights: tuple[str, ...] = ()  # sha256 of each contestant's
 
     @property
     def evaluations(self) -> int:
@@ -110,7 +112,10 @@ def prepare(config: ComparisonConfig, report: Report, distance: Distance | None 
         classifier, reference = (models[path] if path else None for path in (request.classifier, request.reference))
         check_guides(models[one.run], request, classifier, reference)
         entries.append(Entry(name, one, request, choice))
-    schooling = {run: Schooling(each.config.get("data", {}), each.state.get("data")) for run, each in saved.items()}
+    schooling = {
+        run: Schooling(each.config.get("data", {}), each.state.get("data"), each.state.get(FACT))
+        for run, each in saved.items()
+    }
     chosen = unseen.chosen(config, shape, schooling, report.progress)
     for entry in entries:
         if entry.request.prompts == OWN:  # refused before anything is made
@@ -121,12 +126,26 @@ def prepare(config: ComparisonConfig, report: Report, distance: Distance | None 
         distance = perceptual(config.features)
         features = {"name": distance.name, "hash": distance.hash, "resizing": distance.resizing}
     compute = choose(config.compute)
-    return Prepared(config, tuple(entries), chosen, damaged, distance, features, compute, config.folder())
+    weights = tuple(manifest.read(each.path)["ema.safetensors"].sha256 for each in saved.values())
+    return Prepared(config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights)
 
 
 def run(prepared: Prepared, report: Report | None = None) -> Comparison:
-    """Have everybody restore the pictures, and write what was found."""
-    report = report or Silent()
+    """Have everybody restore the images, and write what was found into a folder that holds no other comparison.
+
+    Raises:
+        Error: the folder of --out holds something else.
+    """
+    config = trees.plain(replace(prepared.config, out=None, compute=ComputeConfig()))
+    about = [config, prepared.chosen.pictures.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
+    names, path = [NAME, TABLE, SHEET], prepared.config.pictures
+    read = [path] if Path(path).is_dir() else []
+    with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, *read) as output:
+        return _run(replace(prepared, folder=output.folder), report or Silent())
+
+
+def _run(prepared: Prepared, report: Report) -> Comparison:
+    """Have everybody restore the images; the result is written again after each contestant."""
     sheet: dict[str, Tensor] = {}
     result = _begun(prepared)
     rules = tuple(_by_rule(prepared, name, sheet) for name in baselines(prepared.damaged))

@@ -37,8 +37,8 @@ def add(found: Found, prepared: Prepared, network: Features, each: Job, made: np
     held = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
     told = memorisation.memorisation(
         made,
-        side_rows(prepared.home, held, network, report),
-        side_rows(prepared.home, train, network, report),
+        side_rows(prepared, held, network, report),
+        side_rows(prepared, train, network, report),
     )
     pictures = np.moveaxis(each.store.pictures(0, found.n), 1, -1)
     known = np.moveaxis(train.bytes(), 1, -1)
@@ -46,6 +46,8 @@ def add(found: Found, prepared: Prepared, network: Features, each: Job, made: np
     found.figures["nearer"] = told.nearer
     found.details["memorisation"] = {
         "training_pictures": len(train),
+        "compared_at": f"features of {network.name} ({network.resizing}); copies: whole pixels at "
+        f"{known.shape[2]}x{known.shape[1]}",
         "held_out_pictures": len(held),
         "below": {"share": told.below.value, "interval": [told.below.low, told.below.high], "expected": told.quantile},
         "p_value": told.p_value,
@@ -54,7 +56,10 @@ def add(found: Found, prepared: Prepared, network: Features, each: Job, made: np
         "copies": len(same),
         "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
     }
-    words = re.findall(r"[\w.]+", each.point.name.replace(" ", ""))  # a value may be a path
-    name = "-".join(["nearest", *words]) + ".png"
     factor = max(1, SIDE // max(known.shape[1:3]))
-    save_png(prepared.folder / name, enlarge(memorisation.sheet(told, pictures, known, SHOWN), factor))
+    save_png(prepared.folder / name_of(each), enlarge(memorisation.sheet(told, pictures, known, SHOWN), factor))
+
+
+def name_of(each: Job) -> str:
+    """The sheet of a point's closest images; a swept value may be a path."""
+    return "-".join(["nearest", *re.findall(r"[\w.]+", each.point.name.replace(" ", ""))]) + ".png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error
-from kuosan.evaluate import asking, bits, measures, real, sweep
+from kuosan.evaluate import asking, bits, measures, real, remarks, sweep
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
+from kuosan.evaluate.images import Images, open_images
 from kuosan.evaluate.judging import Judge, open_judge
 from kuosan.evaluate.making import Job, about
 from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
 from kuosan.evaluate.real import Side
+from kuosan.evaluate.rows import Memory
 from kuosan.evaluate.store import Store, key
 from kuosan.features import features
 from kuosan.model import require_pixels, require_whole, require_wordless
@@ -60,6 +62,7 @@ class Prepared:
     bits: Side | None = None  # pictures whose likelihood is told
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=dict, repr=False)  # rows that were read
 
     @property
     def distances(self) -> list[str]:
@@ -124,13 +127,14 @@ def _of_model(
         home = Path(FOLDER) / path.name
     jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
     judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
+    metrics = () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge)
     return Prepared(
         model.name,
         config,
         Path(config.out) if config.out else home / _name(config, jobs, model.weights, pictures.fingerprint),
         home,
         network,
-        () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge),
+        metrics,
         reference,
         floor,
         model,
@@ -138,24 +142,25 @@ def _of_model(
         own=own,
         judge=judge,
         bits=bits.asked(config, own),
-        warnings=warnings,
+        warnings=(*warnings, *remarks.warnings(None, reference, config.request.n, metrics)),
     )
 
 
 def _real_pictures(
     model: Trained, config: EvaluateConfig, progress: Progress
-) -> tuple[Pictures, Pictures | None, tuple[str, ...]]:
+) -> tuple[Pictures | Images, Pictures | None, tuple[str, ...]]:
     """The data set to compare with, the one trained on where it is at hand, and warnings."""
     saved = checkpoint.load(model.name, parts=())
     data = trees.build(DataConfig, saved.config.get("data", {}))
     if config.against not in (TRAIN, HELD_OUT):
-        return real.others(config.against, model.model.shape, data, progress), None, model.damaged
+        found = open_images(config.against, model.reading, model.model.shape, progress, data.label_column)
+        return found, None, model.damaged
     every = real.own(data, config.data, progress)
     pictures, noted = _of_one_shape(model, every)
     if pictures.shape != model.model.shape:
         raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
     known = saved.state.get("data")
-    if known in (None, pictures.fingerprint):
+    if known is None or pictures.has_fingerprint(known):
         return pictures, pictures, (*model.damaged, *noted)
     text = f"{pictures.config.path} does not hold the pictures that {model.name} was trained on"
     if not config.force:
@@ -182,7 +187,7 @@ def _jobs(
     points: Sequence[Point],
     choices: Sequence[Choice],
     home: Path,
-    pictures: Pictures,
+    pictures: Pictures | Images,
     prompts: tuple[str, ...],
 ) -> tuple[Job, ...]:
     """Each point ready to be sampled. Helpers that several points name are opened once."""
@@ -206,12 +211,13 @@ def _jobs(
     return tuple(found)
 
 
-def _judge(config: EvaluateConfig, pictures: Pictures, compute: Any, tasks: Sequence[Task | None]) -> Judge:
+def _judge(config: EvaluateConfig, pictures: Pictures | Images, compute: Any, tasks: Sequence[Task | None]) -> Judge:
     """The judge, where there are classes to judge."""
     assert config.judge is not None
     told = next((task.class_names for task in tasks if task is not None), tuple(pictures.classes))
     if any(task is None for task in tasks) or not told:
         raise Error(f"judge {config.judge!r} has nothing to judge: the pictures are asked to be of no class.")
+    assert pictures.shape is not None, "images against a model have its shape"
     return open_judge(config.judge, pictures.shape, told, compute)
 
 
@@ -252,9 +258,9 @@ def _of_pictures(target: str, config: EvaluateConfig, network: Features, progres
     given += [name for name in ("sweep", "likelihood") if getattr(config, name)]
     if given:
         raise Error(f"{given[0]} has no effect on {target}, which holds pictures and no model; leave it out.")
-    pictures = real.others(config.against, None, DataConfig(), progress)
-    theirs = real.others(target, pictures.shape, DataConfig(), progress)
-    made = Side.of(f"pictures of {target}", theirs, real.shuffled(theirs, "all"), 0, config.request.n)
+    pictures = open_images(config.against, progress=progress)
+    theirs = open_images(target, progress=progress)
+    made = Side.of(f"images of {target}", theirs, real.shuffled(theirs, "all"), 0, config.request.n)
     if len(made) < real.LEAST:
         raise Error(f"{target} holds {len(made)} pictures, too few for a distance.")
     reference, floor = real.sides(pictures, config.against, config.real, len(made))
@@ -262,13 +268,26 @@ def _of_pictures(target: str, config: EvaluateConfig, network: Features, progres
     if config.judge is not None:
         if not theirs.classes:
             raise Error(f"judge {config.judge!r} has nothing to judge: the pictures of {target} have no classes.")
-        judge = open_judge(config.judge, theirs.shape, theirs.classes, choose(config))
+        judge = _judge_of_images(config, theirs, pictures)
     home = Path(config.out or FOLDER)
     digest = _digest([theirs.fingerprint, pictures.fingerprint, trees.plain(replace(config, out=None))])
     name = f"{_word(target)}-against-{_word(config.against)}-{digest}"
     folder = Path(config.out) if config.out else home / name
     metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
-    return Prepared(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge)
+    warnings = tuple(remarks.warnings(made, reference, config.request.n, metrics))
+    return Prepared(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
+                    warnings=warnings)  # fmt: skip
+
+
+def _judge_of_images(config: EvaluateConfig, theirs: Images, pictures: Images) -> Judge:
+    """The judge of a folder's classes, which reads images of its own size alone. Raises: Error for others."""
+    assert config.judge is not None
+    for images in (theirs, pictures):
+        if images.shape is None:
+            raise Error(f"judge {config.judge!r} reads images of one size, those of {images.path} are of several: "
+                        "resize them first, or leave --judge out.")  # fmt: skip
+    assert theirs.shape is not None
+    return open_judge(config.judge, theirs.shape, theirs.classes, choose(config))
 
 
 def choose(config: EvaluateConfig) -> Any:

@@ -7,25 +7,26 @@ reconstruction.json, table.md and sheet.png, of one picture file the reconstruct
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kuosan import checkpoint
+from kuosan import checkpoint, outputs
 from kuosan import config as trees
 from kuosan.codec import folder as codecs
 from kuosan.codec.config import Latents
 from kuosan.data.images import save_png
-from kuosan.device import Compute, choose
+from kuosan.data.reading import FACT
+from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.distortion import capped, levels
 from kuosan.evaluate.kid import kid_of_pairs
 from kuosan.evaluate.latent_space import Gathered
 from kuosan.evaluate.progress import Report, Silent
-from kuosan.evaluate.reconstructed import PICTURE, SHEET, Reconstructed
+from kuosan.evaluate.reconstructed import NAME, PICTURE, SHEET, TABLE, Reconstructed
 from kuosan.evaluate.reconstruction import NONE, ReconstructionConfig, require_autoencoder
 from kuosan.evaluate.reference import WINDOW, psnr, ssim
 from kuosan.evaluate.subjects import Shape, Subjects, subjects
@@ -149,12 +150,14 @@ def open_run(target: str | Path) -> Opened:
     config = trees.build(ModelConfig, saved.config.get("model", {}))
     require_autoencoder(config, target)
     home = saved.path.parent.parent if saved.path.parent.name == checkpoint.FOLDER else saved.path
-    schooling = {str(target): Schooling(saved.config.get("data", {}), saved.state.get("data"))}
+    schooling = {str(target): Schooling(saved.config.get("data", {}), saved.state.get("data"), saved.state.get(FACT))}
     if isinstance(config.codec, Latents):
         held = codecs.of_run(config.codec, saved.path)
         if config.codec.run and (Path(config.codec.run) / checkpoint.FOLDER).is_dir():
             other = checkpoint.load(config.codec.run, parts=())
-            schooling[config.codec.run] = Schooling(other.config.get("data", {}), other.state.get("data"))
+            schooling[config.codec.run] = Schooling(
+                other.config.get("data", {}), other.state.get("data"), other.state.get(FACT)
+            )
     else:
         assert isinstance(config.network, AutoencoderConfig)
         held = codecs.held(config.network, checkpoint.load(saved.path, parts=("ema",), fits=require_fit).ema)
@@ -172,8 +175,17 @@ def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor:
 
 
 def run(prepared: Prepared, report: Report | None = None) -> Reconstructed:
-    """Encode, decode, measure, write."""
-    report = report or Silent()
+    """Encode, decode, measure, write; into a folder that holds no other report. Raises: Error where --out does."""
+    found, config = prepared.subjects, replace(prepared.config, out=None, compute=ComputeConfig())
+    about = [trees.plain(config), prepared.opened.held.sha256, found.fingerprint, list(found.names)]
+    names = [NAME, TABLE, SHEET, *([PICTURE] if found.single else [])]
+    read = [config.pictures] if Path(config.pictures or "-").is_dir() else []
+    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, *read) as output:
+        return _run(replace(prepared, folder=output.folder), report or Silent())
+
+
+def _run(prepared: Prepared, report: Report) -> Reconstructed:
+    """Encode, decode, measure, write into a claimed folder."""
     tally, many = Tally(), len(prepared.subjects)
     for first in range(0, many, prepared.config.batch):
         _add(tally, prepared, first, min(first + prepared.config.batch, many))

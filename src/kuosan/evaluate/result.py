@@ -68,6 +68,8 @@ class Result:
     features: dict[str, Any] = field(default_factory=dict)  # name, hash of the weights, dim, size
     resize: str = ""
     file_format: str = ""
+    images: dict[str, Any] = field(default_factory=dict)  # of both sides: sizes, formats, what was done or left out
+    remarks: tuple[str, ...] = ()  # the same in sentences
     found: tuple[Found, ...] = ()  # empty where only the likelihood was asked for
     floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real pictures
     floor_of: str = ""
@@ -139,6 +141,7 @@ class Result:
                 f"{first.n:,} pictures{seeds} against {self.real:,} {self.against}.{first.made()}",
                 f"Features {network['name']} (weights {network['hash'][:12]}), {self.resize}; {self.file_format}.",
             ]
+        lines += self.remarks
         if self.compute:
             lines.append(f"Computed on {self.compute}.")
         if self.judge:

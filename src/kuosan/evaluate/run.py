@@ -7,14 +7,16 @@ measures them, and writes result.json, table.md, table.csv, sheets and plots.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kuosan import config as trees
+from kuosan import outputs
 from kuosan.errors import Error
-from kuosan.evaluate import bits, measures, memory, plot
+from kuosan.evaluate import bits, measures, memory, plot, remarks
 from kuosan.evaluate.config import EvaluateConfig, configured
 from kuosan.evaluate.judging import share
 from kuosan.evaluate.kid import kid_difference
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from kuosan.evaluate.making import Job
     from kuosan.features.network import Features
     from kuosan.trained import Trained
-
-FILE_FORMAT = "8-bit pictures, lossless"
 
 
 def measure(
@@ -69,7 +69,41 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(prepared: Prepared, report: Report) -> Result:
-    """Make what is lacking, measure, write."""
+    """Make what is lacking, measure, write; into a folder that holds no other result.
+
+    Raises:
+        Error: the folder of --out holds something else, or another process writes there.
+    """
+    config = prepared.config
+    read = [each for each in (config.against, "" if prepared.model else prepared.target) if Path(each).is_dir()]
+    about, names = _identity(prepared), _names(prepared)
+    with outputs.named(config.out, prepared.folder, "evaluate", about, names, *read) as output:
+        return _run(replace(prepared, folder=output.folder), report)
+
+
+def _names(prepared: Prepared) -> list[str]:
+    """The files that are written."""
+    names = ["result.json", "table.md"]
+    if prepared.network is not None:
+        names += ["table.csv", "sheet.png", "real.png"]
+    if prepared.config.sweep:
+        names.append("plot.png")
+    if "memorisation" in prepared.metrics:
+        names += [memory.name_of(each) for each in prepared.jobs]
+    return [*names, *([bits.CURVE] if prepared.bits is not None else [])]
+
+
+def _identity(prepared: Prepared) -> Any:
+    """All that the result follows from, as plain values."""
+    made = None if prepared.made is None else prepared.made.pictures.fingerprint
+    weights = None if prepared.model is None else prepared.model.weights
+    network = None if prepared.network is None else [prepared.network.name, prepared.network.hash]
+    config = trees.plain(replace(prepared.config, out=None))
+    return [prepared.target, config, weights, prepared.reference.pictures.fingerprint, made, network]
+
+
+def _run(prepared: Prepared, report: Report) -> Result:
+    """Make what is lacking, measure, write into a claimed folder."""
     begin = time.perf_counter()
     model, pictures = prepared.model, prepared.reference.pictures
     compared: dict[str, Any] = {}
@@ -104,13 +138,16 @@ def _compared(prepared: Prepared, network: Features, report: Report) -> dict[str
     """The figures of all pictures against real ones, and by what features."""
     if prepared.model is not None:
         make(prepared.model, prepared.jobs, report)
-    reference = side_rows(prepared.home, prepared.reference, network, report)
+    reference = side_rows(prepared, prepared.reference, network, report)
     found = tuple(_found(prepared, network, reference, report))
     floor, floor_of = _floor(prepared, network, report)
+    sides = (("made", prepared.made), ("real", prepared.reference))
     return {
         "features": {"name": network.name, "hash": network.hash, "dim": network.dim, "size": network.size},
         "resize": network.resizing,
-        "file_format": FILE_FORMAT,
+        "file_format": remarks.file_format(prepared.made, prepared.reference),
+        "images": {name: remarks.facts(side) for name, side in sides if side is not None},
+        "remarks": tuple(line for _, side in sides if side is not None for line in remarks.described(side, network)),
         "found": found,
         "floor": floor,
         "floor_of": floor_of,
@@ -121,23 +158,23 @@ def _found(prepared: Prepared, network: Features, reference: np.ndarray, report:
     """The figures of each point, or of the folder's pictures."""
     metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
     if prepared.made is not None:
-        made = side_rows(prepared.home, prepared.made, network, report)
+        made = side_rows(prepared, prepared.made, network, report)
         found = Found(
             prepared.made.what, {}, len(made), measures.figures(prepared.distances, made, reference, force=force)
         )
         if judge is not None:
-            _add_labels(found, prepared, side_rows(prepared.home, prepared.made, judge, report), prepared.made.labels())
+            _add_labels(found, prepared, side_rows(prepared, prepared.made, judge, report), prepared.made.labels())
         return [found]
     points: list[Found] = []
     first: np.ndarray | None = None
     for each in prepared.jobs:
-        made = job_rows(each, network, report)
+        made = job_rows(prepared, each, network, report)
         found = _of_job(each, measures.figures(prepared.distances, made, reference, force=force))
         if first is not None and "kid" in metrics:
             found.more["kid"] = kid_difference(made, first, reference)
         first = made if first is None else first
         if judge is not None:
-            _add_labels(found, prepared, job_rows(each, judge, report), np.array(each.wanted(0, found.n)))
+            _add_labels(found, prepared, job_rows(prepared, each, judge, report), np.array(each.wanted(0, found.n)))
         if "memorisation" in metrics:
             memory.add(found, prepared, network, each, made, report)
         points.append(found)
@@ -184,11 +221,11 @@ def _floor(prepared: Prepared, network: Features, report: Report) -> tuple[dict[
     one, other = prepared.floor
     floor: dict[str, Estimate] = {}
     if prepared.distances:
-        pair = [side_rows(prepared.home, side, network, report) for side in (one, other)]
+        pair = [side_rows(prepared, side, network, report) for side in (one, other)]
         floor = measures.floor(prepared.distances, *pair)
     labels, judge = prepared.reference.labels(), prepared.judge
     if judge is not None and labels is not None and prepared.reference.pictures.classes == judge.classes:
-        logits = side_rows(prepared.home, prepared.reference, judge, report)
+        logits = side_rows(prepared, prepared.reference, judge, report)
         floor["labels"] = share(logits[labels >= 0], labels[labels >= 0], judge.classes)[0]
     return floor, f"{len(one):,} {one.what} against {len(other):,} {other.what}"
 
@@ -196,10 +233,10 @@ def _floor(prepared: Prepared, network: Features, report: Report) -> tuple[dict[
 def _draw(prepared: Prepared, result: Result) -> None:
     """Sheets to look at, and the plot of a sweep."""
     if prepared.made is not None:
-        made = [("", prepared.made.bytes(plot.SHEET))]
+        made = [("", prepared.made.shown(plot.SHEET))]
     else:
         made = [(each.point.name, each.store.pictures(0, min(plot.SHEET, each.request.n))) for each in prepared.jobs]
     plot.sheet(prepared.folder / "sheet.png", made)
-    plot.sheet(prepared.folder / "real.png", [("", prepared.reference.bytes(plot.SHEET))])
+    plot.sheet(prepared.folder / "real.png", [("", prepared.reference.shown(plot.SHEET))])
     if prepared.config.sweep:
         plot.sweep(prepared.folder / "plot.png", result)

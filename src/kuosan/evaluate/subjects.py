@@ -11,11 +11,12 @@ import numpy as np
 
 from kuosan import config as trees
 from kuosan.data.config import PORTRAITS, DataConfig
-from kuosan.data.decoding import decode, read_header
+from kuosan.data.decoding import read_header
 from kuosan.data.footprint import MAX_BYTES
 from kuosan.data.headers import Refused, is_known, read_image
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.pixels import is_grey, with_channels
+from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress
 from kuosan.errors import Error
 from kuosan.evaluate import real, unseen
@@ -58,8 +59,8 @@ def subjects(
         return _held_out(config, next(iter(runs)), runs, progress)
     path = Path(config.pictures).expanduser()
     if config.pictures != PORTRAITS and path.is_file() and (content := _picture(path)) is not None:
-        return _file(config, path, content, shape[0])
-    if wanted[1] != wanted[2]:
+        return _file(config, path, content, shape[0], next(iter(runs.values())).reading)
+    if wanted[1] != wanted[2] and next(iter(runs.values())).data.get("resize") != "buckets":
         raise Error(
             f"the run's pictures are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
         )
@@ -71,7 +72,7 @@ def _held_out(
     config: ReconstructionConfig, run: str, runs: Mapping[str, Schooling], progress: Progress | None
 ) -> Subjects:
     """The pictures that a run held out."""
-    tree, fingerprint = runs[run]
+    tree, fingerprint, _ = runs[run]
     data = trees.build(DataConfig, tree)
     if data.path != PORTRAITS and not Path(data.path).expanduser().exists():
         raise Error(
@@ -83,8 +84,9 @@ def _held_out(
         height, width = pictures.shape[1:]
         notes.append(f"of the pictures' several shapes only those of {width}x{height} are taken")
         pictures = pictures.only((height, width))
+    notes += unseen.brought(pictures)
     order = real.shuffled(pictures, HELD_OUT)
-    if config.size is None and fingerprint not in (None, pictures.fingerprint):
+    if config.size is None and fingerprint is not None and not pictures.has_fingerprint(fingerprint):
         notes.append(f"{data.path} has changed since {run} was trained on it: some of these may have been trained on")
     if len(runs) > 1:
         other = next(name for name in runs if name != run)
@@ -104,13 +106,13 @@ def _of(pictures: Pictures, ids: np.ndarray, what: str, notes: tuple[str, ...]) 
     return Subjects(what, names, pictures.shape, pictures.fingerprint, at, notes)
 
 
-def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: int) -> Subjects:
-    """One picture file at its own size."""
+def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: int, reading: Reading) -> Subjects:
+    """One picture file at its own size, on the run's background."""
     for name in ("size", "unseen", "force"):
         if getattr(config, name):
             raise Error(f"{name} has no effect on one picture file, which is taken as it is: leave it out.")
     try:
-        decoded = decode(content)
+        decoded = reading.decoded(content)
     except Refused as reason:
         raise Error(f"{path} cannot be used: {reason}.") from None
     notes = [*decoded.notes, "whether the run was trained on it was not looked for"]

@@ -6,8 +6,9 @@ pixels once brought to the models' size. A copy that was edited, mirrored or com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,8 +16,9 @@ import numpy as np
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.data.config import PORTRAITS, DataConfig
+from kuosan.data.config import LABEL, PORTRAITS, DataConfig
 from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.data.reading import FACT, RULES, Reading
 from kuosan.data.scan import Progress, content_key
 from kuosan.errors import Error
 
@@ -52,6 +54,12 @@ class Schooling(NamedTuple):
 
     data: Mapping[str, Any]
     fingerprint: str | None
+    rule: str | None = None  # what its `auto` came to
+
+    @property
+    def reading(self) -> Reading:
+        """How its images were read."""
+        return Reading.of({"data": self.data}, {FACT: self.rule})
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def chosen(
     Raises:
         Error: no such pictures, fewer than two, or some that a run was trained on.
     """
-    pictures = _opened(config, shape, progress)
+    pictures, read = _opened(config, shape, runs, progress)
     order, notes = _candidates(pictures)
     order = order[seeds.permutation(len(order), 0, 0)]
     seen, told = _seen(pictures, order if config.unseen else order[: config.n], runs, progress)
@@ -103,26 +111,86 @@ def chosen(
         notes.append(
             f"{small:,} of them are smaller than {shape[2]}x{shape[1]} and were enlarged: their truth is smooth"
         )
-    return Chosen(pictures, ids, tuple(notes))
+    return Chosen(pictures, ids, (*notes, *read))
 
 
-def _opened(config: Asked, shape: tuple[int, int, int], progress: Progress | None) -> Pictures:
-    channels, height, width = shape
-    if height != width:
-        raise Error(f"these models make pictures of {width}x{height}; only square ones can be compared.")
-    own = DataConfig(config.pictures, size=height, channels="grey" if channels == 1 else "rgb")
-    pictures = open_pictures(own, progress=progress)
+def _opened(
+    config: Asked, shape: tuple[int, int, int], runs: Mapping[str, Schooling], progress: Progress | None
+) -> tuple[Pictures, list[str]]:
+    """The images as the first run's training images were read; and what is to be said of that."""
+    own = _reading(config, shape, runs)
+    pictures = open_pictures(own.config(config.pictures, shape), progress=progress)
+    notes = []
+    if len(pictures.buckets.shapes) > 1 or pictures.plan.shapes:
+        few = pictures.only((shape[1], shape[2])) if (shape[1], shape[2]) in pictures.buckets.shapes else None
+        if few is None:
+            raise Error(
+                f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: name others."
+            )
+        notes.append(
+            f"of {len(pictures):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"
+        )
+        pictures = few
     if pictures.shape != shape:
         raise Error(f"{config.pictures} gives pictures {pictures.shape}, the models make {shape}: name others.")
-    return pictures
+    return pictures, [*notes, *brought(pictures), *_differently(pictures, own, runs)]
+
+
+def _reading(config: Asked, shape: tuple[int, int, int], runs: Mapping[str, Schooling]) -> Reading:
+    """The first run's reading. Raises: Error for a shape that it never had."""
+    reading = next(iter(runs.values())).reading if runs else Reading()
+    if reading.data.resize != "buckets" and shape[1] != shape[2]:
+        raise Error(f"these models make pictures of {shape[2]}x{shape[1]}; only square ones can be compared.")
+    return Reading(replace(reading.data, label_column=LABEL, hold_out=None), reading.rule)
+
+
+def _differently(pictures: Pictures, own: Reading, runs: Mapping[str, Schooling]) -> list[str]:
+    """A warning for each run whose own training images were read in another way that shows in these."""
+    clear = any("transparency" in note for look in pictures.scan.looks for note in look.notes)
+    cut = any((look.height, look.width) != pictures.shape[1:] for look in pictures.scan.looks)
+    notes = []
+    for run, schooling in list(runs.items())[1:]:
+        theirs = schooling.reading
+        if clear and theirs.background != own.background:
+            notes.append(
+                f"warning: {run} was trained with transparency on {theirs.data.background}, these lie on "
+                f"{own.data.background}"
+            )
+        if cut and theirs.data.resize != own.data.resize:
+            notes.append(
+                f"warning: {run} was trained with resize {theirs.data.resize}, these are read by {own.data.resize}"
+            )
+    return notes
+
+
+def brought(pictures: Pictures) -> list[str]:
+    """What was done to the images of a data set: from which sizes to which, by what rule, on which background."""
+    plan, looks = pictures.plan, pictures.scan.looks
+    shown = ", ".join(counted(Counter(f"{look.width}x{look.height}" for look in looks)))
+    height, width = pictures.shape[1:]
+    notes = []
+    if plan.side != plan.size or any((look.height, look.width) != (height, width) for look in looks):
+        rule = RULES.get(plan.rule, "scaled to cover, centre cut")
+        notes.append(f"brought to {width}x{height} as in training ({rule}) from {shown}")
+    clear = sum(any("transparency" in note for note in look.notes) for look in looks)
+    if clear:
+        notes.append(f"transparency of {clear:,} laid on {pictures.config.background}")
+    return notes
+
+
+def counted(counts: Counter[str]) -> list[str]:
+    """The commonest kinds with how many of each, the rest in one number: "64x64 (900)"."""
+    shown = [f"{kind} ({count:,})" for kind, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return [*shown[:SHOWN], *([f"{len(shown) - SHOWN:,} other sizes"] if len(shown) > SHOWN else [])]
 
 
 def _candidates(pictures: Pictures) -> tuple[np.ndarray, list[str]]:
     """The held-out ones of a data set that has a split of its own, else all."""
     split = [entry.held_out for entry in pictures.scan.entries]
+    every = np.sort(np.concatenate([pictures.train, pictures.held_out]))  # of one bucket, where there are several
     if not any(split):
-        return np.arange(len(pictures)), []
-    held = np.flatnonzero([bool(out) for out in split])
+        return every, []
+    held = np.array([i for i in every if split[i]], np.int64)
     return held, [f"only the {len(held):,} of {len(pictures):,} that the data set itself holds out are used"]
 
 
@@ -134,7 +202,7 @@ def _seen(
     pixels = {content_key(pictures.batch([i]).x0.numpy()): int(i) for i in ids}
     seen: dict[int, str] = {}
     notes, opened = list[str](), dict[str, Pictures]()
-    for run, (tree, fingerprint) in runs.items():
+    for run, (tree, fingerprint, _) in runs.items():
         path = str(tree.get("path", ""))
         if path != PORTRAITS and not Path(path).expanduser().exists():
             notes.append(f"{run} was trained on {path}, which is not here: whether it saw these pictures is not known")
@@ -142,7 +210,7 @@ def _seen(
         name = trees.dump(dict(tree))
         if name not in opened:
             opened[name] = open_pictures(trees.build(DataConfig, tree), progress=progress)
-        if fingerprint not in (None, opened[name].fingerprint):
+        if fingerprint is not None and not opened[name].has_fingerprint(fingerprint):
             notes.append(f"{path} has changed since {run} was trained on it: only what is there now was looked for")
         for i in _shared(opened[name], keys, pixels, pictures.shape):
             seen.setdefault(i, run)

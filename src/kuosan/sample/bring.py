@@ -15,11 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kuosan.data.decoding import decode
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.pixels import is_grey, luma, with_channels
-from kuosan.data.resizing import cover
+from kuosan.data.reading import OLDER, Reading, refused
 from kuosan.diffusion.operators import (
     Measurement,
     Operator,
@@ -67,23 +66,25 @@ class Brought:
         return whole
 
 
-def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16) -> Brought:
+def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16, reading: Reading | None = None) -> Brought:
     """Open a picture file and make it ready for a model.
 
     Args:
         batch: tiles that go through the network at once.
+        reading: how the run's training images were read; None: on white, scaled to cover where it must fit.
 
     Raises:
         Error: no picture, a mask that does not fit, damage that the model cannot undo.
     """
+    reading = OLDER if reading is None else reading
     try:
-        decoded = decode(path)
+        decoded = reading.decoded(path)
     except Refused as reason:
-        raise Error(f"{path} cannot be restored: {reason}.") from None
+        raise refused(path, "restored", reason) from None
     pixels, notes = decoded.pixels, list(decoded.notes)
     mask = None if asked.mask is None else read_mask(asked.mask, path, (pixels.shape[0], pixels.shape[1]))
     if asked.fit:
-        pixels, mask = _shrunk(model, asked, pixels, mask, notes)
+        pixels, mask = _shrunk(model, asked, pixels, mask, notes, reading)
     return prepare(model, asked, pixels, mask, notes=notes, name=str(path), batch=batch)
 
 
@@ -234,21 +235,27 @@ def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[
 
 
 def _shrunk(
-    model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray | None, notes: list[str]
+    model: Model,
+    asked: Restoration,
+    pixels: np.ndarray,
+    mask: np.ndarray | None,
+    notes: list[str],
+    reading: Reading,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The picture, and its mask, in the model's size (for upscale, in what becomes that)."""
+    """The image, and its mask, in the model's size (for upscale, in what becomes that), as training images were."""
     brought = (pixels.shape[1], pixels.shape[0])
     width, height = (side // (asked.upscale or 1) for side in sizes.nearest_trained(model.config, brought))
-    notes.append(f"scaled from {sizes.text(brought)} to {width}x{height} (to cover it, centre cut)")
+    shown = reading.fitted(pixels, (height, width))
+    notes += shown.notes
     if mask is not None:
-        spread = cover((mask * np.uint8(255))[..., None], height, width)
+        spread = reading.on_black().fitted((mask * np.uint8(255))[..., None], (height, width)).pixels
         mask = spread[..., 0] > 0  # whatever a marked pixel reaches
         if not mask.any() or mask.all():
             raise Error(
-                "fit: what is left after cutting to the centre is all hole, or holds none of it: crop the picture "
+                "fit: what is left after fitting as in training is all hole, or holds none of it: crop the image "
                 "around the hole yourself, or leave --fit out."
             )
-    return cover(pixels, height, width), mask
+    return shown.pixels, mask
 
 
 def _outpainted(picture: Tensor, hole: Tensor | None, sides: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,18 @@ from kuosan.files import write_atomic
 from kuosan.sample.generate import Frame
 from kuosan.sample.recipe import Recipe
 
+RECIPE, SHEET, GIF = "recipe.json", "sheet.png", "denoising.gif"
 SIDE = 128  # pixels a side that small pictures are enlarged to on sheets and in animations, by whole factors
 
 
 def recipe(folder: Path, recipe: Recipe) -> None:
     """Write recipe.json, what all pictures of a request have in common."""
-    write_atomic(folder / "recipe.json", json.dumps(trees.plain(recipe), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / RECIPE, json.dumps(trees.plain(recipe), indent=1, ensure_ascii=False) + "\n")
+
+
+def name_of(recipe: Recipe, i: int) -> str:
+    """The file that holds image `i` of a recipe's request."""
+    return f"place-{i:04d}.png" if recipe.request.between else f"seed-{recipe.request.seed + i:08d}.png"
 
 
 def pictures(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> list[Path]:
@@ -29,9 +35,9 @@ def pictures(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> li
     paths = []
     for i, picture in enumerate(to_uint8(images.cpu().numpy()), start=first):
         own = dataclasses.replace(recipe, picture=i)
-        name = f"place-{i:04d}.png" if recipe.request.between else f"seed-{own.seed:08d}.png"
-        save_png(folder / name, picture, own.text())
-        paths.append(folder / name)
+        path = folder / name_of(recipe, i)
+        save_png(path, picture, own.text())
+        paths.append(path)
     return paths
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from kuosan.errors import Error
 from kuosan.files import explained, room_for, sweep, write_atomic
-from kuosan.shelf.roots import check_root, claim
+from kuosan.shelf.roots import VARIABLE, check_root, claim
 
 FORMAT = 1  # of what lies in a shelf's folder; part of the key
 KEY = "key.json"
@@ -256,11 +256,18 @@ class Shelf:
         return digest.hexdigest()
 
     def _begin(self) -> None:
-        """Make the folder with its key, the first time that something is put; there must be room for all."""
-        if self._begun:
+        """Make the folder with its key, before something is put for the first time or after it was deleted.
+
+        There must be room for all.
+        """
+        if self._begun and (self.path / KEY).is_file():
             return
-        room_for(self.path, self.row_bytes * sum(map(len, self.missing())))
-        claim(self.root)
+        try:
+            room_for(self.path, self.row_bytes * sum(map(len, self.missing())))
+            claim(self.root)
+        except Error as error:
+            where = f"A cache may lie elsewhere: --data.cache FOLDER, or ${VARIABLE}."
+            raise Error(f"{error} {where}", exit_code=error.exit_code) from error
         if not (self.path / KEY).is_file():
             said = {**self._key, "note": self._note} if self._note else self._key
             write_atomic(self.path / KEY, json.dumps(said, indent=1, ensure_ascii=False) + "\n")

@@ -24,7 +24,7 @@ from kuosan.text.config import Encoder, NoText
 from kuosan.train import codecs, loop, saving, texts
 from kuosan.train.config import SHORT, RunConfig, check, resolve
 from kuosan.train.curve import draw
-from kuosan.train.distributed import World, join, leave
+from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.folder import stored, untrained
 from kuosan.train.loop import Run
 from kuosan.train.report import Lines, Report, Silent
@@ -50,6 +50,7 @@ class Asked:
     network: nn.Module | None = None
     encoder: TextEncoder | None = None
     autoencoder: Held | None = None  # of a model of latents
+    note: str | None = None  # what is to be said once the run starts
 
 
 def prepare(
@@ -72,30 +73,45 @@ def prepare(
     """
     before = stored(out)  # a folder of something else is refused before the pictures are read
     check(tree)
-    tree, autoencoder = codecs.named(out, before, tree)
-    if dataset is not None:
-        tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
-    data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
-    pictures = open_pictures(data if dataset is None else dataset, config=data, progress=progress)
-    own = type(network).__name__ if network is not None else None
-    encoder, text = _text(tree, pictures, typed)
-    config = resolve(
-        tree,
-        pictures.shape,
-        size,
-        own=own,
-        classes=tuple(pictures.classes),
-        text=text,
-        shapes=_shapes(pictures),
-        before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
-    )
-    compute = choose(config.compute)
-    return Asked(out, config, pictures, compute, join(compute.device), network, encoder, autoencoder)
+    world = meet()  # before the data are read: however long that takes, the others see this process alive
+    try:
+        tree = _as_begun(before, tree)
+        tree, autoencoder, note = codecs.named(out, before, tree)
+        if dataset is not None:
+            tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
+        data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
+        source = data if dataset is None else dataset
+        pictures = open_pictures(source, config=data, progress=progress, outputs=(out,))
+        own = type(network).__name__ if network is not None else None
+        encoder, text = _text(tree, pictures, typed)
+        config = resolve(
+            tree,
+            pictures.shape,
+            size,
+            own=own,
+            classes=tuple(pictures.classes),
+            text=text,
+            shapes=_shapes(pictures),
+            before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
+        )
+        compute = choose(config.compute)
+        join(world, compute.device)
+    except BaseException as error:
+        leave(world, error)
+        raise
+    return Asked(out, config, pictures, compute, world, network, encoder, autoencoder, note)
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
     """The text encoder that a tree of settings names."""
     return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+
+
+def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with the versions by which the run that is there understood its data, where none are given."""
+    data = {} if before is None else before.get("data", {})
+    known = {name: data[name] for name in ("layout", "split_version") if name in data}
+    return trees.merge({"data": known}, tree) if known else tree
 
 
 def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:
@@ -128,6 +144,8 @@ def start(
     asked: Asked, report: Report, *, init: Path | None = None, accept_new_data: bool = False, dry: bool = False
 ) -> Run:
     """The run, locked against other processes, at its newest good save or at its beginning; `dry` writes nothing."""
+    if asked.note is not None:
+        report.say(asked.note)
     try:
         return open_run(
             asked.out,
@@ -143,8 +161,8 @@ def start(
             accept_new_data=accept_new_data,
             dry=dry,
         )
-    except BaseException:
-        leave(asked.world)  # a process that ends within its group may be aborted by the group's own threads
+    except BaseException as error:
+        leave(asked.world, error)  # a process that ends within its group may be aborted by the group's own threads
         raise
 
 
@@ -155,26 +173,25 @@ def train(run: Run) -> int:
             stopped = loop.train(run, stop)
         if run.log is not None:
             _draw_curve(run, run.log)
-        return stopped
-    finally:
+    except BaseException as error:
         saving.close(run)
-        let_go(run)
+        let_go(run, error)
+        raise
+    saving.close(run)
+    let_go(run)
+    return stopped
 
 
-def let_go(run: Run) -> None:
-    """Leave the run's group, its parallel network first.
-
-    That one's reducer, were it the last to hold the group, would end it without giving up Python's lock, and wait for
-    ever for a thread of the group that wants the lock to end a broadcast.
-    """
-    run.parallel = run.state.network
-    leave(run.world)
+def let_go(run: Run, error: BaseException | None = None) -> None:
+    """Leave the run's processes, of which the others are given the error that ended this one."""
+    leave(run.world, error)
 
 
 def _draw_curve(run: Run, log: Log) -> None:
     try:
+        saving.follow(run)
         draw(list(log.rows()), run.folder / "curve.png")
-    except (Error, TypeError, ValueError, KeyError) as error:  # rows of somebody else's log may hold anything
+    except (Error, OSError, TypeError, ValueError, KeyError) as error:  # a log may hold anything; matplotlib wants room
         run.report.say(f"warning: no curve: {error}")
 
 
@@ -227,4 +244,4 @@ def fit(
     stopped = train(run)
     if stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process
         signal.raise_signal(signal.Signals(stopped))
-    return Path(out)
+    return run.folder

@@ -53,7 +53,7 @@ class Autoencoding:
 
         The errors' slopes at the reconstruction are taken first, once, for the ratio and for the network alike.
         """
-        settings, inner = self.train.autoencoder, cast("Autoencoder", getattr(network, "module", network))
+        settings, inner = self.train.autoencoder, cast("Autoencoder", network)
         x = windows(drawn.batch.x0, settings.crop, drawn.u, drawn.drop).to(self.compute.device, non_blocking=True)
         with precision(self.compute):
             moments, made = network(x, drawn.eps.to(self.compute.device, non_blocking=True))
@@ -72,8 +72,6 @@ class Autoencoding:
             hinge = hinge_loss(real, fake)
             loss = loss + hinge - hinge.detach()
             parts |= {"critic": hinge, "ratio": ratio.expand(len(x))}
-        elif settings.critic and inner is not network:  # several processes wait for every weight's gradient
-            loss = loss + 0 * sum(weight.sum() for weight in inner.critic.parameters())
         followed = (made * slope).sum((1, 2, 3))
         for name, part in (parts | {"kl": kl}).items():
             self._said.setdefault(name, []).append(part.detach())

@@ -1,4 +1,4 @@
-"""The codec of a run in training: the autoencoder it names found, its latents measured, and its folder written.
+"""The codec of a run in training: the autoencoder it names found, or found again, and its latents measured.
 
 A run carries its autoencoder (RUN/codec), so the one it was made from may be moved or deleted afterwards. What is
 measured when a run starts is in its configuration, and with that in every save; going on, it is taken from there.
@@ -6,6 +6,7 @@ measured when a run starts is in its configuration, and with that in every save;
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
 
 def named(
     out: Path, before: Mapping[str, Any] | None, tree: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], Held | None]:
-    """The tree with its codec filled in, and the autoencoder that it names; None in pixel space.
+) -> tuple[Mapping[str, Any], Held | None, str | None]:
+    """The tree with its codec filled in; the autoencoder that it names, None in pixel space; and what is to be said.
+
+    A run's own copy of its autoencoder that is damaged or lost is made again from where it came from, or from the run
+    named now, if the weights there have the hash that the run knows.
 
     Args:
         before: the configuration of the run that lies in `out` already.
@@ -47,13 +51,14 @@ def named(
     own = (before or {}).get("model", {}).get("codec", {})
     codec = codec_settings.said(tree)
     if codec.get("kind", "pixels") != "latents":
-        return tree, None
+        return tree, None, None
     codec_settings.refuse_typed(codec, own)
     if not codec.get("run"):
         raise Error("model.codec.kind = latents: name the run of an autoencoder (--codec RUN), which makes them.")
     where = Path(str(codec["run"]))
-    if own.get("kind") == "latents" and (found := folders.find(out)) is not None:
-        held, filled = folders.read(found), dict(own)
+    carried, note = _carried(out, own, where) if own.get("kind") == "latents" else (None, None)
+    if carried is not None:
+        held, filled = carried, dict(own)
         if where.exists() and str(where) != own.get("run"):
             held = autoencoder_of(where)
             filled |= {"run": str(where)}
@@ -63,7 +68,40 @@ def named(
         filled = {"kind": "latents", "run": str(where), "weights": held.sha256}
         filled |= {name: own[name] for name in ("shift", "scale") if own.get("weights") == held.sha256}
     filled["network"] = trees.plain(held.network)
-    return trees.merge(tree, {"model": {"codec": filled}}), held
+    return trees.merge(tree, {"model": {"codec": filled}}), held, note
+
+
+def _carried(out: Path, own: Mapping[str, Any], typed: Path) -> tuple[Held | None, str | None]:
+    """The autoencoder of the run in `out`: its own copy, else one of the same hash, and what is to be said of that.
+
+    None where the run has no copy yet.
+
+    Raises:
+        Error: the copy is damaged, and neither the run it came from nor the one named now has the same weights.
+    """
+    place, wanted = out / folders.NAME, own.get("weights")
+    begun = any(checkpoint.step_of(path) for path in checkpoint.checkpoints(out))
+    try:
+        held = folders.read(place)
+        if held.sha256 == wanted:
+            return held, None
+        reason = f"{place} holds another autoencoder (sha256 {held.sha256[:10]}...)"
+    except Error as error:
+        reason = str(error)
+    for source in dict.fromkeys((Path(str(own.get("run") or "")), typed)):
+        with contextlib.suppress(Error):
+            if source != Path() and source.exists() and (held := autoencoder_of(source)).sha256 == wanted:
+                missing = not place.exists()
+                what = "is missing" if missing else "is damaged"
+                note = f"{place} {what}: it is copied again from {source}, whose weights have the same sha256."
+                return held, note if begun or not missing else None
+    if not begun:
+        return None, None
+    raise Error(
+        f"{reason} The autoencoder that this run was trained with has sha256 {str(wanted)[:10]}...; "
+        f"{own.get('run') or 'the run it came from'} is gone or has other weights now. Put {place} back from a copy of "
+        f"this run, or name a run that has the same autoencoder: --codec RUN."
+    )
 
 
 def autoencoder_of(path: Path) -> Held:
@@ -104,7 +142,7 @@ def ready(
     report: Report,
     cache: Path | None,
 ) -> Ready:
-    """The pictures' latents made (or found in the cache), measured where the run is new, and the codec written.
+    """The pictures' latents made (or found in the cache), and measured where the run is new; nothing in its folder.
 
     Args:
         cache: the root of all caches; None writes nothing: latents are made as they are asked for.
@@ -123,6 +161,4 @@ def ready(
         codec = replace(codec, shift=shift, scale=scale)
         config = replace(config, model=replace(config.model, codec=codec))
     shown.codec = LatentCodec(codec, encoding.network)
-    if cache is not None:
-        world.on_first(lambda: folders.write(asked.folder, held))
     return Ready(config, shown, shown.codec)

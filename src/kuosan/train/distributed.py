@@ -1,26 +1,38 @@
 """The processes of a run: one by default, several under torchrun, which says who is who in the environment.
 
 Only the first process reads saves, writes, prints and locks; what it decides, and what it fails at, every process
-hears through `World.on_first`, so that none is left waiting for one that gave up.
+gets through `World.on_first`, so that none is left waiting for one that gave up. Whether all of them are alive is
+`heartbeat`'s to say, from before the data are read.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
-from kuosan.errors import Error
+from kuosan.errors import Error, is_out_of_memory
+from kuosan.train.heartbeat import CODE, Heartbeat
+from kuosan.train.processes import Times
 
 T = TypeVar("T")
-WAIT = timedelta(days=1)  # for the first process, which may encode a large data set; torch's is 10 minutes on GPUs
+# The last resort against a process that lives and never comes to the next step, a data set's deadlock say. So long
+# because the first process may encode a large data set while the others wait.
+WAIT = timedelta(days=1)
+_meetings = 0  # of this process: each has keys of its own in a store that outlives it
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
+    store: Store | None = field(default=None, compare=False)  # where the processes meet
 
     @property
     def first(self) -> bool:
@@ -38,8 +52,13 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with self._together():
+                dist.all_reduce(values)
         return values
+
+    def any(self, own: bool, device: torch.device) -> bool:
+        """Whether it is so on any process."""
+        return own if self.size == 1 else bool(self.sum(torch.full((), float(own), device=device)))
 
     def on_first(self, act: Callable[[], T]) -> T:
         """What `act` gives on the first process, on every process; `act` runs on the first alone.
@@ -55,7 +74,8 @@ class World:
                 box[0] = act()
             except Error as error:
                 box[1] = error
-        dist.broadcast_object_list(box, src=0)
+        with self._together():
+            dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
             raise box[1]
         result: T = box[0]
@@ -66,24 +86,47 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self._together():
+            dist.all_gather_object(values, value)
         return values
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network as torch's DistributedDataParallel, which averages gradients; itself with one process.
+        """The network, with the first process's parameters and buffers on every process."""
+        self.same(p.data for p in network.parameters())
+        self.same(network.buffers())
+        return network
 
-        Buffers are the first process's at every step: it alone saves them.
-        """
+    @torch.no_grad()
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Make these the first process's."""
         if self.size == 1:
-            return network
-        return nn.parallel.DistributedDataParallel(network)
+            return
+        with self._together():
+            for values in tensors:
+                whole = values.contiguous()
+                dist.broadcast(whole, src=0)
+                if whole is not values:
+                    values.copy_(whole)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What all processes do together; where that fails because one of them does, the heartbeat names it."""
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            if self.heartbeat is not None:
+                self.heartbeat.wait_for_verdict()
+            reason = " ".join(str(error).split())[:300]
+            raise Error(f"the processes of this run lost each other: {reason}", exit_code=CODE) from error
 
 
-def join(device: torch.device) -> World:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE); alone where there are none.
+def meet() -> World:
+    """Meet the processes that torchrun started (RANK, WORLD_SIZE), or alone where there are none, and begin to watch.
 
     Raises:
-        Error: an environment that names several processes, but not which this one is.
+        Error: an environment that names several processes, but not which this one is; rank 0 cannot be reached.
     """
     said = os.environ.get("WORLD_SIZE", "1")
     if said == "1":
@@ -94,16 +137,85 @@ def join(device: torch.device) -> World:
             f"the environment says WORLD_SIZE={said}, but not {', '.join(missing) or 'how many that is'}: start "
             "several processes by torchrun, or unset WORLD_SIZE for one."
         )
-    size = int(said)
+    own, port, size = os.environ["RANK"], os.environ["MASTER_PORT"], int(said)
+    if not own.isdigit() or int(own) >= size:
+        raise Error(f"the environment says RANK={own} of WORLD_SIZE={said}: a rank is a number from 0 to {size - 1}.")
+    if not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise Error(f"the environment says MASTER_PORT={port}: a port is a number from 1 to 65535.")
+    address, times = os.environ["MASTER_ADDR"], Times.of_environment()
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    heartbeat = Heartbeat(int(own), size, times, address, launcher)
+    heartbeat.start()
+    try:
+        store = _store(int(own), address, int(port), timedelta(seconds=times.arrival + 30))
+        heartbeat.meet(store)
+    except RuntimeError as error:  # torch's errors of sockets and of time
+        reason = " ".join(str(error).split())[:200]
+        cure = "choose another MASTER_PORT" if "EADDRINUSE" in reason else "see that rank 0 runs, and where"
+        heartbeat.wait_for_verdict(2 * times.beat)
+        heartbeat.over = True
+        raise Error(
+            f"the processes cannot meet at MASTER_ADDR={address}, MASTER_PORT={port}: {cure} ({reason})."
+        ) from None
+    _on_sigterm(signal.SIG_DFL, _stop)
+    return World(int(own), size, heartbeat, store)
+
+
+def _store(rank: int, address: str, port: int, patience: timedelta) -> Store:
+    """Torch's store of this environment: the launcher's, or rank 0's own; one that nobody waits in for the others."""
+    global _meetings
+    _meetings += 1
+    if dist.is_initialized():  # by the caller
+        store: Store = _get_default_store()
+    else:
+        launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        serves = rank == 0 and not launched
+        store = TCPStore(
+            address, port, None, serves, timeout=patience, wait_for_workers=False, multi_tenant=not launched
+        )
+    return PrefixStore(f"kuosan/{_meetings}", store)
+
+
+def join(world: World, device: torch.device) -> None:
+    """Form the group that reduces gradients."""
+    if world.size == 1 or world.store is None:
+        return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
-    return World(dist.get_rank(), size)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        with world._together():
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("group", world.store),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=WAIT,
+            )
 
 
-def leave(world: World) -> None:
-    """Leave the group that `join` joined, with nothing left that reduces gradients by it (see `api.let_go`)."""
-    if world.size > 1 and dist.is_initialized():
+def leave(world: World, error: BaseException | None = None) -> None:
+    """Say goodbye, with the reason if there is one, and leave the group."""
+    if world.size == 1:
+        return
+    if world.heartbeat is not None:
+        if isinstance(error, SystemExit):  # SIGTERM of a launcher that has lost another process
+            world.heartbeat.wait_for_verdict(1.0)
+        named = error if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+        reason = None if error is None else " ".join(str(named).split())
+        world.heartbeat.close(reason)
+        _on_sigterm(_stop, signal.SIG_DFL)
+    if dist.is_initialized():
         gc.collect()
         dist.destroy_process_group()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM before or after training: the others are given a reason on the way out."""
+    raise SystemExit(128 + number)
+
+
+def _on_sigterm(before: Any, handler: Any) -> None:
+    """Put a handler in another one's place; one of the caller's own stays."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is before:
+        signal.signal(signal.SIGTERM, handler)

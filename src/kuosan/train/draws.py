@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kuosan import seeds
+from kuosan.errors import Error, is_out_of_memory
 from kuosan.tasks import Generation
 from kuosan.tasks.condition import degrade
+from kuosan.train import memory
 from kuosan.train.turns import Turns
 
 if TYPE_CHECKING:
@@ -108,7 +110,34 @@ class Draws:
         return Drawn(batch, u, eps, drop, step)
 
     def ahead(self, first: int, last: int) -> Iterator[Drawn]:
-        """The steps `first` to `last - 1`, the next one drawn while the current one is used."""
+        """The steps `first` to `last - 1`, the next one drawn while the current one is used.
+
+        Where memory runs out in drawing one, it is drawn again with none ahead of it.
+
+        Raises:
+            Error: there is not enough memory for one batch alone.
+        """
+        step, alone = first, False
+        while step < last:
+            try:
+                for drawn in [self.draw(step)] if alone else self._ahead(step, last):
+                    step, alone = step + 1, False
+                    yield drawn
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = memory.said(error)
+            memory.free()
+            if alone:
+                raise Error(
+                    f"step {step + 1}: out of memory in reading its {self.batch} images ({reason}). Lower "
+                    f"--train.batch, --data.workers or --data.memory-gib; what was saved before is untouched.",
+                    exit_code=memory.CODE,
+                )
+            alone = True
+
+    def _ahead(self, first: int, last: int) -> Iterator[Drawn]:
         batches = self.pictures.batches(self._request(step) for step in range(first, last))
 
         def drawn_at(step: int) -> Drawn:

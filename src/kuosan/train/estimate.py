@@ -10,8 +10,11 @@ from typing import NamedTuple
 import torch
 
 from kuosan.data.pictures import Pictures
+from kuosan.errors import is_out_of_memory
+from kuosan.train import memory
 from kuosan.train.distributed import World
-from kuosan.train.loop import Run, backward, callers_generator
+from kuosan.train.draws import Drawn
+from kuosan.train.loop import Run, backward, callers_generator, undo
 
 PASSES = 5  # timed
 PATIENCE = 4.0  # seconds of timing after which no further pass begins
@@ -28,38 +31,60 @@ class Estimate(NamedTuple):
 def measure(run: Run) -> Estimate:
     """Forward and backward passes of one micro-batch: one to warm up, then up to `PASSES` timed ones, of which the
     median counts; gradients and buffers are put back.
+
+    Where memory runs out, a smaller micro-batch is measured; it is the training that decides on one and says so.
+
+    Raises:
+        Error: one image at once takes too much.
     """
     config, state = run.config.train, run.state
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
-    size = min(config.micro_batch or rows, rows)
+    size = memory.micro_batch(run)
     drawn = run.draws.draw(state.step)
-    part = dataclasses.replace(drawn.part(slice(size)), step=config.max_steps)  # by when an autoencoder has its critic
-    kept = 0
+    while True:
+        part = drawn.part(slice(size))
+        part = dataclasses.replace(part, step=config.max_steps)  # by when an autoencoder has its discriminator
+        try:
+            seconds, kept = _passes(alone, part)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = memory.said(error)
+        undo(run)
+        if size == 1:
+            raise memory.too_large(state.step + 1, reason)
+        size //= 2
+    state.parameters.grads.zero_()
+    run.objective.parts()  # of passes that were no step
+    parameters = sum(p.numel() for p in state.network.parameters())
+    # weights, gradients, two moments in float32; the average in float64
+    held = 24 * parameters + kept + in_memory(run.draws.pictures) + run.model.codec.nbytes
+    return Estimate(seconds * rows / size, held, parameters)
+
+
+def _passes(alone: Run, part: Drawn) -> tuple[float, int]:
+    """Seconds of a pass over these images, and bytes that one keeps for its backward pass."""
+    device, kept, seconds = alone.objective.compute.device, 0, list[float]()
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal kept
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    with callers_generator(run.objective.compute.device):
+    with callers_generator(device):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             backward(alone, part)
-        state.restore_buffers()
-        seconds: list[float] = []
+        alone.state.restore_buffers()
         while len(seconds) < PASSES and sum(seconds) < PATIENCE:
             begin = time.perf_counter()
             backward(alone, part)
-            if run.objective.compute.device.type == "cuda":
-                torch.cuda.synchronize(run.objective.compute.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - begin)
-            state.restore_buffers()
-    state.parameters.grads.zero_()
-    run.objective.parts()  # of passes that were no step
-    parameters = sum(p.numel() for p in state.network.parameters())
-    # weights, gradients, two moments in float32; the average in float64
-    held = 24 * parameters + kept + in_memory(run.draws.pictures) + run.model.codec.nbytes
-    return Estimate(median(seconds) * rows / size, held, parameters)
+            alone.state.restore_buffers()
+    return median(seconds), kept
 
 
 def in_memory(pictures: Pictures) -> int:

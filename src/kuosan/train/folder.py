@@ -2,6 +2,9 @@
 
 A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
 and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+
+What makes a folder a run is config.yaml, the first visible file that kuosan writes into it; codec/, the log and the
+first save follow. Until that save is complete, all of it is set-up, which the same command completes or replaces.
 """
 
 from __future__ import annotations
@@ -17,14 +20,18 @@ from torch import Tensor
 
 from kuosan import checkpoint, files
 from kuosan import config as trees
+from kuosan.codec import folder as codec_folder
 from kuosan.codec.config import apart
+from kuosan.data.config import as_begun
 from kuosan.errors import Error
 from kuosan.files import Lock
 from kuosan.model import ModelConfig, require_fit
 from kuosan.options import Tree
 from kuosan.regular import read_regular
+from kuosan.train import memory
 from kuosan.train.changes import refuse_changes
 from kuosan.train.config import RunConfig
+from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
     from kuosan.train.loop import Run
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 DATA = "data.json"
 LOG = "log.jsonl"
+SAMPLES = "samples"
+GIVEN = "config.before.yaml"  # a configuration written by hand, found where a run begins
 
 
 @dataclass
@@ -59,6 +68,7 @@ class Found:
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
     init: str | None = None  # the run whose weights this one began with
+    halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
     notes: list[str] = field(default_factory=list)
 
 
@@ -76,14 +86,27 @@ def stored(folder: Path) -> Tree | None:
         if checkpoint.checkpoints(folder):
             return checkpoint.load_config(folder)
         if (folder / CONFIG).is_file():
-            return trees.load(folder / CONFIG)
+            return _set_up(folder)
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if others == [codec_folder.NAME] and Lock.was_here(folder) and codec_folder.is_whole(folder):
+            return None  # the set-up of an earlier version, which wrote the codec first
     if others:
         raise Error(
             f"{folder} is not empty and holds no run ({', '.join(sorted(others)[:3])}); "
             f"choose a new folder with --out, or empty this one yourself."
         )
     return None
+
+
+def _set_up(folder: Path) -> Tree:
+    """The configuration of a run without a save. Raises: Error where config.yaml is something else's."""
+    tree = trees.load(folder / CONFIG)
+    if not any(isinstance(tree.get(group), Mapping) for group in ("data", "model", "train")):
+        raise Error(
+            f"{folder} holds a {CONFIG} that is no configuration of kuosan's, and no run: choose a new folder with "
+            f"--out, or move that file elsewhere."
+        )
+    return as_begun(tree)
 
 
 def look(asked: Asked, held: list[Lock] | None) -> Found:
@@ -109,7 +132,9 @@ def look(asked: Asked, held: list[Lock] | None) -> Found:
             found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = None if anew else _newest(folder, found.notes)
-    if found.saved is None and asked.init is not None:
+    if found.saved is not None:
+        found.halvings = memory.known(folder, found.saved, found.notes)
+    elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)
@@ -132,7 +157,7 @@ def _compare(asked: Asked, before: Mapping[str, Any], known: Known) -> list[str]
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
         )
     with contextlib.suppress(Error):
-        if trees.differences(before, trees.load(folder / CONFIG)):
+        if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
             notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
     if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
@@ -184,19 +209,34 @@ def _init_notes(asked: Asked, saved: checkpoint.Saved) -> list[str]:
 
 
 def write_head(run: Run) -> None:
-    """Look for room, sweep what crashes left, and write config.yaml and data.json."""
+    """Look for room, sweep what crashes left, and write config.yaml and data.json.
+
+    A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
+    """
     folder, pictures = run.folder, run.draws.pictures
     parameters = run.state.parameters.values.numel()
     there = len(checkpoint.checkpoints(folder))
     saves = max(1, run.config.train.keep + 1 - there)
     files.room_for(folder, saves * 24 * parameters)  # two copies of the weights, two moments, the float64 average
-    with contextlib.suppress(OSError):
-        files.sweep(folder)
+    for place in (folder, folder / SAMPLES):
+        with contextlib.suppress(OSError):
+            files.sweep(place)
+    if not there and (text := _by_hand(folder / CONFIG)):
+        files.write_atomic(folder / GIVEN, text)
+        run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
     facts = {
-        "fingerprint": pictures.fingerprint,
+        "fingerprint": run.extra["data"],
         "train": len(pictures.train),
         "held_out": len(pictures.held_out),
         "init": run.extra["init"],
     }
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _by_hand(path: Path) -> str | None:
+    """The text of a configuration that is not as kuosan writes one; None where there is none, or none that is read."""
+    with contextlib.suppress(Error, OSError, ValueError):
+        if path.is_file() and (text := path.read_text(encoding="utf-8")) != trees.dump(trees.parse(text, path)):
+            return text
+    return None

@@ -214,8 +214,8 @@ class LatentPictures(Pictures):
         digest = blake2b(digest_size=16)
         for i in ids:
             look = self.scan.looks[i]
-            digest.update(look.key.encode() + b"\0")
-            if look.reading != 1:
+            digest.update(self.scan.identity(int(i)).encode() + b"\0")
+            if look.reading != 1 and not self.scan.by_pixels:
                 digest.update(f"{look.reading} {self.config.range}\0".encode())
         plan, compute = self.plan, self.encoding.compute
         return {

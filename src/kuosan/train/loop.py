@@ -1,33 +1,37 @@
 """The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, judge, preview.
 
 What is random in it is keyed: pictures, levels and noise in `draws`, the network's own layers (dropout, say) by
-seeding torch's generator before each forward pass. So a step is a pure function of the state before it.
+seeding torch's generator before each forward pass. So a step is a pure function of the state before it, and where
+memory runs out in one it is taken again, with fewer images at once.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kuosan import seeds
-from kuosan.errors import Error
+from kuosan import checkpoint, seeds
+from kuosan.errors import Error, is_out_of_memory
 from kuosan.files import Lock
 from kuosan.journal import Log
 from kuosan.model import Model
-from kuosan.train import saving
+from kuosan.sample.request import Request
+from kuosan.train import memory, saving
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.draws import Drawn, Draws
 from kuosan.train.ema import exact
 from kuosan.train.importance import gathered
-from kuosan.train.monitor import Monitor
+from kuosan.train.monitor import AT_ONCE, Monitor
 from kuosan.train.objective import Objective
 from kuosan.train.optimizer import learning_rate, set_rate
 from kuosan.train.report import Report
@@ -59,64 +63,133 @@ class Run:
     failed_saves: int = 0  # in a row
     unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the log could not take yet
     clock: list[tuple[float, int]] = field(default_factory=list)
+    sizes: memory.Sizes = field(default_factory=memory.Sizes)
+    on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then
 
 
 def train(run: Run, stop: Stop) -> int:
     """Train until `max_steps`, or until `stop` asks; returns the signal that asked, or 0. The last step is saved."""
     state, last = run.state, run.config.train.max_steps
+    run.on_disk = run.saved_at, state.counts()
     if run.saved_at < 0:
-        saving.save(run, must=True)
+        save(run, must=True)
     preview(run)
     while state.step < last:
         state.parameters.grads.zero_()
-        for drawn in run.draws.ahead(state.step, last):
-            losses = backward(run, drawn)
-            norm = float(state.parameters.grad_norm())
-            loss, asked = share(run, float(losses.sum()) / run.config.train.batch, stop.asked)
-            row = update(run, loss, norm)
-            hear(run, drawn, losses, row)
+        for drawn in saving.save_before_error(run, run.draws.ahead(state.step, last)):
+            loss, asked, heard = gradients(run, drawn, stop)
+            row = taken(run, loss, heard)
+            if row is None:
+                break
             note(run, row)
             wanted = bool(asked) or state.step == last
             if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
                 go_back(run)
                 break
             if wanted or saving.is_due(run):
-                saving.save(run, must=wanted)
+                save(run, must=wanted)
             if asked:
                 return asked
             preview(run)
     return 0
 
 
+def save(run: Run, *, must: bool) -> None:
+    """Save, and remember it as the place to return to where memory runs out in the middle of a step."""
+    saving.save(run, must=must)
+    if run.saved_at == run.state.step:
+        run.on_disk = run.saved_at, run.state.counts()
+
+
+def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarray | None]:
+    """The step's gradients, mean loss, the signal asked, and under importance sampling u and losses (2, batch).
+
+    Where memory runs out on any process, all take the step again with half the micro-batch.
+
+    Raises:
+        Error: one image at once takes too much.
+    """
+    state, world, batch = run.state, run.world, run.config.train.batch
+    device = run.objective.compute.device
+    while True:
+        losses, reason = None, ""
+        try:
+            losses = backward(run, drawn)
+            loss = float(losses.sum()) / batch
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason, loss = memory.said(error), 0.0
+        loss, asked, short = share(run, loss, stop.asked, losses is None)
+        if losses is not None and not short:
+            break
+        losses = None
+        undo(run)
+        memory.halve(run, "training", state.step + 1, memory.micro_batch(run), reason or "on another process")
+    if world.size > 1:
+        world.sum(state.parameters.grads.mul_(1 / world.size))
+    return loss, asked, None if state.history is None else gathered(world, batch, device, drawn.u, losses)
+
+
+def undo(run: Run) -> None:
+    """Leave nothing of a forward and backward pass that ran out of memory."""
+    run.state.parameters.grads.zero_()
+    run.state.restore_buffers()
+    run.objective.parts()
+    memory.free()
+
+
+def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | None:
+    """Take the step; its row of the log. None where memory ran out in it on any process: the state is a save's again.
+
+    A step taken by half cannot be known from one not begun, so all return to the newest save, and come here again with
+    the same draws.
+
+    Raises:
+        Error: one image at once takes too much.
+    """
+    state, row, reason = run.state, dict[str, Any](), ""
+    step, size = state.step + 1, memory.micro_batch(run)
+    try:
+        row = update(run, loss, float(state.parameters.grad_norm()))
+        if state.history is not None and heard is not None and "skipped" not in row:
+            state.history.hear(*heard)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        row, reason = {}, memory.said(error)
+    if not run.world.any(not row, run.objective.compute.device):
+        return row
+    undo(run)
+    at, counts = run.on_disk
+    state.restore(run.world.on_first(lambda: checkpoint.load(checkpoint.folder(run.folder, at))))
+    state.count(counts)
+    back_at(run)
+    memory.halve(run, "training", step, size, reason or "on another process", back=at)
+    return None
+
+
+def back_at(run: Run) -> None:
+    """Go on from the save that the state was restored from."""
+    run.draws.retry, run.tried_at = run.state.retry, run.state.step
+    run.on_disk = run.state.step, run.state.counts()
+    run.clock.clear()
+    saving.forget_rows(run)
+
+
 def backward(run: Run, drawn: Drawn) -> Tensor:
     """Add this process's part of the step to the gradients; its pictures' losses, (B,) float64."""
     config, world = run.config.train, run.world
-    rows = drawn.eps.shape[0]
-    size = config.micro_batch or rows
+    rows, size = drawn.eps.shape[0], memory.micro_batch(run)
     heard: list[Tensor] = []
+    world.same(run.state.network.buffers())
     run.state.keep_buffers()
     for begin in range(0, rows, size):
-        part = slice(begin, begin + size)
-        alone = world.size > 1 and begin + size < rows  # processes average once, at the last part
-        with run.parallel.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            key_layers(run, begin // size)
-            losses = run.objective.losses(run.parallel, drawn.part(part))
-            torch.autograd.backward(
-                losses.sum() * (world.size / config.batch)
-            )  # parallel training averages over processes
+        key_layers(run, begin // size)
+        losses = run.objective.losses(run.parallel, drawn.part(slice(begin, begin + size)))
+        torch.autograd.backward(losses.sum() * (world.size / config.batch))  # the processes' gradients are averaged
         heard.append(exact(losses.detach()))
     return torch.cat(heard)
-
-
-def hear(run: Run, drawn: Drawn, losses: Tensor, row: dict[str, Any]) -> None:
-    """Under importance sampling: tell the history the losses of all processes, of a step that was taken."""
-    history = run.state.history
-    if history is None:
-        return
-    device, batch = run.objective.compute.device, run.config.train.batch
-    u, every = gathered(run.world, batch, device, drawn.u, losses)
-    if "skipped" not in row:
-        history.hear(u, every)
 
 
 def key_layers(run: Run, part: int) -> None:
@@ -131,14 +204,14 @@ def callers_generator(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def share(run: Run, loss: float, asked: int) -> tuple[float, int]:
-    """The mean loss over all processes, and the signal that any of them was sent."""
+def share(run: Run, loss: float, asked: int, short: bool) -> tuple[float, int, bool]:
+    """The mean loss over all processes, the signal that any of them was sent, and whether any is short of memory."""
     if run.world.size == 1:
-        return loss, asked
-    values = exact(torch.zeros(1 + run.world.size, device=run.objective.compute.device))
-    values[0], values[1 + run.world.rank] = loss, asked
-    loss, *every = run.world.sum(values).tolist()
-    return loss, int(max(every))
+        return loss, asked, short
+    values = exact(torch.zeros(2 + run.world.size, device=run.objective.compute.device))
+    values[0], values[1], values[2 + run.world.rank] = loss, short, asked
+    loss, lacking, *every = run.world.sum(values).tolist()
+    return loss, int(max(every)), lacking > 0
 
 
 def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
@@ -159,7 +232,7 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     state.skipped += not good
     state.step += 1
     row: dict[str, Any] = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": rate}
-    row |= run.objective.parts()
+    row |= run.objective.parts() | memory.changed(run)
     return row if good else {**row, "skipped": "loss or gradient is not finite"}
 
 
@@ -170,11 +243,21 @@ def note(run: Run, row: dict[str, Any]) -> None:
     if run.log is None or run.monitor is None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
-        row["held_out"] = run.monitor.held_out(state.averaged())
+        try:
+            row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
+        except Exception as error:  # validation images that cannot be read, say
+            saving.write_row(run, row)
+            raise saving.saved_first(run, error) from error
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
         run.report.say(f"step {state.step}: {row['skipped']}; the step was skipped ({state.bad} in a row).")
+
+
+def held_out(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
+    """What the monitor says of held-out images, so many of them computed at once."""
+    monitor.at_once = at_once
+    return monitor.held_out(run.state.averaged())
 
 
 def preview(run: Run) -> None:
@@ -184,7 +267,9 @@ def preview(run: Run) -> None:
     if monitor is None or not timely or monitor.preview_path(step).exists():
         return
     try:
-        monitor.preview(run.state.averaged(), step)
+        saving.follow(run)
+        most = min(config.preview_pictures, Request.batch)
+        memory.in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
@@ -215,9 +300,7 @@ def go_back(run: Run) -> None:
     retry, returns, skipped = state.retry + 1, state.returns + 1, state.skipped
     state.restore(run.world.on_first(lambda: saving.last_good(run)))
     state.retry, state.returns, state.skipped, state.bad = retry, returns, skipped, 0
-    run.draws.retry, run.tried_at = retry, state.step
-    run.clock.clear()
-    saving.forget_rows(run)
+    back_at(run)
     run.report.say(
         f"step {at}: too many steps in a row were not finite: back to the save of step {state.step}, with other noise "
         f"(return {returns} of at most {MOST_RETURNS})."

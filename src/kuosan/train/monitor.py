@@ -48,6 +48,7 @@ class Monitor:
     objective: Objective
     texts: Texts | None = None  # what the network is told of captions
     noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
+    at_once: int = AT_ONCE  # held-out images computed together
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
         """A model of its own with these weights, ready to sample."""
@@ -94,7 +95,7 @@ class Monitor:
         of = self.pictures.buckets.of[ids]
         for bucket in np.unique(of):
             rows = np.flatnonzero(of == bucket)
-            yield from (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE))
+            yield from (rows[begin : begin + self.at_once] for begin in range(0, len(rows), self.at_once))
 
     def _shown(self, n: int) -> np.ndarray:
         """The pictures of previews, held-out ones where there are any; of the model's own shape, as previews are.
@@ -113,14 +114,19 @@ class Monitor:
         """Where a preview lies: samples/step-00001000.png."""
         return self.folder / "samples" / f"step-{step:08d}.png"
 
-    def preview(self, weights: dict[str, Tensor], step: int) -> Path:
-        """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth."""
+    def preview(self, weights: dict[str, Tensor], step: int, at_once: int | None = None) -> Path:
+        """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth.
+
+        Args:
+            at_once: images computed together; None: as sampling does.
+        """
         request = preview_request(self.config, self.model.config.task)
+        request = replace(request, batch=at_once or request.batch)
         if self.texts is not None and self.pictures.captions is not None:
             guidance = GUIDANCE if self.model.config.task.dropped else None
             request = replace(request, prompts=self._prompts(request.n), guidance=guidance)
         if self.model.config.network.kind == "autoencoder":
-            made = self._reconstructed(weights)
+            made = self._reconstructed(weights, request.batch)
         else:
             pictures, columns = self._previewed(weights, request)
             made = grid(to_uint8(pictures.numpy()), columns)
@@ -131,13 +137,14 @@ class Monitor:
         return path
 
     @torch.no_grad()
-    def _reconstructed(self, weights: dict[str, Tensor]) -> np.ndarray:
+    def _reconstructed(self, weights: dict[str, Tensor], at_once: int) -> np.ndarray:
         """An autoencoder's sheet of held-out pictures: what went in, came out, is wrong, and the latents between."""
         network = cast("Autoencoder", self.averaged_model(weights).network)
         ids = self._shown(self.config.preview_pictures)
         x = self.pictures.batch(ids, None).x0.to(self.objective.compute.device)
-        z = network.encode(x).mean
-        return sheet(x, network.decode(z).clamp(-1, 1), z, columns=max(1, round((len(ids) / 4) ** 0.5)))
+        z = torch.cat([network.encode(part).mean for part in torch.split(x, at_once)])
+        y = torch.cat([network.decode(part) for part in torch.split(z, at_once)]).clamp(-1, 1)
+        return sheet(x, y, z, columns=max(1, round((len(ids) / 4) ** 0.5)))
 
     def _previewed(self, weights: dict[str, Tensor], request: Request) -> tuple[Tensor, int | None]:
         """The pictures of a preview's grid and its columns."""

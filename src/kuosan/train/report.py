@@ -1,4 +1,7 @@
-"""What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then."""
+"""What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then.
+
+Printing never ends a training: a line that a full disk, a gone reader or an encoding does not take is dropped.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,21 @@ class Lines(Silent):
 
     def say(self, text: str) -> None:
         """Print the line."""
-        print(escaped(text), flush=True)
+        _print(escaped(text))
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """Print the row now and then."""
         if row["step"] % self.every == 0 or row["step"] == max_steps:
-            print(
-                f"step {row['step']}/{max_steps}  loss {row['loss']:.4f}  {row['images_per_s']:.1f} images/s",
-                flush=True,
-            )
+            _print(f"step {row['step']}/{max_steps}  loss {row['loss']:.4f}  {row['images_per_s']:.1f} images/s")
+
+
+def _print(text: str) -> None:
+    """One line on standard output, if it takes one."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError as error:
+        plain = text.encode(error.encoding, "backslashreplace").decode(error.encoding)
+        if plain != text:
+            _print(plain)
+    except (OSError, ValueError):  # ValueError: it was closed
+        pass

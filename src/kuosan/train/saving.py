@@ -8,6 +8,8 @@ the last    save before the run ends is tried three times at once
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kuosan import checkpoint
@@ -15,6 +17,7 @@ from kuosan.config import plain
 from kuosan.errors import Error
 
 if TYPE_CHECKING:
+    from kuosan.train.draws import Drawn
     from kuosan.train.loop import Run
 
 MOST_FAILED = 3  # failed saves in a row before giving up
@@ -27,8 +30,11 @@ def is_due(run: Run) -> bool:
     return state.bad == 0 and state.step // every > max(state.good_step, run.tried_at) // every
 
 
-def save(run: Run, *, must: bool) -> None:
+def save(run: Run, *, must: bool, alone: bool = False) -> None:
     """Write a checkpoint. A failure keeps the old one, is said, and is tried again when the next is due.
+
+    Args:
+        alone: exchange no word with the other processes, which may wait elsewhere.
 
     Raises:
         Error: on every process, after three failures in a row, or of one that `must` succeed.
@@ -38,7 +44,7 @@ def save(run: Run, *, must: bool) -> None:
     if is_due(run):
         state.good_step, state.returns = state.step, 0
     run.tried_at = state.step
-    if run.world.on_first(lambda: _written(run, must)):
+    if _written(run, must) if alone else run.world.on_first(lambda: _written(run, must)):
         run.saved_at, run.failed_saves = state.step, 0
     else:
         state.good_step, state.returns = before
@@ -46,6 +52,10 @@ def save(run: Run, *, must: bool) -> None:
 
 def _written(run: Run, must: bool) -> bool:
     """Whether the checkpoint was written; `must` tries at once again, but for a run's very first."""
+    try:
+        follow(run)
+    except Error as error:
+        raise Error(f"{error} Step {run.state.step} is not saved, and the training ends.", exit_code=74) from error
     for attempt in range(MOST_FAILED):
         try:
             _flush(run)
@@ -63,6 +73,64 @@ def _written(run: Run, must: bool) -> bool:
             run.report.say(f"warning: {error} Trying again.")
             time.sleep(PAUSE)
     raise AssertionError("the last attempt raises or returns")
+
+
+def follow(run: Run) -> None:
+    """See that the run's folder is where it was, before anything is written there; where it was moved, go on there.
+
+    Raises:
+        Error: it was deleted, or another training has it now.
+    """
+    if run.lock is None:
+        return
+    place = run.lock.place()
+    if place == run.folder:
+        return
+    run.report.say(
+        f"warning: {run.folder} was moved to {place} while it was trained: the run goes on there. To go on with it "
+        f"later: kuosan train --out {quote(str(place))}"
+    )
+    run.folder = place
+    if run.log is not None:
+        run.log.path = place / run.log.path.name
+    if run.monitor is not None:
+        run.monitor.folder = place
+
+
+def _is_there(run: Run) -> bool:
+    """Whether there is still a folder of this run's to write into."""
+    try:
+        follow(run)
+    except Error:
+        return False
+    return True
+
+
+def save_before_error(run: Run, batches: Iterator[Drawn]) -> Iterator[Drawn]:
+    """The batches; where the next one cannot be made, the state up to it is saved before the error goes on.
+
+    So an image that has gone, or a data set that raises, costs no step: the same command goes on with that very batch.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        raise saved_first(run, error) from error
+
+
+def saved_first(run: Run, error: Exception) -> Exception:
+    """The error of reading data, with a word on the state, which is saved by the first process before it is raised."""
+    state = run.state
+    try:
+        if run.world.first and state.step > run.saved_at and state.is_finite():
+            save(run, must=True, alone=True)
+    except Error as unsaved:
+        run.report.say(f"warning: {unsaved}")
+    if run.saved_at != state.step:
+        return error
+    if isinstance(error, Error):
+        return Error(f"{error} Step {state.step} is saved: the same command goes on there.", exit_code=error.exit_code)
+    error.add_note(f"kuosan: step {state.step} is saved: the same command goes on there.")
+    return error
 
 
 def write_row(run: Run, row: dict[str, Any]) -> None:
@@ -87,8 +155,8 @@ def last_good(run: Run) -> checkpoint.Saved:
 def forget_rows(run: Run) -> None:
     """Drop the rows of steps after the state's, written and not; the repeated steps write them again."""
     run.unwritten = [row for row in run.unwritten if row["step"] <= run.state.step]
-    if run.log is not None:
-        run.log.truncate_after(run.state.step)
+    if run.log is not None and (damage := run.log.truncate_after(run.state.step)):
+        run.report.say(f"warning: {damage}")
 
 
 def close(run: Run) -> None:
@@ -96,7 +164,8 @@ def close(run: Run) -> None:
     try:
         if run.log is not None:
             try:
-                _flush(run)
+                if _is_there(run):
+                    _flush(run)
             finally:
                 run.log.close()
     except Error as error:
@@ -117,4 +186,6 @@ def _flush(run: Run) -> None:
     """The log, whole up to this step, on the disk: a checkpoint vouches for its rows."""
     _write_rows(run)
     assert run.log is not None
+    if damage := run.log.follow():
+        run.report.say(f"warning: {damage}")
     run.log.flush()

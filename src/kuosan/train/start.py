@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 import kuosan
 from kuosan import checkpoint, seeds
+from kuosan.codec import folder as codec_folder
 from kuosan.data.pictures import Pictures
+from kuosan.data.reading import FACT as READING
+from kuosan.data.reading import stored_rule
 from kuosan.device import Compute
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
@@ -35,6 +38,7 @@ from kuosan.train.ema import exact
 from kuosan.train.folder import LOG, Asked, Found, look, write_head
 from kuosan.train.importance import History
 from kuosan.train.loop import Run
+from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion, Objective
 from kuosan.train.report import Report
@@ -71,7 +75,7 @@ def open_run(
     _check_processes(world, config, pictures)
     if network is not None and config.model.task.kind != "generation":
         _check_door(network)
-    asked = Asked(folder, config, pictures.fingerprint, init, accept_new_data)
+    asked = Asked(folder, config, _fingerprint(config, pictures), init, accept_new_data)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, None if dry else held))
@@ -84,12 +88,18 @@ def open_run(
         told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say, world)
         run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
         if not dry:
-            world.on_first(lambda: _attach(run, held[0]))
+            world.on_first(lambda: _attach(run, held[0], autoencoder))
         return run
     except BaseException:
         for lock in held:
             lock.release()
         raise
+
+
+def _fingerprint(config: RunConfig, pictures: Pictures) -> str:
+    """Of what this run uses: a label or caption that it is not conditioned on may be edited."""
+    labels = config.train.objective == "classifier" or bool(config.model.task.class_names)
+    return pictures.fingerprint_of(labels, config.model.text.kind != "none")
 
 
 def _check_processes(world: World, config: RunConfig, pictures: Pictures) -> None:
@@ -135,6 +145,7 @@ def _ready(
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
+    sizes = Sizes(found.halvings)
     return Run(
         asked.folder,
         config,
@@ -159,8 +170,16 @@ def _ready(
         None,
         world,
         report,
-        extra={"data": asked.fingerprint, "init": found.init, "kuosan": kuosan.__version__, **facts},
+        extra={
+            "data": asked.fingerprint,
+            "init": found.init,
+            "kuosan": kuosan.__version__,
+            READING: stored_rule(pictures.plan),
+            **facts,
+            **({"halvings": sizes.plain()} if sizes.halvings else {}),
+        },
         saved_at=found.saved.step if found.saved is not None else -1,
+        sizes=sizes,
     )
 
 
@@ -192,11 +211,17 @@ def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: S
     return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
-def _attach(run: Run, lock: Lock) -> None:
-    """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor."""
+def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
+    """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor.
+
+    The head comes first: it is what makes the folder a run, which the same command completes.
+    """
     write_head(run)
+    if autoencoder is not None:
+        codec_folder.write(run.folder, autoencoder)
     run.lock, run.log = lock, Log(run.folder / LOG)
-    run.log.truncate_after(run.state.step)
+    if damage := run.log.truncate_after(run.state.step):
+        run.report.say(f"warning: {damage}")
     lacking = run.state.step - len({row["step"] for row in run.log.rows()})
     if lacking:
         run.report.say(

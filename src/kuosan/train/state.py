@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ class State:
         for buffer, kept in zip(self.network.buffers(), self._buffers, strict=True):
             buffer.copy_(kept)
 
+    def counts(self) -> dict[str, int]:
+        """What is counted beside the steps."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Take these counts."""
+        for name in _COUNTED:
+            setattr(self, name, counts[name])
+
     def save(self, run: Path, config: Tree, keep: int, extra: dict[str, Any]) -> Path:
         """Write a checkpoint of this instant; see `checkpoint.save` for what can go wrong."""
         history = self.history.tensors() if self.history else {}
@@ -82,7 +92,7 @@ class State:
             ema=self.averaged(),
             network=self.network.state_dict(),
             optimizer={**optimizers.tensors(self.optimizer), "ema.values": self.ema.values, **history},
-            state={"ema_updates": self.ema.updates, **{name: getattr(self, name) for name in _COUNTED}, **extra},
+            state={"ema_updates": self.ema.updates, **self.counts(), **extra},
             keep=keep,
             keep_steps=(self.good_step,),
             constants=self.constants,
@@ -109,8 +119,7 @@ class State:
             self.history.restore(tensors)
         optimizers.restore(self.optimizer, tensors)
         self.step = saved.step
-        for name in _COUNTED:
-            setattr(self, name, saved.state[name])
+        self.count(saved.state)
 
     def is_finite(self) -> bool:
         """Whether weights, average and moments hold only finite numbers; what does not is never saved."""

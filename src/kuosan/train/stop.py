@@ -1,4 +1,8 @@
-"""Stopping on purpose: SIGINT, SIGTERM and SIGHUP ask, the loop saves after the step in progress and returns."""
+"""Stopping on purpose: SIGINT, SIGTERM and SIGHUP ask, the loop saves after the step in progress and returns.
+
+A signal that is ignored when training begins stays ignored: so `nohup`, and a shell that starts a job in the
+background, keep their meaning. So does a handler that was not installed from Python, which could not be put back.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Within `with Stop() as stop`, `stop.asked` is the signal's number once one came, else 0."""
+    """Within `with Stop() as stop`, `stop.asked` is the signal's number once one came, else 0.
+
+    Leaving the block puts every handler back as it was.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
@@ -18,7 +25,11 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not None and before != signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._ask)
         return self
 
     def __exit__(

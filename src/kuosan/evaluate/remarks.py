@@ -1,0 +1,228 @@
+"""What is to be said of the images of an evaluation: what was done to them, and what makes its figures mean less.
+
+Sentences, each of one thing; those of `warnings` are about something that a person may want to mend.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kuosan import outputs
+from kuosan.evaluate.images import SHOWN, Images
+from kuosan.evaluate.real import Side
+from kuosan.evaluate.unseen import brought, counted
+
+if TYPE_CHECKING:
+    from kuosan.data.pictures import Pictures
+    from kuosan.features.network import Features
+
+LOSSY = ("JPEG", "WEBP", "AVIF", "GIF", "MPO")
+MADE = "samples"
+
+
+def described(side: Side, network: Features | None) -> list[str]:
+    """What the images of a side are, and how they come to the feature network."""
+    match side.pictures:
+        case Images() as images:
+            return _of_images(side, images, network)
+        case _:
+            return [f"{side.what}: {'; '.join(notes)}." for notes in [_of_run(side.pictures)] if notes]
+
+
+def _of_run(pictures: Pictures) -> list[str]:
+    """Of a run's own data: from which sizes and formats they come."""
+    return [*brought(pictures), *(f"the files are {kinds}" for kinds in [_suffixes(pictures)] if kinds)]
+
+
+def _suffixes(pictures: Pictures) -> str:
+    kinds = Counter(Path(entry.name).suffix.lower().lstrip(".") for entry in pictures.scan.entries)
+    lossy = {kind: count for kind, count in kinds.items() if kind in ("jpg", "jpeg", "webp", "avif", "gif")}
+    return ", ".join(f"{kind} ({count:,})" for kind, count in sorted(lossy.items()))
+
+
+def _of_images(side: Side, images: Images, network: Features | None) -> list[str]:
+    told = images.summary()
+    sizes = ", ".join(counted(Counter(told["sizes"])))
+    formats = ", ".join(counted(Counter(told["formats"])))
+    how = "as they are"
+    if images.size is not None:
+        rule = _rule_of(images)
+        how = f"brought to {told['measured_at']} as the run's training images were ({rule})"
+    drawn = f", {len(side):,} of them drawn by a fixed key" if len(side) < len(images) else ""
+    lines = [f"{side.what}: {len(images):,} in {images.path}{drawn}; {sizes}; {formats}; {how}."]
+    done = [f"{count:,} {note}" for note, count in told["done"].items()]
+    if done:
+        lines.append(f"{side.what}: {', '.join(done)}.")
+    if network is not None and network.size:
+        shapes = [images.size or (fact.height, fact.width) for fact in images.facts]
+        other = sum(shape != (network.size, network.size) for shape in shapes)
+        square = all(h == w for h, w in shapes)
+        if other:
+            stretched = "" if square else ", their aspect ignored"
+            lines.append(
+                f"{side.what}: {other:,} are brought whole to {network.size}x{network.size} by the feature network"
+                f"{stretched}."
+            )
+    return lines
+
+
+def _rule_of(images: Images) -> str:
+    """The rule of the run that images stand against, in words."""
+    reading = images.reading
+    assert reading is not None
+    rule = reading.data.resize if reading.data.resize != "auto" or reading.rule is None else reading.rule
+    return f"{rule}, transparency on {reading.data.background}"
+
+
+def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str]) -> list[str]:
+    """What makes the figures mean less, a sentence each."""
+    found = []
+    for side in (made, reference):
+        if side is not None:
+            match side.pictures:
+                case Images() as images:
+                    found += _counting(side, images)
+                case _:
+                    pass
+    if made is not None:
+        found += _fewer(made, n)
+        match (made.pictures, reference.pictures):
+            case (Images() as one, Images() as other):
+                found += [*_apart(one, other), *_shared(made, reference)]
+            case _:
+                pass
+    many = len(made) if made is not None else n
+    if "prdc" in metrics and many != len(reference):
+        found.append(
+            f"{many:,} {MADE} against {len(reference):,} real images: precision, recall, density and coverage depend "
+            f"on these counts; compare them only with figures of the same counts"
+        )
+    return found
+
+
+def _counting(side: Side, images: Images) -> list[str]:
+    """What was left out, what only sounds like no sample, repeats, several recipes, an unfinished set."""
+    found = []
+    if images.left_out:
+        found.append(f"{images.path}: {len(images.left_out):,} files are not counted: {_named(images.left_out)}")
+    if images.sound:
+        found.append(
+            f"{images.path}: {len(images.sound):,} images are counted although they are called as what is no sample: "
+            f"{_named([(name, '') for name in images.sound])}; move them away if they are none"
+        )
+    first: dict[str, str] = {}
+    again = [
+        (fact.name, first[fact.pixels])
+        for fact in images.facts
+        if first.setdefault(fact.pixels, fact.name) != fact.name
+    ]
+    if again:
+        pairs = [(name, f"as {other}") for name, other in again]
+        found.append(f"{images.path}: {len(again):,} images repeat another and are counted: {_named(pairs)}")
+    recipes = Counter(fact.recipe for fact in images.facts)
+    if len(recipes) > 1:
+        plain = f", and {recipes['']:,} without a recipe" if recipes[""] else ""
+        kinds = [count for recipe, count in recipes.most_common() if recipe]
+        found.append(
+            f"{images.path} holds images of {len(kinds)} recipe{'s' * (len(kinds) > 1)} "
+            f"({', '.join(f'{count:,}' for count in kinds[:SHOWN])} images){plain}: they are measured as one set"
+        )
+    base = Path(images.path).expanduser()
+    if base.is_dir() and outputs.unfinished(base):
+        found.append(f"{images.path} holds an unfinished set ({outputs.UNFINISHED}): images may be missing")
+    moving = [fact.name for fact in images.facts if "first of several frames" in fact.notes]
+    if moving:
+        found.append(
+            f"{images.path}: of {len(moving):,} animations the first frame is counted: "
+            f"{_named([(name, '') for name in moving])}"
+        )
+    return found
+
+
+def _fewer(made: Side, n: int) -> list[str]:
+    have = len(made)
+    return [f"{made.what}: there are {have:,}, fewer than n = {n:,}; all are taken"] if have < n else []
+
+
+def _apart(one: Images, other: Images) -> list[str]:
+    """What the files of the two sides differ in, beside what they show."""
+    found = []
+    sizes = [Counter(f"{fact.width}x{fact.height}" for fact in each.facts) for each in (one, other)]
+    if set(sizes[0]) != set(sizes[1]):
+        a, b = (", ".join(counted(each)) for each in sizes)
+        found.append(
+            f"the sides are of different sizes ({one.path}: {a}; {other.path}: {b}): sharpness is measured, too"
+        )
+    formats = [Counter(fact.format for fact in each.facts) for each in (one, other)]
+    if set(formats[0]) != set(formats[1]) and any(kind in LOSSY for each in formats for kind in each):
+        a, b = (", ".join(counted(each)) for each in formats)
+        found.append(
+            f"the sides are of different formats ({one.path}: {a}; {other.path}: {b}): compression is measured, too"
+        )
+    grey = [all(fact.grey for fact in each.facts) for each in (one, other)]
+    if grey[0] != grey[1]:
+        name = one.path if grey[0] else other.path
+        found.append(f"all images of {name} are grey, those of the other side are not: colour is measured, too")
+    return found
+
+
+def _shared(made: Side, reference: Side) -> list[str]:
+    """Images that are on both sides."""
+    one, other = made.pictures, reference.pictures
+    assert isinstance(one, Images) and isinstance(other, Images), "the caller has looked"
+    there = set(other.contents)  # all of them, whichever are drawn
+    both = [int(i) for i, content in zip(made.ids, made.contents) if content in there]
+    paths = [Path(each.path).expanduser() for each in (one, other)]
+    found = []
+    if all(path.exists() for path in paths):
+        a, b = (path.resolve() for path in paths)
+        if a == b:
+            found.append(f"{one.path} is measured against itself")
+        elif a.is_relative_to(b) or b.is_relative_to(a):
+            inner, outer = (one.path, other.path) if a.is_relative_to(b) else (other.path, one.path)
+            found.append(f"{inner} lies inside {outer}")
+    if both:
+        named = _named([(one.facts[i].name, "") for i in both])
+        found.append(
+            f"{len(both):,} of the {len(made):,} {MADE} are images of the reference, too ({named}): the sides are no "
+            f"independent sets, and the figures flatter"
+        )
+    return found
+
+
+def facts(side: Side) -> dict[str, Any]:
+    """What a side is of, as plain values for result.json."""
+    match side.pictures:
+        case Images() as images:
+            return {**images.summary(), "measured": len(side)}
+        case _:
+            pictures = side.pictures
+            return {
+                "path": pictures.config.path,
+                "images": len(pictures),
+                "measured": len(side),
+                "done": _of_run(pictures),
+            }
+
+
+def file_format(made: Side | None, reference: Side) -> str:
+    """What the files of both sides are, in words."""
+    words = ["8-bit"] if made is not None else ["8-bit pictures, lossless"]
+    for name, side in ((MADE, made), ("real", reference)):
+        if side is None:
+            continue
+        match side.pictures:
+            case Images() as images:
+                words.append(f"{name}: {', '.join(counted(Counter(fact.format for fact in images.facts)))}")
+            case _:
+                words.append(f"{name}: as trained on")
+    return "; ".join(words)
+
+
+def _named(pairs: Sequence[tuple[str, str]]) -> str:
+    shown = [f"{name} ({reason})" if reason else name for name, reason in pairs[:SHOWN]]
+    more = f", and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
+    return (", ".join(shown) + more).encode("utf-8", "backslashreplace").decode()
