@@ -131,7 +131,7 @@ def _coefficients(content: bytes) -> int:
     factors = [(frame[7 + 3 * i] >> 4, frame[7 + 3 * i] & 15) for i in range(parts)]
     across, down = max(h for h, _ in factors) or 1, max(v for _, v in factors) or 1
     blocks = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down)) * sum(h * v for h, v in factors)
-    return 128 * blocks
+    return int(128 * blocks)
 
 
 def _planes(content: bytes, pixels: int, mode: str) -> int:
