@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuosan import config
@@ -40,6 +40,7 @@ RUNS = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(RUNS)
 def test_a_configuration_survives_plain_values_yaml_and_json(run: RunConfig) -> None:
     tree = config.plain(run)
@@ -113,6 +114,7 @@ def test_what_makes_no_configuration_is_refused_by_name(cls: type, tree: dict[An
     assert said in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3)
                     | st.dictionaries(st.sampled_from(["data", "model", "schedule", "kind", "train", "lr", "x"]),

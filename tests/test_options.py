@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuosan import config
@@ -136,6 +136,7 @@ def test_an_ambiguous_key_names_all_it_could_be() -> None:
         parse(["--betas", "0.9"], RunConfig)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_any_words_are_read_or_refused_but_never_break(tokens: list[str]) -> None:
     try:
@@ -156,6 +157,7 @@ VALUES = {
 }
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=VALUES))
 def test_values_survive_the_way_through_the_command_line(given_: dict[str, Any]) -> None:
     tokens = [word for key, value in given_.items() for word in words(key, value)]

@@ -210,7 +210,10 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     model = build(config, network=network)
     numbers = {name for name, _ in model.network.named_parameters()}
     if name := weights.first_nonfinite({name: value for name, value in saved.ema.items() if name in numbers}):
-        raise Error(f"{saved.path}: {shown(name)} holds NaN or infinity, so nothing can be made of these weights.")
+        raise Error(
+            f"{saved.path}: {shown(name)} holds NaN or infinity, so nothing can be made of these weights: their training "
+            f"has diverged, or the file was changed. Use another checkpoint."
+        )
     try:
         model.network.load_state_dict(saved.ema)
     except RuntimeError as error:

@@ -245,7 +245,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(run: Path) -> None:
 
 def test_an_edited_checkpoint_is_refused(run: Path) -> None:
     config = newest(run) / "config.yaml"
-    config.write_text(config.read_text().replace("prediction: v", "prediction: x"))
+    stored = config.read_text()
+    config.write_text(stored.replace("prediction: x0", "prediction: v"))
+    assert config.read_text() != stored
     refused("sample", newest(run), *SAMPLE, naming=["config.yaml", "edited"])
 
 
@@ -300,7 +302,7 @@ def test_a_folder_of_something_else_is_not_trained_into(tmp_path: Path) -> None:
 
 def test_another_configuration_is_not_trained_into_a_run(run: Path, tmp_path: Path) -> None:
     before = tree(run)
-    refused("train", "--out", run, "--lr", "0.5", naming=["train.lr", "0.0002", "0.5", "--out ANOTHER", "--init"])
+    refused("train", "--out", run, "--lr", "0.5", naming=["train.lr", "0.001", "0.5", "--out ANOTHER", "--init"])
     refused("train", "--out", run, "--schedule", "flow", naming=["model.schedule.kind", "flow", "discrete"])
     other = picture_folder(tmp_path / "other", 3, side=9)
     refused("train", other, "--out", run, *QUICK, naming=["pictures are not the ones", "--accept-new-data"])

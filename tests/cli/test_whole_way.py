@@ -29,7 +29,7 @@ def test_training_says_what_it_will_do_before_and_what_to_do_next(tmp_path: Path
         "compute: cpu",
         "6 pictures used",
         "model:",
-        "predicts v",
+        "predicts x0",
         "training: 3 steps of 4",
         "of memory",
         "run: ",
@@ -243,4 +243,4 @@ def test_the_runs_copy_of_the_configuration_is_not_needed(run: Path, text: str |
     assert kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE).code == 0
     said = kuosan("train", "--out", run, "--max-steps", 4)
     assert said.code == 0, said
-    assert yaml.safe_load(copy.read_text())["model"]["prediction"] == "v"
+    assert yaml.safe_load(copy.read_text())["model"]["prediction"] == "x0"

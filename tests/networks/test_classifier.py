@@ -99,7 +99,14 @@ def test_its_gradient_reaches_x_under_no_grad_and_is_each_pictures_own(dtype: to
     assert together.dtype == torch.float32 and together.shape == x.shape
     assert all(float(part.abs().max()) > 1e-6 for part in alone)
     assert all(p.grad is None for p in network.parameters())
-    assert float((together - torch.cat(alone)).abs().max()) <= 1e-5 * float(together.abs().max())
+    most = float(together.abs().max())
+    # alone, the last float32 layer may round otherwise, and bf16 layers behind it then by a few of their 2^-8
+    assert float((together - torch.cat(alone)).abs().max()) <= (1e-5 if dtype == torch.float32 else 2**-6) * most
+    for i in range(len(x)):  # among others, at the same sizes: the same in either precision
+        others = noise("others", 4, 4, 16, 16)
+        others[i] = x[i]
+        among = gradient(log_prob(network, schedule, label), others, level)
+        assert float((together - among)[i].abs().max()) <= 1e-5 * most
 
 
 def test_the_gradient_is_the_slope() -> None:

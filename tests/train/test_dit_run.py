@@ -65,6 +65,7 @@ SETTINGS = {
     "model.network.width": 16,
     "model.network.depth": 2,
     "model.network.heads": 2,
+    "model.prediction": "v",  # of which six steps make something of contrast
     "train.max_steps": 6,
 }
 

@@ -107,6 +107,9 @@ class Told(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.rows = nn.Conv2d(1, 1, 3, padding=1), nn.Embedding(3, 1)
+        with torch.no_grad():  # two classes that clipping does not make one
+            self.rows.weight.copy_(torch.tensor([[-0.4], [0.4], [0.0]]))
+            self.layer.weight.mul_(0.1)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         out: Tensor = self.layer(x) + self.rows(label)[:, :, None, None]

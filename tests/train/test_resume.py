@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,38 @@ def test_five_resumes_in_a_row_leave_no_trace(tmp_path: Path) -> None:
     assert not differences(outcome(tmp_path / "five"), outcome(tmp_path / "whole"))
 
 
-def test_a_run_in_two_halves_is_the_run_in_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", ["constant", "inverse_sqrt", "cosine"])
+def test_a_run_in_two_halves_is_the_run_in_one(shape: str, tmp_path: Path) -> None:
+    """Made longer on the way where the rate asks for no end; of a cosine, with its end named from the start."""
     data = pictures(tmp_path / "pictures.npz")
-    go(tmp_path / "whole", data, {"train.max_steps": 10, "train.evaluate_every": 5})
-    go(tmp_path / "halves", data, {"train.max_steps": 5, "train.evaluate_every": 5})
+    settings = {"train.max_steps": 10, "train.evaluate_every": 5, "train.lr_shape": shape}
+    go(tmp_path / "whole", data, settings)
     report = Stopping()
-    go(tmp_path / "halves", data, {"train.max_steps": 10, "train.evaluate_every": 5}, report=report)
-    assert any("train.max_steps: 5 -> 10" in line for line in report.said)
+    if shape == "cosine":
+        assert go(tmp_path / "halves", data, settings, report=Stopping(5)) == Stopping().number
+        assert outcome(tmp_path / "halves")["step"] in (5, 6), "after the step in progress"
+        go(tmp_path / "halves", data, settings, report=report)
+        assert not any("train.max_steps:" in line for line in report.said)
+    else:
+        go(tmp_path / "halves", data, {**settings, "train.max_steps": 5})
+        go(tmp_path / "halves", data, settings, report=report)
+        assert "train.max_steps: 5 -> 10" in report.said, "and of no jump"
     assert not differences(outcome(tmp_path / "halves"), outcome(tmp_path / "whole"))
+
+
+def test_a_cosine_that_is_made_longer_says_so_and_takes_the_longer_ones_rates(tmp_path: Path) -> None:
+    """As docs/training.md promises of the usual rate: a jump at the step where it goes on, and that is said."""
+    data, report = pictures(tmp_path / "pictures.npz"), Stopping()
+    go(tmp_path / "whole", data, {"train.max_steps": 8})
+    go(tmp_path / "longer", data, {"train.max_steps": 6})
+    go(tmp_path / "longer", data, {"train.max_steps": 8}, report=report)
+    [said] = [line for line in report.said if "train.max_steps:" in line]
+    assert "6 -> 8" in said and "cosine over 8 steps, a jump from 6's" in said
+    rates, wanted = ([row["lr"] for row in outcome(tmp_path / run)["rows"]] for run in ("longer", "whole"))
+    cosines = {n: [1e-3 * 0.5 * (1 + math.cos(math.pi * k / (n - 3))) for k in range(n - 3)] for n in (6, 8)}
+    warm = [1e-3 / 3, 2e-3 / 3, 1e-3]  # made_runs says how many steps
+    assert wanted == pytest.approx(warm + cosines[8])
+    assert rates == pytest.approx(warm + cosines[6] + cosines[8][3:])
 
 
 def test_training_leaves_torchs_own_generator_as_it_was(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def subjects(
         raise Error(
             f"the run's pictures are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
         )
-    chosen = unseen.chosen(config, wanted, runs, progress)
+    cure = "name others" + (", or say by --size at how many pixels a side" if config.size is None else "")
+    chosen = unseen.chosen(config, wanted, runs, progress, cure)
     return _of(chosen.pictures, chosen.ids, f"of {config.pictures}", chosen.notes)
 
 

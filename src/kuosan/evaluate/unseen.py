@@ -81,17 +81,19 @@ def chosen(
     shape: tuple[int, int, int],
     runs: Mapping[str, Schooling],
     progress: Progress | None = None,
+    cure: str = "name others",
 ) -> Chosen:
     """Open the pictures at the models' size, and draw n of them by a fixed key.
 
     Args:
         shape: (C, H, W) of the models' pictures.
         runs: what each run was trained on, by the run's name.
+        cure: what helps where there are none of that shape.
 
     Raises:
         Error: no such pictures, fewer than two, or some that a run was trained on.
     """
-    pictures, read = _opened(config, shape, runs, progress)
+    pictures, read = _opened(config, shape, runs, progress, cure)
     order, notes = _candidates(pictures)
     order = order[seeds.permutation(len(order), 0, 0)]
     seen, told = _seen(pictures, order if config.unseen else order[: config.n], runs, progress)
@@ -115,7 +117,7 @@ def chosen(
 
 
 def _opened(
-    config: Asked, shape: tuple[int, int, int], runs: Mapping[str, Schooling], progress: Progress | None
+    config: Asked, shape: tuple[int, int, int], runs: Mapping[str, Schooling], progress: Progress | None, cure: str
 ) -> tuple[Pictures, list[str]]:
     """The images as the first run's training images were read; and what is to be said of that."""
     own = _reading(config, shape, runs)
@@ -125,7 +127,7 @@ def _opened(
         few = pictures.only((shape[1], shape[2])) if (shape[1], shape[2]) in pictures.buckets.shapes else None
         if few is None:
             raise Error(
-                f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: name others."
+                f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}."
             )
         notes.append(
             f"of {len(pictures):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"

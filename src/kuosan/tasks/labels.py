@@ -28,7 +28,6 @@ class Labelled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        limits.check(self)
         if self.drop is not None and not self.told:
             raise Error(
                 f"drop = {self.drop} has no effect without classes or captions: say --labels or --text, or leave "
@@ -38,7 +37,7 @@ class Labelled:
             raise Error(f"drop = {self.drop} is not allowed: 0 (never) to below 1; 0.1 is usual.")
         if self.class_names and not self.labels:
             raise Error("class_names have no effect without labels: say --labels; the data give the names.")
-
+        limits.check(self)  # after the checks that say what is usual
         if NULL in self.class_names:
             raise Error(f"a class is called {NULL!r}, which here means no class at all: give it another name.")
 

@@ -26,7 +26,6 @@ class SuperResolution(Labelled):
     jpeg: int = 0  # super_resolution: least JPEG quality the small picture went through, 1 to 95; 0: never
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not SCALES[0] <= self.scale <= SCALES[1]:
             raise Error(f"scale = {self.scale} is not allowed: {SCALES[0]} to {SCALES[1]} times each side; 4 is usual.")
         if not 0 <= self.blur <= 8:
@@ -35,6 +34,7 @@ class SuperResolution(Labelled):
             raise Error(f"noise = {self.noise} is not allowed: 0 (none) to 100 of 255; 10 is much.")
         if not 0 <= self.jpeg <= 95:
             raise Error(f"jpeg = {self.jpeg} is not allowed: a quality of 1 to 95, or 0 for none; 40 is usual.")
+        super().__post_init__()  # last: its limits say less
 
     def concat_channels(self, channels: int) -> int:
         """How many channels are joined to a picture of so many: the enlarged one's, and the noise in it if told."""
