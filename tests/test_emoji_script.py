@@ -176,7 +176,8 @@ def test_a_written_zip_opens_with_its_captions(script: ModuleType, tmp_path: Pat
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert len([json.loads(line) for line in archive.read("metadata.jsonl").splitlines()]) == 20
     opened = open_pictures(DataConfig(path=str(tmp_path / "a.zip"), size=16, hold_out=0.0))
-    batch = opened.batch(opened.train)
+    assert opened.test.tolist(), "its own test part stays one, whatever is held out"
+    batch = opened.batch(np.concatenate([opened.train, opened.test]))
     assert sorted(batch.caption) == sorted(row["text"] for row in told)
     by_caption = {row["text"]: pixels[row["file_name"]] for row in told}
     for text, x0 in zip(batch.caption, batch.x0):

@@ -266,7 +266,17 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1}\n{"stxp": 2}\n{"step": 3}\n')
     with pytest.raises(Error, match=r"log\.jsonl, line 2 is damaged"):
-        Log(path).truncate_after(2)
+        rows(path)
+    assert path.read_bytes() == b'{"step": 1}\n{"stxp": 2}\n{"step": 3}\n'
+
+
+def test_where_a_run_goes_on_a_damaged_line_in_the_middle_is_named_and_the_file_kept_beside(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(damaged := b'{"step": 1}\n{"stxp": 2}\n{"step": 3}\n')
+    said = Log(path).truncate_after(2)
+    assert said is not None and "log.jsonl: line 2 damaged" in said and "log.damaged.jsonl" in said
+    assert (tmp_path / "log.damaged.jsonl").read_bytes() == damaged
+    assert rows(path) == [1]
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path):

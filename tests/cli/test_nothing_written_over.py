@@ -136,19 +136,20 @@ def test_made_again_takes_nobodys_place(trained_run: Path, tmp_path: Path) -> No
     like, other = (tmp_path / "out" / f"seed-0000000{i}.png" for i in range(2))
     before = tree(tmp_path / "out")
     for _ in range(2):
-        assert kuosan("sample", "--like", like).code == 0
+        assert kuosan("sample", trained_run, "--like", like).code == 0
     assert tree(tmp_path / "out") == before | {"seed-00000000-again.png": before["seed-00000000.png"]}
-    refused("sample", "--like", like, "--out", other, naming=["seed-00000001.png", "nothing is written over"])
-    assert "these very bytes" in kuosan("sample", "--like", like, "--out", like).out
+    again = ["sample", trained_run, "--like", like, "--out"]
+    refused(*again, other, naming=["seed-00000001.png", "nothing is written over"])
+    assert "these very bytes" in kuosan(*again, like).out
     (tmp_path / "holiday.png").write_text("mine")
-    refused("sample", "--like", like, "--out", tmp_path / "holiday.png", naming=["holiday.png", "of your own"])
+    refused(*again, tmp_path / "holiday.png", naming=["holiday.png", "of your own"])
     assert (tmp_path / "holiday.png").read_text() == "mine"
 
 
 def test_a_strangers_config_is_no_run_to_be_written_over(images: Path, tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "config.yaml").write_text("theme: dark\n")
-    refused("train", images, "--out", tmp_path / "project", naming=["config.yaml", "is no run's"])
+    refused("train", images, "--out", tmp_path / "project", naming=["config.yaml", "no run", "--out"])
     assert tree(tmp_path / "project") == {"config.yaml": b"theme: dark\n"}
 
 

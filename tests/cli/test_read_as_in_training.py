@@ -22,7 +22,7 @@ from kuosan.evaluate.unseen import Schooling
 from kuosan.sample import inversion
 from kuosan.sample.recipe import fingerprint
 from kuosan.seeds import rng
-from shell import QUICK, kuosan, picture_folder
+from shell import QUICK, kuosan, picture_folder, refused
 
 BACKGROUND = (16, 64, 200)
 FLAGS = ("--background", "#1040c8", "--resize", "pad")
@@ -109,7 +109,9 @@ def test_images_are_read_as_in_training(run: Path, kind: str, tmp_path: Path, mo
     wanted = fingerprint(as_tensor(own))
     assert start_of(tmp_path / "sample" / "seed-00000000.png") == wanted, said
     assert ("as in training" in said.out) == (kind != "grey")
-    assert kuosan("sample", run, "--like", tmp_path / "sample" / "seed-00000000.png").code == 0
+    again = ["sample", run, "--like", tmp_path / "sample" / "seed-00000000.png"]
+    refused(*again, naming=["the image", "outside the working folder", "--allow-path"])
+    assert kuosan(*again, "--allow-path", path.parent).code == 0
 
     said = kuosan("restore", run, path, "--noise", 9, "--fit", "--steps", 2, "--out", tmp_path / "restored")
     assert said.code == 0 and start_of(tmp_path / "restored" / "image.png") == wanted, said

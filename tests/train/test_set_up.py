@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from kuosan import Error, checkpoint
+from kuosan.data.config import DataConfig
 from kuosan.files import Lock
+from kuosan.train import defaults
 from latent_models import autoencoder_run
 from shell import tree
 from train.made_runs import Stopping, begin, differences, go, outcome, pictures
@@ -130,6 +132,20 @@ def test_a_configuration_written_by_hand_is_kept_beside(made: Latents, tmp_path:
     assert (out / "config.before.yaml").read_text() == "train: {lr: 0.001}  # my favourite\n"
     assert sum("config.before.yaml" in line for line in report.said) == 1
     assert checkpoint.load(out, parts=()).step == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["data:\n  flip: false\n", "train: {lr: 0.001}  # mine\n", "model:\n  prediction: v\n"]
+)
+def test_a_run_begun_where_a_configuration_was_written_by_hand_has_todays_versions(tmp_path: Path, text: str) -> None:
+    data, out = pictures(tmp_path / "images.npz"), tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text(text)
+    go(out, data, {"train.max_steps": 1})
+    found, usual = checkpoint.load_config(out), DataConfig()
+    assert (found["data"]["layout"], found["data"]["split_version"]) == (usual.layout, usual.split_version)
+    assert (found["defaults"], found["model"]["prediction"]) == (defaults.VERSION, "x0")
+    assert (out / "config.before.yaml").read_text() == text
 
 
 def test_a_cache_that_is_deleted_while_it_is_filled_or_used_is_made_again(made: Latents, tmp_path: Path) -> None:

@@ -109,7 +109,10 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
         if checkpoint.checkpoints(out):
             before = checkpoint.load_config(out)
         elif (out / "config.yaml").is_file():
-            before = as_begun(trees.load(out / "config.yaml"))
+            from kuosan.train.folder import is_whole
+
+            before = trees.load(out / "config.yaml")
+            before = as_begun(before) if is_whole(before) else before
         else:
             raise Error(
                 f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."

@@ -68,7 +68,7 @@ class Side:
                 every = self.pictures.contents
                 return [every[int(i)] for i in self.ids]
             case _:
-                return [self.pictures.scan.looks[int(i)].key for i in self.ids]
+                return [self.pictures.scan.identity(int(i)) for i in self.ids]
 
     def without(self, other: Side) -> Side:
         """The same without images whose content is on the other side, too."""

@@ -1,12 +1,13 @@
 """The pictures that models are measured on, and whether one of them was trained on them.
 
-A picture was trained on if a run's training part holds a file, or an array, of the same bytes, or if both are the same
-pixels once brought to the models' size. A copy that was edited, mirrored or compressed anew is not noticed.
+A picture was trained on if a run's training part holds a file, or an array, of the same bytes or the same decoded
+pixels, or if both are the same pixels once brought to the models' size. A copy that was edited, mirrored or compressed
+again with loss is not noticed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import LABEL, PORTRAITS, DataConfig
+from kuosan.data.entries import Look
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.reading import FACT, RULES, Reading
 from kuosan.data.scan import Progress, content_key
@@ -143,7 +145,9 @@ def _reading(config: Asked, shape: tuple[int, int, int], runs: Mapping[str, Scho
     reading = next(iter(runs.values())).reading if runs else Reading()
     if reading.data.resize != "buckets" and shape[1] != shape[2]:
         raise Error(f"these models make pictures of {shape[2]}x{shape[1]}; only square ones can be compared.")
-    return Reading(replace(reading.data, label_column=LABEL, hold_out=None), reading.rule)
+    usual = DataConfig()  # of whichever run comes first: others' images are understood as they are today
+    data = replace(reading.data, label_column=LABEL, layout=usual.layout, split_version=usual.split_version)
+    return Reading(replace(data, hold_out=None), reading.rule)
 
 
 def _differently(pictures: Pictures, own: Reading, runs: Mapping[str, Schooling]) -> list[str]:
@@ -189,7 +193,8 @@ def counted(counts: Counter[str]) -> list[str]:
 def _candidates(pictures: Pictures) -> tuple[np.ndarray, list[str]]:
     """The held-out ones of a data set that has a split of its own, else all."""
     split = [entry.held_out for entry in pictures.scan.entries]
-    every = np.sort(np.concatenate([pictures.train, pictures.held_out]))  # of one bucket, where there are several
+    parts = [pictures.train, pictures.held_out, pictures.test]
+    every = np.sort(np.concatenate(parts))  # of one bucket, where there are several
     if not any(split):
         return every, []
     held = np.array([i for i in every if split[i]], np.int64)
@@ -200,8 +205,11 @@ def _seen(
     pictures: Pictures, ids: np.ndarray, runs: Mapping[str, Schooling], progress: Progress | None
 ) -> tuple[dict[int, str], list[str]]:
     """Which of these pictures a run was trained on, each with that run; and what is to be said of the runs."""
-    keys = {pictures.scan.looks[int(i)].key: int(i) for i in ids}
-    pixels = {content_key(pictures.batch([i]).x0.numpy()): int(i) for i in ids}
+    keys, pixels = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)  # of each, all that have it
+    for i in map(int, ids):
+        pixels[content_key(pictures.batch([i]).x0.numpy())].append(i)
+        for key in _hashes(pictures.scan.looks[i]):
+            keys[key].append(i)
     seen: dict[int, str] = {}
     notes, opened = list[str](), dict[str, Pictures]()
     for run, (tree, fingerprint, _) in runs.items():
@@ -219,18 +227,24 @@ def _seen(
     return seen, notes
 
 
-def _shared(theirs: Pictures, keys: Mapping[str, int], pixels: Mapping[str, int], shape: tuple[int, ...]) -> set[int]:
+def _hashes(look: Look) -> list[str]:
+    """Of a file's bytes, and of what it decodes to; by split version 1 of the bytes alone."""
+    return [key for key in (look.key, look.pixels) if key]
+
+
+def _shared(
+    theirs: Pictures, keys: Mapping[str, list[int]], pixels: Mapping[str, list[int]], shape: tuple[int, ...]
+) -> set[int]:
     """The pictures, of those with these keys and pixels, that are in a run's training part."""
     found = set[int]()
     alike = theirs.in_memory and theirs.shape == shape
     for i in theirs.train:
-        key = theirs.scan.looks[int(i)].key
-        if key in keys:
-            found.add(keys[key])
+        known = [key for key in _hashes(theirs.scan.looks[int(i)]) if key in keys]
+        if known:
+            found.update(*(keys[key] for key in known))
         elif alike:
             same = content_key(theirs.batch([i]).x0.numpy())
-            if same in pixels:
-                found.add(pixels[same])
+            found.update(pixels.get(same, ()))
     return found
 
 

@@ -98,15 +98,25 @@ def stored(folder: Path) -> Tree | None:
     return None
 
 
-def _set_up(folder: Path) -> Tree:
-    """The configuration of a run without a save. Raises: Error where config.yaml is something else's."""
+def is_whole(tree: Mapping[str, Any]) -> bool:
+    """Whether a configuration says what every run's own does; one written by hand says less."""
+    groups = {"data": "path", "model": "shape", "train": "seed"}
+    return all(isinstance(tree.get(group), Mapping) and name in tree[group] for group, name in groups.items())
+
+
+def _set_up(folder: Path) -> Tree | None:
+    """The configuration of a run without a save, None where a person wrote it, so that no run is begun yet.
+
+    Raises:
+        Error: config.yaml is something else's.
+    """
     tree = trees.load(folder / CONFIG)
     if not any(isinstance(tree.get(group), Mapping) for group in ("data", "model", "train")):
         raise Error(
             f"{folder} holds a {CONFIG} that is no configuration of kuosan's, and no run: choose a new folder with "
             f"--out, or move that file elsewhere."
         )
-    return as_begun(tree)
+    return as_begun(tree) if is_whole(tree) else None
 
 
 def look(asked: Asked, held: list[Lock] | None) -> Found:
@@ -237,6 +247,7 @@ def write_head(run: Run) -> None:
 def _by_hand(path: Path) -> str | None:
     """The text of a configuration that is not as kuosan writes one; None where there is none, or none that is read."""
     with contextlib.suppress(Error, OSError, ValueError):
-        if path.is_file() and (text := path.read_text(encoding="utf-8")) != trees.dump(trees.parse(text, path)):
-            return text
+        if path.is_file():
+            tree = trees.parse(text := path.read_text(encoding="utf-8"), path)
+            return text if text != trees.dump(tree) or not is_whole(tree) else None
     return None
