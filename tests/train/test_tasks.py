@@ -147,7 +147,8 @@ def test_super_resolution_learns_to_beat_enlarging(tmp_path: Path) -> None:
     np.savez(tmp_path / "squares.npz", images=shift)
     settings = {
         **SMALL, "data.size": 16, "model.task.kind": "super_resolution", "model.task.scale": 2, "train.batch": 16,
-        "train.lr": 2e-3, "model.prediction": "x0", "train.weight": "min_snr",
+        "train.lr": 2e-3, "train.lr_shape": "constant", "model.prediction": "x0", "train.weight": "min_snr",
+        "model.schedule.betas": "linear", "model.network.patch": 1,
         "train.max_steps": 250, "model.network.multipliers": [1, 1],
         "train.evaluate_every": 0, "train.save_every": 250, "model.network.attention": ["false", "false"],
     }  # fmt: skip
