@@ -211,8 +211,8 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     numbers = {name for name, _ in model.network.named_parameters()}
     if name := weights.first_nonfinite({name: value for name, value in saved.ema.items() if name in numbers}):
         raise Error(
-            f"{saved.path}: {shown(name)} holds NaN or infinity, so nothing can be made of these weights: their training "
-            f"has diverged, or the file was changed. Use another checkpoint."
+            f"{saved.path}: {shown(name)} holds NaN or infinity, so nothing can be made of these weights: their "
+            f"training has diverged, or the file was changed. Use another checkpoint."
         )
     try:
         model.network.load_state_dict(saved.ema)

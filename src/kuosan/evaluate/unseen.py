@@ -128,9 +128,7 @@ def _opened(
     if len(pictures.buckets.shapes) > 1 or pictures.plan.shapes:
         few = pictures.only((shape[1], shape[2])) if (shape[1], shape[2]) in pictures.buckets.shapes else None
         if few is None:
-            raise Error(
-                f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}."
-            )
+            raise Error(f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
         notes.append(
             f"of {len(pictures):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"
         )
