@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from kuosan import seeds
@@ -57,6 +59,31 @@ def refused(*words: object, naming: Sequence[str], code: int = 2) -> Said:
     for part in naming:
         assert part in said.err, f"{part!r} is missing in: {said.err}"
     return said
+
+
+@contextmanager
+def signals_reach_children() -> Iterator[None]:
+    """A process started in this block can be interrupted, even where this one ignores it (nohup, a shell's `&`).
+
+    Ignored signals are inherited; ones that are handled come to a child with their default action.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def mostly_slow(cases: Iterable[Any], *kept: Any) -> list[Any]:
+    """All cases as parameters; all but `kept` run with --slow alone."""
+    every = list(cases)
+    assert all(case in every for case in kept), kept
+    marked = [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in every]
+    return [case if case in kept else slow for case, slow in zip(every, marked, strict=True)]
 
 
 def picture_folder(path: Path, count: int = 6, side: int = 8) -> Path:

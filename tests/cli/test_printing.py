@@ -14,7 +14,7 @@ import pytest
 
 from faults.harness import ForkServer, Outcome, build
 from kuosan import checkpoint
-from shell import QUICK, picture_folder
+from shell import QUICK, mostly_slow, picture_folder
 
 MAIN = [sys.executable, "-m", "kuosan.cli.main"]
 TRAIN = ["train", "pics é", "--out", "run", *QUICK]
@@ -90,14 +90,14 @@ def test_a_short_verb_ends_with_the_usual_code(place: Place, words: list[str], k
     assert ended.output.count("\n") == (code == 74)
 
 
-def test_python_ends_without_a_word_after_output_that_failed(place: Place) -> None:
+@pytest.mark.parametrize(("words", "code"), mostly_slow([(TRAIN, 0), (["--help"], 74)], (TRAIN, 0)))
+def test_python_ends_without_a_word_after_output_that_failed(place: Place, words: list[str], code: int) -> None:
     """Python itself writes what is left when it ends; a process of its own shows that nothing is."""
     environment = os.environ | {"COLUMNS": "1"}
+    shutil.rmtree(place.folder / "run", ignore_errors=True)
     with open("/dev/full", "w") as full:
-        for words, code in ((["--help"], 74), (TRAIN, 0)):
-            shutil.rmtree(place.folder / "run", ignore_errors=True)
-            done = subprocess.run(
-                [*MAIN, *words], cwd=place.folder, env=environment, stdout=full, stderr=subprocess.PIPE, text=True
-            )
-            assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
-            assert "No space left on device" in done.stderr
+        done = subprocess.run(
+            [*MAIN, *words], cwd=place.folder, env=environment, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert "No space left on device" in done.stderr

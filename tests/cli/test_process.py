@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from kuosan import checkpoint
-from shell import QUICK, picture_folder
+from shell import QUICK, picture_folder, signals_reach_children
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def start(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "kuosan.cli.main", *map(str, words)]
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with signals_reach_children():
+        return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 90) -> None:

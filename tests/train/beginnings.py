@@ -91,7 +91,7 @@ def train(place: str, home: str, trainer: str) -> None:
 
 
 class Beginner:
-    """Makes trials in a folder; the runs without faults come first."""
+    """Makes trials in a folder; a trainer's run without faults comes before its first trial."""
 
     def __init__(self, folder: Path, shim: Path, trainers: tuple[str, ...] = tuple(TRAINERS)) -> None:
         self.folder, self.trainers = folder, trainers
@@ -99,17 +99,22 @@ class Beginner:
         autoencoder_run(folder / "autoencoder")
         self.server = ForkServer(shim, PRELOAD)
         self.whole: dict[str, Any] = {}
-        self.first: dict[str, int] = {}  # the operation that completes the first save
-        for trainer in trainers:
-            place = folder / f"whole-{trainer}"
+        self.first: dict[str, int] = {}
+
+    def begin(self, trainer: str) -> int:
+        """The number of the operation that completes a trainer's first save; its run without faults is made once."""
+        if trainer not in self.first:
+            place = self.folder / f"whole-{trainer}"
             done = self.run(place, trainer)
             assert done.status == 0, done.output
             saved = str(checkpoint.folder(place / "run", 0))
             self.first[trainer] = next(op.number for op in done.ops if op.name == "rename" and op.to == saved)
             self.whole[trainer] = outcome(place / "run")
+        return self.first[trainer]
 
     def trial(self, trainer: str, at: int, mode: str) -> Begun:
         """Begin a run that meets a fault at operation `at`; start it again; compare it with the one without faults."""
+        self.begin(trainer)
         place = self.folder / f"trial-{trainer}-{at}-{mode}"
         ended = self.run(place, trainer, at=at, mode=mode)
         assert ended.status in (0, 74, KILLED), ended.output
@@ -121,7 +126,7 @@ class Beginner:
 
     def instants(self, trainer: str, count: int) -> list[int]:
         """Operations from the first one to a few after the first save, as evenly as they go; 0: all."""
-        last = self.first[trainer] + 3
+        last = self.begin(trainer) + 3
         return list(range(1, last + 1)) if not count else sorted({round(i) for i in np.linspace(1, last, count)})
 
     def run(self, place: Path, trainer: str, **faults: Any) -> Outcome:

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from faults.harness import build
+from shell import mostly_slow
 from train.beginnings import TRAINERS, Beginner
 
-SOME = 0.07, 0.35, 0.9, 0.2, 0.6, 0.97, 0.5, 0.75  # where each trainer is killed, of the way to its first save
+# Where each trainer is killed, of the way to its first save.
+SOME = dict(zip(TRAINERS, (0.07, 0.35, 0.9, 0.2, 0.6, 0.97, 0.5, 0.75), strict=True))
+DEFAULT = [(trainer, SOME[trainer]) for trainer in ("pixels", "text", "autoencoder")]
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +31,16 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beginner]:
     shutil.rmtree(folder)
 
 
-def test_a_run_killed_before_its_first_save_goes_on_whatever_trains(beginner: Beginner) -> None:
-    trials = [
-        beginner.trial(trainer, round(beginner.first[trainer] * part), "kill")
-        for trainer, part in zip(TRAINERS, SOME, strict=True)
-    ]
-    assert all(trial.hit for trial in trials)
-    assert [trial for trial in trials if trial.different] == []
+@pytest.mark.parametrize(("trainer", "part"), mostly_slow(SOME.items(), *DEFAULT))
+def test_a_run_killed_before_its_first_save_goes_on_whatever_trains(
+    beginner: Beginner, trainer: str, part: float
+) -> None:
+    trial = beginner.trial(trainer, round(beginner.begin(trainer) * part), "kill")
+    assert trial.hit and not trial.different
 
 
 def test_a_latent_run_goes_on_wherever_its_set_up_ended(beginner: Beginner) -> None:
-    last = beginner.first["latents"]
+    last = beginner.begin("latents")
     trials = [beginner.trial("latents", last * i // 6, mode) for i, mode in ((2, "enospc"), (3, "torn"), (4, "kill"))]
     assert all(trial.hit for trial in trials)
     assert [trial for trial in trials if trial.different] == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
 
 from kuosan import Error, checkpoint
 from kuosan.journal import Log
+from shell import mostly_slow
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 8, "train.evaluate_every": 0}
@@ -35,6 +37,9 @@ def empty(path: Path) -> None:
 
 WAYS = (cut, flip, lose, empty)
 PARTS = ("config.yaml", "state.json", "manifest.json", *(f"{part}.safetensors" for part in checkpoint.PARTS))
+# By default every part once and every way at least once; all pairs with --slow.
+TABLE = mostly_slow(product(PARTS, WAYS), *zip(PARTS, cycle(WAYS)))
+BESIDE = mostly_slow(product(("config.yaml", "data.json"), WAYS), ("config.yaml", empty), ("data.json", cut))
 
 
 class Made:
@@ -63,8 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("damage"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(("name", "way"), TABLE)
 def test_a_damaged_save_gives_way_to_the_one_before(made: Made, name: str, way: Callable[[Path], None]) -> None:
     out = made.copy()
     newest = checkpoint.latest(out).path
@@ -75,8 +79,7 @@ def test_a_damaged_save_gives_way_to_the_one_before(made: Made, name: str, way: 
     assert any("going on from step 6 " in line for line in said), said
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["config.yaml", "data.json"])
+@pytest.mark.parametrize(("name", "way"), BESIDE)
 def test_a_damaged_copy_beside_the_saves_is_written_anew(made: Made, name: str, way: Callable[[Path], None]) -> None:
     out = made.copy()
     before = (out / name).read_text()

@@ -1,13 +1,15 @@
-"""Two processes under torchrun are the run of one: the same pictures, losses to rounding, saves for either."""
+"""Two processes are the run of one: the same pictures, losses to rounding, saves for either."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,30 @@ from train.made_runs import Stopping, go, outcome, pictures
 SETTINGS = {"train.max_steps": 12, "train.batch": 6, "train.evaluate_every": 6}
 
 
-def launch(out: Path, data: Path, **settings: Any) -> list[dict[str, Any]]:
-    """Train in two processes; what each noted."""
+def launch(out: Path, data: Path, torchrun: bool = False, **settings: Any) -> list[dict[str, Any]]:
+    """Train in two processes, which torchrun starts or which are started by hand; what each noted."""
     words = [f"{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
     worker = Path(__file__).with_name("two_processes.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     tests = str(worker.parent.parent)
     path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [*torchrun, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(worker), str(out), str(data)]
-    done = subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [str(worker), str(out), str(data), *words]
+    if torchrun:
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+        starts = [([*start, "--rdzv-endpoint", "localhost:0", *command], env)]
+    else:
+        with socket.create_server(("localhost", 0)) as free:
+            place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        starts = [([sys.executable, *command], env | place | {"RANK": str(rank)}) for rank in range(2)]
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(ended, starts):
+            assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(out.with_name(f"{out.name}-rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def ended(start: tuple[list[str], dict[str, str]]) -> subprocess.CompletedProcess[str]:
+    """What a process came to; it ends by itself, or after 150 s."""
+    return subprocess.run(start[0], env=start[1], capture_output=True, text=True, timeout=150)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +62,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_two_processes_see_the_same_pictures_and_have_the_same_losses_as_one(made: Path) -> None:
-    ranks = launch(made / "two", made / "pictures.npz")
+    ranks = launch(made / "two", made / "pictures.npz", torchrun=True)
     seen: list[Any] = []
     go(made / "again", made / "pictures.npz", SETTINGS, seen=seen)
     for step, ids, *_ in seen:
@@ -100,6 +114,7 @@ def test_processes_with_different_pictures_are_refused(made: Path) -> None:
     assert not (made / "differ" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_first_alone_encodes_captions(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
     from text.made_encoders import bert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from kuosan.data.config import DataConfig
 from kuosan.files import Lock
 from kuosan.train import defaults
 from latent_models import autoencoder_run
-from shell import tree
+from shell import mostly_slow, tree
 from train.made_runs import Stopping, begin, differences, go, outcome, pictures
 from train.test_damage import WAYS
+
+OF_A_CODEC = ("config.yaml", "ema.safetensors", "manifest.json")
+TABLE = mostly_slow(product(OF_A_CODEC, WAYS), *zip(OF_A_CODEC, WAYS))
 
 
 class Latents:
@@ -44,8 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Latents:
     return Latents(tmp_path_factory.mktemp("set_up"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["config.yaml", "ema.safetensors", "manifest.json"])
+@pytest.mark.parametrize(("name", "way"), TABLE)
 def test_a_damaged_copy_of_the_autoencoder_is_made_again(made: Latents, name: str, way: Callable[[Path], None]) -> None:
     out = made.copy()
     way(out / "codec" / name)

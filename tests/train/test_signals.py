@@ -16,6 +16,7 @@ import pytest
 from kuosan import checkpoint
 from kuosan.files import Lock
 from kuosan.train.stop import SIGNALS, Stop
+from shell import mostly_slow, signals_reach_children
 from train.made_runs import SMALL, differences, outcome, pictures
 
 STEPS = 60
@@ -63,7 +64,10 @@ def command(out: Path, data: Path) -> list[str]:
 
 def start(out: Path, data: Path) -> subprocess.Popen[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    with signals_reach_children():
+        return subprocess.Popen(
+            command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        )
 
 
 def rows(out: Path) -> int:
@@ -81,7 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", mostly_slow(SIGNALS, signal.SIGTERM, signal.SIGHUP))
 def test_a_signal_saves_and_the_same_command_goes_on_bit_for_bit(number: signal.Signals, whole: Path) -> None:
     out, data = whole / number.name, whole / "pictures.npz"
     process = start(out, data)
