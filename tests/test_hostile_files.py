@@ -15,7 +15,7 @@ from typing import Literal, get_origin
 import pytest
 import torch
 
-from kuosan import limits, pickled, regular, weights
+from kuosan import checkpoint, limits, pickled, regular, weights
 from kuosan.errors import Error, escaped, shown
 from kuosan.model import ModelConfig
 from kuosan.options import dataclasses_in, hints, members
@@ -172,3 +172,37 @@ def test_a_header_is_compared_with_the_network_before_a_tensor_is_read(tmp_path:
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         weights.write(tmp_path / "w.safetensors", {"a": torch.zeros(3, 4, dtype=dtype), "n": torch.zeros(1).long()})
         weights.read_hashed(tmp_path / "w.safetensors", lambda found: weights.require(wanted, found, "w"))
+
+
+def test_a_file_whose_system_counts_no_blocks_is_opened_and_one_of_holes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounts such as sshfs report no blocks, compressing ones few; only a file with holes is refused."""
+    size = (1 << 26) + 4096
+    whole, holes = tmp_path / "whole", tmp_path / "holes"
+    with whole.open("wb") as file:
+        file.write(b"\1" * size)
+    with holes.open("wb") as file:
+        file.truncate(size)
+    found = os.fstat
+
+    class Uncounted:
+        def __init__(self, stat: os.stat_result) -> None:
+            self.st_mode, self.st_size, self.st_blocks = stat.st_mode, stat.st_size, 0
+
+    monkeypatch.setattr("kuosan.regular.os.fstat", lambda handle: Uncounted(found(handle)))
+    with regular.open_regular(whole) as stream:
+        assert stream.read(1) == b"\1" and stream.seek(0, 2) == size
+    with pytest.raises(Error, match="mostly holes"):
+        regular.open_regular(holes)
+
+
+def test_a_configuration_too_long_to_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    names = [f"{i:05}{'x' * 95}" for i in range(50_000)]
+    tensors = {"w": torch.zeros(1)}
+    with pytest.raises(Error, match="shorten the names"):
+        checkpoint.save(
+            tmp_path, 1, config={"model": {"task": {"class_names": names}}}, ema=tensors, network=tensors,
+            optimizer=tensors, state={},
+        )  # fmt: skip
+    assert not checkpoint.checkpoints(tmp_path)

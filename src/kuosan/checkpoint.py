@@ -30,7 +30,7 @@ from kuosan import config as trees
 from kuosan import files, manifest, weights
 from kuosan.data.config import as_begun
 from kuosan.errors import Error, shown
-from kuosan.regular import read_regular
+from kuosan.regular import SMALL, read_regular
 
 CONFIG = "config.yaml"
 STATE = "state.json"
@@ -115,6 +115,11 @@ def save(
                 f"step {step} is not saved: {part} {name!r} holds NaN or infinity; go back to the last good save."
             )
     text = trees.dump(config)
+    if len(text.encode()) > SMALL:  # refused now, not when it is read again
+        raise Error(
+            f"step {step} is not saved: its configuration would have {len(text.encode()):,} bytes, and {SMALL:,} are "
+            f"read at most: shorten the names of the classes."
+        )
     counted = json.dumps({"step": step, "state": dict(state)}, indent=1, allow_nan=False)
     needed = sum(weights.nbytes(tensors) for tensors in parts.values()) + len(text) + len(counted) + (1 << 16)
     final = folder(run, step)

@@ -51,13 +51,24 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Binary
     if not stat.S_ISREG(found.st_mode):  # exchanged between the two looks
         os.close(handle)
         raise _not_regular(path, stat.S_IFMT(found.st_mode))
-    if found.st_size > 1 << 26 and found.st_blocks * 512 < found.st_size // _DENSE:
+    thin = found.st_size > 1 << 26 and found.st_blocks * 512 < found.st_size // _DENSE
+    if thin and _has_holes(handle, found.st_size):
         os.close(handle)
         raise Error(
             f"{shown(os.fspath(path))} claims {found.st_size:,} bytes, and the disk holds {found.st_blocks * 512:,}: "
             f"it is mostly holes, and nothing of kuosan's; copy it again from where it was made."
         )
     return os.fdopen(handle, "rb", buffering=0)
+
+
+def _has_holes(handle: int, size: int) -> bool:
+    """Whether the file system knows of a hole: few blocks alone may be compression, or a mount that counts none."""
+    try:
+        hole = os.lseek(handle, 0, os.SEEK_HOLE)
+        os.lseek(handle, 0, os.SEEK_SET)
+    except (OSError, AttributeError):
+        return False
+    return hole < size
 
 
 def read_regular(path: str | os.PathLike[str], most: int = SMALL, *, follow: bool = True) -> bytes:

@@ -22,7 +22,7 @@ from kuosan.data.buckets import nearest
 from kuosan.data.config import LABEL, LAYOUT, DataConfig
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import Report
-from kuosan.data.entries import Entry, Look, Source
+from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.headers import Refused
 from kuosan.data.layout import understood
 from kuosan.data.pixels import is_grey, with_channels
@@ -75,6 +75,7 @@ class Images:
     left_out: tuple[tuple[str, str], ...] = ()
     sound: tuple[str, ...] = ()
     kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    listing: Listing = field(default_factory=lambda: Listing([]), repr=False)  # the source's, as it was opened
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -147,9 +148,8 @@ class Images:
         """Class names in the order of their labels."""
         looks = [Look(key=fact.key, width=fact.width, height=fact.height) for fact in self.facts]
         config = DataConfig(self.path)
-        listing = self.source.listing()
         return Report(
-            config, Scan(listing, decide(config, looks), list(self.entries), looks, list(self.places))
+            config, Scan(self.listing, decide(config, looks), list(self.entries), looks, list(self.places))
         ).classes
 
     @property
@@ -229,7 +229,7 @@ def open_images(
     return Images(
         path, source, tuple(entries), tuple(i for i, _ in good), facts, channels, reading, size,
         tuple(sorted([*left.items(), *(pair for pair in refused if _image(*pair))])), tuple(sorted(sound)),
-        {place: kept[fact.name] for place, fact in enumerate(facts) if fact.name in kept},
+        {place: kept[fact.name] for place, fact in enumerate(facts) if fact.name in kept}, listing,
     )  # fmt: skip
 
 

@@ -16,17 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
 from kuosan.errors import Error, is_out_of_memory
 from kuosan.train.heartbeat import CODE, Heartbeat
 from kuosan.train.processes import Times
+
+if TYPE_CHECKING:  # a torch without them still trains in one process
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 # The last resort against a process that lives and never comes to the next step, a data set's deadlock say. So long
@@ -163,6 +164,9 @@ def meet() -> World:
 
 def _store(rank: int, address: str, port: int, patience: timedelta) -> Store:
     """Torch's store of this environment: the launcher's, or rank 0's own; one that nobody waits in for the others."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
     global _meetings
     _meetings += 1
     if dist.is_initialized():  # by the caller
@@ -183,6 +187,8 @@ def join(world: World, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        from torch.distributed.distributed_c10d import PrefixStore
+
         backend = "nccl" if device.type == "cuda" else "gloo"
         with world._together():
             dist.init_process_group(
