@@ -63,7 +63,8 @@ def read_lists(names: list[str], finder: Finder, beside: Beside) -> None:
         beside.notes.append(f"{name} is read as the list of its folder's pictures, with {', '.join(found)}.")
     for name in sorted(own):
         beside.taken.add(name)
-        _keep_rows(name, _rows(name, beside), finder, beside)
+        text = beside.text(name, MOST_BYTES) or ""  # before rows are counted: its problem has no line
+        _keep_rows(name, _rows(name, text, beside), finder, beside)
 
 
 def read_datasets(names: list[str], finder: Finder, beside: Beside) -> None:
@@ -107,8 +108,8 @@ def _beginning(name: str, beside: Beside) -> list[str]:
         return []
 
 
-def _rows(name: str, beside: Beside) -> Iterator[tuple[int, Row]]:
-    for number, row in rows(name, beside.text(name, MOST_BYTES) or "", _known(beside)):
+def _rows(name: str, text: str, beside: Beside) -> Iterator[tuple[int, Row]]:
+    for number, row in rows(name, text, _known(beside)):
         if isinstance(row, str):
             beside.problem(_place(name, number), row)
         else:
