@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from test_sources import SETTINGS, Items, X, opened, put
 
+from kuosan.data.beside import Beside
 from kuosan.data.captioned import first_rows
 from kuosan.data.config import DataConfig
 from kuosan.data.doctor import examine
+from kuosan.data.lists import read_lists
+from kuosan.data.naming import Finder
 from kuosan.data.pictures import Pictures, open_pictures
 from shell import kuosan
 
@@ -243,3 +247,16 @@ def test_a_list_damaged_in_its_zip_is_a_problem_and_its_images_are_read(tmp_path
     assert len(pictures.report.scan.entries) == len(NAMES)
     ((place, what),) = problems(pictures)
     assert place == "metadata.csv" and what.startswith("captions not readable")
+
+
+def test_absolute_paths_of_twenty_thousand_folders_are_read_in_seconds() -> None:
+    places = [f"/home/{i}/{i}.png" for i in range(20_000)] + ["/home/7/deep/a.png", "/home/77/b.png"]
+    content = "".join(json.dumps({"file_name": place, "text": place}) + "\n" for place in places).encode()
+    beside = Beside(lambda name, limit: content[:limit])
+    names = [place.rpartition("/")[2] for place in places]
+    before = time.process_time()
+    read_lists([*names, "metadata.jsonl"], Finder(names), beside)
+    assert time.process_time() - before < 10
+    assert beside.captions == {name: place for name, place in zip(names, places) if name != "a.png"}
+    ((place, what),) = beside.problems  # home/7 is dropped too: a.png may lie in its folder deep
+    assert place == "metadata.jsonl line 20001" and "may or may not be a.png" in what
