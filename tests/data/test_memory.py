@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from golden_files import png_file, tiff_file
 from made_files import picture, saved
 from PIL import Image
 
-from kuosan.data.aside import check_tags, without_mark
+from kuosan.data.aside import aside, check_tags, without_mark
 from kuosan.data.config import DataConfig
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import examine
@@ -172,3 +174,24 @@ def test_a_tiff_read_here_is_read_band_by_band() -> None:
     for rows in (1, 7, 1200):
         got = decode(tiff_file(values, 1, 12, rows=rows, compression=8)).pixels
         assert np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize("mark", [b"II*\0", b"MM\0*"])
+def test_an_avif_of_many_marks_of_exif_is_refused_in_a_moment(mark: bytes) -> None:
+    content = saved(picture(16, 16), "AVIF")
+    few, many = (content + struct.pack(">I4s", 8 + 4 * n, b"free") + mark * n for n in (60, 4 << 20))
+    assert decode(few).pixels.shape[:2] == (16, 16)
+    before = time.process_time()
+    with pytest.raises(Refused, match=r"beginnings of EXIF"):
+        aside(many)
+    assert time.process_time() - before < 1
+
+
+@pytest.mark.parametrize("decoys", [0, 30])
+def test_exif_in_the_pixels_box_of_an_avif_is_looked_at_behind_other_marks(decoys: int) -> None:
+    tags = b"".join(struct.pack("<HHLL", 0x9000 + i, 7, 60_000, 8) for i in range(3000))
+    exif = b"II*\0" + struct.pack("<LH", 8, 3000) + tags + bytes(60_000)
+    box = struct.pack(">I4s", 8 + 4 * decoys, b"free") + b"II*\0" * decoys
+    content = saved(picture(16, 16), "AVIF") + box + struct.pack(">I4s", 8 + len(exif), b"mdat") + exif
+    with pytest.raises(Refused, match=r"its EXIF tags promise"):
+        aside(content)
