@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from test_sources import SETTINGS, Items, X, opened, put
 
+from kuosan.data.beside import Beside
 from kuosan.data.captioned import first_rows
 from kuosan.data.config import DataConfig
 from kuosan.data.doctor import examine
+from kuosan.data.lists import read_lists
+from kuosan.data.naming import Finder
 from kuosan.data.pictures import Pictures, open_pictures
 from shell import kuosan
 
@@ -206,3 +210,53 @@ def test_the_portraits_rows_can_be_shown_before_training() -> None:
     rows = first_rows(pictures, 3)
     assert len(rows) == 3 and all(" -> a portrait of a person with" in row for row in rows)
     assert rows[0].startswith(f"{pictures.name(int(pictures.train[0]))} -> ")
+
+
+NO_TEXT = {"GBK": "一只红色的狐狸在雪地里".encode("gbk"), "Shift-JIS": "赤い狐が雪の中にいる".encode("shift_jis")}
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+@pytest.mark.parametrize("kind", [*NO_TEXT, "Latin-1"])
+def test_a_list_in_another_encoding_is_a_problem_and_its_images_are_read(
+    tmp_path: Path, kind: str, name: str, layout: int
+) -> None:
+    put(tmp_path, *NAMES)
+    text = NO_TEXT.get(kind, "un café".encode("latin-1"))
+    begin = b"file_name,text\na.png," if name.endswith("csv") else b'{"file_name": "a.png", "text": "'
+    (tmp_path / name).write_bytes(begin + text + (b"\n" if name.endswith("csv") else b'"}\n'))
+    pictures = opened(tmp_path, layout=layout)
+    assert len(pictures.report.scan.entries) == len(NAMES)
+    if kind == "Latin-1" and layout > 1:
+        assert captions(pictures)["a.png"] == "un café"
+    else:
+        ((place, what),) = problems(pictures)
+        assert place == name and what.startswith("captions not readable")
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_list_damaged_in_its_zip_is_a_problem_and_its_images_are_read(tmp_path: Path, layout: int) -> None:
+    put(tmp_path, *NAMES)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in NAMES:
+            archive.write(tmp_path / name, name)
+        archive.writestr("metadata.csv", "file_name,text\na.png,a red fox\n")
+    content = (tmp_path / "set.zip").read_bytes()
+    (tmp_path / "set.zip").write_bytes(content.replace(b"a red fox", b"a rad fox"))
+    pictures = opened(tmp_path / "set.zip", layout=layout)
+    assert len(pictures.report.scan.entries) == len(NAMES)
+    ((place, what),) = problems(pictures)
+    assert place == "metadata.csv" and what.startswith("captions not readable")
+
+
+def test_absolute_paths_of_twenty_thousand_folders_are_read_in_seconds() -> None:
+    places = [f"/home/{i}/{i}.png" for i in range(20_000)] + ["/home/7/deep/a.png", "/home/77/b.png"]
+    content = "".join(json.dumps({"file_name": place, "text": place}) + "\n" for place in places).encode()
+    beside = Beside(lambda name, limit: content[:limit])
+    names = [place.rpartition("/")[2] for place in places]
+    before = time.process_time()
+    read_lists([*names, "metadata.jsonl"], Finder(names), beside)
+    assert time.process_time() - before < 10
+    assert beside.captions == {name: place for name, place in zip(names, places) if name != "a.png"}
+    ((place, what),) = beside.problems  # home/7 is dropped too: a.png may lie in its folder deep
+    assert place == "metadata.jsonl line 20001" and "may or may not be a.png" in what

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from golden_files import png_file, tiff_file
 from made_files import picture, saved
 from PIL import Image
 
-from kuosan.data.aside import check_tags, without_mark
+from kuosan.data.aside import aside, check_tags, without_mark
 from kuosan.data.config import DataConfig
-from kuosan.data.decoding import decode, read_header
+from kuosan.data.decoding import decode, decode_to, read_header
 from kuosan.data.doctor import examine
 from kuosan.data.footprint import Room, needed
 from kuosan.data.headers import Refused
+from kuosan.data.layers import Layers
 from kuosan.data.pictures import open_pictures
 from kuosan.data.tiff import sheet
 from kuosan.errors import Error
@@ -172,3 +175,66 @@ def test_a_tiff_read_here_is_read_band_by_band() -> None:
     for rows in (1, 7, 1200):
         got = decode(tiff_file(values, 1, 12, rows=rows, compression=8)).pixels
         assert np.abs(got - want).max() <= 1
+
+
+@pytest.mark.parametrize("mark", [b"II*\0", b"MM\0*"])
+def test_an_avif_of_many_marks_of_exif_is_refused_in_a_moment(mark: bytes) -> None:
+    content = saved(picture(16, 16), "AVIF")
+    few, many = (content + struct.pack(">I4s", 8 + 4 * n, b"free") + mark * n for n in (60, 4 << 20))
+    assert decode(few).pixels.shape[:2] == (16, 16)
+    before = time.process_time()
+    with pytest.raises(Refused, match=r"beginnings of EXIF"):
+        aside(many)
+    assert time.process_time() - before < 1
+
+
+@pytest.mark.parametrize("decoys", [0, 30])
+def test_exif_in_the_pixels_box_of_an_avif_is_looked_at_behind_other_marks(decoys: int) -> None:
+    tags = b"".join(struct.pack("<HHLL", 0x9000 + i, 7, 60_000, 8) for i in range(3000))
+    exif = b"II*\0" + struct.pack("<LH", 8, 3000) + tags + bytes(60_000)
+    box = struct.pack(">I4s", 8 + 4 * decoys, b"free") + b"II*\0" * decoys
+    content = saved(picture(16, 16), "AVIF") + box + struct.pack(">I4s", 8 + len(exif), b"mdat") + exif
+    with pytest.raises(Refused, match=r"its EXIF tags promise"):
+        aside(content)
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError("Unable to allocate 1.2 GiB for an array")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
+def test_memory_that_runs_out_says_nothing_of_a_file_that_was_decoded_before(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = saved(picture(16, 16), kind)
+    monkeypatch.setattr(Layers, "laid_on", out_of_memory)
+    with pytest.raises(MemoryError, match=r"1.2 GiB"):
+        decode_to(content, lambda decoded: decoded, known=True)
+    with pytest.raises(Refused, match=r"damaged: MemoryError"):
+        decode_to(content, lambda decoded: decoded)
+    with pytest.raises(Refused, match=r"damaged: MemoryError"):
+        decode(content)
+
+
+@pytest.mark.parametrize("error", [ValueError("of kuosan"), KeyError("of kuosan"), MemoryError("of kuosan")])
+@pytest.mark.parametrize("known", [False, True])
+def test_an_error_of_what_is_done_with_an_image_is_not_its_files(error: Exception, known: bool) -> None:
+    cause = OSError("below")
+
+    def use(decoded: object) -> None:
+        raise error from cause
+
+    with pytest.raises(type(error), match=r"of kuosan") as found:
+        decode_to(saved(picture(16, 16), "PNG"), use, known=known)
+    assert found.value is error and error.__cause__ is cause
+
+
+def test_an_image_of_a_run_for_which_memory_runs_out_is_no_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(saved(picture(16, 16, 3, name), "PNG"))
+    pictures = open_pictures(DataConfig(path=str(tmp_path), hold_out=0, workers=0, memory_gib=0))
+    monkeypatch.setattr(Layers, "laid_on", out_of_memory)
+    with pytest.raises(MemoryError, match=r"1.2 GiB"):
+        pictures.pixels(0)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from kuosan.data.config import DataConfig
 from kuosan.data.reading import OLDER, Reading, stored_rule
 from kuosan.data.scan import decide
+from kuosan.evaluate.images import open_images
 from kuosan.seeds import rng
 
 SIZE = 16
@@ -194,3 +196,29 @@ def test_a_mask_is_never_marked_around_what_it_holds() -> None:
 def test_the_rule_that_a_checkpoint_keeps_is_the_plans() -> None:
     plan = decide(DataConfig(size=SIZE, resize="auto"), [])
     assert stored_rule(plan) == plan.rule == "crop" and stored_rule(replace(plan, shapes=((16, 16),))) is None
+
+
+@pytest.mark.parametrize(("said", "black", "white"), [("0,4095", 0, 4095), ("-1,1", -1, 1), ("1000,0", 1000, 0)])
+@pytest.mark.parametrize("kind", ["<f4", "<i4"])
+def test_a_file_of_other_numbers_is_read_in_the_range_of_the_run(
+    tmp_path: Path, kind: str, said: str, black: float, white: float
+) -> None:
+    values = np.linspace(min(black, white), max(black, white), 64).reshape(8, 8).astype(kind)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    expected = np.rint((values.astype(np.float64) - black) / (white - black) * 255)[..., None]
+    reading = Reading(DataConfig(range=said))
+    off = np.abs(reading.decoded(content).pixels.astype(int) - expected)
+    assert off.max() <= 1 and off.mean() < 0.05
+    assert np.array_equal(reading.shown(content, (1, 8, 8)).pixels, reading.decoded(content).pixels)
+    images = open_images(str(tmp_path), reading, (1, 8, 8))
+    assert images.facts[0].format == "TIFF"
+    assert np.array_equal(images.at(0)[0], reading.decoded(content).pixels[..., 0])
+
+
+def test_arrays_are_measured_in_the_range_of_the_run(tmp_path: Path) -> None:
+    values = np.arange(2 * 64, dtype=np.uint16).reshape(2, 8, 8) * 32  # up to 4,064
+    np.savez(tmp_path / "a.npz", images=values)
+    images = open_images(str(tmp_path / "a.npz"), Reading(DataConfig(range="0,4095")), (1, 8, 8))
+    found = sorted(images.at(i).max() for i in range(2))
+    assert found == [round(63 * 32 / 4095 * 255), round(127 * 32 / 4095 * 255)]

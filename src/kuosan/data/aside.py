@@ -76,7 +76,7 @@ def check_profile(profile: object) -> None:
         raise _too_much("colour profile", len(profile), 2 * MOST_EXIF)
 
 
-def check_tags(content: bytes, whose: str) -> int:
+def check_tags(content: bytes | memoryview, whose: str) -> int:
     """How many bytes the tags of a TIFF, or of EXIF, hold in all, sub-directories included.
 
     Raises:
@@ -101,7 +101,7 @@ def check_tags(content: bytes, whose: str) -> int:
     return total
 
 
-def _tags(content: bytes, order: str, big: bool, at: int) -> Iterator[tuple[int, int, int]]:
+def _tags(content: bytes | memoryview, order: str, big: bool, at: int) -> Iterator[tuple[int, int, int]]:
     """(tag, bytes of its value, where they are or the value itself) of one directory."""
     counter, row, inline = ("Q", "HHQ", "Q") if big else ("H", "HHL", "L")
     head, wide = struct.calcsize(order + counter), struct.calcsize(order + inline)
@@ -236,15 +236,16 @@ def _of_webp(content: bytes) -> Aside:
 
 
 def _of_avif(content: bytes) -> Aside:
-    """EXIF is an item wherever the file says; every mark of a TIFF outside the pixels' own box is looked at."""
+    """EXIF is an item wherever the file says, the pixels' own box included; every mark of a TIFF is looked at."""
     found = Aside()
     for name, first, end in boxes(content):
         if name == b"meta" and end - first > MOST_EXIF:
             raise _too_much("table of items", end - first, MOST_EXIF)
-    for match in re.finditer(rb"II\*\0|MM\0\*", content):
-        if len(found.blocks) == MOST_DIRECTORIES:
-            break
-        check_tags(content[match.start() : match.start() + MOST_EXIF], "its EXIF")
+    view = memoryview(content)  # a mark may begin megabytes, which are not to be copied for each
+    for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", content)):
+        if count == MOST_DIRECTORIES:  # chance writes one in two gigabytes; the last one may be the EXIF that counts
+            raise Refused(f"damaged: more than {MOST_DIRECTORIES} beginnings of EXIF; save it without metadata")
+        check_tags(view[match.start() : match.start() + MOST_EXIF], "its EXIF")
     found.held = len(content)
     return found
 

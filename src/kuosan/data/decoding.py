@@ -129,13 +129,27 @@ def decode_to(
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
+    known: bool = False,
 ) -> Found:
     """What `use` makes of what `decode` gives, before another thread decodes a large image.
 
+    Args:
+        known: these very bytes were decoded before, so that memory that runs out says nothing of the file.
+
     Raises:
         Refused: as `decode`.
+        MemoryError: memory ran out on a file that is `known`.
+        Exception: whatever `use` raises, as it is.
     """
-    return _layers(content, max_pixels, scale, max_bytes, lambda layers: use(_on(background, layers)))
+
+    def used(layers: Layers) -> Found:
+        decoded = _on(background, layers)
+        try:
+            return use(decoded)
+        except Exception as error:
+            raise _OfUse(error) from None
+
+    return _layers(content, max_pixels, scale, max_bytes, used, known)
 
 
 def decode_image(
@@ -184,10 +198,15 @@ def _on(background: tuple[int, int, int], layers: Layers) -> Decoded:
 
 
 def _layers(
-    content: bytes, max_pixels: int, scale: Scale | None, max_bytes: int, use: Callable[[Layers], Found]
+    content: bytes,
+    max_pixels: int,
+    scale: Scale | None,
+    max_bytes: int,
+    use: Callable[[Layers], Found],
+    known: bool = False,
 ) -> Found:
     """What `use` makes of the layers of a file, which are read as it asks for them."""
-    with _refusing(max_pixels):
+    with _refusing(max_pixels, known):
         beside, bitmap, sheet = _checked(content, max_pixels, scale, max_bytes)
         if bitmap is not None:
             with DECODERS.hold(4 * bitmap.width * bitmap.height, max_bytes):
@@ -300,19 +319,31 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise Refused(f"too large: {width}x{height} is more than {max_pixels:,} pixels (max_pixels)")
 
 
+class _OfUse(Exception):
+    """An error of what is done with an image, which is no fault of its file."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 @contextmanager
-def _refusing(max_pixels: int) -> Iterator[None]:
-    """Whatever goes wrong inside is a refusal."""
+def _refusing(max_pixels: int, known: bool = False) -> Iterator[None]:
+    """Whatever a file makes go wrong inside is a refusal; memory that runs out is not where the file is `known`."""
     try:
         yield
     except Error:
         raise
+    except _OfUse as found:
+        raise found.error from found.error.__cause__
     except UnidentifiedImageError:
         raise Refused("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels)") from None
     # Damaged files make decoders fail in every way (struct.error, SyntaxError, IndexError, MemoryError ...).
     except Exception as reason:
+        if known and isinstance(reason, MemoryError):
+            raise
         raise Refused(f"damaged: {_sentence(reason)}") from None
 
 

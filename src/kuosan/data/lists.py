@@ -6,6 +6,7 @@ A list called otherwise (captions.csv) is taken where a folder holds one such li
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,8 @@ def read_lists(names: list[str], finder: Finder, beside: Beside) -> None:
         beside.notes.append(f"{name} is read as the list of its folder's pictures, with {', '.join(found)}.")
     for name in sorted(own):
         beside.taken.add(name)
-        _keep_rows(name, _rows(name, beside), finder, beside)
+        text = beside.text(name, MOST_BYTES) or ""  # before rows are counted: its problem has no line
+        _keep_rows(name, _rows(name, text, beside), finder, beside)
 
 
 def read_datasets(names: list[str], finder: Finder, beside: Beside) -> None:
@@ -107,8 +109,8 @@ def _beginning(name: str, beside: Beside) -> list[str]:
         return []
 
 
-def _rows(name: str, beside: Beside) -> Iterator[tuple[int, Row]]:
-    for number, row in rows(name, beside.text(name, MOST_BYTES) or "", _known(beside)):
+def _rows(name: str, text: str, beside: Beside) -> Iterator[tuple[int, Row]]:
+    for number, row in rows(name, text, _known(beside)):
         if isinstance(row, str):
             beside.problem(_place(name, number), row)
         else:
@@ -163,6 +165,7 @@ def _inexact(name: str, lines: list[tuple[int, Row]], taken: Found, finder: Find
         else:
             matches.append((number, row, match))
     dropped = {match.dropped for _, _, match in matches if match.how == END}
+    deeper = {path for path in dropped if any(parent in dropped for parent in _parents(path))}
     given: dict[str, set[str]] = {}
     for _, row, match in matches:
         given.setdefault(match.name, set()).add(row[FILE_NAME])
@@ -171,7 +174,7 @@ def _inexact(name: str, lines: list[tuple[int, Row]], taken: Found, finder: Find
         why = ""
         if len(given[match.name]) > 1:
             why = "other rows may mean it too"
-        elif match.how == END and any(match.dropped.startswith(f"{other}/") for other in dropped if other):
+        elif match.how == END and match.dropped in deeper:
             why = "of other rows' paths more folders are here"
         if why:
             what = f"names {row[FILE_NAME]!r}, which may or may not be {match.name}: {why}"
@@ -183,6 +186,11 @@ def _inexact(name: str, lines: list[tuple[int, Row]], taken: Found, finder: Find
             f"{len(found):,} rows of {name} write an image's name otherwise, such as {row[FILE_NAME]!r} for {image}."
         )
     return found
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders above a path, itself not."""
+    return (path[: slash.start()] for slash in re.finditer("/", path))
 
 
 def _keep(row: Row, image: str, place: str, beside: Beside) -> None:

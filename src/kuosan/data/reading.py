@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan.data.config import DataConfig, rgb
+from kuosan.data.config import DataConfig, rgb, scale_of
 from kuosan.data.decoding import Decoded, decode
 from kuosan.data.entries import Look
 from kuosan.data.headers import Refused
@@ -76,13 +76,14 @@ class Reading:
         return replace(self, data=replace(self.data, background="black"))
 
     def decoded(self, source: bytes | Path) -> Decoded:
-        """A file's own pixels, at its own size, on the run's background.
+        """A file's own pixels, at its own size, on the run's background and in its `range`.
 
         Raises:
             Refused: no image that can be used.
             Error: the file cannot be read.
         """
-        found = decode(source, self.background, self.data.max_pixels, max_bytes=self.data.max_bytes)
+        scale = scale_of(self.data.range)
+        found = decode(source, self.background, self.data.max_pixels, scale, self.data.max_bytes)
         on = f"transparency laid on {self.data.background}, as in training"
         return Decoded(
             found.pixels, found.mode, tuple(on if "transparency" in note else note for note in found.notes)

@@ -234,7 +234,7 @@ def _pixels(
         return replace(found, pixels=content_key(own), view=View.of(own).packed() if compared else b"")
 
     try:
-        return _decoded(source, entry, i, head, config, plan, look)
+        return _decoded(source, entry, i, head, config, plan, look, known=bool(head.pixels))
     except Refused as reason:
         return replace(head, reason=str(reason))
 
@@ -244,12 +244,13 @@ def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, p
 
     Raises:
         Refused: it cannot be decoded, or is not what it was when it was looked at.
+        MemoryError: memory ran out, which says nothing of the file.
     """
 
     def shaped(decoded: Decoded) -> np.ndarray:
         return np.ascontiguousarray(with_channels(_shaped(decoded.pixels, head, plan), plan.channels))
 
-    return _decoded(source, entry, i, head, config, plan, shaped)
+    return _decoded(source, entry, i, head, config, plan, shaped, known=True)
 
 
 def _decoded(
@@ -260,6 +261,7 @@ def _decoded(
     config: DataConfig,
     plan: Plan,
     use: Callable[[Decoded], Job],
+    known: bool,
 ) -> Job:
     """What `use` makes of an image at its own size, in the channels it has; the memory is shared with other threads."""
     with FILES.hold(_size_of(entry), config.max_bytes):
@@ -268,7 +270,8 @@ def _decoded(
             return use(Decoded(content, head.mode))
         if content_key(content) != head.key:
             raise Refused("changed since it was looked at")
-        return decode_to(content, use, plan.background, config.max_pixels, scale_of(config.range), config.max_bytes)
+        scale = scale_of(config.range)
+        return decode_to(content, use, plan.background, config.max_pixels, scale, config.max_bytes, known)
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from kuosan import outputs
 from kuosan.data.buckets import nearest
-from kuosan.data.config import LABEL, LAYOUT, DataConfig
+from kuosan.data.config import LABEL, LAYOUT, DataConfig, scale_of
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import Report
 from kuosan.data.entries import Entry, Listing, Look, Source
@@ -193,7 +193,7 @@ def open_images(
     Raises:
         Error: nothing is there, or no image that can be used.
     """
-    config = DataConfig(path, label_column=label_column)
+    config = DataConfig(path, label_column=label_column, range=_settings(reading).range)
     source = find_source(config)
     listing = source.listing()
     size = None if shape is None else (shape[1], shape[2])
@@ -265,7 +265,7 @@ def _looked(
             pixels, own, notes, mode = _shown(content, reading, size)
             kind, recipe = ARRAY, ""
             if isinstance(content, bytes):
-                kind, recipe = read_header(content).format, recipe_key(content)
+                kind, recipe = _format(content, reading), recipe_key(content)
         except Refused as reason:
             return str(reason)
         print_of = sha256(repr(pixels.shape[:2]).encode() + with_channels(pixels, 3).tobytes()).hexdigest()[:32]
@@ -280,6 +280,15 @@ def _looked(
                 yield job[0], seen
                 if progress is not None:
                     progress("looking at images", done, len(jobs))
+
+
+def _settings(reading: Reading | None) -> DataConfig:
+    return DataConfig() if reading is None else reading.data
+
+
+def _format(content: bytes, reading: Reading | None) -> str:
+    data = _settings(reading)
+    return read_header(content, data.max_pixels, scale_of(data.range), data.max_bytes).format
 
 
 def _shown(
