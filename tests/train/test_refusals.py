@@ -13,6 +13,7 @@ import torch
 
 from kuosan import Error, checkpoint
 from kuosan import config as trees
+from kuosan.errors import escaped
 from kuosan.train import api, saving
 from kuosan.train.config import check, resolve
 from kuosan.train.distributed import World
@@ -201,8 +202,9 @@ def test_a_run_of_no_step_begins_anew_with_other_settings(tmp_path: Path) -> Non
     go(tmp_path / "run", data, {**SETTINGS, "train.lr": 5e-4})
     assert outcome(tmp_path / "run")["rows"][0]["lr"] <= 5e-4
     assert trees.load(tmp_path / "run" / "config.yaml")["train"]["lr"] == 5e-4
-    with pytest.raises(Error, match="another configuration"):
+    with pytest.raises(Error, match="another configuration") as refusal:
         go(tmp_path / "run", data, {**SETTINGS, "train.lr": 1e-4})
+    assert "\\n" not in escaped(str(refusal.value))  # its lines reach the terminal as lines
 
 
 def test_fit_without_pictures_says_so() -> None:

@@ -50,8 +50,8 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
         lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
         raise Error(
             f"{run} holds a run with another configuration:\n{lines}\n"
-            f"Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out ANOTHER, "
-            f"or start a new one from this run's weights with --out ANOTHER --init {run}."
+            f"  Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out "
+            f"ANOTHER, or start a new one from this run's weights with --out ANOTHER --init {run}."
         )
     return [_said(key, old, new, now) for key, (old, new) in changed.items()]
 
