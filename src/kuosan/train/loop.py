@@ -247,7 +247,7 @@ def note(run: Run, row: dict[str, Any]) -> None:
             row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
         except Exception as error:  # validation images that cannot be read, say
             saving.write_row(run, row)
-            raise saving.saved_first(run, error) from error
+            saving.raise_saved(run, error)
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
