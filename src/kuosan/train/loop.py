@@ -172,7 +172,7 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
 def back_at(run: Run) -> None:
     """Go on from the save that the state was restored from."""
     run.draws.retry, run.tried_at = run.state.retry, run.state.step
-    run.on_disk = run.state.step, run.state.counts()
+    run.saved_at, run.on_disk = run.state.step, (run.state.step, run.state.counts())
     run.clock.clear()
     saving.forget_rows(run)
 

@@ -121,7 +121,7 @@ def raise_saved(run: Run, error: Exception) -> NoReturn:
     """Raise the error of reading data, with a word on the state, which is saved by the first process before."""
     state = run.state
     try:
-        if run.world.first and state.step > run.saved_at and state.is_finite():
+        if run.world.first and (state.step > run.saved_at or _was_given_up(run)) and state.is_finite():
             save(run, must=True, alone=True)
     except Error as unsaved:
         run.report.say(f"warning: {unsaved}")
@@ -132,6 +132,12 @@ def raise_saved(run: Run, error: Exception) -> NoReturn:
         raise Error(text, exit_code=error.exit_code) from error
     error.add_note(f"kuosan: step {state.step} is saved: the same command goes on there.")
     raise error
+
+
+def _was_given_up(run: Run) -> bool:
+    """Whether saves of later steps, which a return gave up, still lie there, so that a next start would take them."""
+    there = checkpoint.checkpoints(run.folder)
+    return bool(there) and checkpoint.step_of(there[-1]) > run.state.step
 
 
 def write_row(run: Run, row: dict[str, Any]) -> None:
