@@ -24,6 +24,7 @@ from typing import Any
 
 from kuosan import files
 from kuosan.errors import Error
+from kuosan.regular import is_folder
 
 MARK_NAME = "user.kuosan.output"  # the extended attribute
 RECORD = ".kuosan-outputs.jsonl"
@@ -167,11 +168,11 @@ def named(
     """A claim on the folder that a person named, which must be free; else on `place`, or an unused one like it.
 
     Args:
-        read: paths of data that are read, where they are there.
+        read: names of data that are read; those of folders, with `~` for the home, are never written into.
     """
     if out is None:
         return claimed_unused(place, verb, about, names)
-    inputs = [path for path in (Path(each).expanduser() for each in read if each) if path.exists()]
+    inputs = [path for path in (Path(os.path.expanduser(each)) for each in read if each) if is_folder(path)]
     return claimed(Path(out), verb, about, names, inputs=inputs)
 
 

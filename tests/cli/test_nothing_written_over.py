@@ -153,11 +153,15 @@ def test_a_strangers_config_is_no_run_to_be_written_over(images: Path, tmp_path:
     assert tree(tmp_path / "project") == {"config.yaml": b"theme: dark\n"}
 
 
-def test_results_do_not_go_among_the_images_that_are_read(trained_run: Path, images: Path, tmp_path: Path) -> None:
+def test_results_do_not_go_among_the_images_that_are_read(
+    trained_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other, before = picture_folder(tmp_path / "other"), tree(images)
     refused("evaluate", images, "--against", other, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("evaluate", other, "--against", images, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("restore", trained_run, images, "--noise", 5, *STEPS, "--out", images, naming=["that are read"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused("evaluate", other, "--against", "~/images", "--metrics", "kid", "--out", images, naming=["that are read"])
     assert tree(images) == before
 
 
