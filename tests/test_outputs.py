@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -248,3 +249,22 @@ def test_a_new_folder_takes_nobodys_place(tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()  # another process was faster
         (tmp_path / "out" / "weights").write_text("theirs")
     assert (tmp_path / "out" / "weights").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    "home", ["~/photos", "~/photos/", "{}/photos", "~nobody-of-this-name/photos", "", "~/data.npz"]
+)
+def test_a_folder_that_is_read_is_known_by_every_way_to_name_it(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "data.npz").write_text("images")
+    name = home.format(tmp_path)
+    with contextlib.ExitStack() as stack:
+        if os.path.isdir(os.path.expanduser(name)):
+            stack.enter_context(pytest.raises(Error, match="holds the images that are read"))
+        with outputs.named(str(tmp_path / "photos"), tmp_path / "usual", "evaluate", 1, NAMES, "", name):
+            pass
+    with outputs.named(str(tmp_path), tmp_path / "usual", "evaluate", 1, NAMES, name):
+        pass  # beside what is read, as ever

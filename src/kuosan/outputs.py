@@ -6,9 +6,10 @@
 A claim refuses a folder in which one of `names` is taken by a file that is not provably this very result. Proof is a
 mark on the file, written before the file has its name: its sha256, and a hash of all that the result follows from
 (`about`). The mark is an extended attribute, or where a file system has none a line of `.kuosan-outputs.jsonl` beside.
-A file that was changed since, a user's own, or another recipe's has no such mark. While a claim is open, every write
-into the folder is checked and marked, the folder is locked against other processes, and `UNFINISHED.txt` lies in it; a
-crash leaves that file, so a part of a set never looks like the whole.
+A file that was changed since, a user's own, or another recipe's has no such mark. Only where nothing in a folder has
+one, as an older kuosan left it, other proof counts (`proof`), and such files are marked first of all. While a claim is
+open, every write into the folder is checked and marked, the folder is locked against other processes, and
+`UNFINISHED.txt` lies in it; a crash leaves that file, so a part of a set never looks like the whole.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from kuosan import files
 from kuosan.errors import Error
+from kuosan.regular import is_folder
 
 MARK_NAME = "user.kuosan.output"  # the extended attribute
 RECORD = ".kuosan-outputs.jsonl"
@@ -50,6 +52,7 @@ class Output:
         self._usual = identity(verb, about)
         self._proof, self._option = proof, option
         self._known = _recorded_marks(folder)
+        self._old = not recorded(folder)  # nothing of a kuosan that marks its files lies there
 
     def about(self, name: str) -> str:
         """The hash of all that a file follows from."""
@@ -63,7 +66,7 @@ class Output:
         marks = {(mark["about"], mark["sha256"]) for mark in _marks(path)} | self._known.get(name, set())
         if any(about == self.about(name) for about, _ in marks):
             return (self.about(name), _hash(path)) in marks
-        return not marks and self._proof(path)
+        return not marks and self._old and self._proof(path)
 
     def taken(self) -> list[str]:
         """Of the names that will be written, those of files that are not ours."""
@@ -94,15 +97,21 @@ class Output:
             return None
         if os.path.lexists(path) and not self.ours(path.name):
             refuse(self.folder, [path.name], self._option)
-        mark = {"about": self.about(path.name), "sha256": sha256(content).hexdigest(), "verb": self.verb}
+        return lambda partial: self._mark(path.name, partial, sha256(content).hexdigest())
 
-        def put(partial: Path) -> None:
-            try:
-                os.setxattr(partial, MARK_NAME, json.dumps(mark).encode())
-            except (OSError, AttributeError):  # a file system, or a system, without them
-                self._record(path.name, mark)
+    def adopt(self) -> None:
+        """Mark what an older kuosan left of this very result, so that it is known when only a part is made again."""
+        for name in self.names if self._old else ():
+            if os.path.lexists(self.folder / name) and self.ours(name):
+                self._mark(name, self.folder / name, _hash(self.folder / name))
 
-        return put
+    def _mark(self, name: str, path: Path, digest: str) -> None:
+        """Mark the file of this name, which lies at `path` as yet."""
+        mark = {"about": self.about(name), "sha256": digest, "verb": self.verb}
+        try:
+            os.setxattr(path, MARK_NAME, json.dumps(mark).encode())
+        except (OSError, AttributeError):  # a file system, or a system, without them
+            self._record(name, mark)
 
     def _record(self, name: str, mark: dict[str, str]) -> None:
         """The mark as a line of the record."""
@@ -129,7 +138,7 @@ def claimed(
         about: all that the result follows from, as plain values: the same result may be written again.
         names: the files that will be written; as a mapping, each with what that file alone follows from.
         inputs: files or folders that are read, which the folder must not be.
-        proof: whether a file of an older kuosan, which kept no record, is this result.
+        proof: whether a file of an older kuosan, which kept no record, is this result; asked where no file has a mark.
         option: what the folder was named by.
 
     Raises:
@@ -146,6 +155,7 @@ def claimed(
             raise Error(f"another process is writing into {folder}: wait for it, or name another {option}.")
         output = Output(folder, verb, about, names, proof, option)
         refuse(folder, output.taken(), option)
+        output.adopt()
         with contextlib.suppress(OSError):
             files.sweep(folder)
         marked = not os.path.lexists(folder / UNFINISHED) or unfinished(folder)
@@ -167,11 +177,11 @@ def named(
     """A claim on the folder that a person named, which must be free; else on `place`, or an unused one like it.
 
     Args:
-        read: paths of data that are read, where they are there.
+        read: names of data that are read; those of folders, with `~` for the home, are never written into.
     """
     if out is None:
         return claimed_unused(place, verb, about, names)
-    inputs = [path for path in (Path(each).expanduser() for each in read if each) if path.exists()]
+    inputs = [path for path in (Path(os.path.expanduser(each)) for each in read if each) if is_folder(path)]
     return claimed(Path(out), verb, about, names, inputs=inputs)
 
 
@@ -232,6 +242,17 @@ def new_file(path: Path, same: Proof, option: str = "--out") -> None:
             f"{option} {path} is there already, of another recipe or of your own, and nothing is written over: name "
             f"another {option}, or move it away."
         )
+
+
+def write_file(path: Path, content: bytes, verb: str, about: Any, proof: Proof) -> None:
+    """Write and mark a single file; one that is there is replaced only where it is this very result, untouched.
+
+    Raises:
+        Error: it is not, or cannot be written.
+    """
+    output = Output(path.parent, verb, about, [path.name], proof, "--out")
+    with files.watched(output.note):
+        files.write_atomic(path, content)
 
 
 def unfinished(folder: Path) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kuosan import outputs
 from shell import kuosan, picture_folder, refused, tree
@@ -153,11 +155,15 @@ def test_a_strangers_config_is_no_run_to_be_written_over(images: Path, tmp_path:
     assert tree(tmp_path / "project") == {"config.yaml": b"theme: dark\n"}
 
 
-def test_results_do_not_go_among_the_images_that_are_read(trained_run: Path, images: Path, tmp_path: Path) -> None:
+def test_results_do_not_go_among_the_images_that_are_read(
+    trained_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other, before = picture_folder(tmp_path / "other"), tree(images)
     refused("evaluate", images, "--against", other, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("evaluate", other, "--against", images, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("restore", trained_run, images, "--noise", 5, *STEPS, "--out", images, naming=["that are read"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused("evaluate", other, "--against", "~/images", "--metrics", "kid", "--out", images, naming=["that are read"])
     assert tree(images) == before
 
 
@@ -187,3 +193,33 @@ def test_a_stopped_set_says_that_it_is_unfinished(
     assert kuosan(*words).code == 0
     assert set(tree(tmp_path / "out")) == {"recipe.json", "seed-00000000.png", "seed-00000001.png", "sheet.png"}
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["request"]["n"] == 2
+
+
+def edited(path: Path, recipe_of: Path) -> bytes:
+    """Replace an image as an editor does that keeps a PNG's text: another file of the name, without attributes."""
+    with Image.open(recipe_of) as image:
+        text = PngInfo()
+        for key, value in image.info.items():
+            text.add_text(key, value)
+        image.point(lambda value: value // 2).save(path.with_name("temporary.png"), pnginfo=text)
+    path.with_name("temporary.png").replace(path)
+    return path.read_bytes()
+
+
+def test_an_edited_image_stays_though_its_recipe_is_inside(trained_run: Path, images: Path, tmp_path: Path) -> None:
+    words: dict[str, list[object]] = {
+        "seed-00000000.png": ["sample", trained_run, "-n", 2, *STEPS, "--out", tmp_path / "out"],
+        "0.png": ["restore", trained_run, images / "0.png", "--noise", 5, *STEPS, "--out", tmp_path / "restored"],
+    }
+    for name, command in words.items():
+        assert kuosan(*command).code == 0
+        path = Path(str(command[-1])) / name
+        own = edited(path, path)
+        refused(*command, naming=[name, "nothing is written over"])
+        assert path.read_bytes() == own
+    like = tmp_path / "out" / "seed-00000001.png"
+    assert kuosan("sample", trained_run, "--like", like).code == 0
+    path = like.with_name("seed-00000001-again.png")
+    own = edited(path, like)
+    refused("sample", trained_run, "--like", like, naming=[path.name, "nothing is written over"])
+    assert path.read_bytes() == own

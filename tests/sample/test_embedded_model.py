@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import kuosan
 from kuosan import config as trees
 from kuosan.checkpoint import load_config
+from kuosan.cli.picture_folder import of_run
 from kuosan.sample import embedded
 from shell import kuosan as shell
 
@@ -59,3 +61,35 @@ def test_the_shell_uses_it_where_no_run_is_named(tmp_path: Path, monkeypatch: py
     other = shell("sample", "a cat, noto style", "-n", "2", "--steps", "5")
     assert other.code == 0, other.err
     assert (tmp_path / "pictures" / "a-cat-noto-style-seed0-2").is_dir()  # another recipe's pictures stay
+
+
+@pytest.mark.parametrize(
+    ("lies_there", "meant"),
+    [("", True), ("embedded/restored/a.png", True), ("embedded/config.yaml", False), ("embedded/manifest.json", False),
+     ("embedded/checkpoints/step-00000001/state.json", False), ("embedded", True)],
+)  # fmt: skip
+def test_only_a_run_of_its_name_takes_its_place(
+    lies_there: str, meant: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if lies_there:
+        Path(lies_there).parent.mkdir(parents=True, exist_ok=True)
+        Path(lies_there).write_text("x")
+    assert embedded.is_meant("embedded") == meant
+    assert not embedded.is_meant("other")
+
+
+def test_no_results_go_into_the_package_or_an_exported_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exported").mkdir()
+    Path("exported/manifest.json").write_text("{}")
+    places = {"embedded": "pictures/embedded-x", "exported": "pictures/exported-x", "run": "run/inversions"}
+    for run, place in places.items():
+        assert of_run(Path(run), "inversions", "{}-x") == Path(place)
+    assert of_run(Path("run/checkpoints/step-00000001"), "inversions", "{}-x").resolve() == tmp_path / "run/inversions"
+    picture = Image.new("RGB", (64, 64), "red")
+    picture.save("red.png")
+    shell("invert", "embedded", "red.png", "--steps", "1")  # refused, after the folder was claimed
+    shell("restore", "embedded", "red.png", "--noise", "20", "--steps", "2")
+    assert not Path("embedded").exists()
+    assert shell("sample", "a cat", "-n", "1", "--steps", "1").code == 0

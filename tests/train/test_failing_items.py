@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 from kuosan import Error, checkpoint, fit, seeds
-from train.made_runs import SMALL, Stopping, differences, outcome
+from kuosan.train import saving
+from train.made_runs import SMALL, Stopping, begin, differences, outcome, pictures
 
 SETTINGS = {**SMALL, "train.max_steps": 8, "train.save_every": 100, "data.memory_gib": 0.0, "data.hold_out": 0.0}
 
@@ -54,3 +57,24 @@ def test_an_item_that_raises_later_costs_no_step(tmp_path: Path) -> None:
     fit(None, Items(), tmp_path / "run", report=report, **SETTINGS)
     assert any(f"going on from step {step} " in line for line in report.said)
     assert not differences(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("saved_at", [-1, 5], ids=["saved now", "saved before"])
+@pytest.mark.parametrize("error", [ValueError("broken"), OSError(5, "disk"), Error("an image is gone")], ids=str)
+def test_no_error_is_its_own_cause(error: Exception, saved_at: int, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", pictures(tmp_path / "images.npz"))
+    run.saved_at, error = saved_at, type(error)(*error.args)  # a note stays on an error
+
+    def failing() -> Iterator[Any]:
+        yield None
+        raise error
+
+    try:
+        with pytest.raises(type(error), match=re.escape(str(error))) as raised:
+            list(saving.save_before_error(run, failing()))
+    finally:
+        saving.close(run)
+    assert raised.value is error or raised.value.__cause__ is error
+    assert raised.value.__cause__ is not raised.value and error.__cause__ is None
+    said = [str(raised.value), *getattr(raised.value, "__notes__", [])]
+    assert any("tep 0 is saved" in text for text in said) == (saved_at < 0)

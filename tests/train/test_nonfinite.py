@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from kuosan import Error, checkpoint
 from kuosan.journal import Log
 from kuosan.train import api, loop, saving
+from kuosan.train.draws import Draws
 from kuosan.train.loop import Run
 from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, outcome, pictures
 
@@ -194,3 +195,35 @@ def test_no_save_is_due_while_steps_are_bad(tmp_path: Path) -> None:
     run.tried_at = 4
     assert not saving.is_due(run), "and once"
     saving.close(run)
+
+
+@pytest.mark.parametrize("at", [4, 6], ids=["at once", "after two steps"])
+def test_a_data_error_after_a_return_goes_on_there_and_not_from_the_save_that_was_given_up(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saves of 4, which was due, and of 7, where the run was interrupted; back to 4; no image at step `at`."""
+    backward, ahead, failing = loop.backward, Draws.ahead, [False]
+
+    def spoiled(run: Run, drawn: Any) -> torch.Tensor:
+        return backward(run, drawn) * (math.nan if run.state.step == 7 and run.state.retry == 0 else 1)
+
+    def broken(draws: Draws, step: int, last: int) -> Iterator[Any]:
+        for i, drawn in enumerate(ahead(draws, step, last), start=step):
+            if failing[0] and draws.retry == 1 and i == at:
+                raise Error("an image is gone.")
+            yield drawn
+
+    monkeypatch.setattr(loop, "backward", spoiled)
+    monkeypatch.setattr(Draws, "ahead", broken)
+    data, settings = pictures(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 1, "train.save_every": 4}
+    go(tmp_path / "whole", data, settings, network=OwnNetwork())
+    assert go(tmp_path / "run", data, settings, network=OwnNetwork(), report=Stopping(6))
+    assert checkpoint.load(tmp_path / "run").step == 7
+    failing[0] = True
+    with pytest.raises(Error, match=f"an image is gone. Step {at} is saved: the same command goes on there"):
+        go(tmp_path / "run", data, settings, network=OwnNetwork())
+    assert checkpoint.load(tmp_path / "run").step == at
+    failing[0], report = False, Stopping()
+    go(tmp_path / "run", data, settings, network=OwnNetwork(), report=report)
+    assert any(f"going on from step {at}" in line for line in report.said), report.said
+    assert not differences(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))

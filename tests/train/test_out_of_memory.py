@@ -15,7 +15,7 @@ import torch
 from kuosan import Error, checkpoint
 from kuosan.errors import is_out_of_memory
 from kuosan.journal import Log
-from kuosan.train import loop
+from kuosan.train import loop, saving
 from kuosan.train.autoencoding import Autoencoding
 from kuosan.train.classification import Classification
 from kuosan.train.draws import Draws
@@ -357,3 +357,27 @@ def test_a_plan_is_measured_with_what_fits(data: Path, tmp_path: Path, monkeypat
     most = 0
     with pytest.raises(Error, match="step 1: out of memory with one image at once"):
         measure(run)
+
+
+def test_a_run_that_is_begun_again_takes_no_halving_of_the_one_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of no step that ran out of memory and was killed; another learning rate replaces it."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fault(patch, "forward", {0: 1}, MemoryError())
+        patch.setattr(loop, "update", killed)
+        go(tmp_path / "run", data, BASE)
+    assert halvings(tmp_path / "run") == [("training", 1, 3)]
+    other, report = BASE | {"train.lr": 5e-4}, Stopping(3)
+    assert go(tmp_path / "run", data, other, report=report)
+    assert any("a run of no step yet" in line for line in report.said) and not (tmp_path / "run" / FILE).exists()
+    run = begin(tmp_path / "run", data, other)
+    assert run.state.step == 4 and run.sizes.halvings == []
+    saving.close(run)

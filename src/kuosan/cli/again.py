@@ -15,6 +15,7 @@ from shlex import quote
 import torch
 from torch import Tensor
 
+from kuosan import config as trees
 from kuosan import outputs
 from kuosan import trained as opening
 from kuosan.cli.console import say
@@ -23,7 +24,6 @@ from kuosan.cli.picture_folder import same_recipe
 from kuosan.data.images import png_bytes, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, shown
-from kuosan.files import write_atomic
 from kuosan.regular import Places, exists
 from kuosan.sample import embedded, sizes
 from kuosan.sample import recipe as recipes
@@ -108,7 +108,8 @@ def _write(like: Path, path: Path, image: Tensor, recipe: Recipe, trained: Train
         say(f"made again: {path} holds these very bytes already ({recipe.origin}, step {trained.step} of {home}).")
         return
     outputs.new_file(path, lambda there: not there.samefile(like) and same_recipe(there, recipe))
-    write_atomic(path, content)
+    about = trees.plain(recipe)
+    outputs.write_file(path, content, "sample --like", about, lambda there: same_recipe(there, recipe))
     say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 

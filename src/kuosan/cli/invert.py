@@ -66,8 +66,9 @@ def invert(
         raise Error("no pictures given: kuosan invert RUN PICTURE [PICTURE ...].")
     import torch
 
-    from kuosan import checkpoint, outputs
+    from kuosan import outputs
     from kuosan import trained as opening
+    from kuosan.cli.picture_folder import of_run
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
     from kuosan.evaluate.reference import psnr
@@ -79,7 +80,6 @@ def invert(
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
     x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
-    home = checkpoint.home(run)
     options: dict[str, Any] = {
         "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),
     }  # fmt: skip
@@ -87,7 +87,7 @@ def invert(
     about["inputs"] = [[path.name, fingerprint(x)] for path, x in zip(pictures, x0)]
     names = _names(pictures, between)
     if out is None:  # never inside a checkpoint, which holds nothing else
-        claim = outputs.claimed_unused(home / "inversions", "invert", about, names)
+        claim = outputs.claimed_unused(of_run(run, "inversions", "{}-inversions"), "invert", about, names)
     else:
         claim = outputs.claimed(out, "invert", about, names)
     with claim as output:

@@ -1,4 +1,4 @@
-"""The folder that `kuosan sample` writes to: one that no other recipe's images lie in."""
+"""Where the results of a run go, and the folder that `kuosan sample` writes to: one without another recipe's images."""
 
 from __future__ import annotations
 
@@ -20,23 +20,35 @@ if TYPE_CHECKING:
     from kuosan.sample.recipe import Recipe
 
 
+def of_run(run: Path, usual: str, elsewhere: str) -> Path:
+    """Where results go without --out: RUN/usual, or pictures/elsewhere for a run that nothing is written into.
+
+    Nobody's images belong into the package's own model, nor into a model that is handed on.
+
+    Args:
+        elsewhere: what the folder is called there; {} stands for the model's name.
+    """
+    home = checkpoint.home(run)
+    if embedded.is_meant(run):
+        return Path("pictures") / elsewhere.format(embedded.NAME)
+    if checkpoint.is_exported(home):
+        return Path("pictures") / elsewhere.format(home.resolve().name)
+    return home / usual
+
+
 def claim(run: Path, out: Path | None, recipe: Recipe, walk: Plan, gif: bool) -> AbstractContextManager[outputs.Output]:
     """The folder to write, claimed: without --out the first that is free or holds this recipe's images.
 
     Raises:
         Error: it lies inside a checkpoint, is a file, cannot be written, or holds other files of these names.
     """
-    home = checkpoint.home(run)
     begin = recipe.request.between
     origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
     name = f"{walk.sampler}-{walk.steps}-{origin}"
     if recipe.request.size is not None or recipe.request.aspect is not None:
         name += "-{}x{}".format(*recipe.size)
-    place = home / "samples" / name
-    if embedded.is_meant(run):  # nobody's pictures belong into the package
-        place = Path("pictures") / embedded.name(recipe.request)
-    elif checkpoint.is_exported(home):  # nor into a model that is handed on
-        place = Path("pictures") / f"{home.resolve().name}-{name}"
+    own = embedded.name(recipe.request) if embedded.is_meant(run) else f"{{}}-{name}"
+    place = of_run(run, f"samples/{name}", own)
     folder = out or place
     inside = next(
         (path for path in (folder.resolve(), *folder.resolve().parents) if (path / manifest.NAME).is_file()), None

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kuosan import checkpoint, outputs, trained
 from kuosan import config as trees
 from kuosan import files as writing
+from kuosan import outputs, trained
 from kuosan.cli.console import bar, say
+from kuosan.cli.picture_folder import of_run
 from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, escaped
@@ -46,11 +47,8 @@ class Work:
         self._prints: dict[Path, str] = {}  # of the pixels of each image, as it is restored
         self._names: dict[Path, str] = {}
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
-        home = checkpoint.home(run)
         self.files, self.left_out, self.out = list(files), 0, out
-        self.home = (
-            Path("pictures") / f"{home.resolve().name}-restored" if checkpoint.is_exported(home) else home / "restored"
-        )
+        self.home = of_run(run, "restored", "{}-restored")
         asked = wanted.restoration
         self.inputs = list(files)
         if asked is not None and asked.mask is not None and Path(asked.mask).exists():

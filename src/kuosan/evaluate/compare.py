@@ -138,9 +138,8 @@ def run(prepared: Prepared, report: Report | None = None) -> Comparison:
     """
     config = trees.plain(replace(prepared.config, out=None, compute=ComputeConfig()))
     about = [config, prepared.chosen.pictures.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
-    names, path = [NAME, TABLE, SHEET], prepared.config.pictures
-    read = [path] if Path(path).is_dir() else []
-    with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, *read) as output:
+    names, read = [NAME, TABLE, SHEET], prepared.config.pictures
+    with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, read) as output:
         return _run(replace(prepared, folder=output.folder), report or Silent())
 
 

@@ -179,8 +179,7 @@ def run(prepared: Prepared, report: Report | None = None) -> Reconstructed:
     found, config = prepared.subjects, replace(prepared.config, out=None, compute=ComputeConfig())
     about = [trees.plain(config), prepared.opened.held.sha256, found.fingerprint, list(found.names)]
     names = [NAME, TABLE, SHEET, *([PICTURE] if found.single else [])]
-    read = [config.pictures] if Path(config.pictures or "-").is_dir() else []
-    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, *read) as output:
+    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, config.pictures) as output:
         return _run(replace(prepared, folder=output.folder), report or Silent())
 
 

@@ -75,7 +75,7 @@ def run(prepared: Prepared, report: Report) -> Result:
         Error: the folder of --out holds something else, or another process writes there.
     """
     config = prepared.config
-    read = [each for each in (config.against, "" if prepared.model else prepared.target) if Path(each).is_dir()]
+    read = [config.against, "" if prepared.model else prepared.target]
     about, names = _identity(prepared), _names(prepared)
     with outputs.named(config.out, prepared.folder, "evaluate", about, names, *read) as output:
         return _run(replace(prepared, folder=output.folder), report)

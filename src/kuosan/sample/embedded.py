@@ -12,6 +12,7 @@ from kuosan.regular import exists
 from kuosan.sample.request import Request
 
 NAME = "embedded"  # as a run's name, in the shell, in Python and in recipes
+OF_A_RUN = ("checkpoints", "manifest.json", "config.yaml")  # one of them makes a folder a run, or an exported model
 GUIDANCE = 4.0  # by eye, and by retrieval between 3 and 6: docs/text-to-image.md
 
 
@@ -28,8 +29,8 @@ def folder() -> Path:
 
 
 def is_meant(run: str | Path) -> bool:
-    """Whether a run's name is this model's, and nothing else lies there."""
-    return str(run) == NAME and not exists(run)
+    """Whether a run's name is this model's, and no run of that name lies here."""
+    return str(run) == NAME and not any(exists(Path(run, name)) for name in OF_A_RUN)
 
 
 def opened(run: str | Path) -> Path:

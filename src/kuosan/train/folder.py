@@ -240,6 +240,9 @@ def write_head(run: Run) -> None:
         "held_out": len(pictures.held_out),
         "init": run.extra["init"],
     }
+    if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings
+        with files.explained(folder / memory.FILE):
+            (folder / memory.FILE).unlink(missing_ok=True)
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 

@@ -172,7 +172,7 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
 def back_at(run: Run) -> None:
     """Go on from the save that the state was restored from."""
     run.draws.retry, run.tried_at = run.state.retry, run.state.step
-    run.on_disk = run.state.step, run.state.counts()
+    run.saved_at, run.on_disk = run.state.step, (run.state.step, run.state.counts())
     run.clock.clear()
     saving.forget_rows(run)
 
@@ -247,7 +247,7 @@ def note(run: Run, row: dict[str, Any]) -> None:
             row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
         except Exception as error:  # validation images that cannot be read, say
             saving.write_row(run, row)
-            raise saving.saved_first(run, error) from error
+            saving.raise_saved(run, error)
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:

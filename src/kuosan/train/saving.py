@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kuosan import checkpoint
 from kuosan.config import plain
@@ -114,23 +114,30 @@ def save_before_error(run: Run, batches: Iterator[Drawn]) -> Iterator[Drawn]:
     try:
         yield from batches
     except Exception as error:
-        raise saved_first(run, error) from error
+        raise_saved(run, error)
 
 
-def saved_first(run: Run, error: Exception) -> Exception:
-    """The error of reading data, with a word on the state, which is saved by the first process before it is raised."""
+def raise_saved(run: Run, error: Exception) -> NoReturn:
+    """Raise the error of reading data, with a word on the state, which is saved by the first process before."""
     state = run.state
     try:
-        if run.world.first and state.step > run.saved_at and state.is_finite():
+        if run.world.first and (state.step > run.saved_at or _was_given_up(run)) and state.is_finite():
             save(run, must=True, alone=True)
     except Error as unsaved:
         run.report.say(f"warning: {unsaved}")
     if run.saved_at != state.step:
-        return error
+        raise error
     if isinstance(error, Error):
-        return Error(f"{error} Step {state.step} is saved: the same command goes on there.", exit_code=error.exit_code)
+        text = f"{error} Step {state.step} is saved: the same command goes on there."
+        raise Error(text, exit_code=error.exit_code) from error
     error.add_note(f"kuosan: step {state.step} is saved: the same command goes on there.")
-    return error
+    raise error
+
+
+def _was_given_up(run: Run) -> bool:
+    """Whether saves of later steps, which a return gave up, still lie there, so that a next start would take them."""
+    there = checkpoint.checkpoints(run.folder)
+    return bool(there) and checkpoint.step_of(there[-1]) > run.state.step
 
 
 def write_row(run: Run, row: dict[str, Any]) -> None:
