@@ -35,6 +35,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from shell import QUICK, kuosan, picture_folder
 
     home = tmp_path_factory.mktemp("trained")
-    said = kuosan("train", picture_folder(home / "pictures"), "--out", home / "run", *QUICK)
+    said = kuosan("train", picture_folder(home / "pictures"), "--out", home / "run", "--hold-out", 0, *QUICK)
     assert said.code == 0, said
     return home / "run"

@@ -45,8 +45,8 @@ def quick(**changed: int) -> list[str]:
 def make_older(run: Path) -> None:
     """A run as it was written before it knew of layouts."""
     for path in (run, *checkpoint.checkpoints(run)):
-        text = re.sub(r",\s*layout: \d+", "", (path / "config.yaml").read_text())
-        assert "layout" not in text
+        text = re.sub(r",\s*(layout|split_version): \d+", "", (path / "config.yaml").read_text())
+        assert "layout" not in text and "split_version" not in text
         (path / "config.yaml").write_text(text)
         if path != run:
             (path / manifest.NAME).unlink()
@@ -55,11 +55,11 @@ def make_older(run: Path) -> None:
 
 def test_a_run_begun_by_an_older_version_goes_on_with_what_it_understood(tmp_path: Path) -> None:
     data, run = pets(tmp_path / "pets"), tmp_path / "run"
-    first = open_pictures(DataConfig(path=str(data), size=8, channels="rgb", layout=1))
+    first = open_pictures(DataConfig(path=str(data), size=8, channels="rgb", layout=1, split_version=1))
     assert first.fingerprint == FIRST_FINGERPRINT
     assert first.classes == ("test", "train") and first.captions is not None
     assert [text for text in first.captions if text] == ["a row"]
-    assert kuosan("train", data, "--out", run, *QUICK, "--data.layout", 1).code == 0
+    assert kuosan("train", data, "--out", run, *QUICK, "--data.layout", 1, "--split-version", 1).code == 0
     make_older(run)
     assert checkpoint.load_config(run)["data"]["layout"] == 1
     for words in ((data, *quick(max_steps=4)), ("--max-steps", 5)):  # named again, or taken from the run

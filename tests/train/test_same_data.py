@@ -48,6 +48,8 @@ def test_other_pixels_are_other_data(tmp_path: Path) -> None:
 def test_a_run_that_stored_no_split_version_keeps_version_1(tmp_path: Path) -> None:
     from kuosan.train.folder import stored
 
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"path": "somewhere"}, "model": {}, "train": {}}))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"data": {"path": "somewhere"}, "model": {"shape": [3, 8, 8]}, "train": {"seed": 0}})
+    )
     found = stored(tmp_path)
     assert found is not None and found["data"]["split_version"] == 1
