@@ -76,3 +76,15 @@ def test_auto_is_lite0_where_installed_and_random_elsewhere(monkeypatch: pytest.
     assert perceptual_loss("none") is None
     with pytest.raises(Error, match=r"perceptual features 'lite'.*did you mean.*lite0"):
         perceptual_features("lite")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 24), (8, 40)])
+def test_images_too_small_for_lite0_are_seen_enlarged(size: tuple[int, int]) -> None:
+    loss = perceptual_loss("lite0")
+    assert loss is not None
+    x = torch.linspace(-1, 1, 2 * 3 * size[0] * size[1]).reshape(2, 3, *size)
+    y = (-x).requires_grad_()
+    far = loss(x, y)
+    far.sum().backward()
+    assert far.shape == (2,) and bool((far > 0).all()) and y.grad is not None and bool(y.grad.isfinite().all())
+    assert float(loss(x, x).abs().max()) == 0

@@ -237,7 +237,6 @@ def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> Non
         ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of pictures of 16 x 16.*multiple of 2"),
         ({"train.autoencoder.crop": 16, "data.size": 16}, "crop = 16.*below 16"),
         ({"model.network.critic_channels": 0}, "a critic needs both or neither"),
-        ({"train.autoencoder.features": "lite0"}, "16 x 16 are too small for the perceptual loss.*features random"),
         ({"model.network.critic_layers": 3}, "needs 24 pixels a side: use --critic-layers 2"),
         ({"model.network.multipliers": [1, 1, 1, 1, 1, 1]}, "16x16 do not fit an autoencoder of factor 32"),
         ({"model.network.in_channels": 1}, "in_channels = 1, but the pictures have 3"),

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from kuosan.features.names import perceptual_features
 
+LEAST = 32  # pixels a side, below which lite0's last kernels are larger than what they see
+
 
 @dataclass(frozen=True)
 class PerceptualLoss:
@@ -39,6 +41,15 @@ class PerceptualLoss:
         """The same on another device, where pictures must be then."""
         self.network.to(device)
         return self
+
+
+def _at_least(x: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W), enlarged until both sides have so many pixels; larger ones as they are."""
+    if min(x.shape[-2:]) >= side:
+        return x
+    scale = side / min(x.shape[-2:])
+    size = [max(side, round(scale * length)) for length in x.shape[-2:]]
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def _unit(layer: Tensor) -> Tensor:
@@ -67,4 +78,8 @@ def perceptual_loss(name: str) -> PerceptualLoss | None:
     found = features(name)
     network = found.network
     assert isinstance(network, EfficientNetLite0)
-    return PerceptualLoss(name, found.hash, network, lambda x: layers(network, (x + 1) * 127.5))
+
+    def seen(x: Tensor) -> list[Tensor]:
+        return layers(network, (_at_least(x, LEAST) + 1) * 127.5)
+
+    return PerceptualLoss(name, found.hash, network, seen)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from kuosan.train.config import TrainConfig
 
 
-LEAST_LITE0 = 32  # pixels a side, below which its last depthwise kernels are larger than what they see
-
-
 @dataclass(frozen=True)
 class AutoencoderSettings:
     """What an autoencoder's training minimises, a picture: recon + perceptual + kl + critic, each with its weight."""
@@ -121,11 +118,6 @@ def check_fit(train: TrainConfig, model: ModelConfig) -> None:
         raise Error(
             f"pictures of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
             f"needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
-        )
-    if train.autoencoder.perceptual and train.autoencoder.features == "lite0" and min(seen) < LEAST_LITE0:
-        raise Error(
-            f"images of {seen[0]} x {seen[1]} are too small for the perceptual loss by lite0: it needs {LEAST_LITE0} "
-            f"pixels a side. Use --train.autoencoder.features random, or --train.autoencoder.perceptual 0."
         )
 
 
