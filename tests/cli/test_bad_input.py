@@ -305,7 +305,8 @@ def test_another_configuration_is_not_trained_into_a_run(run: Path, tmp_path: Pa
     refused("train", "--out", run, "--lr", "0.5", naming=["train.lr", "0.001", "0.5", "--out ANOTHER", "--init"])
     refused("train", "--out", run, "--schedule", "flow", naming=["model.schedule.kind", "flow", "discrete"])
     other = picture_folder(tmp_path / "other", 3, side=9)
-    refused("train", other, "--out", run, *QUICK, naming=["pictures are not the ones", "--accept-new-data"])
+    same = [*QUICK, "--data.hold_out", "0"]
+    refused("train", other, "--out", run, *same, naming=["pictures are not the ones", "--accept-new-data"])
     refused("train", "--out", run, "--init", run, naming=["--init", "ignored"])
     assert tree(run) == before
 
