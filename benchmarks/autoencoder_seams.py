@@ -21,10 +21,10 @@ import kuosan
 from kuosan.data.decoding import decode
 from kuosan.data.images import from_uint8
 from kuosan.device import ComputeConfig, choose
-from kuosan.evaluate.distortion import levels
-from kuosan.evaluate.reference import psnr
+from kuosan.evaluate.damage import levels
 from kuosan.evaluate.seams import seam_energy
-from kuosan.networks.tiled import tiles
+from kuosan.metrics.image_quality import psnr
+from kuosan.models.tiling import tiles
 
 HEADS = ("overlap", "encoded in", "decoded in", "edges", "mid-overlap", "largest", "rms", "PSNR - one piece")
 Way = tuple[float, int, int]  # overlap, as a part of a tile; the tiles' side in encoding, in decoding; 0: one piece

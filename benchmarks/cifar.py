@@ -83,11 +83,11 @@ def tree_of(name: str, data: Path, steps: int) -> dict[str, Any]:
 def train_kuosan(name: str, data: Path, out: Path, steps: int) -> dict[str, float]:
     """A run of kuosan's of so many steps; the core-seconds of its steps."""
     from kuosan.train.api import prepare, start, train
-    from kuosan.train.report import Silent
+    from kuosan.train.report import SilentTraining
 
     clock: list[float] = []
 
-    class Clock(Silent):
+    class Clock(SilentTraining):
         def step(self, row: dict[str, Any], max_steps: int) -> None:
             clock.append(time.process_time())
             if len(clock) % 50 == 0:
@@ -107,9 +107,9 @@ def train_diffusers(data: Path, out: Path, steps: int) -> dict[str, float]:
     from diffusers import UNet2DModel
     from training_contestants import Pictures
 
-    from kuosan import checkpoint
     from kuosan import config as trees
     from kuosan.convert.diffusers import unet_from_diffusers
+    from kuosan.storage import checkpoint
     from kuosan.train.api import prepare
 
     torch.manual_seed(0)

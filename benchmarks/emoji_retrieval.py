@@ -41,9 +41,9 @@ from torch import Tensor
 import kuosan
 from kuosan.data.images import to_uint8
 from kuosan.errors import Error, unknown
-from kuosan.evaluate.kid import kid
-from kuosan.features.names import features
-from kuosan.features.network import Features
+from kuosan.metrics.features.names import features
+from kuosan.metrics.features.network import FeatureNetwork
+from kuosan.metrics.kid import kid
 from kuosan.seeds import rng
 
 PARTS = {"train": "seen", "test": "held out"}
@@ -95,7 +95,7 @@ class Places:
 # --- pictures and prompts ---------------------------------------------------------------------------------------------
 
 
-def load_real(folder: Path, network: Features, size: int | None, out: Path) -> Real:
+def load_real(folder: Path, network: FeatureNetwork, size: int | None, out: Path) -> Real:
     """Both parts' pictures, averaged down to `size` where a model makes smaller ones; features are kept in `out`."""
     rows, pixels = [], []
     archives = sorted(folder.glob("train*.zip")) + sorted(folder.glob("test*.zip"))
@@ -125,7 +125,7 @@ def names_of(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(row["file_name"] for row in rows)
 
 
-def of_bytes(network: Features, pixels: np.ndarray) -> np.ndarray:
+def of_bytes(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
     """Features (N, D) of (N, S, S, 3) uint8."""
     return network(torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, 3, 1)))).numpy()
 
@@ -302,7 +302,7 @@ def of_part(
     asked: argparse.Namespace,
     model: object,
     real: Real,
-    network: Features,
+    network: FeatureNetwork,
     part: str,
     word: str,
     prompts: list[Prompt],

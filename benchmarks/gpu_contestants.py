@@ -51,7 +51,7 @@ SMOKE = {"block_out_channels": (32, 32, 64, 64), "down_block_types": NETWORKS["3
 def network_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """The configuration of a UNet2DModel; `small` is what kuosan trains when nobody says."""
     if name == "small":
-        from kuosan.convert.diffusers_config import config_to_diffusers
+        from kuosan.convert.diffusers import config_to_diffusers
         from kuosan.networks.config import default_unet
 
         return {key: value for key, value in config_to_diffusers(default_unet((3, 32, 32))).items() if key[0] != "_"}
@@ -160,7 +160,7 @@ def train_kuosan(args: argparse.Namespace, name: str) -> Built:
     from training_contestants import PREVIEWS_NEVER, scratch
 
     from kuosan import config as trees
-    from kuosan.convert.diffusers_config import config_from_diffusers
+    from kuosan.convert.diffusers import config_from_diffusers
     from kuosan.train.api import prepare, start
 
     folder = scratch()
@@ -206,7 +206,7 @@ class Turns:
     def start(self, run: Any) -> None:
         """Let the loop begin when the first step is asked for."""
         from kuosan.train import loop, saving
-        from kuosan.train.stop import Stop
+        from kuosan.train.saving import Stop
 
         def whole() -> None:
             self.go.acquire()
@@ -291,10 +291,9 @@ def sampling_model(args: argparse.Namespace) -> Any:
     """kuosan's model of the shared weights where they are, else of its own first ones; prepared for sampling."""
     from safetensors.torch import load_file
 
-    from kuosan.convert.diffusers import unet_from_diffusers
-    from kuosan.convert.diffusers_config import config_from_diffusers
-    from kuosan.model import Model, ModelConfig, build
-    from kuosan.networks.precision import prepare
+    from kuosan.convert.diffusers import config_from_diffusers, unet_from_diffusers
+    from kuosan.models.model import Model, ModelConfig, build
+    from kuosan.models.precision import prepare
 
     config = config_from_diffusers(network_of(args, "32"))
     model = build(ModelConfig(shape=(3, 32, 32), network=config, prediction="eps"))
@@ -390,9 +389,9 @@ def forward(args: argparse.Namespace, how: str) -> Built:
 
 def training_pass(args: argparse.Namespace, how: str) -> Built:
     """Milliseconds of a forward and backward pass in training, without the loop: eager, or compiled."""
-    from kuosan.convert.diffusers_config import config_from_diffusers
+    from kuosan.convert.diffusers import config_from_diffusers
     from kuosan.networks.unet import UNet
-    from kuosan.train.parameters import FlatParameters
+    from kuosan.train.state import FlatParameters
 
     network = UNet(config_from_diffusers(network_of(args, "32"))).to(args.device)
     flat = FlatParameters(network)

@@ -141,7 +141,7 @@ def base(tree: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def _weights() -> dict[str, torch.Tensor]:
     from kuosan import config as trees
-    from kuosan.model import ModelConfig, build
+    from kuosan.models.model import ModelConfig, build
 
     return build(trees.build(ModelConfig, base()["model"])).network.state_dict()
 
@@ -149,20 +149,20 @@ def _weights() -> dict[str, torch.Tensor]:
 def run(folder: Path, config: Any = None, state: str | None = None, text: str | None = None) -> Path:
     """A run's folder, its manifest true whatever is in it."""
     from kuosan import config as trees
-    from kuosan import weights
+    from kuosan.storage import tensors
 
     at = folder / "run" / "checkpoints" / "step-00000003"
     at.mkdir(parents=True)
     (at / "config.yaml").write_text(trees.dump(base() if config is None else config) if text is None else text)
     (at / "state.json").write_text(json.dumps({"step": 3, "state": {}}) if state is None else state)
-    weights.write(at / "ema.safetensors", _weights())
+    tensors.write(at / "ema.safetensors", _weights())
     seal(at)
     return folder / "run"
 
 
 def seal(at: Path) -> None:
     """Write the manifest of what is there."""
-    from kuosan import manifest
+    from kuosan.storage import manifest
 
     (at / manifest.NAME).unlink(missing_ok=True)
     (at / manifest.NAME).write_bytes(manifest.describe(at))
@@ -440,8 +440,8 @@ def png(path: Path, *chunks: bytes) -> Path:
 
 def recipe(**changes: Any) -> dict[str, Any]:
     """A recipe of the model inside the package."""
-    from kuosan import manifest
     from kuosan.sample import embedded
+    from kuosan.storage import manifest
 
     sha256 = manifest.read(embedded.folder())["ema.safetensors"].sha256
     request = {"n": 1, "seed": 0, "steps": 1, **changes.pop("request", {})}
@@ -590,10 +590,10 @@ def weights() -> Iterator[Case]:
     for name, content in contents.items():
 
         def features(folder: Path, content: Any = content) -> Callable[[], object]:
-            from kuosan.features import files
+            from kuosan.metrics.features import inception
 
             (folder / "w.pth").write_bytes(content() if callable(content) else content)
-            return lambda: files.read(folder / "w.pth")
+            return lambda: inception.read(folder / "w.pth")
 
         def model(folder: Path, content: Any = content) -> list[str]:
             made = run(folder)
@@ -643,7 +643,7 @@ def encoders() -> Iterator[Case]:
     for name, change in changes.items():
 
         def make(folder: Path, change: Any = change) -> list[str]:
-            from kuosan import weights
+            from kuosan.storage import tensors
 
             (folder / "enc").mkdir()
             tree = {"model_type": "bert", **shape, **change}
@@ -651,7 +651,7 @@ def encoders() -> Iterator[Case]:
                 json.dumps(tree) if "x" not in change else '{"x": ' + "9" * 5000 + "}"
             )
             (folder / "enc" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
-            weights.write(folder / "enc" / "model.safetensors", {"a": torch.zeros(4)})
+            tensors.write(folder / "enc" / "model.safetensors", {"a": torch.zeros(4)})
             return _with(("text",), {"kind": "encoder", "encoder": "enc", "width": 16})(folder)  # type: ignore[return-value]
 
         yield Case(f"encoder {name}", make)

@@ -56,10 +56,10 @@ def autoencoder(args: argparse.Namespace, folder: Path) -> Path:
     """The run of an autoencoder that nobody trained."""
     import torch
 
-    from kuosan import checkpoint
     from kuosan import config as trees
-    from kuosan.model import ModelConfig, build
+    from kuosan.models.model import ModelConfig, build
     from kuosan.networks.autoencoder_config import default_autoencoder
+    from kuosan.storage import checkpoint
 
     shape = (3, args.size, args.size)
     config = ModelConfig(shape, default_autoencoder(shape, args.autoencoder, args.factor))
@@ -94,7 +94,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     if args.worker == "encoding":
         run.draws.pictures.kept = None
     if args.worker == "reading":
-        from kuosan.train.texts import Live, captions
+        from kuosan.train.text_conditioning import Live, captions
 
         class Forgetful(Live):
             def of(self, ids, dropped):  # type: ignore[no-untyped-def]

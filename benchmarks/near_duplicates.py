@@ -16,9 +16,8 @@ from PIL import Image
 
 from kuosan.data.config import DataConfig
 from kuosan.data.decoding import decode
+from kuosan.data.near_duplicates import View, near_duplicates
 from kuosan.data.sources import find_source
-from kuosan.data.twins import near_duplicates
-from kuosan.data.views import View
 from kuosan.seeds import rng
 
 HOW = Image.Resampling

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kuosan.train import loop
-from kuosan.train.report import Silent
-from kuosan.train.stop import Stop
+from kuosan.train.report import SilentTraining
+from kuosan.train.saving import Stop
 
 if TYPE_CHECKING:
     from kuosan.train.loop import Run
 
 
-class Turns(Silent):
+class Turns(SilentTraining):
     """Hears a run, and lets it take as many steps as are asked for."""
 
     def __init__(self) -> None:

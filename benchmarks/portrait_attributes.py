@@ -32,9 +32,9 @@ from torch import Tensor
 
 import kuosan
 from kuosan.data.images import to_uint8
-from kuosan.data.portraits import SIDE, WORDS, caption, load_sheet
+from kuosan.data.sources import SIDE, WORDS, caption, load_sheet
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import Estimate, spread
+from kuosan.metrics.estimate import Estimate, spread
 from kuosan.seeds import rng
 
 UNSAID = "none"  # the value that a caption does not speak of

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kuosan.data.images import from_uint8
-from kuosan.data.portraits import WORDS
+from kuosan.data.sources import WORDS
 from kuosan.errors import Error
-from kuosan.networks.initialise import initialise
+from kuosan.networks.layers import initialise
 from kuosan.seeds import normal, permutation, rng, uniform
 
 FILE = Path(__file__).with_suffix(".safetensors")

@@ -20,12 +20,11 @@ import numpy as np
 from kuosan.cli.console import duration
 from kuosan.errors import Error
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.kid import kid, kid_difference
-from kuosan.evaluate.making import make
-from kuosan.evaluate.prepare import Prepared, prepare
-from kuosan.evaluate.progress import Silent
-from kuosan.evaluate.rows import job_rows, side_rows
+from kuosan.evaluate.prepare import EvaluationSetup, job_rows, prepare, side_rows
+from kuosan.evaluate.result import SilentEvaluation
 from kuosan.evaluate.run import nested
+from kuosan.evaluate.sampling import make
+from kuosan.metrics.kid import kid, kid_difference
 
 SAMPLERS = (
     *("ddpm:1000", "ddim:50", "ddim:15", "heun:8", "dpm_solver_2m:10", "dpm_solver_2m:15", "unipc:10", "unipc:15"),
@@ -79,23 +78,23 @@ def compare(run: Path, samplers: list[str], n: int, features: str, threads: int)
         }
 
 
-def head(prepared: Prepared, reference: np.ndarray) -> None:
+def head(prepared: EvaluationSetup, reference: np.ndarray) -> None:
     """What is compared with what, and the floor."""
     assert prepared.network is not None and prepared.model is not None
-    one, other = (side_rows(prepared.home, side, prepared.network, Silent()) for side in prepared.floor)
+    one, other = (side_rows(prepared.home, side, prepared.network, SilentEvaluation()) for side in prepared.floor)
     floor = kid(one, other)
     print(f"{prepared.target}, step {prepared.model.step}: {len(reference)} training pictures, {prepared.network.name}")
     print(f"floor: {1000 * floor.value:.1f} ± {1000 * floor.error:.1f}; computed on {prepared.model.compute}")
     print(f"{'sampler':30} {'evals':>5} {'KID x 1000':>16} {'more than the first':>22}  seconds of sampling")
 
 
-def rows(prepared: Prepared, made: bool = False) -> np.ndarray:
+def rows(prepared: EvaluationSetup, made: bool = False) -> np.ndarray:
     """The features of the pictures made, which are made if they lack, or of the real ones."""
     assert prepared.network is not None and prepared.model is not None
     if not made:
-        return side_rows(prepared.home, prepared.reference, prepared.network, Silent())
-    make(prepared.model, prepared.jobs, Silent())
-    return job_rows(prepared.jobs[0], prepared.network, Silent())
+        return side_rows(prepared.home, prepared.reference, prepared.network, SilentEvaluation())
+    make(prepared.model, prepared.jobs, SilentEvaluation())
+    return job_rows(prepared.jobs[0], prepared.network, SilentEvaluation())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import kuosan
 from kuosan.data.decoding import decode
 from kuosan.data.images import as_written, from_uint8, to_uint8
 from kuosan.evaluate.seams import seam_energy
-from kuosan.networks.tiled import tiles
+from kuosan.models.tiling import tiles
 from kuosan.tasks.condition import shrinking
 
 

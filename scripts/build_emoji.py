@@ -41,8 +41,8 @@ import numpy as np
 from PIL import Image
 
 from kuosan.errors import Error
-from kuosan.files import staged, verify
 from kuosan.seeds import rng
+from kuosan.storage.files import staged, verify
 
 SIZES = (16, 128)  # pixels a side
 FINER = 4  # vector drawings are drawn so many times as large, each pixel then the mean of 16

@@ -30,7 +30,7 @@ from PIL import Image
 from kuosan.data.decoding import decode
 from kuosan.data.pixels import luma, with_channels
 from kuosan.errors import Error
-from kuosan.files import staged, verify
+from kuosan.storage.files import staged, verify
 
 TILE = 128
 SHORT = 1000  # a shorter side of more pixels is divided by the smallest whole number that brings it down to this

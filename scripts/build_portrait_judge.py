@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from portrait_judge import NAMES, read, save, train, values
 
-from kuosan.data.portraits import load_sheet
+from kuosan.data.sources import load_sheet
 from kuosan.seeds import rng
 
 COUNT, SEED = 12_000, 31

@@ -22,7 +22,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from kuosan.data.portraits import HEAD, SIDE, WORDS
+from kuosan.data.sources import HEAD, SIDE, WORDS
 from kuosan.seeds import rng
 
 COUNT, COLUMNS, SEED = 4096, 64, 9

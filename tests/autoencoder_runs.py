@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from kuosan import checkpoint, seeds
 from kuosan import config as trees
-from kuosan.codec import folder as codecs
-from kuosan.codec.config import Latents
+from kuosan import seeds
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
-from kuosan.model import Model, ModelConfig, build
+from kuosan.data.dataset import open_pictures
+from kuosan.models import latents as codecs
+from kuosan.models.codec import Latents
+from kuosan.models.model import Model, ModelConfig, build
 from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.storage import checkpoint
 from tiny_models import UNET
 
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4, critic_channels=4, critic_layers=1)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kuosan import checkpoint, seeds
 from kuosan import config as trees
-from kuosan.codec.config import Latents
-from kuosan.codec.latents import LatentCodec
-from kuosan.model import Model, ModelConfig
+from kuosan import seeds
+from kuosan.models.codec import Latents
+from kuosan.models.latents import LatentCodec
+from kuosan.models.model import Model, ModelConfig
 from kuosan.networks.autoencoder import Autoencoder, Moments
 from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.storage import checkpoint
 
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 1), blocks=1, middle_attention=False, groups=4, latent_channels=4)
 

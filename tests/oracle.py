@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kuosan.diffusion.denoiser import Denoiser, Network, Prediction
+from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, row
 from kuosan.diffusion.level import Level, over
-from kuosan.diffusion.prediction import row
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from faults import scenario
-from kuosan import checkpoint, config, files, weights
+from kuosan import config
 from kuosan.errors import Error
+from kuosan.storage import checkpoint, files
+from kuosan.storage import tensors as weights
 
 
 def save(run: Path, *steps: int, **options: object) -> Path:

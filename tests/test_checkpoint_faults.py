@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from faults import harness, scenario
-from kuosan import checkpoint, files
+from kuosan.storage import checkpoint, files
 
 SAVES = [2, 3, 4]  # on top of a first save at step 1: the last two delete an old one each
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.errors import Error
 from scripted import load_script
 

@@ -15,10 +15,11 @@ from kuosan import config
 from kuosan.data.config import DataConfig
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
-from kuosan.model import ModelConfig, OwnNetwork
+from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.config import UNetConfig
 from kuosan.sample.request import Request
-from kuosan.train.config import USUAL_PREDICTION, RunConfig, TrainConfig, resolve
+from kuosan.train.config import RunConfig, TrainConfig, resolve
+from kuosan.train.network_settings import USUAL_PREDICTION
 
 SCHEDULES = st.one_of(
     st.builds(Discrete, betas=st.sampled_from(["linear", "scaled_linear", "sigmoid"]), T=st.integers(2, 4000),

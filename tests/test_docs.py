@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from kuosan.cli import settings
-from kuosan.diffusion import names
+from kuosan.cli import main
+from kuosan.diffusion import registry
 from kuosan.options import options
 from kuosan.train.config import SHORT, RunConfig
 from scripted import load_script
@@ -44,9 +44,9 @@ def test_a_flag_without_documentation_fails(builder: ModuleType) -> None:
 
 
 def test_groups_hold_every_setting_once() -> None:
-    listed = [option.key for members in settings.groups().values() for option in members]
+    listed = [option.key for members in main.groups().values() for option in members]
     assert sorted(listed) == sorted(options(RunConfig))
-    assert list(settings.groups()) == [
+    assert list(main.groups()) == [
         "data",
         "model",
         "model.network",
@@ -66,7 +66,7 @@ def test_short_names_stand_for_settings_that_exist() -> None:
 
 def test_every_sampler_is_named_on_the_page() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
-    for name in names.SAMPLERS:
+    for name in registry.SAMPLERS:
         assert re.search(rf"\b{name}\b", text)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.errors import Error
 from scripted import load_script
 

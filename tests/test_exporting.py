@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import checkpoint, load
 from kuosan import config as trees
+from kuosan import load
 from kuosan.errors import Error
-from kuosan.exporting import export
-from kuosan.train.changes import refuse_changes
+from kuosan.models.export import export
+from kuosan.storage import checkpoint
 from kuosan.train.config import RunConfig
+from kuosan.train.resume import refuse_changes
 from shell import QUICK, kuosan
 
 

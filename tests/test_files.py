@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kuosan import files, manifest
 from kuosan.errors import Error
-from kuosan.journal import Log
+from kuosan.storage import files, manifest
+from kuosan.storage.log import Log
 
 
 def fill(folder: Path, text: str = "one") -> Path:
@@ -183,7 +183,7 @@ def test_a_read_only_disk_and_missing_permission_are_named(tmp_path):
 
 HOLD = """
 import sys, time
-from kuosan.files import Lock
+from kuosan.storage.files import Lock
 lock = Lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)

@@ -21,20 +21,21 @@ from torch import Tensor
 import kuosan as package
 from evaluate.measured import folder, network
 from evaluate.measured import pictures as shades
-from kuosan import checkpoint, seeds
 from kuosan import config as trees
+from kuosan import seeds
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.device import Compute, ComputeConfig, choose
-from kuosan.diffusion.names import SAMPLERS
+from kuosan.diffusion.registry import SAMPLERS
 from kuosan.evaluate.likelihood import likelihood
-from kuosan.journal import Log
 from kuosan.sample.inversion import round_trip
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from kuosan.train import loop
 from kuosan.train.api import prepare, start
 from kuosan.train.estimate import measure
 from kuosan.train.loop import Run
-from kuosan.train.report import Silent
+from kuosan.train.report import SilentTraining
 from latent_models import autoencoder_run
 from shell import QUICK, kuosan, picture_folder
 
@@ -233,7 +234,7 @@ def opened(data: Path, tree: dict[str, Any], device: str, precision: str = "fp32
         "train": {"batch": 8, "max_steps": 10},
         "compute": {"device": device, "precision": precision},
     }
-    run = start(prepare(data.parent / "never", trees.merge(usual, tree)), Silent(), dry=True)
+    run = start(prepare(data.parent / "never", trees.merge(usual, tree)), SilentTraining(), dry=True)
     moved = seeds.rng(5, "test/moved").standard_normal(len(run.state.parameters.values), dtype=np.float32)
     run.state.parameters.values.add_(torch.from_numpy(0.05 * moved).to(device))
     return run

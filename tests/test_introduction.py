@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kuosan.ddpm import DiffusionModel
 from kuosan.errors import Error
-from kuosan.introduction import DiffusionModel
 
 
 class Net(nn.Module):

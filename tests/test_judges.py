@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from kuosan.data.portraits import WORDS, load_sheet
+from kuosan.data.sources import WORDS, load_sheet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -11,7 +11,7 @@ from torch import nn
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
-from kuosan.model import ModelConfig, OwnNetwork, build
+from kuosan.models.model import ModelConfig, OwnNetwork, build
 from kuosan.networks.unet import UNet
 from tiny_models import UNET, tiny_model
 

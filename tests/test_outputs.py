@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kuosan import outputs
 from kuosan.errors import Error
-from kuosan.files import staged, write_atomic
+from kuosan.storage import outputs
+from kuosan.storage.files import staged, write_atomic
 
 NAMES = ["a.png", "sheet.png"]
 

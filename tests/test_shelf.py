@@ -17,8 +17,7 @@ import pytest
 from faults.filling import AT_ONCE, COLUMNS, ROWS, columns_of, shelf
 from faults.harness import KILLED, ForkServer, build
 from kuosan.errors import Error
-from kuosan.shelf import Shelf, cache_root
-from kuosan.shelf.roots import TAG
+from kuosan.storage.cache import TAG, Shelf, cache_root
 
 MODES = ("kill", "torn", "eio", "dead", "enospc")
 

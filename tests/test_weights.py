@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kuosan import weights
 from kuosan.errors import Error
+from kuosan.storage import tensors as weights
 
 
 @pytest.mark.parametrize("length", [384, 640, 896, 1152, 1408])

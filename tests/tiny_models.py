@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
-from kuosan.model import Model, ModelConfig, build
+from kuosan.models.model import Model, ModelConfig, build
+from kuosan.models.precision import prepare
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.precision import prepare
-from kuosan.tasks.generation import Generation
+from kuosan.tasks.task import Generation
 
 UNET = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
-    from kuosan.data.pictures import Pictures, open_pictures
+    from kuosan.data.dataset import Pictures, open_pictures
+    from kuosan.ddpm import DiffusionModel
     from kuosan.diffusion.denoiser import Prediction, denoiser
     from kuosan.diffusion.guidance import clamp
     from kuosan.diffusion.level import Level
@@ -19,16 +20,14 @@ if TYPE_CHECKING:
     from kuosan.diffusion.schedule import Discrete, Flow, Karras
     from kuosan.errors import Error
     from kuosan.evaluate.run import measure
-    from kuosan.introduction import DiffusionModel
-    from kuosan.model import Model, ModelConfig, build
-    from kuosan.networks.config import UNetConfig, default_unet
+    from kuosan.models.model import Model, ModelConfig, build
+    from kuosan.networks.config import DiTConfig, UNetConfig, default_dit, default_unet
     from kuosan.networks.dit import DiT
-    from kuosan.networks.dit_config import DiTConfig, default_dit
     from kuosan.networks.unet import UNet
     from kuosan.sample.generate import Frame, generate
+    from kuosan.sample.pipeline import Pipeline, load
     from kuosan.sample.request import Request
     from kuosan.train.api import fit
-    from kuosan.trained import Trained, load
 
 __version__ = "0.1.0"
 
@@ -36,32 +35,32 @@ _HOMES = {
     "SAMPLERS": "diffusion.samplers",
     "DataConfig": "data.config",
     "DiT": "networks.dit",
-    "DiTConfig": "networks.dit_config",
-    "DiffusionModel": "introduction",
+    "DiTConfig": "networks.config",
+    "DiffusionModel": "ddpm",
     "Discrete": "diffusion.schedule",
     "Error": "errors",
     "Flow": "diffusion.schedule",
     "Frame": "sample.generate",
     "Karras": "diffusion.schedule",
     "Level": "diffusion.level",
-    "Model": "model",
-    "ModelConfig": "model",
-    "Pictures": "data.pictures",
+    "Model": "models.model",
+    "ModelConfig": "models.model",
+    "Pictures": "data.dataset",
     "Prediction": "diffusion.denoiser",
     "Request": "sample.request",
-    "Trained": "trained",
+    "Pipeline": "sample.pipeline",
     "UNet": "networks.unet",
     "UNetConfig": "networks.config",
-    "build": "model",
+    "build": "models.model",
     "clamp": "diffusion.guidance",
-    "default_dit": "networks.dit_config",
+    "default_dit": "networks.config",
     "default_unet": "networks.config",
     "denoiser": "diffusion.denoiser",
     "fit": "train.api",
     "generate": "sample.generate",
-    "load": "trained",
+    "load": "sample.pipeline",
     "measure": "evaluate.run",
-    "open_pictures": "data.pictures",
+    "open_pictures": "data.dataset",
     "simple_loss": "diffusion.loss",
 }
 
@@ -80,9 +79,9 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Pictures",
+    "Pipeline",
     "Prediction",
     "Request",
-    "Trained",
     "UNet",
     "UNetConfig",
     "build",

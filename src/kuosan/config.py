@@ -20,7 +20,7 @@ import yaml
 from kuosan.errors import Error, escaped, shown
 from kuosan.options import Tree as Tree
 from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
-from kuosan.regular import SMALL, read_regular
+from kuosan.storage.regular import SMALL, read_regular
 
 T = TypeVar("T")
 

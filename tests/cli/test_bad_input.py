@@ -14,8 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from kuosan import manifest
 from kuosan.sample.recipe import Recipe
+from kuosan.storage import manifest
 from shell import QUICK, kuosan, picture_folder, refused, tree
 
 SAMPLE = ["-n", 1, "--steps", 1, "--precision", "fp32", "--threads", 1]
@@ -276,7 +276,7 @@ def test_a_pickled_checkpoint_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_pictures_with_nan_weights_are_not_written(run: Path, tmp_path: Path) -> None:
-    from kuosan import checkpoint
+    from kuosan.storage import checkpoint
 
     saved = checkpoint.load(run)
     bad = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in saved.ema.items()}

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kuosan import checkpoint, outputs
 from kuosan.evaluate import compare as comparing
 from kuosan.evaluate.compare import compare
 from kuosan.evaluate.comparison import ComparisonConfig
-from kuosan.evaluate.unseen import Schooling, chosen
+from kuosan.evaluate.train_overlap import Schooling, chosen
+from kuosan.sample.generate import generate
+from kuosan.storage import checkpoint, outputs
 from shell import QUICK as TRAIN
 from shell import kuosan, picture_folder, refused, smooth_folder
 
@@ -175,7 +176,7 @@ def test_data_that_are_gone_or_changed_are_said_aloud(runs: Path, others: Path, 
 
 
 def test_a_stop_keeps_who_was_done(runs: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = comparing.generate, list[str]()
+    real, calls = generate, list[str]()
 
     def stopping(model: object, request: object, **more: object) -> Iterator[object]:
         calls.append("")

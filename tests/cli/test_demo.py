@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kuosan.cli import demo, page
-from kuosan.diffusion.names import SAMPLERS
+from kuosan.cli import demo
+from kuosan.diffusion.registry import SAMPLERS
 from shell import kuosan
 
 
@@ -40,7 +40,7 @@ def test_the_page_names_a_picture_that_has_a_recipe(tmp_path: Path, monkeypatch:
     shown = {"total": 1.0, "training": 1.0, "steps": 1, "commands": {"training": "kuosan train"}}
     demo._pictures(out / "run", out, 3, shown)
     model = {"held_out": None, "speed": 1.0, "config": {"schedule": {"kind": "flow"}, "prediction": "v"}}
-    page.write(out, {**shown, "model": model})
+    demo.write(out, {**shown, "model": model})
     html = (out / "index.html").read_text(encoding="utf-8").replace("&#x27;", "'")
     named = re.search(r"kuosan sample --like '([^']+)'", html)
     assert named and Path(named[1]).is_file()

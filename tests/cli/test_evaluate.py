@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kuosan.evaluate import prepare
-from kuosan.features.network import Features
+from kuosan.metrics.features.network import FeatureNetwork
 from shell import QUICK as TRAIN
 from shell import kuosan, picture_folder, refused, tree
 
@@ -26,7 +26,9 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Features that cost nothing in place of the network; what is written here is written into a scratch folder."""
-    mean = Features.of("means", lambda x: torch.nn.functional.adaptive_avg_pool2d(x / 255, 2).flatten(1), 12, hash="1")
+    mean = FeatureNetwork.of(
+        "means", lambda x: torch.nn.functional.adaptive_avg_pool2d(x / 255, 2).flatten(1), 12, hash="1"
+    )
     monkeypatch.setattr(prepare, "features", lambda name: mean)
     monkeypatch.chdir(tmp_path)
     yield

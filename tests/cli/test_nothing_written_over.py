@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from kuosan import outputs
+from kuosan.storage import outputs
 from shell import kuosan, picture_folder, refused, tree
 
 Words = Callable[[Path, Path, Path], list[object]]  # run, images, out -> the command

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kuosan import checkpoint
+from kuosan.storage import checkpoint
 from shell import QUICK, picture_folder, signals_reach_children
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

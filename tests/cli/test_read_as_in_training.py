@@ -11,15 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import trained
 from kuosan.cli import invert as inverting
 from kuosan.data.config import DataConfig
 from kuosan.data.images import read_png_text
-from kuosan.evaluate import subjects, unseen
+from kuosan.evaluate import reconstruction_result, train_overlap
+from kuosan.evaluate.config import ReconstructionConfig
 from kuosan.evaluate.images import open_images
-from kuosan.evaluate.reconstruction import ReconstructionConfig
-from kuosan.evaluate.unseen import Schooling
-from kuosan.sample import inversion
+from kuosan.evaluate.train_overlap import Schooling
+from kuosan.sample import inversion, pipeline
 from kuosan.sample.recipe import fingerprint
 from kuosan.seeds import rng
 from shell import QUICK, kuosan, picture_folder, refused
@@ -116,7 +115,7 @@ def test_images_are_read_as_in_training(run: Path, kind: str, tmp_path: Path, mo
     said = kuosan("restore", run, path, "--noise", 9, "--fit", "--steps", 2, "--out", tmp_path / "restored")
     assert said.code == 0 and start_of(tmp_path / "restored" / "image.png") == wanted, said
 
-    model = trained.load(run)
+    model = pipeline.load(run)
     assert torch.equal(model.image(path), as_tensor(own))
 
     def inverted(model: object, x0: torch.Tensor, **_: object) -> inversion.RoundTrip:
@@ -141,7 +140,7 @@ def test_images_are_read_as_in_training(run: Path, kind: str, tmp_path: Path, mo
     Image.fromarray(pixels((8, 8), 3)).save(path.parent / "second.png")
     schooling = {"run": Schooling({"path": "nowhere", "background": "#1040c8", "resize": "pad", "size": 8}, None)}
     config = ReconstructionConfig(str(path.parent), n=2, features="none")  # compare and reconstruct
-    chosen = unseen.chosen(config, shape, schooling)
+    chosen = train_overlap.chosen(config, shape, schooling)
     at = [i for i, name in zip(chosen.ids, chosen.names) if name == "image.png"]
     assert torch.equal(chosen.pictures.batch(at).x0[0], as_tensor(own))
     assert kind == "grey" or any("as in training" in note or "laid on" in note for note in chosen.notes)
@@ -152,7 +151,7 @@ def test_one_file_is_reconstructed_on_the_runs_background_at_its_own_size(tmp_pa
     Image.fromarray(rgba).save(tmp_path / "image.png")
     schooling = {"run": Schooling({"background": "#1040c8", "resize": "pad"}, None)}
     config = ReconstructionConfig(str(tmp_path / "image.png"), features="none")
-    found = subjects.subjects(config, (3, 8, 8), schooling)
+    found = reconstruction_result.subjects(config, (3, 8, 8), schooling)
     assert (found.at(0, 1)[0] == np.moveaxis(laid(rgba), -1, 0)).all()
     assert any("laid on #1040c8" in note for note in found.notes)
 
@@ -163,12 +162,12 @@ def test_a_contestant_that_was_trained_on_another_background_is_named(tmp_path: 
     schooling = {"one": Schooling({"background": "black", "path": "gone"}, None),
                  "two": Schooling({"background": "white", "path": "gone"}, None)}  # fmt: skip
     config = ReconstructionConfig(str(tmp_path), n=2, features="none")
-    notes = unseen.chosen(config, (3, 8, 8), schooling).notes
+    notes = train_overlap.chosen(config, (3, 8, 8), schooling).notes
     assert any("warning: two was trained with transparency on white, these lie on black" in note for note in notes)
 
 
 def test_an_exported_model_reads_as_its_run_did(run: Path, tmp_path: Path) -> None:
     assert kuosan("export", run, tmp_path / "model").code == 0
-    reading = trained.load(tmp_path / "model").reading
+    reading = pipeline.load(tmp_path / "model").reading
     assert reading.background == BACKGROUND and reading.data.resize == "pad"
     assert isinstance(reading.data, DataConfig)

@@ -18,14 +18,15 @@ from torch import Tensor
 
 import kuosan as library
 from autoencoder_runs import autoencoder_run, latent_run
-from kuosan import checkpoint, seeds
+from kuosan import seeds
 from kuosan.data.images import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.evaluate import reconstruct as reconstructing
-from kuosan.evaluate.kid import kid_of_pairs
 from kuosan.evaluate.reconstruct import reconstruct
-from kuosan.evaluate.reference import psnr, ssim
-from kuosan.features.network import Features
+from kuosan.metrics.features.network import FeatureNetwork
+from kuosan.metrics.image_quality import psnr, ssim
+from kuosan.metrics.kid import kid_of_pairs
+from kuosan.storage import checkpoint
 from shell import kuosan, picture_folder, refused, smooth_folder, tree
 
 QUICK = ["--precision", "fp32", "--threads", 1]
@@ -60,7 +61,9 @@ def others(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Networks that cost nothing; what is written here is written into a scratch folder."""
-    monkeypatch.setattr(reconstructing, "features", lambda name: Features.of("corners", corners, 12, 16, hash="1" * 64))
+    monkeypatch.setattr(
+        reconstructing, "features", lambda name: FeatureNetwork.of("corners", corners, 12, 16, hash="1" * 64)
+    )
     monkeypatch.setattr(reconstructing, "perceptual", lambda name: Means())
     monkeypatch.chdir(tmp_path)
     yield
@@ -106,7 +109,7 @@ def test_the_figures_are_those_of_what_python_encodes_and_decodes(runs: Path, ot
     before = torch.from_numpy(pixels).movedim(-1, 1).contiguous()
     assert found["values"]["psnr"] == pytest.approx(psnr(after, before).tolist(), abs=1e-3)
     assert found["values"]["ssim"] == pytest.approx(ssim(after, before).tolist(), abs=1e-4)
-    judge = Features.of("corners", corners, 12, 16, hash="1" * 64)
+    judge = FeatureNetwork.of("corners", corners, 12, 16, hash="1" * 64)
     assert found["kid"]["value"] == pytest.approx(kid_of_pairs(judge(before), judge(after)).value, abs=1e-4)
     assert [one["mean"] for one in found["channels"]] == pytest.approx(z.mean(dim=(0, 2, 3)).tolist(), abs=1e-4)
     assert found["figures"]["psnr"]["value"] == pytest.approx(np.mean(found["values"]["psnr"]))

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from kuosan import seeds
-from kuosan.codec.config import Latents, Pixels, apart
-from kuosan.codec.latents import LatentCodec, measure
-from kuosan.codec.pixels import PIXELS
 from kuosan.errors import Error
+from kuosan.models.codec import PIXELS, Latents, Pixels, apart
+from kuosan.models.latents import LatentCodec, measure
 from kuosan.networks.autoencoder import Autoencoder
 from latent_models import TINY, linear_codec, linear_latents
 

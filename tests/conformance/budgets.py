@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import SAMPLERS
@@ -23,7 +23,9 @@ WALKS: dict[str, tuple[Discrete | Karras | Flow, str]] = {
     "karras, karras": (Karras(), "karras"),
     "flow, trailing": (Flow(), "trailing"),
 }
-DETERMINISTIC = [name for name, spec in names.SAMPLERS.items() if not spec.stochastic() and name != "euler"]  # = ddim
+DETERMINISTIC = [
+    name for name, spec in registry.SAMPLERS.items() if not spec.stochastic() and name != "euler"
+]  # = ddim
 
 
 @lru_cache
@@ -39,7 +41,7 @@ def run(name: str, walk: str, steps: int, levels: Level | None = None, **options
     levels = schedule.grid(steps, spacing) if levels is None else levels
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(32, 1, 8, 8, generator=draw, dtype=torch.float64) * float(schedule.prior_std(levels[0]))
-    extra = {"at_log_snr": schedule.at_log_snr} if names.SAMPLERS[name].at_log_snr else {}
+    extra = {"at_log_snr": schedule.at_log_snr} if registry.SAMPLERS[name].at_log_snr else {}
     *_, last = SAMPLERS[name](mixture(), x, levels, lambda *_: x, **extra, **options)
     return last.x
 
@@ -52,7 +54,7 @@ def solution(walk: str) -> Tensor:
 
 def steps_for(name: str, budget: int) -> int | None:
     """The most steps that a budget of network evaluations pays for; none if not even three."""
-    paid = [steps for steps in range(3, budget + 1) if names.SAMPLERS[name].evaluations(steps) <= budget]
+    paid = [steps for steps in range(3, budget + 1) if registry.SAMPLERS[name].evaluations(steps) <= budget]
     return max(paid, default=None)
 
 

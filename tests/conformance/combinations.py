@@ -11,9 +11,10 @@ import torch
 from analytic import Cell, every_cell, some_cells
 from measuring import Schedule, errors
 
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
+from kuosan.diffusion.grids import SPACINGS
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.schedule import SPACINGS, Discrete, Flow, Karras
+from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 
 STEPS = 16  # of a walk in the matrix
@@ -86,7 +87,7 @@ class Combination:
         """What names.check says. Raises: Error."""
         name, options = ROWS[self.row]
         asked = {"sampler": name, "options": options, "steps": STEPS, "spacing": self.spacing}
-        names.check(SCHEDULES[self.schedule], prediction, **asked)  # type: ignore[arg-type]
+        registry.check(SCHEDULES[self.schedule], prediction, **asked)  # type: ignore[arg-type]
 
     def walk(self, cells: list[Cell], steps: int = STEPS) -> torch.Tensor:
         """The errors of a walk, one a cell. Raises: Error, from the grid, the sampler or the denoiser."""
@@ -122,7 +123,7 @@ def combinations() -> Iterator[Combination]:
 
 def allowed(combination: Combination) -> tuple[list[str], dict[str, str]]:
     """The predictions that names.check allows here, and the reasons against the others."""
-    reasons = {p: refusal(lambda p=p: combination.check(p)) for p in names.PREDICTIONS}  # type: ignore[misc]
+    reasons = {p: refusal(lambda p=p: combination.check(p)) for p in registry.PREDICTIONS}  # type: ignore[misc]
     return [p for p, reason in reasons.items() if reason is None], {p: r for p, r in reasons.items() if r is not None}
 
 
@@ -135,7 +136,7 @@ def measure(thorough: bool) -> Results:
             results.refused.setdefault(general(reason, combination), []).append((combination, prediction))
         cells = every_cell(predictions) if thorough else some_cells(predictions, turn) if predictions else []
         results.matrix[combination] = combination.walk(cells) if cells else None
-    every = list(names.PREDICTIONS)
+    every = list(registry.PREDICTIONS)
     for turn, row in enumerate(ROWS):
         for window in WINDOWS:
             cells = (

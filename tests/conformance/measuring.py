@@ -10,7 +10,7 @@ import torch
 from analytic import GOALS, Cell, Goal, in_cells
 from torch import Tensor
 
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
@@ -20,7 +20,7 @@ Schedule = Discrete | Karras | Flow
 
 def errors(name: str, options: dict[str, Any], schedule: Schedule, levels: Level, cells: list[Cell]) -> Tensor:
     """(cells,): the root mean square of the errors in mean and standard deviation, over two dimensions."""
-    spec = names.SAMPLERS[name]
+    spec = registry.SAMPLERS[name]
     draws = spec.per_step * (len(levels) - 1) if spec.stochastic(options) else 0
     x = torch.zeros(2 + draws, len(cells), 1, 2, dtype=torch.float64)
     x[1] = 1.0
@@ -56,7 +56,7 @@ def arrival(goal: Goal, name: str, options: dict[str, Any], levels: Level) -> tu
     s = [math.inf if a == 0 else b / a for a, b in zip(noisy.alpha.tolist(), noisy.sigma.tolist())]
     s[0] = min(s[0], 1e8)  # alpha = 0: y has no limit there, but what it leads to has
     variance = goal.prior(s[0])
-    stochastic = names.SAMPLERS[name].stochastic(options)
+    stochastic = registry.SAMPLERS[name].stochastic(options)
     if name == "heun" and stochastic:
         gamma = min(options["s_churn"] / (len(levels) - 1), math.sqrt(2) - 1)
         highest = s[0]

@@ -23,8 +23,9 @@ from combinations import (
     some_cells,
 )
 
-from kuosan.diffusion import names
-from kuosan.diffusion.schedule import SPACINGS, Flow
+from kuosan.diffusion import registry
+from kuosan.diffusion.grids import SPACINGS
+from kuosan.diffusion.schedule import Flow
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "conformance.md"
@@ -39,7 +40,7 @@ def test_every_combination_is_sampled_or_refused_and_none_is_both(results: Resul
     assert len(results.matrix) == len(ROWS) * len(SCHEDULES) * len(SPACINGS)
     for combination, values in results.matrix.items():
         predictions, reasons = allowed(combination)
-        assert set(predictions) | set(reasons) == set(names.PREDICTIONS) and not set(predictions) & set(reasons)
+        assert set(predictions) | set(reasons) == set(registry.PREDICTIONS) and not set(predictions) & set(reasons)
         assert (values is None) == (not predictions)
         if values is not None:
             assert values.isfinite().all(), combination
@@ -50,7 +51,7 @@ def test_every_sampled_combination_has_the_right_mean_and_variance(results: Resu
     for combination, values in results.matrix.items():
         if values is not None:
             name, options = ROWS[combination.row]
-            noisy = names.SAMPLERS[name].stochastic(options)
+            noisy = registry.SAMPLERS[name].stochastic(options)
             assert float(values.max()) < (0.35 if noisy else 0.2), (combination, values)
 
 
@@ -75,13 +76,13 @@ def test_an_exact_classifier_of_scale_1_is_the_exact_conditional_model(results: 
     """Bayes: its cell, the last, has the unguided one's error; but from alpha = 0, where no classifier is asked."""
     for combination, values in results.matrix.items():
         schedule = SCHEDULES[combination.schedule]
-        if values is not None and not names.starts_at_pure_noise(schedule):
+        if values is not None and not registry.starts_at_pure_noise(schedule):
             assert float(values[-1]) == pytest.approx(float(values[0]), rel=1e-6, abs=1e-9), combination
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_measured_order_is_the_promised_one(row: str, results: Results) -> None:
-    promised = names.SAMPLERS[ROWS[row][0]].order
+    promised = registry.SAMPLERS[ROWS[row][0]].order
     measured = torch.cat([results.orders[row, window] for window in WINDOWS])
     assert float(measured.median()) == pytest.approx(promised, abs=0.35)
     assert float(measured.min()) > promised - 0.55
@@ -132,4 +133,4 @@ def test_the_page_counts_every_combination() -> None:
         int,
         re.findall(r"Of (\d+) combinations (\d+) are sampled and (\d+) refused", PAGE.read_text(encoding="utf-8"))[0],
     )
-    assert total == sampled + refused == len(ROWS) * len(SCHEDULES) * len(SPACINGS) * len(names.PREDICTIONS) * 3
+    assert total == sampled + refused == len(ROWS) * len(SCHEDULES) * len(SPACINGS) * len(registry.PREDICTIONS) * 3

@@ -13,7 +13,7 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.diffusion.schedule import Discrete
@@ -39,7 +39,7 @@ def places(level: Level) -> Tensor:
 
 def walk(row: str, levels: Level, x: Tensor, draw: torch.Generator | None = None) -> Tensor:
     name, options = ROWS[row]
-    extra = {"at_log_snr": VP.at_log_snr} if names.SAMPLERS[name].at_log_snr else {}
+    extra = {"at_log_snr": VP.at_log_snr} if registry.SAMPLERS[name].at_log_snr else {}
 
     def noise(i: int, now: Level, to: Level) -> Tensor:
         assert draw is not None, "a deterministic sampler asked for noise"
@@ -49,22 +49,22 @@ def walk(row: str, levels: Level, x: Tensor, draw: torch.Generator | None = None
     return last.x
 
 
-@pytest.mark.parametrize("row", [row for row, (name, o) in ROWS.items() if not names.SAMPLERS[name].stochastic(o)])
+@pytest.mark.parametrize("row", [row for row, (name, o) in ROWS.items() if not registry.SAMPLERS[name].stochastic(o)])
 def test_a_deterministic_walk_keeps_every_quantile_with_its_order(row: str) -> None:
     errors = []
     for steps in (64, 128):
         levels = VP.at_log_snr(np.linspace(-9, 5, steps + 1))
         errors.append(float((walk(row, levels, places(levels[0])) - places(levels[-1])).abs().mean()))
-    promised = names.SAMPLERS[ROWS[row][0]].order
+    promised = registry.SAMPLERS[ROWS[row][0]].order
     assert errors[1] < 0.02 / promised**2
     assert math.log2(errors[0] / errors[1]) > promised - 0.5
 
 
-@pytest.mark.parametrize("row", [row for row, (name, o) in ROWS.items() if names.SAMPLERS[name].stochastic(o)])
+@pytest.mark.parametrize("row", [row for row, (name, o) in ROWS.items() if registry.SAMPLERS[name].stochastic(o)])
 def test_a_stochastic_walk_s_samples_have_the_data_s_distribution(row: str) -> None:
     """Kolmogorov and Smirnov's test of 2000 samples against the data's distribution."""
     draw = torch.Generator().manual_seed(3)
-    order = names.SAMPLERS[ROWS[row][0]].order
+    order = registry.SAMPLERS[ROWS[row][0]].order
     levels = VP.grid(160 if order == 1 else 80, "karras")
     x = torch.randn(2000, 1, 1, 1, generator=draw, dtype=torch.float64)
     assert kstest(walk(row, levels, x, draw).flatten().numpy(), cdf).pvalue > 0.01

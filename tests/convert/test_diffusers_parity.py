@@ -15,8 +15,13 @@ from safetensors.torch import save_file
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.convert.diffusers import name_table, unet_from_diffusers, unet_to_diffusers
-from kuosan.convert.diffusers_config import config_from_diffusers, config_to_diffusers
+from kuosan.convert.diffusers import (
+    config_from_diffusers,
+    config_to_diffusers,
+    name_table,
+    unet_from_diffusers,
+    unet_to_diffusers,
+)
 from kuosan.errors import Error
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet

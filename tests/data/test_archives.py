@@ -18,8 +18,8 @@ from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.archives import member_name
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
 from shell import kuosan
 

@@ -16,11 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_files import picture, saved
 
-from kuosan.data.buckets import MOST_ASTRAY, cut, nearest, shapes, sorted_into, usual_step
-from kuosan.data.config import DataConfig
+from kuosan.data.config import MOST_ASTRAY, DataConfig, cut, nearest, shapes, sorted_into, usual_step
+from kuosan.data.dataset import open_pictures
 from kuosan.data.doctor import examine, write
-from kuosan.data.pictures import open_pictures
-from kuosan.data.resizing import cover
+from kuosan.data.pixels import cover
 from kuosan.errors import Error
 
 SIZES = [(64, 64)] * 3 + [(60, 90)] * 4 + [(90, 60)] * 2 + [(64, 70), (20, 300), (300, 20), (200, 120)]  # h, w

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from test_sources import SETTINGS, Items, X, opened, put
 
-from kuosan.data.beside import Beside
-from kuosan.data.captioned import first_rows
+from kuosan.data.captions import read_lists
 from kuosan.data.config import DataConfig
-from kuosan.data.doctor import examine
-from kuosan.data.lists import read_lists
-from kuosan.data.naming import Finder
-from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.doctor import examine, first_rows
+from kuosan.data.text_files import Beside, Finder
 from shell import kuosan
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")

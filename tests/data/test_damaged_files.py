@@ -16,10 +16,10 @@ from made_files import chunk, grey_profile, picture, png, saved, smooth, tiff
 from PIL import Image
 
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.decoding import decode
 from kuosan.data.doctor import examine, write
 from kuosan.data.headers import Refused
-from kuosan.data.pictures import open_pictures
 from kuosan.errors import Error
 from kuosan.seeds import rng
 

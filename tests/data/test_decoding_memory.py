@@ -16,15 +16,14 @@ from golden_files import png_file, tiff_file
 from made_files import picture, saved
 from PIL import Image
 
-import kuosan.data.aside as beside
-from kuosan.data.aside import aside, check_tags, without_mark
+import kuosan.data.footprint as beside
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.decoding import decode, decode_to, read_header
 from kuosan.data.doctor import examine
-from kuosan.data.footprint import Room, needed
+from kuosan.data.footprint import Room, aside, check_tags, needed, without_mark
 from kuosan.data.headers import Refused
 from kuosan.data.layers import Layers
-from kuosan.data.pictures import open_pictures
 from kuosan.data.tiff import sheet
 from kuosan.errors import Error
 

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.degrade import gaussian_noise, jpeg
 from kuosan.data.images import from_uint8, to_uint8
 from kuosan.errors import Error
+from kuosan.tasks.condition import gaussian_noise, jpeg
 
 
 def rngs(count: int, first: int = 0) -> list[np.random.Generator]:

@@ -29,9 +29,9 @@ from made_files import (
 from PIL import Image
 
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.decoding import decode, decode_image, opacity, read_header
 from kuosan.data.headers import Refused
-from kuosan.data.pictures import open_pictures
 
 UNDER = np.array([200.0, 40.0, 90.0])  # the background
 BACKGROUND = (200, 40, 90)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kuosan.data.kept import Kept
+from kuosan.data.scan import PixelStore
 
 SHAPES = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4), (4, 6)]
 
 
 def test_each_picture_is_written_and_read_in_its_own_place() -> None:
-    kept = Kept.room(SHAPES, 3)
+    kept = PixelStore.room(SHAPES, 3)
     assert len(kept) == 6 and [kept[i].shape for i in range(6)] == [(*shape, 3) for shape in SHAPES]
     for i in range(6):
         kept[i][:] = i + 1
@@ -19,7 +19,7 @@ def test_each_picture_is_written_and_read_in_its_own_place() -> None:
 
 
 def test_some_of_them_keep_their_pixels_and_grey_is_the_first_channel() -> None:
-    kept = Kept.room(SHAPES, 3)
+    kept = PixelStore.room(SHAPES, 3)
     for i in range(6):
         kept[i][:] = (i, 100 + i, 200 + i)
     some = kept.only([5, 1])

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from test_sources import ARRAY, SETTINGS, Items, X, by_name, opened, put
 
-from kuosan.data.captions import class_name
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import open_pictures
+from kuosan.data.text_files import class_name
 from kuosan.errors import Error
 
 ROWS = [("a.png", "sun, high", 'he said "shine"'), ("sub/b.png", "3", "two\nlines"), ("é ü.png", "moon", "")]

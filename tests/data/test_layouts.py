@@ -15,8 +15,8 @@ import pytest
 from made_files import picture, saved
 
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import open_pictures
 
 E_ACUTE, E_AND_ACUTE = "caf\u00e9.png", unicodedata.normalize("NFD", "caf\u00e9.png")
 

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig, as_begun
+from kuosan.data.dataset import Pictures, open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import Pictures, open_pictures
-from kuosan.data.portraits import load_sheet
-from kuosan.data.twins import groups, near_duplicates
-from kuosan.data.views import View
+from kuosan.data.near_duplicates import View, groups, near_duplicates
+from kuosan.data.sources import load_sheet
 from kuosan.errors import Error
 from kuosan.seeds import rng
 

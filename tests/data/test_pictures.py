@@ -13,9 +13,9 @@ import torch
 from made_files import picture, saved
 
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.doctor import examine, write
-from kuosan.data.folders import Folder
-from kuosan.data.pictures import open_pictures
+from kuosan.data.sources import Folder
 from kuosan.errors import Error
 from kuosan.seeds import Key, permutation
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kuosan.data import portraits
+from kuosan.data import sources
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
-from kuosan.data.portraits import HEAD, WORDS, caption, load_sheet
+from kuosan.data.dataset import open_pictures
+from kuosan.data.sources import HEAD, WORDS, caption, load_sheet
 from kuosan.errors import Error
 
 
@@ -24,7 +24,7 @@ def test_there_are_4096_different_portraits_of_32_pixels() -> None:
 
 
 def test_the_files_are_small() -> None:
-    assets = Path(portraits.__file__).parent / "assets"
+    assets = Path(sources.__file__).parent / "assets"
     assert sum(file.stat().st_size for file in assets.iterdir()) < 2_500_000
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from kuosan.data.captions import read_beside
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.errors import Error
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from kuosan.data.config import DataConfig, scale_of
+from kuosan.data.dataset import Pictures, open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.errors import Error
 from kuosan.seeds import rng
 

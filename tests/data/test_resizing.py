@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from made_files import picture
 
-from kuosan.data.pixels import is_grey, luma, with_channels
-from kuosan.data.resizing import fit
+from kuosan.data.pixels import fit, is_grey, luma, with_channels
 
 WHITE = (255, 255, 255)
 

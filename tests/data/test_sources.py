@@ -16,8 +16,8 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import Pictures, open_pictures
 from kuosan.data.doctor import examine
-from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.errors import Error
 
 

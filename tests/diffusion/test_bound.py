@@ -14,11 +14,20 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 import oracle
-from kuosan.diffusion.bound import Chain, bins_nats, chain, discrete_chain, prior_bits, step_bits
-from kuosan.diffusion.denoiser import Denoiser
+from kuosan.diffusion.denoiser import PREDICTIONS, Denoiser
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.loss import bound_loss, hybrid_loss, simple_loss, weight
-from kuosan.diffusion.prediction import PREDICTIONS
+from kuosan.diffusion.loss import (
+    Chain,
+    bins_nats,
+    bound_loss,
+    chain,
+    discrete_chain,
+    hybrid_loss,
+    prior_bits,
+    simple_loss,
+    step_bits,
+    weight,
+)
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 

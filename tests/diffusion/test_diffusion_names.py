@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
+from kuosan.diffusion.grids import SPACINGS
 from kuosan.diffusion.samplers import SAMPLERS
-from kuosan.diffusion.schedule import SPACINGS, Discrete, Flow, Karras
+from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 
 
@@ -39,12 +40,12 @@ from kuosan.errors import Error
     ],
 )
 def test_known_spellings_are_understood(spelling: str, name: str) -> None:
-    assert names.sampler(spelling) == name
+    assert registry.sampler(spelling) == name
 
 
 def test_no_spelling_means_two_samplers() -> None:
-    each = [{names.plain(alias) for alias in (spec.name, *spec.aliases)} for spec in names.SAMPLERS.values()]
-    assert sum(len(spellings) for spellings in each) == len(set.union(*each)) == len(names.SPELLINGS)
+    each = [{registry.plain(alias) for alias in (spec.name, *spec.aliases)} for spec in registry.SAMPLERS.values()]
+    assert sum(len(spellings) for spellings in each) == len(set.union(*each)) == len(registry.SPELLINGS)
 
 
 @pytest.mark.parametrize(
@@ -58,19 +59,19 @@ def test_no_spelling_means_two_samplers() -> None:
 )
 def test_other_spellings_are_refused_with_the_nearest(spelling: str, says: str) -> None:
     with pytest.raises(Error, match=says):
-        names.sampler(spelling)
+        registry.sampler(spelling)
 
 
 def test_other_words_for_predictions_variances_and_weights() -> None:
-    assert [names.prediction(p) for p in ("epsilon", "sample", "v_prediction", "edm")] == ["eps", "x0", "v", "edm"]
-    assert [names.variance(v) for v in ("fixed_large", "fixed_small", "learned_range", "beta")] == [
+    assert [registry.prediction(p) for p in ("epsilon", "sample", "v_prediction", "edm")] == ["eps", "x0", "v", "edm"]
+    assert [registry.variance(v) for v in ("fixed_large", "fixed_small", "learned_range", "beta")] == [
         "beta",
         "posterior",
         "learned",
         "beta",
     ]
-    assert names.weight("uniform") == "simple" and names.weight("min_snr") == "min_snr"
-    for ask, wrong in ((names.prediction, "epss"), (names.variance, "betta"), (names.weight, "min_snrr")):
+    assert registry.weight("uniform") == "simple" and registry.weight("min_snr") == "min_snr"
+    for ask, wrong in ((registry.prediction, "epss"), (registry.variance, "betta"), (registry.weight, "min_snrr")):
         with pytest.raises(Error, match="did you mean"):
             ask(wrong)
 
@@ -88,7 +89,7 @@ def test_stochastic_or_not_depends_on_the_options() -> None:
         ("dpm_solver_2m", None): False,
     }
     for (name, eta), answer in answers.items():
-        assert names.SAMPLERS[name].stochastic(None if eta is None else {"eta": eta}) is answer
+        assert registry.SAMPLERS[name].stochastic(None if eta is None else {"eta": eta}) is answer
 
 
 SD = Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012)
@@ -120,7 +121,7 @@ SD = Discrete(betas="scaled_linear", beta_start=0.00085, beta_end=0.012)
     ],
 )
 def test_what_works_is_allowed(schedule: object, prediction: str, asked: dict[str, Any]) -> None:
-    names.check(schedule, prediction, **asked)
+    registry.check(schedule, prediction, **asked)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +166,14 @@ def test_what_would_be_wrong_or_without_effect_is_refused(
     schedule: object, prediction: str, asked: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(Error, match=says):
-        names.check(schedule, prediction, **asked)
+        registry.check(schedule, prediction, **asked)
 
 
 def test_every_default_can_be_walked() -> None:
     for schedule in (Discrete(), Karras(), Flow()):
-        for name, spec in names.SAMPLERS.items():
-            spacing = names.default_spacing(schedule)
-            names.check(schedule, "v", sampler=name, steps=spec.default_steps, spacing=spacing)
+        for name, spec in registry.SAMPLERS.items():
+            spacing = registry.default_spacing(schedule)
+            registry.check(schedule, "v", sampler=name, steps=spec.default_steps, spacing=spacing)
             assert len(schedule.grid(spec.default_steps, spacing)) == spec.default_steps + 1
             assert name in SAMPLERS
 
@@ -195,4 +196,4 @@ def test_a_grid_is_allowed_exactly_where_it_can_be_made(
         return False
 
     asked = {"steps": steps, "spacing": spacing, "last": last, "offset": offset}
-    assert refused(lambda: names.check(schedule, "v", **asked)) == refused(lambda: schedule.grid(**asked))
+    assert refused(lambda: registry.check(schedule, "v", **asked)) == refused(lambda: schedule.grid(**asked))

@@ -13,7 +13,7 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser
+from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser, target, to_eps
 from kuosan.diffusion.guidance import (
     clamp,
     classifier_free,
@@ -24,12 +24,11 @@ from kuosan.diffusion.guidance import (
     shared,
 )
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.prediction import target, to_eps
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
+from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.precision import prepare
 from kuosan.networks.unet import UNet
 
 SHAPE = (3, 4, 6, 6)  # latent pictures: nothing here assumes three channels

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser
+from kuosan.diffusion.denoiser import PREDICTIONS, Denoiser, Prediction, denoiser
 from kuosan.diffusion.guidance import LogProb, classifier, gradient, log_prob
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.prediction import PREDICTIONS
 from kuosan.diffusion.samplers import ddim, ddpm
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import oracle
-from kuosan.diffusion.bound import chain, discrete_chain, step_bits
-from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser
+from kuosan.diffusion.denoiser import PREDICTIONS, Denoiser, Prediction, denoiser
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.likelihood import (
     BIN,
@@ -27,7 +26,7 @@ from kuosan.diffusion.likelihood import (
     strata,
     variational_bound,
 )
-from kuosan.diffusion.prediction import PREDICTIONS
+from kuosan.diffusion.loss import chain, discrete_chain, step_bits
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
+from kuosan.diffusion.denoiser import PREDICTIONS, target
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.loss import SIGMA2_WEIGHTS, simple_loss, weight
-from kuosan.diffusion.prediction import PREDICTIONS, target
+from kuosan.diffusion.registry import Weight, check_weight
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
-from kuosan.diffusion.weighting import Weight, check_weight
 from kuosan.errors import Error
 
 SCHEDULES = (Discrete(), Discrete(betas="cosine", T=100), Karras(), Flow(shift=2.0))
@@ -34,10 +34,10 @@ def wrong(prediction: str, schedule: Discrete | Karras | Flow) -> object:
 
 
 def test_the_weights_and_the_torch_free_names_agree() -> None:
-    assert {"simple", "vlb", *SIGMA2_WEIGHTS} == set(names.WEIGHTS)
+    assert {"simple", "vlb", *SIGMA2_WEIGHTS} == set(registry.WEIGHTS)
 
 
-@pytest.mark.parametrize("name", [name for name in names.WEIGHTS if name != "simple"])
+@pytest.mark.parametrize("name", [name for name in registry.WEIGHTS if name != "simple"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 def test_a_weight_means_the_same_loss_whatever_is_predicted(name: str, schedule: Discrete | Karras | Flow) -> None:
     level, (x0, eps) = levels(schedule), pair()
@@ -135,7 +135,7 @@ def test_the_exact_network_of_a_single_picture_has_no_loss(prediction: str, sche
     assert float(loss.max()) < 1e-8
 
 
-@pytest.mark.parametrize("name", names.WEIGHTS)
+@pytest.mark.parametrize("name", registry.WEIGHTS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", [*SCHEDULES, Discrete(zero_terminal_snr=True)], ids=lambda s: s.kind)
 def test_weights_are_finite_at_every_level_that_training_draws(
@@ -187,7 +187,7 @@ def test_weights_are_checked_with_their_schedule_and_their_numbers_with_the_name
     class Own:
         pass
 
-    for name in names.WEIGHTS:
+    for name in registry.WEIGHTS:
         check_weight(name, Discrete(), "eps")
     with pytest.raises(Error, match="did you mean"):
         check_weight("min_snrr", Discrete(), "eps")

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
-from kuosan.diffusion.denoiser import Prediction, clock, denoiser
+from kuosan.diffusion import registry
+from kuosan.diffusion.denoiser import PREDICTIONS, Prediction, clock, denoiser, row, target, to_eps, to_x0
 from kuosan.diffusion.guidance import clamp
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.prediction import PREDICTIONS, row, target, to_eps, to_x0
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 
@@ -26,10 +25,10 @@ def pair(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def test_the_table_and_the_torch_free_names_agree() -> None:
-    assert tuple(PREDICTIONS) == names.PREDICTIONS
+    assert tuple(PREDICTIONS) == registry.PREDICTIONS
 
 
-@pytest.mark.parametrize("prediction", names.PREDICTIONS)
+@pytest.mark.parametrize("prediction", registry.PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 def test_every_prediction_gives_back_x0_and_eps(prediction: str, schedule: Discrete | Karras | Flow) -> None:
     level = schedule.at([0.01, 0.2, 0.5, 0.8, 0.95])
@@ -135,7 +134,7 @@ def test_low_precision_outputs_leave_the_state_in_its_dtype() -> None:
     def network(x: Tensor, t: Tensor) -> Tensor:
         return torch.cat([x, x], 1).bfloat16()
 
-    for prediction in names.PREDICTIONS:
+    for prediction in registry.PREDICTIONS:
         got = denoiser(network, prediction, learned_variance=True)(torch.ones(2, 1, 2, 2), Discrete().at_t(500))
         assert got.x0.dtype == torch.float32 and got.frac is not None and got.frac.dtype == torch.float32
 
@@ -170,7 +169,7 @@ def test_the_clamp_keeps_x0_in_range_and_the_variance_as_it_is() -> None:
         clamp(denoise, 1, -1)
 
 
-@pytest.mark.parametrize("prediction", names.PREDICTIONS)
+@pytest.mark.parametrize("prediction", registry.PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
 def test_the_oracle_as_a_network_is_the_oracle(prediction: str, schedule: Discrete | Karras | Flow) -> None:
     exact = oracle.mixture(pair(3)[0], 0.3)

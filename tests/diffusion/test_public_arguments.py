@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from kuosan import DiffusionModel, seeds
-from kuosan.diffusion import bound, denoiser, guidance, inversion, likelihood, loss, operators, restoration, samplers
+from kuosan.diffusion import denoiser, guidance, likelihood, loss, operators, restoration, samplers
 from kuosan.diffusion.denoiser import Prediction
 from kuosan.diffusion.guidance import LogProb
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Identity, Mask, Measurement
+from kuosan.diffusion.registry import Weight
 from kuosan.diffusion.samplers.step import Step
 from kuosan.diffusion.schedule import Discrete, Flow
-from kuosan.diffusion.weighting import Weight
 from kuosan.errors import Error
 
 SHAPE = (2, 4, 4)
@@ -79,7 +79,7 @@ Y = HOLE.apply(normal("y"))
 EXACT, NOISY = Measurement(HOLE, Y), Measurement(HOLE, Y, 0.1)
 LEARNED = torch.sigmoid(normal("frac"))
 ROWS = torch.tensor([0, 3, 7])
-CHAIN = bound.discrete_chain(Discrete(T=10))
+CHAIN = loss.discrete_chain(Discrete(T=10))
 WALK: dict[str, Any] = {"at_log_snr": SCHEDULE.at_log_snr}
 EPS = normal("eps")
 
@@ -89,7 +89,7 @@ def lp(**options: Any) -> Tensor:
 
 
 def bits(**options: Any) -> Tensor:
-    return bound.step_bits(CHAIN, ROWS, DATA, DATA * 0.9, **options)
+    return loss.step_bits(CHAIN, ROWS, DATA, DATA * 0.9, **options)
 
 
 def simple(prediction: str = "eps", net: Any = network, level: Level = LEVEL, **options: Any) -> Tensor:
@@ -207,12 +207,12 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
         lambda: operators.gaussian_blur(1.0, (4, 4), radius=1).apply(X),
     ),
     ("ddim_inversion", "iterations"): (
-        lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
-        lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
+        lambda: last(likelihood.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
+        lambda: last(likelihood.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
     ),
     ("chain", "published"): (
-        lambda: bound.chain(GRID, torch.tensor(1.0)).log_beta,
-        lambda: bound.chain(GRID, torch.tensor(1.0), published=False).log_beta,
+        lambda: loss.chain(GRID, torch.tensor(1.0)).log_beta,
+        lambda: loss.chain(GRID, torch.tensor(1.0), published=False).log_beta,
     ),
     ("step_bits", "variance"): (lambda: bits(), lambda: bits(variance="beta")),
     ("step_bits", "frac"): (
@@ -300,7 +300,7 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
 }
 # the uniform form of a sampler: handed to all, needed by those that ask between the grid's levels (tests/conformance)
 FORM = {"at_log_snr"}
-ROOMS = (denoiser, guidance, restoration, operators, inversion, bound, loss, likelihood, samplers)
+ROOMS = (denoiser, guidance, restoration, operators, likelihood, loss, loss, likelihood, samplers)
 
 
 def public() -> Iterator[tuple[str, str]]:

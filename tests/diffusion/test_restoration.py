@@ -15,9 +15,9 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.diffusion.denoiser import Denoiser, Prediction
+from kuosan.diffusion.grids import repaint_evaluations, repaint_times
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Compose, Greyscale, Identity, Mask, Measurement, Operator, area
-from kuosan.diffusion.resampling import repaint_evaluations, repaint_times
 from kuosan.diffusion.restoration import ddnm, dps, pigdm, project, repaint, resampled
 from kuosan.diffusion.samplers import SAMPLERS, Step, ddim, ddpm, dpm_solver_2m, heun
 from kuosan.diffusion.schedule import Discrete, Flow, Karras

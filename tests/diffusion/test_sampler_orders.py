@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import SAMPLERS
@@ -46,7 +46,7 @@ def grid(kind: str, steps: int) -> Level:
 def test_the_measured_order_is_the_one_the_names_give(name: str, kind: str) -> None:
     exact = oracle.gaussian(torch.zeros(1, 1, 1), torch.tensor(STD**2))
     coarse, fine = (error(name, grid(kind, steps), exact) for steps in (256, 512))
-    assert math.log2(coarse / fine) == pytest.approx(names.SAMPLERS[name].order, abs=0.15)
+    assert math.log2(coarse / fine) == pytest.approx(registry.SAMPLERS[name].order, abs=0.15)
 
 
 def test_more_order_is_less_error_at_equal_steps() -> None:

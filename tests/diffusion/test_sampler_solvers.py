@@ -14,7 +14,7 @@ from torch import Tensor
 from kuosan.diffusion.denoiser import Prediction
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import SAMPLERS, heun
-from kuosan.diffusion.samplers.exponential import moments
+from kuosan.diffusion.samplers.dpm_solver import moments
 from kuosan.diffusion.samplers.pndm import halfway
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser
 from kuosan.diffusion.guidance import clamp
 from kuosan.diffusion.level import Level
@@ -58,10 +58,10 @@ GRIDS = {name: schedule.grid(*ASKED[name]) for name, schedule in SCHEDULES.items
 
 def between(name: str, schedule: Schedule) -> dict[str, Any]:
     """What a sampler is given that asks for levels between those of a grid."""
-    return {"at_log_snr": schedule.at_log_snr} if names.SAMPLERS[name].at_log_snr else {}
+    return {"at_log_snr": schedule.at_log_snr} if registry.SAMPLERS[name].at_log_snr else {}
 
 
-DETERMINISTIC = [name for name, spec in names.SAMPLERS.items() if not spec.stochastic()]
+DETERMINISTIC = [name for name, spec in registry.SAMPLERS.items() if not spec.stochastic()]
 
 
 def smooth(x: Tensor, level: Level) -> Prediction:
@@ -105,9 +105,9 @@ def published_ddpm(x: Tensor, x0: Tensor, frac: Tensor, ab: float, ab_to: float,
     return mean + torch.exp(0.5 * (fraction * math.log(beta) + (1 - fraction) * math.log(tilde))) * z
 
 
-@pytest.mark.parametrize("variance", names.VARIANCES)
+@pytest.mark.parametrize("variance", registry.VARIANCES)
 @pytest.mark.parametrize("T, steps", [(1, 1), (10, 10), (10, 3), (100, 7), (1000, 1), (1000, 50), (4000, 25)])
-@pytest.mark.parametrize("betas", names.BETAS)
+@pytest.mark.parametrize("betas", registry.BETAS)
 def test_ddpm_is_the_published_update_also_on_respaced_steps(variance: str, T: int, steps: int, betas: str) -> None:
     for spacing in ("trailing", "leading", "linspace"):
         schedule = Discrete(betas=betas, T=T)
@@ -255,7 +255,7 @@ def test_all_predictions_walk_the_same_way(name: str, schedule: Discrete | Karra
     exact = oracle.mixture(means, 0.2)
     levels = schedule.grid(10)
     truth = walk(name, levels, exact, schedule)
-    for prediction in names.PREDICTIONS:
+    for prediction in registry.PREDICTIONS:
         x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction), schedule)
         torch.testing.assert_close(x, truth, rtol=1e-3, atol=1e-3)  # the clock is float32
 
@@ -303,7 +303,7 @@ def test_no_noise_is_asked_for_at_a_step_to_sigma_0_or_by_deterministic_samplers
         steps = [half for now, to in steps for half in ((now, math.sqrt(now * to)), (math.sqrt(now * to), to))]
     assert len({i for i, _, _ in asked}) == len(asked)  # no two draws of a walk are the same
     assert [pair for _, *pair in asked] == [
-        pytest.approx(list(step)) for step in (steps if names.SAMPLERS[name].stochastic() else [])
+        pytest.approx(list(step)) for step in (steps if registry.SAMPLERS[name].stochastic() else [])
     ]
 
 
@@ -333,7 +333,7 @@ def test_evaluations_are_what_the_names_say(name: str, grid: str) -> None:
 
     list(SAMPLERS[name](counted, start(levels), levels, keyed, **between(name, SCHEDULES[grid])))
     last = "clean" if float(levels.sigma[-1]) == 0 else "first"
-    assert len(calls) == names.SAMPLERS[name].evaluations(len(levels) - 1, last)
+    assert len(calls) == registry.SAMPLERS[name].evaluations(len(levels) - 1, last)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -469,17 +469,17 @@ def test_a_sampler_of_the_user_s_own_and_a_schedule_of_the_user_s_own_work() -> 
     assert isinstance(schedule, Schedule)
     data = torch.tensor([[[[0.5, -0.5]]], [[[-0.2, 0.9]]]])
     for name in SAMPLERS:
-        names.check(schedule, "v", sampler=name, steps=20)
+        registry.check(schedule, "v", sampler=name, steps=20)
         x = samples(name, schedule, 30, oracle.points(data), 50)
         assert float((x[:, None] - data.flatten(1)).norm(dim=-1).min(1).values.max()) < 0.02
     own: Sampler = jump
     assert sampler(own) is jump and sampler("DPM++ 2M") is dpm_solver_2m
-    names.check(schedule, "v", sampler=jump, steps=3, options={"again": 2})
+    registry.check(schedule, "v", sampler=jump, steps=3, options={"again": 2})
     assert len(list(sampler(own)(smooth, start(GRIDS["linear"]), GRIDS["linear"], keyed, again=2))) == 1
 
 
 def test_the_table_of_samplers_and_the_torch_free_names_agree() -> None:
-    assert list(SAMPLERS) == list(names.SAMPLERS)
+    assert list(SAMPLERS) == list(registry.SAMPLERS)
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_what_cannot_be_walked_is_refused(run: object, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("prediction", names.PREDICTIONS)
+@pytest.mark.parametrize("prediction", registry.PREDICTIONS)
 def test_no_walk_reads_a_picture_s_values(name: str, prediction: str) -> None:
     """On the meta device there are none to read: on a GPU, then, no step waits for one."""
 

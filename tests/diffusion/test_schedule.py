@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from kuosan.diffusion.schedule import SPACINGS, Discrete, Flow, Karras, Schedule
+from kuosan.diffusion.grids import SPACINGS
+from kuosan.diffusion.schedule import Discrete, Flow, Karras, Schedule
 from kuosan.errors import Error
 
 BETAS = ("linear", "scaled_linear", "cosine", "sigmoid")
@@ -333,7 +334,9 @@ def test_a_schedule_is_its_configuration() -> None:
 
 
 def test_schedules_and_names_do_not_import_torch() -> None:
-    code = "import sys, kuosan.diffusion.names, kuosan.diffusion.schedule as s; s.Flow(); print('torch' in sys.modules)"
+    code = (
+        "import sys, kuosan.diffusion.registry, kuosan.diffusion.schedule as s; s.Flow(); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"False\n"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.features.network import Features
+from kuosan.metrics.features.network import FeatureNetwork
 from shell import QUICK, kuosan
 
 CLASSES = ("dark", "light")
@@ -21,7 +21,7 @@ def corners(pictures: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(pictures / 255, 2).flatten(1)
 
 
-def network(calls: list[int] | None = None) -> Features:
+def network(calls: list[int] | None = None) -> FeatureNetwork:
     """Features of 12 numbers; `calls` collects how many pictures each call was given."""
 
     def counted(pictures: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def network(calls: list[int] | None = None) -> Features:
             calls.append(len(pictures))
         return corners(pictures)
 
-    return Features.of("corners", counted, 12, None, hash="1" * 64)
+    return FeatureNetwork.of("corners", counted, 12, None, hash="1" * 64)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.evaluate.agreement import agreement
-from kuosan.evaluate.estimate import wilson
+from kuosan.evaluate.class_accuracy import agreement
+from kuosan.metrics.estimate import wilson
 from kuosan.seeds import rng
 
 

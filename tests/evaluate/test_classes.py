@@ -12,15 +12,15 @@ import pytest
 import torch
 from measured import CLASSES, network, train
 
-from kuosan import trained
 from kuosan.data.images import to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
+from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.judging import open_judge
 from kuosan.evaluate.prepare import prepare
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure, nested
+from kuosan.sample import pipeline
 from kuosan.sample.generate import sample
 from kuosan.sample.request import Request
 
@@ -43,7 +43,7 @@ def made(run: Path) -> np.ndarray:
 
 
 def sampled(run: Path, **options: Any) -> np.ndarray:
-    model = trained.load(run, compute=FULL).model
+    model = pipeline.load(run, compute=FULL).model
     return np.moveaxis(to_uint8(sample(model, Request(n=10, steps=2, batch=4, **options)).numpy()), -1, 1)
 
 
@@ -61,7 +61,7 @@ def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
     assert found.shares[0] == pytest.approx(share, abs=1e-6) and share != 0.5
     assert prepared.jobs[0].wanted(0, 60).count(0) == pytest.approx(60 * share, abs=2)
     names = tuple(CLASSES[i] for i in prepared.jobs[0].wanted(0, 60))
-    model = trained.load(run, compute=FULL).model
+    model = pipeline.load(run, compute=FULL).model
     expected = sample(model, Request(n=60, steps=2, batch=4, classes=names)).numpy()
     assert np.array_equal(made(run), np.moveaxis(to_uint8(expected), -1, 1))
 
@@ -74,14 +74,14 @@ def test_pictures_of_named_classes_and_of_all_are_kept_apart(run: Path) -> None:
 
 def test_label_agreement_is_the_share_that_the_judge_agrees_with(run: Path, judge_run: Path) -> None:
     found = evaluated(run, judge=str(judge_run), metrics=("kid", "labels"), classes=("light", "dark"))
-    judge = trained.load(judge_run, compute=FULL).model
+    judge = pipeline.load(judge_run, compute=FULL).model
     with torch.no_grad():
         seen = judge.network(torch.from_numpy(made(run)).float() / 127.5 - 1).argmax(1).numpy()
     wanted = np.array([1, 0] * 5)
     assert found.figures["labels"].value == pytest.approx(float((seen == wanted).mean()))
     told = found.found[0].details["labels"]
     assert told["classes"] == list(CLASSES) and np.sum(told["confusion"]) == 10
-    assert found.judge is not None and found.judge["weights"] == trained.load(judge_run).weights
+    assert found.judge is not None and found.judge["weights"] == pipeline.load(judge_run).weights
 
 
 def test_the_judges_floor_is_its_accuracy_on_real_pictures(run: Path, judge_run: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_guidance_sweep_shows_precision_recall_and_agreement_by_scale(run: Pat
 def test_a_classifier_guides_and_its_weights_stand_in_the_result(run: Path, data: Path, tmp_path: Path) -> None:
     noisy = train(tmp_path / "noisy", data, "--objective", "classifier")
     found = evaluated(run, classifier=str(noisy), sweep=("classifier-scale=0", "2"))
-    weights = trained.load(noisy).weights
+    weights = pipeline.load(noisy).weights
     assert all(one.helpers == {"classifier": weights} for one in found.found)
     assert len(list((run / "evaluations" / "pictures").iterdir())) == 2
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from kuosan.errors import Error
-from kuosan.evaluate.comparison import ComparisonConfig, masked
-from kuosan.evaluate.contestants import Contestant, contestants, names
+from kuosan.evaluate.comparison import ComparisonConfig, Contestant, contestants, masked, names
 
 
 def asked(*texts: str, **options: Any) -> list[Contestant]:

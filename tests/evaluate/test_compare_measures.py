@@ -16,13 +16,10 @@ from kuosan import seeds
 from kuosan.data.images import as_written, from_uint8
 from kuosan.diffusion import operators
 from kuosan.errors import Error
-from kuosan.evaluate import compare_sheet
-from kuosan.evaluate.baselines import baselines, harmonic, nearest_known
-from kuosan.evaluate.compared import Scores
-from kuosan.evaluate.comparison import ComparisonConfig
-from kuosan.evaluate.damaged import Damaged, damage
-from kuosan.evaluate.distortion import MOST, levels, measure
-from kuosan.evaluate.estimate import mean
+from kuosan.evaluate import compare
+from kuosan.evaluate.comparison import ComparisonConfig, Scores
+from kuosan.evaluate.damage import MOST, Damaged, baselines, damage, harmonic, levels, measure, nearest_known
+from kuosan.metrics.estimate import mean
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -196,5 +193,5 @@ def test_a_mean_carries_its_standard_error_and_differences_are_paired() -> None:
 
 
 def test_a_heading_is_broken_where_its_column_ends() -> None:
-    lines = compare_sheet.wrapped("runs-of-a-very-long-name-indeed: pigdm, steps 50, push 0.5", 128)
+    lines = compare.wrapped("runs-of-a-very-long-name-indeed: pigdm, steps 50, push 0.5", 128)
     assert len(lines) > 2 and "".join(lines).replace(" ", "") == "runs-of-a-very-long-name-indeed:pigdm,steps50,push0.5"

@@ -11,10 +11,9 @@ import scipy.linalg
 import torch
 
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import Estimate
-from kuosan.evaluate.frechet import distance, floor, frechet, frechet_of_rows, influence, label
-from kuosan.evaluate.kid import mmd2
-from kuosan.evaluate.statistics import About, gather
+from kuosan.metrics.estimate import Estimate
+from kuosan.metrics.frechet import About, distance, floor, frechet, frechet_of_rows, gather, influence, label
+from kuosan.metrics.kid import mmd2
 from kuosan.seeds import rng
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import outputs
 from kuosan.data.images import save_png
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
-from kuosan.features.network import Features
+from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 from kuosan.seeds import rng
+from kuosan.storage import outputs
 
 Array = np.ndarray
 
@@ -369,7 +369,7 @@ CASES: dict[str, Callable[[Path], Sides]] = {
 
 
 def evaluated(home: Path, size: int | None = None, **options: object) -> Result:
-    network = Features.of("differences", same_features, 12, size)
+    network = FeatureNetwork.of("differences", same_features, 12, size)
     made = next(home.glob("made*"))
     return measure(str(made), network=network, against=str(home / "real"), out=str(home / "out"), **options)
 
@@ -429,7 +429,7 @@ def test_no_image_is_read_twice_and_none_is_on_both_sides_of_the_floor(tmp_path:
         seen.extend(each.byte().numpy().tobytes() for each in x)
         return same_features(x)
 
-    options = {"network": Features.of("counted", network, 12, hash=hash), "against": str(tmp_path / "real.npz")}
+    options = {"network": FeatureNetwork.of("counted", network, 12, hash=hash), "against": str(tmp_path / "real.npz")}
     result = measure(str(tmp_path / "made.npz"), out=str(tmp_path / "out"), metrics=("kid",), **options)
     whole = [each.transpose(2, 0, 1).tobytes() for each in images]
     for each in set(seen):

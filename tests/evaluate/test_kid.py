@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import checked
-from kuosan.evaluate.kid import kid, kid_by_subsets, kid_difference, kid_of_pairs, mmd2, pairs
+from kuosan.metrics.estimate import checked
+from kuosan.metrics.kid import kid, kid_by_subsets, kid_difference, kid_of_pairs, mmd2, pairs
 from kuosan.seeds import rng
 
 
@@ -193,7 +193,7 @@ def test_subsets_that_cannot_be_drawn_are_refused():
 
 def test_kid_needs_no_torch():
     code = (
-        "import sys, numpy as np; from kuosan.evaluate.kid import kid; "
+        "import sys, numpy as np; from kuosan.metrics.kid import kid; "
         "kid(np.eye(4), np.eye(4)); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kuosan import seeds
-from kuosan.codec.latents import measure
-from kuosan.evaluate.latent_space import Channel, Gathered, warnings
+from kuosan.evaluate.reconstruction_result import Channel, Gathered, latent_warnings
+from kuosan.models.latents import measure
 from kuosan.networks.autoencoder import Moments
 
 
@@ -70,7 +70,7 @@ def test_the_farthest_value_is_told_in_standard_deviations() -> None:
 
 
 def test_nothing_is_said_of_latents_as_they_should_be() -> None:
-    assert warnings(gathered(latents([0.3, -5.0], [5.0, 1.0], [0.05, 0.1]))) == []
+    assert latent_warnings(gathered(latents([0.3, -5.0], [5.0, 1.0], [0.05, 0.1]))) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_nothing_is_said_of_latents_as_they_should_be() -> None:
     ],
 )
 def test_collapsed_and_wild_latents_are_warned_of(moments: Moments, said: list[str]) -> None:
-    found = warnings(gathered(moments))
+    found = latent_warnings(gathered(moments))
     assert len(found) == len(said)
     for line, part in zip(found, said):
         assert part in line
@@ -92,4 +92,4 @@ def test_collapsed_and_wild_latents_are_warned_of(moments: Moments, said: list[s
 def test_an_outlier_is_warned_of() -> None:
     moments = latents([0.0], [1.0], [0.1])
     moments.mean[0, 0, 0, 0] = 100 * pi
-    assert "std from its mean" in warnings(gathered(moments))[0]
+    assert "std from its mean" in latent_warnings(gathered(moments))[0]

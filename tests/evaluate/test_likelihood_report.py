@@ -18,13 +18,12 @@ import oracle
 from kuosan import Error
 from kuosan.diffusion.likelihood import traces
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
-from kuosan.evaluate.likelihood import Likelihood, chain_of, eight_bit, likelihood
-from kuosan.evaluate.likelihood_curve import draw
-from kuosan.model import Model, ModelConfig, OwnNetwork
+from kuosan.evaluate.likelihood import Likelihood, chain_of, draw, eight_bit, likelihood
+from kuosan.models.model import Model, ModelConfig, OwnNetwork
+from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.precision import prepare
 from kuosan.networks.unet import UNet
-from kuosan.tasks.generation import Generation
+from kuosan.tasks.task import Generation
 
 STD = 0.2
 SMALL = Discrete(T=60, beta_start=0.0017, beta_end=0.25)

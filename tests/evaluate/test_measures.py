@@ -9,7 +9,7 @@ import pytest
 from measured import folder, network, train
 
 from kuosan.errors import Error
-from kuosan.evaluate.measures import chosen
+from kuosan.evaluate.result import chosen
 from kuosan.evaluate.run import measure
 
 

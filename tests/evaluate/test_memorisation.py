@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import wilson
-from kuosan.evaluate.memorisation import SHOWN, copies, mann_whitney, memorisation, nearest, sheet, tail
+from kuosan.metrics.estimate import wilson
+from kuosan.metrics.memorisation import SHOWN, copies, mann_whitney, memorisation, nearest, sheet, tail
 from kuosan.seeds import rng
 
 
@@ -77,7 +77,7 @@ def test_the_nearest_are_scipys(train, monkeypatch):
     rows = source("rows", 40)
     tree_distance, tree_index = scipy.spatial.KDTree(train).query(rows, k=50)
     for chunk in (4096, 77):
-        monkeypatch.setattr("kuosan.evaluate.memorisation.CHUNK", chunk)
+        monkeypatch.setattr("kuosan.metrics.memorisation.CHUNK", chunk)
         found = nearest(rows, train)
         assert (found.index == tree_index[:, :SHOWN]).all()
         np.testing.assert_allclose(found.distance, tree_distance[:, 0], rtol=1e-9)

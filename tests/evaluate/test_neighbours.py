@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from kuosan.errors import Error
-from kuosan.evaluate.neighbours import (
-    balls,
-    density_coverage,
-    distances,
-    expected_coverage,
-    precision_recall,
-)
+from kuosan.metrics.prdc import balls, density_coverage, distances, expected_coverage, precision_recall
 from kuosan.seeds import rng
 
 

@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from kuosan.errors import Error
-from kuosan.evaluate import reference
-from kuosan.evaluate.reference import psnr, ssim
+from kuosan.metrics import image_quality
+from kuosan.metrics.image_quality import psnr, ssim
 from kuosan.seeds import rng
 
 
@@ -64,7 +64,7 @@ def test_structural_similarity_is_the_papers_window_by_window(pair):
 def test_a_large_picture_is_compared_in_strips_with_the_same_result(pair, monkeypatch):
     whole = ssim(*pair)
     for rows in (1, 4, 5):
-        monkeypatch.setattr(reference, "STRIP", rows)
+        monkeypatch.setattr(image_quality, "STRIP", rows)
         torch.testing.assert_close(ssim(*pair), whole, rtol=1e-12, atol=0)
 
 

@@ -13,13 +13,13 @@ import torch
 from measured import Heard, folder, network, pictures
 from PIL import Image
 
-from kuosan import trained
 from kuosan.data.images import to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.evaluate.kid import kid, kid_difference
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
+from kuosan.metrics.kid import kid, kid_difference
+from kuosan.sample import pipeline
 from kuosan.sample.generate import sample
 from kuosan.sample.request import Request
 from shell import tree
@@ -44,7 +44,7 @@ def kept(run: Path) -> dict[str, bytes]:
 def test_the_figure_of_a_run_is_kid_of_the_pictures_that_sampling_gives(run: Path) -> None:
     found = evaluated(run, n=8, batch=8)
     full = choose(ComputeConfig(precision="fp32"))
-    made = sample(trained.load(run, compute=full).model, Request(n=8, steps=2, batch=8))
+    made = sample(pipeline.load(run, compute=full).model, Request(n=8, steps=2, batch=8))
     rows = network()(torch.from_numpy(np.moveaxis(to_uint8(made.numpy()), -1, 1).copy())).numpy()
     real = [path for path in sorted((run / "evaluations").rglob("*.npy")) if "pictures" not in path.parts]
     reference = next(np.load(path) for path in real if len(np.load(path)) >= 8)
@@ -165,7 +165,7 @@ def test_a_result_says_all_that_its_figures_depend_on(run: Path) -> None:
     assert told["real"] == 10 and told["found"][0]["n"] == 10 and told["found"][0]["seeds"] == [3, 12]
     assert told["features"] == {"name": "corners", "hash": "1" * 64, "dim": 12, "size": 0}
     assert told["resize"] == "not resized" and told["file_format"].startswith("8-bit")
-    assert told["weights"] == trained.load(run).weights and len(told["fingerprint"]) == 32
+    assert told["weights"] == pipeline.load(run).weights and len(told["fingerprint"]) == 32
     assert told["found"][0]["sampler"] == "dpm_solver_2m" and told["found"][0]["evaluations"] == 2
     assert told["found"][0]["seconds"] > 0 and told["found"][0]["request"]["guidance"] is None
     assert told["found"][0]["figures"]["kid"].keys() == {"value", "error"}
@@ -257,14 +257,14 @@ def test_a_config_and_settings_beside_it_are_refused(run: Path) -> None:
 
 
 def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kuosan.evaluate import making
+    from kuosan.evaluate import sampling
 
     learnt = np.moveaxis(pictures(150), -1, 1)
 
     def by_heart(trained: Any, each: Any, first: int, count: int, hear: Any) -> np.ndarray:
         return learnt[first : first + count]
 
-    monkeypatch.setattr(making, "_batch", by_heart)
+    monkeypatch.setattr(sampling, "_batch", by_heart)
     found = evaluated(run, n=60, metrics=("kid", "memorisation"))
     told = found.found[0].details["memorisation"]
     assert told["copies"] > 30 and told["flagged"]

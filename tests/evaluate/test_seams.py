@@ -10,7 +10,7 @@ import torch
 
 from kuosan.errors import Error
 from kuosan.evaluate.seams import seam_energy, seams
-from kuosan.networks.tiled import blend, tiles
+from kuosan.models.tiling import blend, tiles
 from kuosan.seeds import rng
 
 SIDE, OVERLAP = 32, 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.evaluate.statistics import About, Statistics, gather, load, merge, save
+from kuosan.metrics.frechet import About, Statistics, gather, load, merge, save
 from kuosan.seeds import rng
 
 LITE = About("lite0", "ab12", "224 px, bicubic, antialiased", "portraits")

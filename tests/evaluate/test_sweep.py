@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from kuosan.diffusion.schedule import Discrete, Flow
 from kuosan.errors import Error
-from kuosan.evaluate.config import EvaluateConfig, configured
-from kuosan.evaluate.making import labels
-from kuosan.evaluate.sweep import check, points
-from kuosan.model import ModelConfig
+from kuosan.evaluate.config import EvaluateConfig, check_sweep, configured, points
+from kuosan.evaluate.sampling import labels
+from kuosan.models.model import ModelConfig
 from kuosan.sample.request import Request
 
 MODEL = ModelConfig(shape=(3, 8, 8), schedule=Discrete())
@@ -23,7 +22,7 @@ def test_several_sweeps_are_all_combinations_in_the_order_given() -> None:
         {"steps": steps, "sampler": sampler} for steps in (5, 10) for sampler in ("ddim", "dpmpp_2m")
     ]
     assert {(point.request.n, point.request.seed) for point in found} == {(5, 3)}
-    assert [choice.evaluations for choice in check(MODEL, found)] == [5, 5, 10, 10]
+    assert [choice.evaluations for choice in check_sweep(MODEL, found)] == [5, 5, 10, 10]
 
 
 def test_without_a_sweep_the_request_is_the_only_point() -> None:
@@ -40,7 +39,7 @@ def test_values_take_the_fields_own_type() -> None:
 def test_every_impossible_combination_is_named_at_once() -> None:
     swept = points(Request(), ["eta=0", "1", "sampler=ddim", "heun", "dpm_solver_2m"])
     with pytest.raises(Error) as refused:
-        check(MODEL, swept)
+        check_sweep(MODEL, swept)
     text = str(refused.value)
     assert text.startswith("4 of 6 combinations cannot be sampled, so none is:")
     for sampler in ("heun", "dpm_solver_2m"):
@@ -52,7 +51,7 @@ def test_every_impossible_combination_is_named_at_once() -> None:
 def test_a_walk_that_the_models_schedule_does_not_have_is_refused() -> None:
     flow = ModelConfig(shape=(3, 8, 8), schedule=Flow(), prediction="flow")
     with pytest.raises(Error, match=r"(?s)1 of 2 combinations.*spacing leading: "):
-        check(flow, points(Request(), ["spacing=trailing", "leading"]))
+        check_sweep(flow, points(Request(), ["spacing=trailing", "leading"]))
 
 
 def test_impossible_values_are_all_named() -> None:
@@ -63,9 +62,9 @@ def test_impossible_values_are_all_named() -> None:
 
 def test_two_spellings_of_one_point_are_refused() -> None:
     with pytest.raises(Error, match="sampler DDIM: the same as sampler ddim"):
-        check(MODEL, points(Request(), ["sampler=ddim", "DDIM"]))
+        check_sweep(MODEL, points(Request(), ["sampler=ddim", "DDIM"]))
     with pytest.raises(Error, match="the same as"):
-        check(MODEL, points(Request(sampler="ddim"), ["steps=none", "50"]))
+        check_sweep(MODEL, points(Request(sampler="ddim"), ["steps=none", "50"]))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.errors import Error
-from kuosan.evaluate import real
-from kuosan.evaluate.reconstruction import ReconstructionConfig
-from kuosan.evaluate.unseen import Schooling, chosen
+from kuosan.evaluate import eval_images
+from kuosan.evaluate.config import ReconstructionConfig
+from kuosan.evaluate.train_overlap import Schooling, chosen
 from kuosan.seeds import rng
 
 SHAPE = (3, 8, 8)
@@ -76,6 +76,6 @@ def test_no_image_is_on_both_sides_of_a_floor_whatever_its_container(tmp_path: P
             rows.append({"file_name": f"{i}.{kind}", "split": "val" if kind == "bmp" else "train"})
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pictures = open_pictures(DataConfig(str(tmp_path), size=8))
-    one, other = (real.Side.of("images", pictures, ids) for ids in (pictures.train, pictures.held_out))
+    one, other = (eval_images.Side.of("images", pictures, ids) for ids in (pictures.train, pictures.held_out))
     assert len(one) == len(other) == 12
     assert not len(one.without(other)), "each has a copy of its pixels on the other side"

@@ -8,7 +8,7 @@ import numpy as np
 
 from faults.harness import note
 from kuosan.errors import Error
-from kuosan.shelf import Shelf
+from kuosan.storage.cache import Shelf
 
 ROWS, AT_ONCE = 11, 4
 COLUMNS = {"mean": (np.float16, (2, 3)), "count": (np.int64, ())}

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from faults.harness import note
-from kuosan import checkpoint
 from kuosan.errors import Error
+from kuosan.storage import checkpoint
 
 
 def state_of(step: int) -> dict[str, Any]:

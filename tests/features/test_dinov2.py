@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from keyed_weights import keyed
 
 from kuosan.errors import Error
-from kuosan.features import features
-from kuosan.features.dinov2 import DinoV2
+from kuosan.metrics.features import features
+from kuosan.metrics.features.dinov2 import DinoV2
 from kuosan.seeds import rng
 
 

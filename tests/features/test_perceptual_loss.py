@@ -8,12 +8,10 @@ import torch.nn.functional as F
 
 from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.features import names
-from kuosan.features.lite0 import EfficientNetLite0
-from kuosan.features.loss import perceptual_loss
-from kuosan.features.names import features, perceptual_features
-from kuosan.features.perceptual import perceptual
-from kuosan.features.pyramid import RandomPyramid
+from kuosan.metrics.features import names
+from kuosan.metrics.features.lite0 import EfficientNetLite0
+from kuosan.metrics.features.names import features, perceptual_features
+from kuosan.metrics.image_quality import RandomPyramid, perceptual, perceptual_loss
 
 NAMES = ("random", "lite0")
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.errors import Error
+from kuosan.models.precision import prepare
 from kuosan.networks.autoencoder import Autoencoder, Moments, parameter_count, weights_alone
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
-from kuosan.networks.precision import prepare
 
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4, critic_channels=8, critic_layers=1)
 

@@ -14,11 +14,10 @@ from kuosan import seeds
 from kuosan.diffusion.guidance import gradient, log_prob
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
-from kuosan.networks.classifier import Classifier, parameter_count
+from kuosan.models.precision import prepare
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
 from kuosan.networks.config import default_unet
-from kuosan.networks.precision import prepare
-from kuosan.networks.unet import UNet
+from kuosan.networks.unet import Classifier, UNet, classifier_parameter_count
 
 SMALL = ClassifierConfig(in_channels=4, classes=5, channels=32, multipliers=(1, 2), attention=(False, True), groups=8)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -55,7 +54,7 @@ def test_every_option_gives_logits_and_all_weights_gradients(name: str) -> None:
     for key, weight in network.named_parameters():
         constant = not config.noisy and key == "encoder.time.0.weight"  # the clock of a judge is 0: its sines are 0
         assert weight.grad is not None and (constant or weight.grad.abs().sum() > 0), key
-    assert sum(p.numel() for p in network.parameters()) == parameter_count(config)
+    assert sum(p.numel() for p in network.parameters()) == classifier_parameter_count(config)
 
 
 def test_the_first_half_is_the_u_nets_own() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kuosan import seeds
-from kuosan.networks.critic import Critic, generator_loss, hinge_loss
-from kuosan.networks.initialise import initialise
+from kuosan.networks.autoencoder import Critic, generator_loss, hinge_loss
+from kuosan.networks.layers import initialise
 
 
 def critic(layers: int) -> Critic:

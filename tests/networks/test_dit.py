@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.errors import Error
+from kuosan.models.precision import prepare
+from kuosan.networks.config import DiTConfig, default_dit
 from kuosan.networks.dit import DiT, from_patches, parameter_count, positions, to_patches
-from kuosan.networks.dit_config import DiTConfig, default_dit
-from kuosan.networks.precision import prepare
 
 SMALL = DiTConfig(width=32, depth=2, heads=4)
 OPTIONS: dict[str, dict[str, Any]] = {

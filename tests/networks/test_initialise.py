@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.initialise import initialise
+from kuosan.networks.layers import initialise
 from kuosan.networks.unet import UNet
 
 SMALL = UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8, classes=3)

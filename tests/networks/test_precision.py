@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kuosan import seeds
+from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.precision import prepare
 from kuosan.networks.unet import UNet
 
 SMALL = UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8, dropout=0.1)

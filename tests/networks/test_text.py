@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.networks.config import UNetConfig
+from kuosan.networks.config import ByteText, UNetConfig
 from kuosan.networks.text import Texted, TextTransformer
-from kuosan.networks.text_config import ByteText
 from kuosan.networks.unet import UNet
-from kuosan.text import words
+from kuosan.text import tokens
 
 SMALL = ByteText(length=8, width=16, depth=2, heads=2)
 
@@ -17,7 +16,7 @@ SMALL = ByteText(length=8, width=16, depth=2, heads=2)
 def _pieces(*texts: str) -> torch.Tensor:
     table = np.zeros((len(texts), 8, 16), np.int64)
     for told, text in zip(table, texts):
-        own = words.rows(words.pieces(text))
+        own = tokens.rows(tokens.pieces(text))
         told[: len(own)] = own
     return torch.from_numpy(table)
 
@@ -31,7 +30,7 @@ def test_weights_are_a_function_of_the_seed() -> None:
 def test_a_text_reads_the_same_whatever_stands_behind_or_beside_it() -> None:
     text = TextTransformer(SMALL)
     both = text(_pieces("a fox", "a red fox, animal"))
-    alone = text(torch.from_numpy(words.rows(words.pieces("a fox")).astype(np.int64))[None])
+    alone = text(torch.from_numpy(tokens.rows(tokens.pieces("a fox")).astype(np.int64))[None])
     assert both.mask is not None
     assert both.mask.sum(1).tolist() == [3, 6]
     assert torch.allclose(both.features[0, :3], alone.features[0], atol=1e-5)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.diffusion.denoiser import denoiser
-from kuosan.diffusion.names import PREDICTIONS
+from kuosan.diffusion.registry import PREDICTIONS
 from kuosan.errors import Error
-from kuosan.networks.precision import prepare
-from kuosan.networks.tiled import Tiled, blend, shares, tiles, window
+from kuosan.models.precision import prepare
+from kuosan.models.tiling import Tiled, blend, shares, tiles, window
 from kuosan.networks.unet import UNet
 from tiny_models import UNET, tiny_model
 

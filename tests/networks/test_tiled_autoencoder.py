@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.errors import Error
+from kuosan.models.tiling import TiledAutoencoder, extended
 from kuosan.networks.autoencoder import Autoencoder, Moments
 from kuosan.networks.autoencoder_config import AutoencoderConfig
-from kuosan.networks.tiled_autoencoder import TiledAutoencoder, extended
 
 CONFIG = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4)  # factor 4
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.networks.config import UNetConfig
+from kuosan.models.precision import prepare
+from kuosan.networks.config import DiTConfig, UNetConfig
 from kuosan.networks.dit import DiT
-from kuosan.networks.dit_config import DiTConfig
-from kuosan.networks.layers import attend
-from kuosan.networks.precision import prepare
-from kuosan.networks.transformer import Context, CrossAttention, Transformer
+from kuosan.networks.layers import Context, CrossAttention, Transformer, attend
 from kuosan.networks.unet import UNet
 
 TINY = UNetConfig(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.errors import Error
+from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
-from kuosan.networks.precision import prepare
-from kuosan.networks.unet import Encoder, UNet, parameter_count
+from kuosan.networks.unet import UNet, UNetEncoder, parameter_count
 
 SMALL = UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(False, True), groups=8)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -153,7 +153,7 @@ def test_weights_make_the_round_trip_through_a_state_dict() -> None:
 
 
 def test_the_encoder_stands_alone() -> None:
-    encoding = Encoder(SMALL)(noise("x", 2, 3, 16, 16), torch.tensor([1.0, 2.0]))
+    encoding = UNetEncoder(SMALL)(noise("x", 2, 3, 16, 16), torch.tensor([1.0, 2.0]))
     assert encoding.h.shape == (2, 32, 8, 8)
     assert encoding.emb.shape == (2, SMALL.time_width)
     assert [tuple(skip.shape[1:]) for skip in encoding.skips] == [(16, 16, 16), (16, 16, 16), (16, 8, 8), (32, 8, 8)]

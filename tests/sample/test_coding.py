@@ -13,7 +13,7 @@ from autoencoder_runs import autoencoder_run, latent_run
 from kuosan import seeds
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.networks.tiled_autoencoder import TiledAutoencoder
+from kuosan.models.tiling import TiledAutoencoder
 from shell import picture_folder
 
 FP32 = ComputeConfig("cpu", "fp32", 1)

@@ -10,9 +10,9 @@ from PIL import Image
 
 import kuosan
 from kuosan import config as trees
-from kuosan.checkpoint import load_config
-from kuosan.cli.picture_folder import of_run
+from kuosan.cli.image_folder import of_run
 from kuosan.sample import embedded
+from kuosan.storage.checkpoint import load_config
 from shell import kuosan as shell
 
 MOST = 8_000_000  # bytes in all

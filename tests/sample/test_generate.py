@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.sample.generate import generate, picture_noise, sample, slerp
@@ -17,7 +17,7 @@ from kuosan.sample.request import Request
 from tiny_models import counted, threads, tiny_model
 
 GREY = 2 / 255  # one grey level in [-1, 1]
-NAMES = sorted(names.SAMPLERS)
+NAMES = sorted(registry.SAMPLERS)
 
 
 @pytest.mark.parametrize("count", [1, 2])

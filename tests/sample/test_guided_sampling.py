@@ -9,13 +9,13 @@ import torch
 
 from kuosan.diffusion.schedule import Discrete, Karras
 from kuosan.errors import Error
-from kuosan.model import Model
+from kuosan.models.model import Model
 from kuosan.sample.generate import sample
-from kuosan.sample.guided import Guides
+from kuosan.sample.guidance_models import Guides
 from kuosan.sample.plan import plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
-from kuosan.tasks.generation import Generation
+from kuosan.tasks.task import Generation
 from tiny_models import counted, tiny_classifier, tiny_model
 
 PETS = Generation(labels=True, class_names=("a", "b"))

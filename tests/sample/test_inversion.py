@@ -12,10 +12,10 @@ from torch import Tensor
 from kuosan import seeds
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
-from kuosan.evaluate.reference import psnr
-from kuosan.model import Model
+from kuosan.metrics.image_quality import psnr
+from kuosan.models.model import Model
 from kuosan.sample.inversion import round_trip
-from kuosan.tasks.generation import Generation
+from kuosan.tasks.task import Generation
 from shell import kuosan, picture_folder, refused
 from tiny_models import tiny_model
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.codec.config import Latents
-from kuosan.codec.latents import LatentCodec
 from kuosan.diffusion.denoiser import Denoiser, Prediction
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Measurement, area
-from kuosan.diffusion.through import ddnm, seen
+from kuosan.diffusion.restoration import ddnm_through, seen
 from kuosan.errors import Error
-from kuosan.model import Model
+from kuosan.models.codec import Latents
+from kuosan.models.latents import LatentCodec
+from kuosan.models.model import Model
 from kuosan.networks.autoencoder import Autoencoder
-from kuosan.sample import bring, restoration
+from kuosan.sample import inputs
+from kuosan.sample import request as restoration
+from kuosan.sample.constraint import known_cells
 from kuosan.sample.generate import sample
-from kuosan.sample.latent_masks import known_cells
-from kuosan.sample.request import Request
-from kuosan.sample.restoration import Restoration
+from kuosan.sample.request import Request, Restoration
 from latent_models import TINY
 from sample.test_latent_sampling import CELLS, CONFIG, SHAPE, latent_model, normal, pixel_model
 from tiny_models import tiny_model
@@ -41,7 +41,7 @@ def alike(asked: Restoration, picture: Tensor, hole: Tensor | None = None, atol:
     for model in (latent, pixel_model()):
         own = replace(request, clip=model.codec.latent)
         own = restoration.usual(model.config, own, named=True)
-        _, given, measurement = bring.tensors(model, asked, picture, hole)
+        _, given, measurement = inputs.tensors(model, asked, picture, hole)
         start = noise if model.codec.latent else latent.codec.decode(noise)
         answers.append(sample(model, own, noise=start, given=given, measurement=measurement).clamp(-1, 1))
     assert torch.allclose(*answers, atol=atol), (answers[0] - answers[1]).abs().max()
@@ -81,7 +81,7 @@ def test_known_pixels_come_back_bit_for_bit_though_the_autoencoder_loses_somethi
     for method in ("pigdm", "ddnm", "repaint"):
         asked = Restoration("x", mask="a tensor", method=method, **({"jumps": 1} if method == "repaint" else {}))
         request = restoration.usual(model.config, Request(2, steps=4, restoration=asked), named=False)
-        _, _, measurement = bring.tensors(model, asked, picture, hole)
+        _, _, measurement = inputs.tensors(model, asked, picture, hole)
         made = sample(model, replace(request, steps=4), measurement=measurement)
         assert torch.equal((made * (1 - hole)), picture * (1 - hole)), method
         assert not torch.equal(made * hole, picture * hole)
@@ -104,7 +104,7 @@ def test_scattered_holes_that_leave_no_cell_whole_are_refused_but_for_dps() -> N
     for method, works in (("pigdm", False), ("dps", True)):
         asked = Restoration("x", mask="a tensor", method=method)
         request = restoration.usual(model.config, Request(1, steps=3, restoration=asked), named=False)
-        _, _, measurement = bring.tensors(model, asked, picture, hole)
+        _, _, measurement = inputs.tensors(model, asked, picture, hole)
         if works:
             assert sample(model, request, measurement=measurement).shape == (1, *SHAPE)
             continue
@@ -128,14 +128,14 @@ def test_larger_canvases_are_walked_in_tiles_of_latents_in_whole_cells() -> None
     latents = Latents(network=TINY, shift=(0.0,) * 4, scale=(1.0,) * 4, weights="tiny")
     config = replace(tiny.config, shape=(3, 8, 8), codec=latents)
     model = Model(config, tiny.network, LatentCodec(latents, Autoencoder(TINY, 1).eval().requires_grad_(False)))
-    large, count = bring.tiled(model, (12, 16))
+    large, count = inputs.tiled(model, (12, 16))
     assert large.walk_shape == (4, 6, 8) and count == 2 * 3
     assert sample(large, Request(1, steps=1)).shape == (1, 3, 12, 16)
     for canvas, overlap in (((11, 16), None), ((12, 16), 3)):
         with pytest.raises(Error, match=r"multiples of 2"):
-            bring.tiled(model, canvas, overlap)
+            inputs.tiled(model, canvas, overlap)
     picture = seeds.rng(0, "test/picture").integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    brought = bring.prepare(model, Restoration("x", deblur=1.0, method="ddnm"), picture)
+    brought = inputs.prepare(model, Restoration("x", deblur=1.0, method="ddnm"), picture)
     assert brought.model.shape == (3, 10, 14), "extended to whole cells"
     assert brought.result(torch.zeros(1, 3, 10, 14)).shape == (1, 3, 9, 13)
 
@@ -164,5 +164,5 @@ def test_where_the_picture_agrees_already_a_lossy_autoencoder_moves_nothing() ->
     z = normal("z", 1, (1, 4, 4))
     operator = area(2, (4, 4))
     level = CONFIG.schedule.grid(4, "trailing")[1]
-    held: Denoiser = ddnm(denoise, Measurement(operator, operator.apply(lossy(z))), lossy, lossy, 1.0, 0.5)
+    held: Denoiser = ddnm_through(denoise, Measurement(operator, operator.apply(lossy(z))), lossy, lossy, 1.0, 0.5)
     assert torch.equal(held(z, level).x0, z)

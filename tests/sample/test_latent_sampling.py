@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kuosan import seeds
-from kuosan.codec.config import Latents
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.evaluate.likelihood import likelihood
-from kuosan.model import Model, ModelConfig
+from kuosan.models.codec import Latents
+from kuosan.models.model import Model, ModelConfig
 from kuosan.sample.generate import generate, sample
 from kuosan.sample.inversion import round_trip
 from kuosan.sample.request import Request
@@ -136,7 +136,7 @@ def test_latents_are_never_bounded() -> None:
 
 
 def test_a_weaker_model_guides_only_with_the_same_autoencoder() -> None:
-    from kuosan.sample.guided import Guides
+    from kuosan.sample.guidance_models import Guides
 
     model = latent_model()
     assert isinstance(model.config.codec, Latents)

@@ -11,18 +11,18 @@ import torch
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.evaluate.likelihood import likelihood
-from kuosan.model import Model, ModelConfig
+from kuosan.models.model import Model, ModelConfig
+from kuosan.networks.config import ByteText
 from kuosan.networks.text import TextTransformer
-from kuosan.networks.text_config import ByteText
 from kuosan.sample.generate import sample
-from kuosan.sample.guided import Guides
+from kuosan.sample.guidance_models import Guides
 from kuosan.sample.inversion import round_trip
 from kuosan.sample.plan import choose, refuse_to_itself
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
-from kuosan.tasks.generation import Generation
-from kuosan.text.config import Encoder
-from kuosan.text.reading import count_bytes, read_bytes
+from kuosan.tasks.task import Generation
+from kuosan.text.config import TextEncoderConfig
+from kuosan.text.encoder import count_bytes, read_bytes
 from tiny_models import UNET, with_weights
 
 TEXT = ByteText(length=16, width=16, depth=1, heads=2)
@@ -143,7 +143,7 @@ def test_an_encoders_words_go_to_where_the_network_is() -> None:
         def count_read(self, prompt: str) -> int:
             return len(prompt)
 
-    config = replace(MODEL.config, text=Encoder(encoder="here", width=16))
+    config = replace(MODEL.config, text=TextEncoderConfig(encoder="here", width=16))
     elsewhere = Model(config, torch.nn.Linear(1, 1, device="meta"), encoder=Here())  # type: ignore[arg-type]
     assert {told.device.type for told in elsewhere.read(["fox", "a"], ["fox", "a"]).values()} == {"meta"}
 
@@ -155,7 +155,7 @@ def test_a_batch_reads_its_own_prompts_alone_however_many_there_are(monkeypatch:
         read.append(prompt)
         return read_bytes(text, prompt)
 
-    monkeypatch.setattr("kuosan.text.reading.read_bytes", reading)
+    monkeypatch.setattr("kuosan.text.encoder.read_bytes", reading)
     prompts = ("a fox", "a (red:1.2) cat", "bird", "a dog in the snow")
     made = _made(prompts, n=4, batch=1)
     assert read == list(prompts)

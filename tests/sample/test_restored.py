@@ -12,20 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.given import Given
+from kuosan.data.dataset import Given
 from kuosan.data.images import as_written, from_uint8, to_uint8
 from kuosan.device import ComputeConfig
 from kuosan.device import choose as choose_compute
 from kuosan.diffusion.operators import Greyscale, Identity, Mask, Measurement, area
 from kuosan.errors import Error
-from kuosan.model import Model
-from kuosan.sample import bring, restoration
+from kuosan.models.model import Model
+from kuosan.sample import inputs
+from kuosan.sample import request as restoration
 from kuosan.sample.generate import generate, sample
+from kuosan.sample.pipeline import Pipeline
 from kuosan.sample.plan import choose, plan
-from kuosan.sample.request import Request
-from kuosan.sample.restoration import Restoration
+from kuosan.sample.request import Request, Restoration
 from kuosan.tasks import Generation, Inpainting, SuperResolution
-from kuosan.trained import Trained
 from tiny_models import counted, tiny_model, with_weights
 
 METHODS = ("ddnm", "pigdm", "dps", "repaint")
@@ -49,7 +49,7 @@ def restoring(task: SuperResolution | Inpainting, shape: tuple[int, int, int] = 
 
 
 def made(model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray | None = None, **more: Any) -> Tensor:
-    brought = bring.prepare(model, asked, pixels, mask)
+    brought = inputs.prepare(model, asked, pixels, mask)
     request = restoration.usual(model.config, Request(n=2, restoration=asked, **more), named="sampler" in more)
     return brought.result(sample(brought.model, request, given=brought.given, measurement=brought.measurement))
 
@@ -115,7 +115,7 @@ def test_pictures_of_one_batch_may_have_holes_of_their_own() -> None:
 
 
 def test_a_large_picture_is_made_of_tiles_with_one_noise() -> None:
-    brought = bring.prepare(tiny_model(), Restoration("x", deblur=1.0), picture(20, 14))
+    brought = inputs.prepare(tiny_model(), Restoration("x", deblur=1.0), picture(20, 14))
     assert brought.tiles == 3 * 2 and brought.model.shape == (3, 20, 14)
     assert "tiles of 8x8" in " ".join(brought.notes)
 
@@ -123,14 +123,14 @@ def test_a_large_picture_is_made_of_tiles_with_one_noise() -> None:
 def test_only_the_surroundings_of_a_hole_are_made() -> None:
     mask = np.zeros((64, 64), bool)
     mask[30:33, 40:43] = True
-    brought = bring.prepare(tiny_model(), Restoration("x", mask="m"), picture(64, 64), mask)
+    brought = inputs.prepare(tiny_model(), Restoration("x", mask="m"), picture(64, 64), mask)
     assert brought.tiles == 1 and brought.model.shape == (3, 8, 8)
     assert brought.result(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 64, 64)
 
 
 def test_a_picture_smaller_than_the_model_is_extended_and_cut_again() -> None:
     for asked, size in ((Restoration("x", deblur=1.0), (3, 7)), (Restoration("x", upscale=2), (6, 14))):
-        brought = bring.prepare(tiny_model(), asked, picture(3, 7))
+        brought = inputs.prepare(tiny_model(), asked, picture(3, 7))
         assert "extended" in " ".join(brought.notes)
         assert brought.result(torch.zeros(1, *brought.model.shape)).shape == (1, 3, *size)
 
@@ -157,7 +157,7 @@ def test_the_cost_that_is_said_is_the_cost_that_is_paid(asked: Restoration, step
     request = restoration.usual(model.config, Request(n=1, steps=steps, restoration=asked), named=False)
     assert choose(model.config, request).evaluations == calls
     if calls < 100:
-        brought = bring.prepare(model, asked, picture(), hole())
+        brought = inputs.prepare(model, asked, picture(), hole())
         frames = list(generate(brought.model, request, measurement=brought.measurement))
         assert len(frames) == count.calls == calls
         assert [frame.done for frame in frames] == [False] * (calls - 1) + [True]
@@ -302,7 +302,7 @@ def test_what_an_inpainting_model_says_outside_the_hole_does_not_matter(more: di
 def test_a_grey_tensor_is_coloured_and_a_coloured_one_refused() -> None:
     model = tiny_model()
     grey = as_written(seeds.normal([(0, "t", 0, 0)], (1, 8, 8)) / 2)
-    trained = Trained(model, choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
+    trained = Pipeline(model, choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
     one = trained.restore(grey, colorise=True, steps=3)
     assert torch.equal(one, trained.restore(grey.expand(-1, 3, -1, -1), colorise=True, steps=3))
     with pytest.raises(Error, match="make them grey first"):
@@ -312,7 +312,7 @@ def test_a_grey_tensor_is_coloured_and_a_coloured_one_refused() -> None:
 
 
 def test_restored_tensors_lie_between_black_and_white() -> None:
-    trained = Trained(tiny_model(), choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
+    trained = Pipeline(tiny_model(), choose_compute(ComputeConfig("cpu", "fp32")), "tiny", 0, "")
     sharp = as_written(seeds.normal([(0, "t", 0, 0)], (3, 8, 8)))
     assert float(trained.restore(sharp, deblur=1.5, steps=3).abs().max()) <= 1
 
@@ -337,7 +337,7 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
 
 def test_an_inpainting_models_prediction_is_what_is_known_at_every_step() -> None:
     model, mask = restoring(Inpainting()), hole()
-    brought = bring.prepare(model, Restoration("x", mask="m"), picture(), mask)
+    brought = inputs.prepare(model, Restoration("x", mask="m"), picture(), mask)
     request = Request(n=2, steps=4, restoration=Restoration("x", mask="m"))
     known = torch.from_numpy(~mask)
     assert brought.given is not None

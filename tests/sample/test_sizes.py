@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.data.buckets import shapes
+from kuosan.data.config import shapes
 from kuosan.errors import Error
-from kuosan.model import Model, ModelConfig, OwnNetwork
-from kuosan.networks.config import default_unet
-from kuosan.networks.dit_config import DiTConfig
+from kuosan.models.model import Model, ModelConfig, OwnNetwork
+from kuosan.networks.config import DiTConfig, default_unet
 from kuosan.sample import sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.plan import check_guides, choose
-from kuosan.sample.request import Request
-from kuosan.sample.restoration import Restoration
+from kuosan.sample.request import Request, Restoration
 from tiny_models import tiny_classifier, tiny_model, with_weights
 
 ONE = ModelConfig((3, 64, 64), default_unet((3, 64, 64)))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kuosan import seeds
-from kuosan.data.given import Given
+from kuosan.data.dataset import Given
 from kuosan.data.images import as_written, from_uint8, to_uint8
 from kuosan.errors import Error
 from kuosan.tasks import Generation, Inpainting, SuperResolution, Task

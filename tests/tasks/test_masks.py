@@ -10,7 +10,7 @@ import pytest
 
 from kuosan.errors import Error
 from kuosan.seeds import rng
-from kuosan.tasks.masks import KINDS, draw_mask
+from kuosan.tasks.task import KINDS, draw_mask
 
 SIZES = [(8, 8), (8, 61), (64, 64), (96, 40), (33, 1024), (1024, 1024)]
 

@@ -15,15 +15,15 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text.config import Encoder
+from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import open_encoder
-from kuosan.text.locate import locate
+from kuosan.text.loading import locate
 from text.made_encoders import bert, bert_tokenizer, clip, picture_tower, t5
 
 
 def refused(name: object) -> str:
     with pytest.raises(Error) as caught:
-        open_encoder(Encoder(encoder=str(name)))
+        open_encoder(TextEncoderConfig(encoder=str(name)))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -69,7 +69,7 @@ def test_the_tokenizer_beside_a_text_encoder_in_diffusers_layout_is_found(tmp_pa
         (tmp_path / "text_encoder" / name).rename(tmp_path / "tokenizer" / name)
     place = locate(str(tmp_path / "text_encoder"))
     assert (place.model, place.tokenizer) == (tmp_path / "text_encoder", tmp_path / "tokenizer")
-    assert open_encoder(Encoder(encoder=str(tmp_path / "text_encoder"))).width == 16
+    assert open_encoder(TextEncoderConfig(encoder=str(tmp_path / "text_encoder"))).width == 16
 
 
 def test_a_network_of_pictures_is_no_text_encoder(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_a_pickle_is_opened_as_plain_tensors_or_not_at_all(tmp_path: Path) -> No
     network = bert(tmp_path / "bin")
     weights, ran = tmp_path / "bin" / "pytorch_model.bin", tmp_path / "ran"
     torch.save(network.state_dict(), weights)
-    safe = open_encoder(Encoder(encoder=str(tmp_path / "bin"))).sha256
+    safe = open_encoder(TextEncoderConfig(encoder=str(tmp_path / "bin"))).sha256
     (tmp_path / "bin" / "model.safetensors").unlink()
-    plain = open_encoder(Encoder(encoder=str(tmp_path / "bin")))
+    plain = open_encoder(TextEncoderConfig(encoder=str(tmp_path / "bin")))
     assert plain.width == 16 and plain.sha256 != safe
     torch.save({"x": Touch(ran)}, weights)
     assert "cannot be opened" in refused(tmp_path / "bin") and not ran.exists()
@@ -175,9 +175,9 @@ def test_what_the_hubs_cache_holds_is_opened_by_name_alone(tmp_path: Path) -> No
     bert(folder / "snapshots" / "a1")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("a1")
-    encoder = open_encoder(Encoder(encoder="someone/tiny"))
+    encoder = open_encoder(TextEncoderConfig(encoder="someone/tiny"))
     assert encoder.width == 16
-    assert open_encoder(Encoder(encoder=str(folder / "snapshots" / "a1"))).sha256 == encoder.sha256
+    assert open_encoder(TextEncoderConfig(encoder=str(folder / "snapshots" / "a1"))).sha256 == encoder.sha256
 
 
 def test_packages_that_are_not_installed_are_named_with_the_command(
@@ -195,7 +195,7 @@ def test_packages_that_are_not_installed_are_named_with_the_command(
 def test_opening_an_encoder_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network = clip(tmp_path / "clip", "CLIPModel")
     capfd.readouterr()
-    encoder = open_encoder(Encoder(encoder=str(tmp_path / "clip"), long="cut"))
+    encoder = open_encoder(TextEncoderConfig(encoder=str(tmp_path / "clip"), long="cut"))
     encoder.encode(["a red fox " * 50])
     assert capfd.readouterr() == ("", "")
     assert network is not None
@@ -208,7 +208,7 @@ def test_settings_that_cannot_be_are_refused_without_torch() -> None:
         ({"encoder": "x", "length": -1}, "0 or more"),
     ):
         with pytest.raises(Error, match=said):
-            Encoder(**settings)  # type: ignore[arg-type]
+            TextEncoderConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_a_tokenizers_files_alone_are_no_encoder(tmp_path: Path) -> None:

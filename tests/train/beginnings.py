@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from faults.harness import KILLED, ForkServer, Outcome, note
-from kuosan import Error, checkpoint, seeds
+from kuosan import Error, seeds
+from kuosan.storage import checkpoint
 from kuosan.train import saving
 from latent_models import autoencoder_run
 from train.made_runs import Stopping, differences, go, outcome

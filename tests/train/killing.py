@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness import KILLED, ForkServer, Outcome, note
-from kuosan import Error, checkpoint, seeds
+from kuosan import Error, seeds
+from kuosan.storage import checkpoint
 from kuosan.train import saving
 from kuosan.train.state import State
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kuosan import checkpoint, options, seeds
+from kuosan import options, seeds
 from kuosan.data.config import DataConfig
-from kuosan.journal import Log
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from kuosan.train import api, loop
 from kuosan.train.config import RunConfig
 from kuosan.train.loop import Run
-from kuosan.train.report import Silent
+from kuosan.train.report import SilentTraining
 
 SMALL = {
     "model.network.channels": 16,
@@ -68,7 +69,7 @@ class OwnNetwork(nn.Module):
         return self.outward(torch.relu(self.again(h)))
 
 
-class Stopping(Silent):
+class Stopping(SilentTraining):
     """Hears a run, and sends this process a signal after the step `at`."""
 
     def __init__(self, at: int = -1, number: int = signal.SIGTERM) -> None:
@@ -107,7 +108,7 @@ def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 4, 4)) -> DataConfig:
     return DataConfig(str(folder), size=16, resize="buckets", hold_out=0.0)
 
 
-def ask(out: Path, data: Path, settings: Mapping[str, Any] = {}, network: nn.Module | None = None) -> api.Asked:
+def ask(out: Path, data: Path, settings: Mapping[str, Any] = {}, network: nn.Module | None = None) -> api.TrainingSetup:
     """A run that was asked for, as the shell or `fit` asks."""
     every = {**SMALL, "data.path": str(data), **settings}
     if settings.get("train.objective") == "autoencoder":
@@ -120,7 +121,7 @@ def ask(out: Path, data: Path, settings: Mapping[str, Any] = {}, network: nn.Mod
 
 def begin(out: Path, data: Path, settings: Mapping[str, Any] = {}, **more: Any) -> Run:
     """The run opened and not yet trained; `api.train` it, or close it."""
-    report, network = more.pop("report", Silent()), more.pop("network", None)
+    report, network = more.pop("report", SilentTraining()), more.pop("network", None)
     return api.start(ask(out, data, settings, network), report, **more)
 
 

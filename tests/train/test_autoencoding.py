@@ -15,20 +15,19 @@ from torch import Tensor
 from torch.func import functional_call
 
 from kuosan import options, seeds
-from kuosan.data.pictures import Batch
+from kuosan.data.dataset import Batch
 from kuosan.device import Compute
 from kuosan.errors import Error
-from kuosan.features.loss import perceptual_loss
-from kuosan.journal import Log
-from kuosan.model import ModelConfig
-from kuosan.networks.autoencoder import Autoencoder
+from kuosan.metrics.image_quality import perceptual_loss
+from kuosan.models.model import ModelConfig
+from kuosan.networks.autoencoder import Autoencoder, generator_loss, hinge_loss
 from kuosan.networks.autoencoder_config import AutoencoderConfig
-from kuosan.networks.critic import generator_loss, hinge_loss
+from kuosan.storage.log import Log
 from kuosan.train import api
 from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.autoencoding import Autoencoding, windows
+from kuosan.train.batches import Drawn
 from kuosan.train.config import TrainConfig, resolve
-from kuosan.train.draws import Drawn
+from kuosan.train.objective import Autoencoding, windows
 from shell import kuosan
 from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
 from train.test_processes import launch
@@ -272,7 +271,7 @@ def test_features_meant_by_auto_are_named_in_the_run_and_kept(tmp_path: Path, mo
     assert run.config.train.autoencoder.features == "lite0"
     loss = perceptual_loss("lite0")
     assert loss is not None and run.extra["perceptual"] == f"lite0 {loss.hash[:16]}"
-    monkeypatch.setattr("kuosan.features.names.find_spec", lambda package: None)
+    monkeypatch.setattr("kuosan.metrics.features.names.find_spec", lambda package: None)
     assert ask(tmp_path / "other", data, settings).config.train.autoencoder.features == "random"
 
 
@@ -285,7 +284,7 @@ def test_a_default_autoencoder_has_a_critic_where_one_is_heard() -> None:
 
 
 def test_a_denoiser_is_not_made_of_an_autoencoder() -> None:
-    from kuosan.model import Model
+    from kuosan.models.model import Model
 
     with pytest.raises(Error, match="is an autoencoder"):
         Model(ModelConfig((3, 16, 16), replace(TINY)), network()).denoiser()

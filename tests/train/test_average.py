@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from kuosan import checkpoint, seeds
+from kuosan import seeds
+from kuosan.storage import checkpoint
 from kuosan.train import api, loop
-from kuosan.train.ema import EMA, exact, gamma_of
+from kuosan.train.state import EMA, exact, gamma_of
 from train.made_runs import OwnNetwork, Stopping, begin, go, outcome, pictures
 
 UPDATES = 10_000

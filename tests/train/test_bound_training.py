@@ -13,15 +13,15 @@ import torch
 from scipy import stats
 
 import oracle
-from kuosan import Error, checkpoint
+from kuosan import Error
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.data.dataset import Pictures, open_pictures
 from kuosan.device import ComputeConfig, choose
 from kuosan.diffusion.schedule import Discrete
-from kuosan.model import ModelConfig, OwnNetwork
+from kuosan.models.model import ModelConfig, OwnNetwork
+from kuosan.storage import checkpoint
+from kuosan.train.batches import KEPT, UNIFORM, Draws, History, gathered
 from kuosan.train.config import RunConfig, TrainConfig, check
-from kuosan.train.draws import Draws
-from kuosan.train.importance import KEPT, UNIFORM, History, gathered
 from kuosan.train.objective import Diffusion
 from train.made_runs import Stopping, differences, go, outcome, pictures
 from train.test_processes import launch, losses

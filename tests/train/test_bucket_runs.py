@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import trained
-from kuosan.data.buckets import shapes
-from kuosan.data.pictures import open_pictures
+from kuosan.data.config import shapes
+from kuosan.data.dataset import open_pictures
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.networks.config import default_unet
+from kuosan.sample import pipeline
 from kuosan.sample import recipe as recipes
 from kuosan.train.config import resolve
 from kuosan.train.monitor import Monitor
@@ -38,8 +38,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def opened(run: Path) -> trained.Trained:
-    return trained.load(run, compute=choose(ComputeConfig("cpu", "fp32", 1)))
+def opened(run: Path) -> pipeline.Pipeline:
+    return pipeline.load(run, compute=choose(ComputeConfig("cpu", "fp32", 1)))
 
 
 def test_a_run_remembers_the_shapes_it_was_trained_on(run: Path) -> None:
@@ -131,7 +131,7 @@ def test_buckets_that_the_task_cannot_shrink_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 96, 128, 256])
 def test_the_usual_network_takes_the_usual_buckets(size: int) -> None:
-    from kuosan.data.buckets import usual_step
+    from kuosan.data.config import usual_step
 
     every = shapes(size, usual_step(size), 2.0)
     config = resolve({}, (3, size, size), shapes=every)

@@ -13,23 +13,24 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from kuosan import checkpoint, seeds
 from kuosan import config as trees
+from kuosan import seeds
 from kuosan.cli.train import recipe
+from kuosan.data.dataset import Batch
 from kuosan.data.images import save_png
-from kuosan.data.pictures import Batch
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.journal import Log
-from kuosan.model import ModelConfig, build
+from kuosan.models.model import ModelConfig, build
 from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample.pipeline import load
 from kuosan.sample.plan import check_guides
 from kuosan.sample.request import Request
-from kuosan.tasks.generation import Generation
-from kuosan.train.classification import Classification
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
+from kuosan.tasks.task import Generation
 from kuosan.train.config import resolve
-from kuosan.train.curve import draw
-from kuosan.trained import load
+from kuosan.train.objective import Classification
+from kuosan.train.report import draw
 from train.made_runs import OwnNetwork, Stopping, ask, differences, go, outcome
 
 SETTINGS: dict[str, Any] = {"train.objective": "classifier", "train.max_steps": 9, "train.preview_every": 0}

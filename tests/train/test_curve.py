@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kuosan.data.images import read_png_text
-from kuosan.train.curve import draw, smooth
+from kuosan.train.report import draw, smooth
 
 
 def test_the_running_mean_is_the_mean_of_the_last_steps():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kuosan import Error, checkpoint
-from kuosan.journal import Log
+from kuosan import Error
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from shell import mostly_slow
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 

@@ -11,12 +11,12 @@ import torch
 from made_runs import SMALL, Stopping, differences, go, outcome, pictures
 
 from kuosan import config as trees
-from kuosan import trained
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.model import ModelConfig, build
+from kuosan.models.model import ModelConfig, build
+from kuosan.networks.config import DiTConfig, default_dit
 from kuosan.networks.dit import DiT
-from kuosan.networks.dit_config import DiTConfig, default_dit
+from kuosan.sample import pipeline
 from kuosan.train.config import RunConfig, resolve
 
 TREE = {"network": {"kind": "dit"}}
@@ -79,7 +79,7 @@ def test_a_run_is_resumed_bit_for_bit_and_sampled(tmp_path: Path, monkeypatch: p
     go(halved, data, SETTINGS, report=Stopping(3))
     go(halved, data, SETTINGS)
     assert not differences(outcome(whole), outcome(halved))
-    opened = trained.load(whole, compute=choose(ComputeConfig(device="cpu", precision="fp32")))
+    opened = pipeline.load(whole, compute=choose(ComputeConfig(device="cpu", precision="fp32")))
     assert opened.model.network.exit.out.weight.abs().sum() > 0  # type: ignore[union-attr]
     made = opened.sample(2, seed=5, steps=4)
     assert made.shape == (2, 3, 8, 8) and made.std() > 0.1

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import Pictures, open_pictures
-from kuosan.train.draws import Draws
+from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.train.batches import Draws
 from train.made_runs import mixed, pictures
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kuosan import Error, checkpoint, fit, seeds
+from kuosan import Error, fit, seeds
+from kuosan.storage import checkpoint
 from kuosan.train import saving
 from train.made_runs import SMALL, Stopping, begin, differences, outcome, pictures
 

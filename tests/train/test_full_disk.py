@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from faults.harness import build
-from kuosan import Error, checkpoint
-from kuosan.journal import Log
+from kuosan import Error
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from kuosan.train import saving
 from train.killing import Killer
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures

@@ -14,7 +14,7 @@ import pytest
 
 from kuosan import Error
 from kuosan.train.distributed import meet
-from kuosan.train.processes import Times
+from kuosan.train.heartbeat import Times
 
 WORKER = Path(__file__).with_name("beating.py")
 

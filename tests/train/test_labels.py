@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import kuosan
-from kuosan import checkpoint, seeds
+from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.model import ModelConfig
-from kuosan.tasks.generation import Generation
-from kuosan.train.report import Silent
+from kuosan.models.model import ModelConfig
+from kuosan.storage import checkpoint
+from kuosan.tasks.task import Generation
+from kuosan.train.report import SilentTraining
 from shell import QUICK, picture_folder, refused
 from shell import kuosan as shell
 from train.made_runs import Stopping, ask, begin, differences, go, outcome
@@ -95,7 +96,7 @@ def test_a_run_from_before_there_were_tasks_goes_on(tmp_path, classed):
     config = checkpoint.load_config(tmp_path / "run")
     del config["model"]["task"]
     from kuosan.config import plain
-    from kuosan.train.changes import refuse_changes
+    from kuosan.train.resume import refuse_changes
 
     now = plain(ask(tmp_path / "run", classed, {"train.max_steps": 3}).config)
     assert refuse_changes(config, now, "run") == []
@@ -125,7 +126,7 @@ def shades(n: int = 40) -> Any:
 
 def test_a_network_of_ones_own_is_told_the_label(tmp_path):
     run = kuosan.fit(
-        Told(), shades(), tmp_path / "run", report=Silent(), max_steps=2, batch=4, labels=True, preview_every=0
+        Told(), shades(), tmp_path / "run", report=SilentTraining(), max_steps=2, batch=4, labels=True, preview_every=0
     )
     trained = kuosan.load(run, network=Told())
     a, b = (trained.sample(1, steps=2, classes=[name]) for name in "01")
@@ -140,7 +141,7 @@ def test_a_class_is_learned(tmp_path):
     # flat pictures show their class at every level but the noisiest: those must count for the class to be needed
     settings |= {"model.schedule.betas": "linear", "weight": "simple", "lr_shape": "constant"}
     run = kuosan.fit(
-        None, shades(), tmp_path / "run", report=Silent(), max_steps=120, batch=16, labels=True, lr=3e-3,
+        None, shades(), tmp_path / "run", report=SilentTraining(), max_steps=120, batch=16, labels=True, lr=3e-3,
         warmup=10, preview_every=0, evaluate_every=0, precision="fp32", prediction="x0", **settings,
     )  # fmt: skip
     trained = kuosan.load(run)

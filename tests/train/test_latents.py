@@ -11,24 +11,25 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import checkpoint, seeds, trained
 from kuosan import config as trees
-from kuosan.codec import folder
-from kuosan.codec.config import Latents
-from kuosan.codec.latents import LatentCodec
+from kuosan import seeds
 from kuosan.data.config import DataConfig
+from kuosan.data.dataset import open_pictures
 from kuosan.data.images import from_uint8
-from kuosan.data.pictures import open_pictures
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.model import ModelConfig
+from kuosan.models import latents as folder
+from kuosan.models.codec import Latents
+from kuosan.models.latents import LatentCodec
+from kuosan.models.model import ModelConfig
 from kuosan.networks.autoencoder import Autoencoder
+from kuosan.sample import pipeline
 from kuosan.sample.generate import sample
 from kuosan.sample.request import Request
+from kuosan.storage import checkpoint
 from kuosan.tasks import Generation, SuperResolution
 from kuosan.train import api, latents
-from kuosan.train.codecs import autoencoder_of
-from kuosan.train.latents import LatentPictures
+from kuosan.train.latents import LatentPictures, autoencoder_of
 from latent_models import TINY, autoencoder_run
 from train.made_runs import Stopping, begin, differences, go, outcome, pictures
 
@@ -83,9 +84,9 @@ def test_a_latent_run_fills_in_its_network_from_the_latents_and_stores_what_it_m
     held = folder.read(tmp_path / "run" / "codec")
     codec = codec_of(tmp_path / "run")
     assert codec.weights == held.sha256 and codec.network == held.network == TINY
-    opened = trained.load(tmp_path / "run").model
+    opened = pipeline.load(tmp_path / "run").model
     assert opened.walk_shape == (4, 8, 8)
-    made = trained.load(tmp_path / "run").sample(2, steps=2)
+    made = pipeline.load(tmp_path / "run").sample(2, steps=2)
     assert made.shape == (2, 3, 16, 16) and made.abs().max() <= 1
     assert any("encoded in" in text and "the next run of these pictures and this autoencoder saves that" in text
                for text in heard.said)  # fmt: skip
@@ -117,7 +118,7 @@ def opened_pictures(tmp_path: Path, data: Path, run: Path, task: Any = None, rep
     """The latents of a data set, outside of a run."""
     held = autoencoder_of(run)
     compute = choose(ComputeConfig("cpu", "fp32", 1))
-    encoding = latents.Encoding.of(folder.build(held.network, held.tensors, ""), held.sha256, compute)
+    encoding = latents.LatentEncoder.of(folder.build(held.network, held.tensors, ""), held.sha256, compute)
     options = {"hold_out": 0.2, "size": 16, "workers": 0, **more}
     shown = Shown(
         open_pictures(DataConfig(str(data), **options)),
@@ -290,10 +291,10 @@ def test_a_model_opens_from_a_checkpoint_and_not_without_its_codec(run: Path, tm
     newest = checkpoint.latest(tmp_path / "run").path
     assert newest is not None
     request = {"n": 1, "steps": 2}
-    assert torch.equal(trained.load(newest).sample(**request), trained.load(tmp_path / "run").sample(**request))
+    assert torch.equal(pipeline.load(newest).sample(**request), pipeline.load(tmp_path / "run").sample(**request))
     shutil.move(tmp_path / "run" / "codec", tmp_path / "codec")
     with pytest.raises(Error, match=r"its autoencoder is missing: the folder codec/ belongs beside checkpoints/"):
-        trained.load(tmp_path / "run")
+        pipeline.load(tmp_path / "run")
 
 
 def test_a_classifier_of_latents_guides_a_model_of_the_same_and_no_other(run: Path, tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_a_classifier_of_latents_guides_a_model_of_the_same_and_no_other(run: Pa
     go(tmp_path / "model", data, settings(run))
     go(tmp_path / "judge", data, settings(run, **judge))
     go(tmp_path / "pixels", data, {"data.size": 16, "train.max_steps": 1, **judge})
-    model = trained.load(tmp_path / "model")
+    model = pipeline.load(tmp_path / "model")
     asked = {"n": 2, "steps": 2, "classes": ("a",), "classifier_scale": 5.0}
     guided = model.sample(**asked, classifier=str(tmp_path / "judge"))
     assert not torch.equal(guided, model.sample(n=2, steps=2))
@@ -330,7 +331,7 @@ def test_tasks_that_restore_train_and_restore_on_latents(run: Path, tmp_path: Pa
     network = checkpoint.load_config(tmp_path / "run")["model"]["network"]
     assert network["concat_channels"] == 5  # four channels of latents, and the noise or the mask
     assert (tmp_path / "run" / "samples" / "step-00000006.png").is_file()
-    model = trained.load(tmp_path / "run")
+    model = pipeline.load(tmp_path / "run")
     x = seeds.normal([(0, "test/x", 0, 0)], (3, 16, 16)).clamp(-1, 1)
     if task["model.task.kind"] == "super_resolution":
         made = model.restore(x[..., ::2, ::2], upscale=2, steps=2)
@@ -352,7 +353,7 @@ def test_buckets_of_several_shapes_have_a_shelf_each(run: Path, tmp_path: Path, 
     more = {"data.resize": "buckets", "data.bucket_step": 4, "train.batch": 3}
     assert go(tmp_path / "run", data, settings(run, **more)) == 0
     assert len(list((cache / "latents").iterdir())) == 3
-    made = trained.load(tmp_path / "run").sample(1, steps=2, size=(20, 12))
+    made = pipeline.load(tmp_path / "run").sample(1, steps=2, size=(20, 12))
     assert made.shape == (1, 3, 12, 20)
 
 
@@ -364,7 +365,7 @@ def test_a_dry_run_writes_nothing(run: Path, tmp_path: Path, cache: Path) -> Non
 
 def test_requests_of_latents_keep_a_pictures_bits_whatever_stands_beside_it(run: Path, tmp_path: Path) -> None:
     go(tmp_path / "run", pictures(tmp_path / "p.npz", size=16), settings(run))
-    model = trained.load(tmp_path / "run").model
+    model = pipeline.load(tmp_path / "run").model
     whole = sample(model, Request(9, steps=2, exact=True))
     for i in (2, 8):
         assert torch.equal(sample(model, Request(1, seed=i, steps=2, exact=True))[0], whole[i])

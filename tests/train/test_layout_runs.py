@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kuosan import checkpoint, manifest
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.seeds import rng
+from kuosan.storage import checkpoint, manifest
 from shell import QUICK, kuosan, refused
 
 # What the version before layouts were told apart said of this very folder

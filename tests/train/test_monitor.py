@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from kuosan.data.buckets import Buckets
-from kuosan.data.pictures import Batch
+from kuosan.data.config import Buckets
+from kuosan.data.dataset import Batch
 from kuosan.device import ComputeConfig, choose
 from kuosan.diffusion.loss import simple_loss
-from kuosan.model import Model, ModelConfig, OwnNetwork
+from kuosan.models.model import Model, ModelConfig, OwnNetwork
 from kuosan.train.config import TrainConfig
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Diffusion

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kuosan import Error, checkpoint
-from kuosan.files import Lock
+from kuosan import Error
+from kuosan.storage import checkpoint
+from kuosan.storage.files import Lock
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 8, "train.evaluate_every": 0, "train.preview_every": 0}

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from kuosan import Error, checkpoint
-from kuosan.journal import Log
+from kuosan import Error
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from kuosan.train import api, loop, saving
-from kuosan.train.draws import Draws
+from kuosan.train.batches import Draws
 from kuosan.train.loop import Run
 from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, outcome, pictures
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import kuosan as package
-from kuosan import checkpoint, weights
 from kuosan.data.config import as_begun
+from kuosan.storage import checkpoint, tensors
 from shell import kuosan, refused
 
 ZIP = Path(__file__).parent / "labels-47b8b58.zip"
@@ -56,7 +56,7 @@ def test_an_old_run_goes_on_with_its_own_losses(old: Path) -> None:
         assert ("held_out" in row) == ("held_out" in then)
         if "held_out" in then:
             assert row["held_out"]["loss"] == pytest.approx(then["held_out"]["loss"], rel=1e-5)  # type: ignore[index]
-    ema = weights.read(old / "whole" / "ema.safetensors")
+    ema = tensors.read(old / "whole" / "ema.safetensors")
     for name, value in checkpoint.load(old / "labels").ema.items():
         torch.testing.assert_close(value, ema[name], rtol=1e-5, atol=1e-6)
     now = checkpoint.load_config(old / "labels")

@@ -12,21 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from kuosan import Error, checkpoint
+from kuosan import Error
 from kuosan.errors import is_out_of_memory
-from kuosan.journal import Log
+from kuosan.storage import checkpoint
+from kuosan.storage.log import Log
 from kuosan.train import loop, saving
-from kuosan.train.autoencoding import Autoencoding
-from kuosan.train.classification import Classification
-from kuosan.train.draws import Draws
-from kuosan.train.ema import EMA
+from kuosan.train.batches import Draws, History
 from kuosan.train.estimate import measure
-from kuosan.train.importance import History
 from kuosan.train.memory import FILE
 from kuosan.train.monitor import Monitor
-from kuosan.train.objective import Diffusion
-from kuosan.train.parameters import FlatParameters
-from kuosan.train.state import State
+from kuosan.train.objective import Autoencoding, Classification, Diffusion
+from kuosan.train.state import EMA, FlatParameters, State
 from shell import mostly_slow
 from train.made_runs import OwnNetwork, Stopping, begin, differences, go, mixed, outcome, pictures
 from train.test_autoencoding import SETTINGS as AUTOENCODER

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import kuosan
 from kuosan import Error
-from kuosan.train.report import Silent
+from kuosan.train.report import SilentTraining
 
 SETTINGS = {"max_steps": 2, "batch": 4, "warmup": 1, "preview_every": 1, "preview_pictures": 1, "preview_steps": 2}
 PICTURES = torch.utils.data.TensorDataset(torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
@@ -51,7 +51,7 @@ class Telling(Small):
 
 def fit(network: nn.Module, out: Path, **more: Any) -> Path:
     return kuosan.fit(
-        network, PICTURES, out, report=Silent(), **{**SETTINGS, "evaluate_every": 1, "hold_out": 0.5, **more}
+        network, PICTURES, out, report=SilentTraining(), **{**SETTINGS, "evaluate_every": 1, "hold_out": 0.5, **more}
     )
 
 
@@ -105,7 +105,7 @@ def test_a_size_of_the_unet_is_refused_beside_ones_own_network(tmp_path: Path) -
 
 
 def test_what_becomes_of_the_pictures_is_said_from_python_too(tmp_path: Path) -> None:
-    class Heard(Silent):
+    class Heard(SilentTraining):
         said: list[str] = []  # noqa: RUF012
 
         def say(self, text: str) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from kuosan import Error, checkpoint, seeds
+from kuosan import Error, seeds
+from kuosan.storage import checkpoint
 from kuosan.train import saving
 from kuosan.train.config import TrainConfig
-from kuosan.train.optimizer import adamw, learning_rate
-from kuosan.train.parameters import FlatParameters
+from kuosan.train.state import FlatParameters, adamw, learning_rate
 from train.made_runs import OwnNetwork, begin, go, pictures
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from kuosan import Error, checkpoint
+from kuosan import Error
 from kuosan import config as trees
 from kuosan.errors import escaped
+from kuosan.storage import checkpoint
 from kuosan.train import api, saving
 from kuosan.train.config import check, resolve
 from kuosan.train.distributed import World
-from kuosan.train.report import Silent
-from kuosan.train.start import _check_processes
+from kuosan.train.report import SilentTraining
+from kuosan.train.setup import _check_processes
 from train.made_runs import OwnNetwork, Stopping, ask, begin, differences, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 4, "train.evaluate_every": 0}
@@ -119,7 +120,7 @@ def test_a_folder_that_forbids_writing_is_named(made: Path, tmp_path: Path) -> N
         os.seteuid(65534)
     try:
         with pytest.raises(Error, match="permission is denied") as caught:
-            api.start(asked, Silent())
+            api.start(asked, SilentTraining())
     finally:
         if root:
             os.seteuid(0)

@@ -46,7 +46,7 @@ def test_other_pixels_are_other_data(tmp_path: Path) -> None:
 
 
 def test_a_run_that_stored_no_split_version_keeps_version_1(tmp_path: Path) -> None:
-    from kuosan.train.folder import stored
+    from kuosan.train.resume import stored
 
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump({"data": {"path": "somewhere"}, "model": {"shape": [3, 8, 8]}, "train": {"seed": 0}})

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from kuosan import Error, checkpoint
+from kuosan import Error
 from kuosan.data.config import DataConfig
-from kuosan.files import Lock
+from kuosan.storage import checkpoint
+from kuosan.storage.files import Lock
 from kuosan.train import defaults
 from latent_models import autoencoder_run
 from shell import mostly_slow, tree

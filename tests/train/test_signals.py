@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from kuosan import checkpoint
-from kuosan.files import Lock
-from kuosan.train.stop import SIGNALS, Stop
+from kuosan.storage import checkpoint
+from kuosan.storage.files import Lock
+from kuosan.train.saving import SIGNALS, Stop
 from shell import mostly_slow, signals_reach_children
 from train.made_runs import SMALL, differences, outcome, pictures
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan import checkpoint, load
+from kuosan import load
 from kuosan.data.config import DataConfig
-from kuosan.data.pictures import open_pictures
+from kuosan.data.dataset import open_pictures
 from kuosan.errors import Error
-from kuosan.text.config import ByteText
-from kuosan.train.texts import Pieces, captions, settled
+from kuosan.networks.config import ByteText
+from kuosan.storage import checkpoint
+from kuosan.train.text_conditioning import Pieces, captions, settled
 from shell import QUICK, kuosan
 
 TEXT = ["--text", "bytes", "--model.text.width", "16", "--model.text.depth", "1", "--model.text.heads", "2"]

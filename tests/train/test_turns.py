@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kuosan.train.turns import Turns
+from kuosan.train.batches import Turns
 
 COUNTS = st.lists(st.one_of(st.integers(1, 6), st.integers(1, 500)), min_size=1, max_size=9)
 

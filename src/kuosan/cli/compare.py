@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import console, say, say_table
+from kuosan.cli.console import Whole, console, say, say_table, whole
 from kuosan.cli.evaluate import Bars
-from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
-from kuosan.evaluate import contestants
+from kuosan.evaluate import comparison
 from kuosan.evaluate.comparison import ComparisonConfig
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.compare import Prepared
-    from kuosan.evaluate.compared import Comparison
+    from kuosan.evaluate.compare import ComparisonSetup
+    from kuosan.evaluate.comparison import Comparison
 
 
 def compare(
@@ -117,7 +116,7 @@ def refuse_early(config: ComparisonConfig) -> None:
 
     if config.pictures != "portraits" and not Path(config.pictures).expanduser().exists():
         raise Error(f"there is no {config.pictures}: give a folder, zip, npz or IDX file of pictures, or portraits.")
-    for one in contestants.contestants(config):
+    for one in comparison.contestants(config):
         path = Path(one.run)
         if not path.exists():
             raise Error(f"--with {one.text}: there is no run {path}; give a run's folder, RUN:METHOD or RUN,key=value.")
@@ -126,7 +125,7 @@ def refuse_early(config: ComparisonConfig) -> None:
             one.resolved(model)
 
 
-def plan(prepared: Prepared) -> list[str]:
+def plan(prepared: ComparisonSetup) -> list[str]:
     """What will be done, in lines."""
     config, damaged = prepared.config, prepared.damaged
     channels, height, width = prepared.chosen.pictures.shape
@@ -148,7 +147,7 @@ def plan(prepared: Prepared) -> list[str]:
     return lines
 
 
-def run(prepared: Prepared) -> Comparison:
+def run(prepared: ComparisonSetup) -> Comparison:
     """The comparison with its bars; where it is stopped, who was done is kept."""
     from kuosan.evaluate import compare as comparing
 
@@ -165,7 +164,7 @@ def run(prepared: Prepared) -> Comparison:
 
 def show(result: Comparison) -> None:
     """The figures, what they are of, and where they were written."""
-    from kuosan.evaluate.compared import EXPLAINED
+    from kuosan.evaluate.comparison import EXPLAINED
 
     console.print()
     for line in result.about():

@@ -2,6 +2,10 @@
 
 All that is printed goes through `sys.stdout` and `sys.stderr`, which `standing` replaces while a verb runs: a full
 disk, a reader that is gone, a closed or lost terminal and an encoding without the letters never end work.
+
+Whole numbers on the command line: 16 is one, 1.5 is refused and not rounded.
+
+Sampling with a bar over all its steps.
 """
 
 from __future__ import annotations
@@ -13,12 +17,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
+from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kuosan.errors import Error, escaped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.sample.generate import Frame
+    from kuosan.sample.guidance_models import Guides
+    from kuosan.sample.pipeline import Pipeline
+    from kuosan.sample.request import Request
 
 
 class Terminal(Console):
@@ -240,3 +253,46 @@ class TrainingReport:
                 else ""
             )
             self.say(f"step {row['step']}/{max_steps}  {news}{ahead}")
+
+
+def whole(annotation: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    """The number of one token, or the tuple of several.
+
+    Raises:
+        Error: it is not whole.
+    """
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value))
+        except ValueError:
+            raise Error(f"{token.keyword or 'value'} {token.value!r} is not a whole number, as 16 is.") from None
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def size_of(annotation: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+    """Width and height of 96x64.
+
+    Raises:
+        Error: it is something else.
+    """
+    (token,) = tokens
+    parts = token.value.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise Error(f"--size {token.value!r} is not width x height in pixels, as 96x64 is.")
+    return int(parts[0]), int(parts[1])
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+
+
+def frames(trained: Pipeline, request: Request, start: Tensor | None, guides: Guides) -> Iterator[Frame]:
+    """The frames of a request, as `sample.generate` makes them."""
+    from kuosan.sample.generate import generate
+
+    with bar() as progress:
+        task = progress.add_task("sampling", total=None)
+        for frame in generate(trained.model, request, start=start, guides=guides):
+            done = frame.first * frame.steps + len(frame.x) * frame.step
+            progress.update(task, completed=done, total=request.n * frame.steps)
+            yield frame

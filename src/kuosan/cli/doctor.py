@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from kuosan import outputs
-from kuosan.cli.console import counting, say
-from kuosan.cli.numbers import Whole
+from kuosan.cli.console import Whole, counting, say
 from kuosan.data.config import DataConfig
 from kuosan.errors import Error
+from kuosan.storage import outputs
 
 
 def doctor(
@@ -75,7 +74,7 @@ def doctor(
         bucket_step=bucket_step,
         bucket_aspect=bucket_aspect,
     )
-    from kuosan.data import captioned
+    from kuosan.data import doctor as captioned
     from kuosan.data.doctor import examine, write
 
     if out is not None:

@@ -14,12 +14,12 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.errors import Error
-from kuosan.evaluate import sweep
+from kuosan.evaluate import config as sweep
 from kuosan.evaluate.config import USELESS, EvaluateConfig, configured
 from kuosan.options import Option
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.prepare import Prepared
+    from kuosan.evaluate.prepare import EvaluationSetup
     from kuosan.evaluate.result import Result
 
 SHORT = {
@@ -96,16 +96,16 @@ def _refuse_early(target: str, config: EvaluateConfig) -> None:
         raise Error(f"there is no {target}: give a run, a checkpoint, or a folder or zip of pictures.")
     if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
         return
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
 
     try:
         model = trees.build(ModelConfig, trees.load(path / "config.yaml").get("model", {}))
     except Error:
         return  # a damaged copy: the checkpoint's own decides
-    sweep.check(model, points)
+    sweep.check_sweep(model, points)
 
 
-def plan(prepared: Prepared) -> list[str]:
+def plan(prepared: EvaluationSetup) -> list[str]:
     """What will be done, in lines."""
     side, other = prepared.reference, prepared.floor
     lines = [f"warning: {warning}" for warning in prepared.warnings]
@@ -148,7 +148,7 @@ def plan(prepared: Prepared) -> list[str]:
     return lines
 
 
-def _points(prepared: Prepared) -> str:
+def _points(prepared: EvaluationSetup) -> str:
     jobs = prepared.jobs
     n = jobs[0].request.n
     if len(jobs) == 1:
@@ -164,7 +164,7 @@ def _points(prepared: Prepared) -> str:
     )
 
 
-def _run(prepared: Prepared) -> Result:
+def _run(prepared: EvaluationSetup) -> Result:
     from kuosan.evaluate.run import run
 
     try:

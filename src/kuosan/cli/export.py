@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kuosan.cli.console import say
 from kuosan.errors import Error
-from kuosan.files import size_text
+from kuosan.storage.files import size_text
 
 
 def export(
@@ -44,8 +44,9 @@ def export(
             text = card.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as reason:
             raise Error(f"--card {card} cannot be read: {reason}.") from None
-    from kuosan import checkpoint, exporting
-    from kuosan.model import require_fit
+    from kuosan.models import export as exporting
+    from kuosan.models.model import require_fit
+    from kuosan.storage import checkpoint
 
     saved = checkpoint.load(run, parts=("ema",), fits=require_fit)
     for line in saved.damaged:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import say
-from kuosan.cli.numbers import Whole
+from kuosan.cli.console import Whole, say
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kuosan.trained import Trained
+    from kuosan.sample.pipeline import Pipeline
 
 NOISE = "noise.safetensors"
 
@@ -66,15 +65,15 @@ def invert(
         raise Error("no pictures given: kuosan invert RUN PICTURE [PICTURE ...].")
     import torch
 
-    from kuosan import outputs
-    from kuosan import trained as opening
-    from kuosan.cli.picture_folder import of_run
+    from kuosan.cli.image_folder import of_run
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
-    from kuosan.evaluate.reference import psnr
-    from kuosan.model import require_whole
+    from kuosan.metrics.image_quality import psnr
+    from kuosan.models.model import require_whole
+    from kuosan.sample import pipeline as opening
     from kuosan.sample.inversion import round_trip
     from kuosan.sample.recipe import fingerprint
+    from kuosan.storage import outputs
 
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
@@ -118,8 +117,8 @@ def _names(pictures: Sequence[Path], between: int | None) -> list[str]:
 
 def _write_noise(path: Path, noise: Tensor) -> None:
     """The noise as a safetensors file, whole or not at all."""
-    from kuosan.files import PARTIAL, write_atomic
-    from kuosan.weights import write
+    from kuosan.storage.files import PARTIAL, write_atomic
+    from kuosan.storage.tensors import write
 
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as aside:
         write(Path(aside) / path.name, {"noise": noise.contiguous()})
@@ -127,7 +126,7 @@ def _write_noise(path: Path, noise: Tensor) -> None:
     write_atomic(path, content)
 
 
-def _between(trained: Trained, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:
+def _between(trained: Pipeline, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:
     """Make and write the pictures on the way from one to the other."""
     from kuosan.data.images import save_png, to_uint8
     from kuosan.sample.inversion import between

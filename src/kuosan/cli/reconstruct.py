@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import console, say, say_table
+from kuosan.cli.console import Whole, console, say, say_table, whole
 from kuosan.cli.evaluate import Bars
-from kuosan.cli.numbers import Whole, whole
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
-from kuosan.evaluate.reconstruction import ReconstructionConfig, require_autoencoder
+from kuosan.evaluate.config import ReconstructionConfig, require_autoencoder
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.reconstruct import Prepared
-    from kuosan.evaluate.reconstructed import Reconstructed
+    from kuosan.evaluate.reconstruct import ReconstructionSetup
+    from kuosan.evaluate.reconstruction_result import Reconstructed
 
 
 def reconstruct(
@@ -110,7 +109,7 @@ def refuse_early(run: Path, config: ReconstructionConfig) -> None:
         raise Error(f"there is no {config.pictures}: give a folder, zip, npz or IDX file, a picture, or portraits.")
 
 
-def plan(prepared: Prepared) -> list[str]:
+def plan(prepared: ReconstructionSetup) -> list[str]:
     """What will be done, in lines."""
     opened, found = prepared.opened, prepared.subjects
     channels, height, width = found.shape
@@ -128,7 +127,7 @@ def plan(prepared: Prepared) -> list[str]:
 
 def show(result: Reconstructed) -> None:
     """The figures, what they are of, and where they were written."""
-    from kuosan.evaluate.reconstructed import EXPLAINED
+    from kuosan.evaluate.reconstruction_result import EXPLAINED
 
     console.print()
     for line in result.about():

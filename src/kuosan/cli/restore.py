@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.numbers import Whole, whole
+from kuosan.cli.console import Whole, whole
 from kuosan.cli.sample import stored
 from kuosan.device import ComputeConfig
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.errors import Error
-from kuosan.sample import restoration as restoring
-from kuosan.sample.request import Request
-from kuosan.sample.restoration import Restoration
+from kuosan.sample import request as restoring
+from kuosan.sample.request import Request, Restoration
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 
@@ -132,7 +131,7 @@ def restore(
         noise=noise, method=method, push=push, jump_length=jump_length, jumps=jumps, overlap=overlap, fit=fit,
     )  # fmt: skip
     if sampler is not None:
-        names.sampler(sampler)
+        registry.sampler(sampler)
     wanted = Request(
         n=variants, seed=seed, steps=steps, spacing=spacing, eta=eta, variance=variance, classes=tuple(classes or ()),
         prompts=tuple(prompts or ()), guidance=guidance, negative=negative, batch=batch, restoration=asked,

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kuosan import config as trees
-from kuosan import files as writing
-from kuosan import outputs, trained
 from kuosan.cli.console import bar, say
-from kuosan.cli.picture_folder import of_run
+from kuosan.cli.image_folder import of_run
 from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, escaped
-from kuosan.outputs import Output
-from kuosan.sample import restoration as restoring
-from kuosan.sample.bring import Brought, bring
-from kuosan.sample.contact import line, sheet
+from kuosan.sample import pipeline
+from kuosan.sample import request as restoring
 from kuosan.sample.generate import generate
-from kuosan.sample.plan import Plan, plan
+from kuosan.sample.inputs import Brought, bring
+from kuosan.sample.plan import SamplePlan, plan
 from kuosan.sample.recipe import KEY, Recipe, fingerprint
 from kuosan.sample.request import Request
+from kuosan.sample.write import line, row_sheet
+from kuosan.storage import files as writing
+from kuosan.storage import outputs
+from kuosan.storage.outputs import Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ class Work:
     def __init__(
         self, run: Path, files: Sequence[Path], wanted: Request, named: bool, out: Path | None, where: ComputeConfig
     ) -> None:
-        self.trained = trained.load(run, compute=choose(where))
+        self.trained = pipeline.load(run, compute=choose(where))
         self._prints: dict[Path, str] = {}  # of the pixels of each image, as it is restored
         self._names: dict[Path, str] = {}
         self.request = restoring.usual(self.trained.model.config, wanted, named=named)
@@ -84,7 +85,7 @@ class Work:
             self._write(folder, path, brought, images)
             if len(lines) < SHEET:
                 lines.append(line(brought.picture, images))
-        sheet(folder / sheet_name, lines)
+        row_sheet(folder / sheet_name, lines)
         seconds = time.perf_counter() - begin
         many = len(self.files) * self.request.n
         say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {folder} ({sheet_name}: before, after)")
@@ -133,7 +134,7 @@ class Work:
         """All that the answers follow from, but the pictures: what makes a folder another command's or this one's."""
         return json.dumps({"weights": self.trained.weights, "request": trees.plain(self.request)}, indent=1) + "\n"
 
-    def _look(self, walk: Plan) -> None:
+    def _look(self, walk: SamplePlan) -> None:
         """Open every picture and mask before the first is restored; those that are refused are named and left out.
 
         Raises: Error if none is left, or for an overlap without effect.
@@ -200,7 +201,7 @@ class Work:
         """What the answers to an image follow from."""
         return replace(self.trained.recipe(self._request(path), size=size or (0, 0)), start=start)
 
-    def _say_plan(self, walk: Plan) -> None:
+    def _say_plan(self, walk: SamplePlan) -> None:
         asked, trained = self.request.restoration, self.trained
         assert asked is not None
         channels, height, width = trained.model.shape

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from kuosan import config as trees
-from kuosan.cli.console import say
-from kuosan.cli.frames import frames
-from kuosan.cli.numbers import Whole, size_of, whole
+from kuosan.cli.console import Whole, frames, say, size_of, whole
 from kuosan.device import ComputeConfig
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.errors import Error
-from kuosan.regular import exists
 from kuosan.sample import embedded
 from kuosan.sample.request import Request
+from kuosan.storage.regular import exists
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
-    from kuosan.sample.plan import Plan
-    from kuosan.trained import Trained
+    from kuosan.models.model import ModelConfig
+    from kuosan.sample.pipeline import Pipeline
+    from kuosan.sample.plan import SamplePlan
 
 SHEET = 1024  # pictures on a sheet at most
 
@@ -169,13 +167,13 @@ def sample(
     where = ComputeConfig(device, precision, threads)
     if like is not None:
         _refuse_beside_like(request, columns, gif)
-        from kuosan.cli.again import again
+        from kuosan.cli.replay import again
 
         again(like, run, out, where, tuple(allow_path or ()))
         return
     if allow_path:
         raise Error(f"--allow-path {allow_path[0]} has no effect without --like: leave it out.")
-    names.sampler(sampler)
+    registry.sampler(sampler)
     if run is None and not request.prompts:
         raise Error(
             'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a fox, fluent '
@@ -223,10 +221,10 @@ def make(
     """
     if columns is not None and not 1 <= columns <= SHEET:
         raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
-    from kuosan import trained as opening
-    from kuosan.cli.picture_folder import claim
+    from kuosan.cli.image_folder import claim
     from kuosan.device import choose
-    from kuosan.sample import guided, sizes, write
+    from kuosan.sample import guidance_models, sizes, write
+    from kuosan.sample import pipeline as opening
     from kuosan.sample.plan import plan, refuse_to_itself
 
     trained = opening.load(run, compute=choose(where))
@@ -239,7 +237,7 @@ def make(
     start = opening.picture(sized, Path(request.image), trained.reading, say) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
-    guided.check(trained.model, request, guides)
+    guidance_models.check(trained.model, request, guides)
     recipe = trained.recipe(request, start, helpers)
     with claim(run, out, recipe, walk, gif) as output:
         _say_plan(trained, request, walk, size)
@@ -271,7 +269,7 @@ def _refuse_early(run: Path, request: Request) -> None:
     """What a run's configuration alone can refuse, without loading torch."""
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
         return  # a checkpoint's own is read when its bytes are checked
-    from kuosan.model import OwnNetwork, missing_network
+    from kuosan.models.model import OwnNetwork, missing_network
     from kuosan.sample.plan import check_guides, choose
 
     config = stored(run)
@@ -286,7 +284,7 @@ def _refuse_early(run: Path, request: Request) -> None:
 
 def stored(run: Path) -> ModelConfig | None:
     """The model of a run by its config.yaml; None where that is damaged or not there: the checkpoint's own decides."""
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
 
     try:
         return trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
@@ -310,7 +308,7 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
         )
 
 
-def _say_plan(trained: Trained, request: Request, walk: Plan, size: tuple[int, int]) -> None:
+def _say_plan(trained: Pipeline, request: Request, walk: SamplePlan, size: tuple[int, int]) -> None:
     channels, (width, height) = trained.model.shape[0], size
     if trained.model.config.task.text and not request.prompts:
         say("no prompt: pictures of no text; say what to make in quotes behind the run, or with --prompt.")

@@ -15,8 +15,9 @@ from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
 from kuosan.data.config import as_begun
 from kuosan.errors import Error, unknown
-from kuosan.files import size_text
 from kuosan.networks.config import Size
+from kuosan.options import Tree
+from kuosan.storage.files import size_text
 from kuosan.train.config import SHORT, RunConfig, check
 
 
@@ -74,7 +75,7 @@ def train(
     return _run(out, tree, network or "small", init, accept_new_data, dry_run, typed)
 
 
-def _groups(tree: trees.Tree) -> trees.Tree:
+def _groups(tree: Tree) -> Tree:
     """A configuration file's tree, once each of its top keys is a known group of settings."""
     trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
     return tree
@@ -95,7 +96,7 @@ def recipe(name: str) -> Path:
     return own / f"{name}.yaml"
 
 
-def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
+def _place(out: Path | None, tree: Tree) -> tuple[Path, Tree]:
     """The run's folder, and the configuration with the data filled in from a run that is there already."""
     path = tree.get("data", {}).get("path")
     if out is None and path is None:
@@ -104,12 +105,14 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
         name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
         return Path("runs") / name.removesuffix(".zip"), tree
     if path is None:
-        from kuosan import checkpoint  # a save's own configuration: the run's copy may be lost, damaged or edited
+        from kuosan.storage import (
+            checkpoint,  # a save's own configuration: the run's copy may be lost, damaged or edited
+        )
 
         if checkpoint.checkpoints(out):
             before = checkpoint.load_config(out)
         elif (out / "config.yaml").is_file():
-            from kuosan.train.folder import is_whole
+            from kuosan.train.resume import is_whole
 
             before = trees.load(out / "config.yaml")
             before = as_begun(before) if is_whole(before) else before
@@ -122,13 +125,13 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
 
 
 def _run(
-    out: Path, tree: trees.Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
+    out: Path, tree: Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
 ) -> int:
-    from kuosan import checkpoint
     from kuosan.cli.console import TrainingReport
-    from kuosan.data.captioned import first_rows
+    from kuosan.data.doctor import first_rows
+    from kuosan.storage import checkpoint
     from kuosan.train import api
-    from kuosan.train.report import Silent
+    from kuosan.train.report import SilentTraining
 
     if init is not None:
         checkpoint.load_config(init)  # refused before anything is written
@@ -143,14 +146,14 @@ def _run(
             for row in first_rows(asked.pictures):
                 say(f"caption: {row}")
     if dry_run:
-        run = api.start(asked, Silent(), init=init, accept_new_data=accept_new_data, dry=True)
+        run = api.start(asked, SilentTraining(), init=init, accept_new_data=accept_new_data, dry=True)
         if first:
             _plan(run, asked)
             say("dry run: nothing was written.")
         api.let_go(run)
         return 0
     with TrainingReport() if first else _Nobody() as report:
-        heard: Any = report if first else Silent()
+        heard: Any = report if first else SilentTraining()
         run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
         if first:
             _plan(run, asked)

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kuosan.convert.diffusers_config import beside, check_types
-from kuosan.convert.tables import check_size, modern, parts_of, split, stacked
+from kuosan.convert.diffusers import beside, check_size, check_types, modern, parts_of, split, stacked
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kuosan.data.headers import Refused
-from kuosan.data.layers import Layers, Part
+from kuosan.data.layers import Layers, LayerTile
 from kuosan.data.pixels import tiles
 
 RAW, RLE8, RLE4, MASKS, ALPHA_MASKS = 0, 1, 2, 3, 6
@@ -57,7 +57,7 @@ class Bitmap:
         two, ramp = [[0] * 3, [255] * 3], [[i] * 3 for i in range(len(given))]
         return not ((given == two and self.bits > 1) or (given == ramp and self.bits < 8))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[LayerTile]:
         """Colour and straight alpha, part by part.
 
         Raises:
@@ -76,7 +76,7 @@ class Bitmap:
                 found = self._indices(first, last, left, right) if runs is None else runs[first:last, left:right]
                 pixels = table[found]
             pixels = pixels[::-1] if self.upside_down else pixels
-            yield Part(top, left, pixels[..., :3], pixels[..., 3:] if pixels.shape[2] == 4 else None)
+            yield LayerTile(top, left, pixels[..., :3], pixels[..., 3:] if pixels.shape[2] == 4 else None)
 
     def _stored(self, first: int, last: int, start: int, stop: int) -> np.ndarray:
         """Bytes `start` to `stop` of some stored rows, (h, bytes)."""

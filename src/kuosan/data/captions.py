@@ -1,17 +1,218 @@
-"""What lies beside images, read: captions, labels and split from lists and from the files of each image's name."""
+"""Lists of images: `metadata.jsonl`, `metadata.csv` or another CSV, and the dataset.json of StyleGAN and EDM.
+
+A list called otherwise (captions.csv) is taken where a folder holds one such list and no `metadata` file.
+
+What lies beside images, read: captions, labels and split from lists and from the files of each image's name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from kuosan.data.beside import CAPTIONS as CAPTIONS
-from kuosan.data.beside import Beside, Read
-from kuosan.data.cells import caption_text as caption_text
-from kuosan.data.cells import class_name as class_name
 from kuosan.data.config import LABEL
-from kuosan.data.lists import read_datasets, read_lists
-from kuosan.data.naming import Finder
-from kuosan.data.sidecars import read_first_texts, read_sidecars
+from kuosan.data.metadata import ENDINGS, FILE_NAME, Row, columns, json_object, read_first_texts, read_sidecars, rows
+from kuosan.data.text_files import CAPTIONS, END, Beside, Finder, Match, NoMatch, Read, decode_text
+from kuosan.data.text_files import caption_text as caption_text
+from kuosan.data.text_files import class_name as class_name
+from kuosan.data.walk import ROLES, VALIDATION, Role
+from kuosan.errors import Error
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+UNREAD = ("metadata.parquet",)  # lists that other tools read
+DATASET = "dataset.json"  # {"labels": [[file, class], ...]}
+SPLIT = "split"  # the column that says whether an image is trained on
+SPLITS: dict[str, Role] = {**ROLES, "held_out": VALIDATION}
+FIRST_SPLITS = ("train", "training", "test", "held_out", "validation", "valid", "val")  # those of version 1
+MOST_BYTES = 1 << 28  # a metadata file beyond this is no list of captions
+BEGINNING = 1 << 16  # bytes of a file that show whether it lists images
+
+Found = dict[str, tuple[int, Row]]  # image -> the last line that speaks of it
+
+
+def read_lists(names: list[str], finder: Finder, beside: Beside) -> None:
+    """Read metadata, and the only other list of a folder without any.
+
+    Raises:
+        Error: there is a list of images of a kind that is not read.
+    """
+    own = [name for name in names if _base(name, beside) in METADATA]
+    folders = {posixpath.dirname(name) for name in own}
+    others: dict[str, dict[str, list[str]]] = {}  # folder -> list -> its columns
+    for name in names:
+        folder = posixpath.dirname(name)
+        if folder in folders:
+            continue
+        if beside.version > 1 and _base(name, beside) in UNREAD:
+            raise Error(
+                f"{name} lists images, but parquet is not read: write it as {METADATA[0]} (in pandas: read_parquet(...)"
+                f".to_csv({METADATA[0]!r}, index=False)) or {METADATA[1]}, or move it away to go on without it."
+            )
+        if name.lower().endswith(ENDINGS):
+            found = _beginning(name, beside)
+            if FILE_NAME in found and {*CAPTIONS, SPLIT, beside.label_column} & {*found}:
+                others.setdefault(folder, {})[name] = found
+    for lists in others.values():
+        beside.taken.update(lists)
+        if len(lists) > 1:
+            why = f"one of {len(lists)} lists in its folder: call the right one metadata{ENDINGS[0]}"
+            beside.problems += [(name, why) for name in lists]
+            continue
+        ((name, found),) = lists.items()
+        own.append(name)
+        beside.notes.append(f"{name} is read as the list of its folder's pictures, with {', '.join(found)}.")
+    for name in sorted(own):
+        beside.taken.add(name)
+        text = beside.text(name, MOST_BYTES) or ""  # before rows are counted: its problem has no line
+        _keep_rows(name, _rows(name, text, beside), finder, beside)
+
+
+def read_datasets(names: list[str], finder: Finder, beside: Beside) -> None:
+    """Read the classes that StyleGAN and EDM keep in dataset.json."""
+    for name in (name for name in names if posixpath.basename(name) == DATASET):
+        found = json_object(beside.text(name, MOST_BYTES) or "")
+        if found is None or "labels" not in found:
+            continue
+        beside.taken.add(name)
+        labels = found["labels"]
+        pairs = list(labels.items()) if isinstance(labels, dict) else labels
+        if not pairs:
+            beside.notes.append(f"{name} gives no labels.")
+        elif beside.label_column != LABEL:
+            beside.notes.append(f"The labels in {name} are not used: label_column is {beside.label_column!r}.")
+        elif not isinstance(pairs, list):
+            beside.problem(name, "its labels are no list of [file, class]")
+        else:
+            _keep_rows(name, _pairs(name, pairs, beside), finder, beside)
+            beside.notes.append(f"{name} gives the labels.")
+
+
+def _base(name: str, beside: Beside) -> str:
+    base = posixpath.basename(name)
+    return base if beside.version == 1 else base.lower()
+
+
+def _known(beside: Beside) -> tuple[str, ...] | None:
+    """The columns that are meant in whatever capitals."""
+    return None if beside.version == 1 else (*CAPTIONS, SPLIT, beside.label_column)
+
+
+def _beginning(name: str, beside: Beside) -> list[str]:
+    """The columns of a file, if it lists images."""
+    try:
+        content = beside.read(name, BEGINNING)
+        if beside.version == 1:
+            return columns(name, content.decode("utf-8-sig", "ignore"))
+        return columns(name, decode_text(content, beginning=len(content) == BEGINNING)[0], _known(beside))
+    except Exception:  # it is then no image either, and reported as such
+        return []
+
+
+def _rows(name: str, text: str, beside: Beside) -> Iterator[tuple[int, Row]]:
+    for number, row in rows(name, text, _known(beside)):
+        if isinstance(row, str):
+            beside.problem(_place(name, number), row)
+        else:
+            beside.columns.update(dict.fromkeys(column for column in row if column != FILE_NAME))
+            yield number, row
+
+
+def _pairs(name: str, pairs: list[Any], beside: Beside) -> Iterator[tuple[int, Row]]:
+    for number, pair in enumerate(pairs, 1):
+        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str):
+            yield number, {FILE_NAME: pair[0], LABEL: pair[1]}
+        else:
+            beside.problem(_place(name, number), "is no pair of a file and its class")
+
+
+def _keep_rows(name: str, lines: Iterator[tuple[int, Row]], finder: Finder, beside: Beside) -> None:
+    """Keep what the rows of a list say of images; of two that name one image the last."""
+    folder, inexact, found = posixpath.dirname(name), list[tuple[int, Row]](), Found()
+    before = len(beside.problems)
+    for number, row in lines:
+        image = finder.exact(folder, row[FILE_NAME])
+        if image is None and beside.version > 1:
+            inexact.append((number, row))
+        elif image is None:
+            beside.problem(_place(name, number), f"names {row[FILE_NAME]!r}, which is not there")
+        else:
+            _once(name, number, row, image, found, beside)
+    found |= _inexact(name, inexact, found, finder, beside)
+    beside.problems[before:] = sorted(beside.problems[before:], key=lambda problem: int(problem[0].split()[-1]))
+    for image, (number, row) in found.items():
+        _keep(row, image, _place(name, number), beside)
+
+
+def _once(name: str, number: int, row: Row, image: str, found: Found, beside: Beside) -> None:
+    if image in found:
+        beside.problem(_place(name, number), f"names {row[FILE_NAME]!r} again: line {found[image][0]} is not used")
+    found[image] = number, row
+
+
+def _inexact(name: str, lines: list[tuple[int, Row]], taken: Found, finder: Finder, beside: Beside) -> Found:
+    """The rows whose images are called otherwise; what is not sure is a problem."""
+    matches: list[tuple[int, Row, Match]] = []
+    for number, row in lines:
+        try:
+            match = finder.find(posixpath.dirname(name), row[FILE_NAME])
+        except NoMatch as reason:
+            beside.problem(_place(name, number), str(reason))
+            continue
+        if match.name in taken:
+            what = f"names {row[FILE_NAME]!r}, which is not there ({match.name} has a row of its own)"
+            beside.problem(_place(name, number), what)
+        else:
+            matches.append((number, row, match))
+    dropped = {match.dropped for _, _, match in matches if match.how == END}
+    deeper = {path for path in dropped if any(parent in dropped for parent in _parents(path))}
+    given: dict[str, set[str]] = {}
+    for _, row, match in matches:
+        given.setdefault(match.name, set()).add(row[FILE_NAME])
+    found = Found()
+    for number, row, match in matches:
+        why = ""
+        if len(given[match.name]) > 1:
+            why = "other rows may mean it too"
+        elif match.how == END and match.dropped in deeper:
+            why = "of other rows' paths more folders are here"
+        if why:
+            what = f"names {row[FILE_NAME]!r}, which may or may not be {match.name}: {why}"
+            beside.problem(_place(name, number), what)
+        else:
+            _once(name, number, row, match.name, found, beside)
+    for image, (_, row) in list(found.items())[:1]:
+        beside.notes.append(
+            f"{len(found):,} rows of {name} write an image's name otherwise, such as {row[FILE_NAME]!r} for {image}."
+        )
+    return found
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders above a path, itself not."""
+    return (path[: slash.start()] for slash in re.finditer("/", path))
+
+
+def _keep(row: Row, image: str, place: str, beside: Beside) -> None:
+    said = [name for name in CAPTIONS if (row[name].strip() if isinstance(row.get(name), str) else row.get(name))]
+    column = said[0] if said else CAPTIONS[0]
+    beside.say(beside.captions, image, beside.caption(place, row.get(column), column), place)
+    if isinstance(row.get(column), list) and len(row[column]) > 1:
+        beside.problem(place, f"has {len(row[column])} captions: the first is used")
+    if beside.label_column != SPLIT:
+        split = str(row.get(SPLIT) or "").strip().lower().replace("-", "_")
+        known = [*SPLITS] if beside.version > 1 else [*FIRST_SPLITS]
+        if split in known:
+            role = SPLITS[split]
+            beside.say(beside.splits, image, role if beside.version > 1 or role == "train" else VALIDATION, place)
+        elif split:
+            beside.problem(place, f"says split {row[SPLIT]!r}: known are {', '.join(known)}")
+    beside.say_class(place, [image], row.get(beside.label_column))
+
+
+def _place(name: str, number: int) -> str:
+    return f"{name} {'entry' if posixpath.basename(name) == DATASET else 'line'} {number}"
 
 
 def read_beside(

@@ -24,9 +24,20 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from kuosan.data import bmp, strips, tiff
-from kuosan.data.aside import Aside, aside, check_profile, check_tags, without_mark
 from kuosan.data.colour import of_profile
-from kuosan.data.footprint import DECODERS, MAX_BYTES, check_needed, needed, needed_here, webp_size
+from kuosan.data.footprint import (
+    DECODERS,
+    MAX_BYTES,
+    Aside,
+    aside,
+    check_needed,
+    check_profile,
+    check_tags,
+    needed,
+    needed_here,
+    webp_size,
+    without_mark,
+)
 from kuosan.data.headers import (
     Refused,
     gif_uncovered,

@@ -1,4 +1,6 @@
-"""What will be used, resized, converted and skipped, and why: `examine(config) -> Report`, nothing changed.
+"""A data set's captions as a person looks at them: how many, the longest, the first few beside their pictures.
+
+What will be used, resized, converted and skipped, and why: `examine(config) -> Report`, nothing changed.
 
 The report of an opened data set is the same one.
 """
@@ -10,26 +12,74 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kuosan.data import captioned
-from kuosan.data.buckets import Buckets, cut, sorted_into
-from kuosan.data.config import HOLD_OUT, DataConfig
-from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
-from kuosan.data.near import Near
+from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.metadata import WORDS
+from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Progress, Scan, by_content, scan
-from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
-from kuosan.files import write_atomic
+from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
+from kuosan.storage.files import write_atomic
+
+if TYPE_CHECKING:
+    from kuosan.data.dataset import Pictures
+
+CAPTIONS_SHOWN = 5  # rows
+WIDE = 120  # characters shown of a caption
+
+
+def first_rows(pictures: Pictures, n: int = CAPTIONS_SHOWN) -> list[str]:
+    """The first pictures that are trained on, `name -> caption` each."""
+    return [_row(pictures.scan.entries[int(i)]) for i in pictures.train[:n]]
+
+
+def rows(entries: Sequence[Entry], n: int = CAPTIONS_SHOWN) -> list[str]:
+    """The first pictures by number, `name -> caption` each; none where nobody has a caption."""
+    return [_row(entry) for entry in entries[:n]] if any(entry.caption for entry in entries) else []
+
+
+def summary(entries: Sequence[Entry]) -> str:
+    """How many pictures have a caption, and the longest."""
+    texts = [(len(entry.caption), entry.name, entry.caption) for entry in entries if entry.caption]
+    if not texts:
+        return "No picture has a caption."
+    count, name, text = max(texts, key=lambda item: item[0])
+    different = len({caption for _, _, caption in texts})
+    return (
+        f"{len(texts):,} of {len(entries):,} pictures have a caption, {different:,} different ones; the longest has "
+        f"{count:,} characters: {_printable(name)} -> {_shown(text)}"
+    )
+
+
+def without(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """The pictures that have no caption, where others have one: (name, '')."""
+    some = any(entry.caption for entry in entries)
+    return [(entry.name, "") for entry in entries if some and not entry.caption]
+
+
+def _row(entry: Entry) -> str:
+    return f"{_printable(entry.name)} -> {_shown(entry.caption) if entry.caption else '(no caption)'}"
+
+
+def _shown(text: str) -> str:
+    return _printable(text if len(text) <= WIDE else text[: WIDE - 3] + "...")
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()  # names may be no text at all
+
 
 NUMBER = r"-?[0-9]{1,300}(\.[0-9]+)?"  # a class that is a number, and no infinite one
 SHOWN = 5  # examples a kind in `lines`; the written list has all
 
 
-class Report:
+class DataReport:
     """Every file of a data set accounted for."""
 
     def __init__(self, config: DataConfig, scanned: Scan) -> None:
@@ -189,7 +239,7 @@ class Report:
         elif self.scan.listing.columns:
             lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
             lines[-1] += " Set label_column to one of them to take it as the class."
-        lines += [*self.scan.listing.notes, *self._aside(), captioned.summary(self.scan.entries)]
+        lines += [*self.scan.listing.notes, *self._aside(), summary(self.scan.entries)]
         ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
             lines.append(f"range {self.config.range} changes nothing: these images say which number is white.")
@@ -218,7 +268,7 @@ class Report:
             (self.parted(), parted),
             (self._without_class(), "have no class: a model with labels learns them under the null label"),
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
-            (captioned.without(self.scan.entries), "have no caption, or an empty one"),
+            (without(self.scan.entries), "have no caption, or an empty one"),
             (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
@@ -283,16 +333,16 @@ class Report:
         )
 
 
-def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
+def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> DataReport:
     """Look at every file that `config` names as training would, keeping nothing.
 
     Raises:
         Error: the path names no data set. A data set without one usable picture is a report, not an error.
     """
-    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
+    return DataReport(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: DataReport, folder: Path) -> list[Path]:
     """accepted.csv, rejected.csv and summary.json into `folder`, which is made.
 
     Raises:
@@ -319,7 +369,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _groups_of(report: Report) -> dict[int, str]:
+def _groups_of(report: DataReport) -> dict[int, str]:
     """The name of the leader of each image that has near duplicates."""
     found, names = report.near, [entry.name for entry in report.scan.entries]
     return {} if found is None else {i: names[int(found.found.leader[i])] for ids in found.groups for i in ids}

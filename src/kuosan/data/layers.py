@@ -41,7 +41,7 @@ Scale = tuple[float, float]  # the numbers that are black and white, where a fil
 NO_WHITE = "nobody has agreed which value is white; save it as 8 or 16 bits"
 
 
-class Part(NamedTuple):
+class LayerTile(NamedTuple):
     """A rectangle of an image as stored: where it lies, and its layers."""
 
     top: int
@@ -50,11 +50,11 @@ class Part(NamedTuple):
     alpha: np.ndarray | None = None  # (h, w, 1) of the same type, or uint8
 
 
-Parts = Callable[[], Iterator[Part]]  # every part once, from the first at each call
+Parts = Callable[[], Iterator[LayerTile]]  # every part once, from the first at each call
 Work = Callable[[Image.Image], tuple[np.ndarray, np.ndarray | None]]  # colour and alpha of a piece of an image
 
 
-def nothing() -> Iterator[Part]:
+def nothing() -> Iterator[LayerTile]:
     """The parts of an image that nobody has read yet."""
     yield from ()
 
@@ -83,7 +83,7 @@ class Layers:
         convert = self._profiled(first) if self.profile and self.space is None else None
         parts, space, divide = self.parts, self.space, self.premultiplied
 
-        def finished() -> Iterator[Part]:
+        def finished() -> Iterator[LayerTile]:
             for top, left, colour, alpha in parts():
                 if alpha is not None:
                     colour = unmultiplied(colour, alpha) if divide else colour
@@ -93,7 +93,7 @@ class Layers:
                 else:
                     colour = eight_bits(colour) if colour.dtype == np.uint16 else colour
                     colour = colour if convert is None else convert(colour)
-                yield Part(top, left, colour, alpha)
+                yield LayerTile(top, left, colour, alpha)
 
         self.parts = finished
         if self.turn in TURNS:
@@ -133,7 +133,7 @@ class Layers:
         """Change the colour of every part."""
         parts = self.parts
 
-        def changed() -> Iterator[Part]:
+        def changed() -> Iterator[LayerTile]:
             for part in parts():
                 yield part._replace(colour=work(part.colour))
 
@@ -143,7 +143,7 @@ class Layers:
     def _upright_size(self) -> tuple[int, int]:
         return self.size[::-1] if 5 <= self.turn <= 8 else self.size
 
-    def _profiled(self, first: Part) -> Callable[[np.ndarray], np.ndarray] | None:
+    def _profiled(self, first: LayerTile) -> Callable[[np.ndarray], np.ndarray] | None:
         """What leads through the colour profile into sRGB; None where it is sRGB, broken, or becomes `space`."""
         assert self.profile is not None
         if _is_srgb(self.profile, self):
@@ -174,11 +174,11 @@ class Layers:
 def of_array(read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> Parts:
     """The parts of layers that are held whole, (H, W, C) and (H, W, 1) or None."""
 
-    def parts() -> Iterator[Part]:
+    def parts() -> Iterator[LayerTile]:
         colour, alpha = read()
         for top, left, bottom, right in tiles(*colour.shape[:2]):
             box = slice(top, bottom), slice(left, right)
-            yield Part(top, left, colour[box], None if alpha is None else alpha[box])
+            yield LayerTile(top, left, colour[box], None if alpha is None else alpha[box])
 
     return parts
 
@@ -186,10 +186,10 @@ def of_array(read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> Parts:
 def of_image(image: Image.Image, work: Work) -> Parts:
     """The parts of a loaded image: `work` is done to a copy of one small piece at a time."""
 
-    def parts() -> Iterator[Part]:
+    def parts() -> Iterator[LayerTile]:
         for top, left, bottom, right in tiles(image.height, image.width):
             whole = (right - left, bottom - top) == image.size
-            yield Part(top, left, *work(image if whole else image.crop((left, top, right, bottom))))
+            yield LayerTile(top, left, *work(image if whole else image.crop((left, top, right, bottom))))
 
     return parts
 

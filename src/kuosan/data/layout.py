@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from kuosan.data.entries import ROLES, TEST, TRAIN, VALIDATION, Entry, Listing, Role
+from kuosan.data.walk import ROLES, TEST, TRAIN, VALIDATION, Entry, Listing, Role
 
 SPLIT_NAME = re.compile(rf"({'|'.join(ROLES)})([-_ .]?(sets?|images?|imgs?|data))?([-_ .]?\d+)?(-of-\d+)?", re.I)
 SHARD_NAME = re.compile(

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from kuosan.data.colour import of_code_points, of_gamma, of_profile
 from kuosan.data.headers import Refused, avif_properties
-from kuosan.data.layers import VIEWS, Layers, Part, of_image
+from kuosan.data.layers import VIEWS, Layers, LayerTile, of_image
 from kuosan.data.pixels import tiles
 
 
@@ -83,17 +83,17 @@ def wide_png(layers: Layers, chunks: dict[bytes, bytes], content: bytes) -> bool
     del first
     low = _as_raw(content, mode, f"{mode};16L")
 
-    def parts() -> Iterator[Part]:
+    def parts() -> Iterator[LayerTile]:
         for top, left, bottom, right in tiles(*layers.size):
             box, piece = (slice(top, bottom), slice(left, right)), np.asarray(low.crop((left, top, right, bottom)))
             colour = (high[box].astype(np.uint16) << 8) | piece[..., :3]
             if opaque is not None:
-                yield Part(top, left, colour, (opaque[box].astype(np.uint16) << 8) | piece[..., 3:])
+                yield LayerTile(top, left, colour, (opaque[box].astype(np.uint16) << 8) | piece[..., 3:])
             elif clear is not None:
                 same = (colour == np.array(clear, np.uint16)).all(2, keepdims=True)
-                yield Part(top, left, colour, np.where(same, np.uint8(0), np.uint8(255)))
+                yield LayerTile(top, left, colour, np.where(same, np.uint8(0), np.uint8(255)))
             else:
-                yield Part(top, left, colour)
+                yield LayerTile(top, left, colour)
 
     layers.parts = parts
     return True
@@ -139,12 +139,12 @@ def uncover(layers: Layers, box: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = box
     covered = layers.parts
 
-    def parts() -> Iterator[Part]:
+    def parts() -> Iterator[LayerTile]:
         for y, x, colour, alpha in covered():
             h, w = colour.shape[:2]
             seen = np.zeros((h, w, 1), np.uint8) if alpha is None else np.zeros_like(alpha)
             inside = slice(max(0, top - y), max(0, bottom - y)), slice(max(0, left - x), max(0, right - x))
             seen[inside] = 255 if alpha is None else alpha[inside]
-            yield Part(y, x, colour, seen)
+            yield LayerTile(y, x, colour, seen)
 
     layers.parts = parts

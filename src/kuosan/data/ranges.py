@@ -48,7 +48,7 @@ class _Tally:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RangeReading:
     """How the numbers of a data set are read: a scale for each type, and the sentences that say so."""
 
     scales: dict[str, Scale]
@@ -147,7 +147,7 @@ class Survey:
         tally.from_zero += int(np.count_nonzero(from_about_zero & (low == 0)))
         tally.dim += int(np.count_nonzero((high > low) & (high > 0) & (high <= 1)))
 
-    def reading(self, damaged_are_skipped: bool = False) -> Reading:
+    def reading(self, damaged_are_skipped: bool = False) -> RangeReading:
         """Decide.
 
         Args:
@@ -173,7 +173,7 @@ class Survey:
         channels = {1: "grey", 3: "red, green, blue", 4: "red, green, blue and transparency"}
         if lines and max(self.channels) > 1:
             lines[-1] += f" Channels are taken as {' or '.join(channels[c] for c in sorted(self.channels))}."
-        return Reading(scales, tuple(lines))
+        return RangeReading(scales, tuple(lines))
 
     def _scale(self, tally: _Tally) -> Scale:
         if tally.name == "bool":

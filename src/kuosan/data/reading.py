@@ -19,11 +19,10 @@ import numpy as np
 from kuosan import config as trees
 from kuosan.data.config import DataConfig, rgb, scale_of
 from kuosan.data.decoding import Decoded, decode
-from kuosan.data.entries import Look
 from kuosan.data.headers import Refused
-from kuosan.data.pixels import is_grey, with_channels
-from kuosan.data.resizing import cover, fit
-from kuosan.data.scan import Plan, decide
+from kuosan.data.pixels import cover, fit, is_grey, with_channels
+from kuosan.data.scan import ResizePlan, decide
+from kuosan.data.walk import Look
 from kuosan.errors import Error
 
 FACT = "reading"  # in a checkpoint's state: the rule that `auto` came to on the training images
@@ -148,7 +147,7 @@ class Reading:
 OLDER = Reading(DataConfig(resize="crop"))  # how start images were read before: white, covering, centre cut
 
 
-def stored_rule(plan: Plan) -> str | None:
+def stored_rule(plan: ResizePlan) -> str | None:
     """What a checkpoint keeps of the rule that its data came to; None for buckets, which name themselves."""
     return plan.rule if plan.rule in RULES and not plan.shapes else None
 

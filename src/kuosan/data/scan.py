@@ -2,32 +2,35 @@
 
 Two passes: headers (kind, size, content hash), from which size and rule are decided; then pixels, because only
 decoding shows whether a file is whole.
+
+What earlier looks told, in a file the caller names: a file of the same size and time is not looked at again.
+
+Pictures kept in memory as bytes: one array for all pictures of a shape. Torch-free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from kuosan.data.buckets import Shape, nearest, shapes, usual_step
-from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
+from kuosan.data.config import SIZES, DataConfig, Shape, nearest, rgb, scale_of, shapes, usual_step
 from kuosan.data.decoding import Decoded, decode_to, read_header
-from kuosan.data.entries import Entry, Listing, Look, Source
 from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
-from kuosan.data.kept import Kept
 from kuosan.data.layout import understood
-from kuosan.data.ledger import Ledger
-from kuosan.data.pixels import is_grey, with_channels
-from kuosan.data.resizing import cover, fit
-from kuosan.data.views import View
+from kuosan.data.near_duplicates import View
+from kuosan.data.pixels import cover, fit, is_grey, with_channels
+from kuosan.data.walk import Entry, Listing, Look, Source
+from kuosan.storage.files import write_atomic
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 Job = TypeVar("Job")
@@ -39,7 +42,7 @@ BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResizePlan:
     """What is done to every picture: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
 
     With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels.
@@ -65,12 +68,12 @@ class Scan:
     """The usable entries in the order of their numbers, with looks; the rest in `refused`; pixels if they were kept."""
 
     listing: Listing
-    plan: Plan
+    plan: ResizePlan
     entries: list[Entry]
     looks: list[Look]
     places: list[int]  # each entry's place in the listing, which is what the source reads by
     refused: list[tuple[str, str]] = field(default_factory=list)
-    pixels: Kept | None = None
+    pixels: PixelStore | None = None
     by_pixels: bool = False  # whether images are the same by what they decode to, or by the bytes of their files
 
     def identity(self, i: int) -> str:
@@ -101,7 +104,7 @@ def scan(
     store = None
     sides = [plan.shape_of(looks[i]) for i in good]
     if keep and good and sum(h * w for h, w in sides) * plan.channels <= config.memory_gib * 2**30:
-        store = Kept.room(sides, plan.channels)
+        store = PixelStore.room(sides, plan.channels)
 
     def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
@@ -123,7 +126,12 @@ def scan(
 
 
 def _finish(
-    listing: Listing, plan: Plan, looks: list[Look], places: list[int], store: Kept | None, config: DataConfig
+    listing: Listing,
+    plan: ResizePlan,
+    looks: list[Look],
+    places: list[int],
+    store: PixelStore | None,
+    config: DataConfig,
 ) -> Scan:
     """The scan of the usable `places` of a listing; grey pictures stored as colour lose two channels."""
     kept = [looks[i] for i in places]
@@ -153,7 +161,7 @@ def content_key(content: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def decide(config: DataConfig, heads: list[Look]) -> Plan:
+def decide(config: DataConfig, heads: list[Look]) -> ResizePlan:
     """Size, rule and channels from the settings and, where they leave it open, from what is there."""
     sizes = {(head.width, head.height) for head in heads}
     size, why = config.size, "as set"
@@ -170,7 +178,7 @@ def decide(config: DataConfig, heads: list[Look]) -> Plan:
     every: tuple[Shape, ...] = ()
     if rule == "buckets":
         every = shapes(size, config.bucket_step or usual_step(size), config.bucket_aspect)
-    return Plan(size, side, rule, 1 if grey else 3, rgb(config.background), why, every)
+    return ResizePlan(size, side, rule, 1 if grey else 3, rgb(config.background), why, every)
 
 
 def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
@@ -218,7 +226,7 @@ def _pixels(
     i: int,
     head: Look,
     config: DataConfig,
-    plan: Plan,
+    plan: ResizePlan,
     store: np.ndarray | None,
     compared: bool,
 ) -> Look:
@@ -239,7 +247,7 @@ def _pixels(
         return replace(head, reason=str(reason))
 
 
-def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: Plan) -> np.ndarray:
+def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: ResizePlan) -> np.ndarray:
     """One picture as planned, (side, side, C) uint8.
 
     Raises:
@@ -259,7 +267,7 @@ def _decoded(
     i: int,
     head: Look,
     config: DataConfig,
-    plan: Plan,
+    plan: ResizePlan,
     use: Callable[[Decoded], Job],
     known: bool,
 ) -> Job:
@@ -274,7 +282,7 @@ def _decoded(
         return decode_to(content, use, plan.background, config.max_pixels, scale, config.max_bytes, known)
 
 
-def _shaped(pixels: np.ndarray, head: Look, plan: Plan) -> np.ndarray:
+def _shaped(pixels: np.ndarray, head: Look, plan: ResizePlan) -> np.ndarray:
     if plan.shapes:
         return cover(pixels, *plan.shape_of(head))
     return fit(pixels, plan.side, plan.rule, plan.background)
@@ -297,3 +305,109 @@ def _each(
                 done += 1
                 yield look
                 tell(what, done, len(jobs))
+
+
+VERSION = 2
+
+
+class Ledger:
+    """Looks by name and stamp; a ledger that is damaged or of other settings is as good as none."""
+
+    def __init__(self, path: Path | None, config: DataConfig) -> None:
+        self.path = path
+        self.head = {
+            "version": VERSION,
+            "path": str(Path(config.path).absolute()),
+            "max_pixels": config.max_pixels,
+            "background": config.background,  # grey pictures may be seen as grey on one, not on another
+            "resize": config.resize,
+            "range": config.range,
+            "split_version": config.split_version,
+        }
+        if config.max_bytes != DataConfig.max_bytes:
+            self.head["max_bytes"] = config.max_bytes
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        try:
+            found = json.loads(path.read_text())
+            if found["head"] == self.head:
+                self.rows = {name: row for name, row in found["rows"].items() if isinstance(row, dict)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self.rows = {}
+
+    def look(self, entry: Entry) -> Look | None:
+        """What was told of the file, if size and time are the same."""
+        row = self.rows.get(entry.name)
+        if row is None or entry.stamp is None or row.get("stamp") != list(entry.stamp):
+            return None
+        try:
+            look = Look(**row["look"])
+            view = base64.b64decode(row["look"]["view"], validate=True)
+            if view:
+                View.unpacked(view)
+        except (TypeError, KeyError, ValueError):
+            return None
+        return None if look.reason else replace(look, notes=tuple(look.notes), view=view)
+
+    def write(self, entries: list[Entry], looks: list[Look]) -> None:
+        """Put down what was told; the file is replaced whole.
+
+        Raises:
+            Error: it cannot be written.
+        """
+        if self.path is None:
+            return
+        rows = {
+            entry.name: {"stamp": entry.stamp, "look": _plain(look)}
+            for entry, look in zip(entries, looks)
+            if entry.stamp is not None and not look.reason
+        }
+        write_atomic(self.path, json.dumps({"head": self.head, "rows": rows}))
+
+
+def _plain(look: Look) -> dict[str, Any]:
+    """A look as JSON takes it."""
+    return {**asdict(look), "view": base64.b64encode(look.view).decode()}
+
+
+@dataclass(frozen=True)
+class PixelStore:
+    """Picture i is row `rows[i]` of `arrays[of[i]]`."""
+
+    arrays: tuple[np.ndarray, ...]  # (n, H, W, C) uint8 each
+    of: np.ndarray  # (N,) int64
+    rows: np.ndarray  # (N,) int64
+
+    @classmethod
+    def room(cls, shapes: Sequence[tuple[int, int]], channels: int) -> PixelStore:
+        """Room for pictures of these shapes (H, W), all black."""
+        kinds = sorted(set(shapes))
+        places = {shape: i for i, shape in enumerate(kinds)}
+        of = np.array([places[shape] for shape in shapes], np.int64)
+        rows = np.empty(len(of), np.int64)
+        for i in range(len(kinds)):
+            rows[of == i] = np.arange(np.count_nonzero(of == i))
+        arrays = (np.zeros((int((of == i).sum()), *shape, channels), np.uint8) for i, shape in enumerate(kinds))
+        return cls(tuple(arrays), of, rows)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """One picture, (H, W, C), to be read or written in place."""
+        kept: np.ndarray = self.arrays[int(self.of[i])][int(self.rows[i])]
+        return kept
+
+    @property
+    def nbytes(self) -> int:
+        """What all of them take."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def only(self, places: Sequence[int]) -> PixelStore:
+        """Some of them, in this order; the others stay in memory."""
+        return PixelStore(self.arrays, self.of[list(places)], self.rows[list(places)])
+
+    def grey(self) -> PixelStore:
+        """Their first channel alone."""
+        return PixelStore(tuple(np.ascontiguousarray(array[..., :1]) for array in self.arrays), self.of, self.rows)

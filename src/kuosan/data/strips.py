@@ -10,7 +10,7 @@ from PIL import Image
 
 from kuosan.data import tiff
 from kuosan.data.headers import Refused
-from kuosan.data.layers import ORIENTATION, Layers, Part, Scale, numbers, reader
+from kuosan.data.layers import ORIENTATION, Layers, LayerTile, Scale, numbers, reader
 from kuosan.data.pixels import BAND, bands, eight_bits
 from kuosan.data.tiff import DEFLATE, OLD_DEFLATE, PACKBITS, PALETTE, RAW, Sheet
 
@@ -23,7 +23,7 @@ def layers_of(sheet: Sheet, scale: Scale | None, profile: bytes | None = None) -
     """A TIFF of a kind that is read here and not by Pillow."""
     layers = Layers(sheet_mode(sheet), "TIFF", profile=profile or sheet.profile, turn=sheet.one(ORIENTATION, 1))
     layers.size, layers.reading, zero = (sheet.height, sheet.width), 2, sheet.photometric
-    layers.parts = lambda: (Part(*part) for part in samples(sheet))
+    layers.parts = lambda: (LayerTile(*part) for part in samples(sheet))
     if sheet.kind == 3:
         numbers(layers, "F", scale)
     elif sheet.bits[0] not in (1, 2, 4, 8):
@@ -34,7 +34,7 @@ def layers_of(sheet: Sheet, scale: Scale | None, profile: bytes | None = None) -
     work = None if mode is None else reader(layers, mode, None)
     layers.premultiplied, count, values = divide, sheet.colours, layers.parts
 
-    def meant() -> Iterator[Part]:
+    def meant() -> Iterator[LayerTile]:
         for top, left, found, _ in values():
             colour, alpha = found[..., :count], found[..., count : count + 1] if clear else None
             if work is not None and mode is not None:
@@ -45,7 +45,7 @@ def layers_of(sheet: Sheet, scale: Scale | None, profile: bytes | None = None) -
                 colour = np.iinfo(colour.dtype).max - colour
             elif zero == tiff.PALETTE:
                 colour = sheet.colours_of(colour[..., 0])
-            yield Part(top, left, colour, alpha)
+            yield LayerTile(top, left, colour, alpha)
 
     layers.parts = meant
     return layers.done()

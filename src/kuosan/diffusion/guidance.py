@@ -15,9 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, clock, denoiser
+from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, clock, denoiser, target, to_eps, to_x0
 from kuosan.diffusion.level import Level, mix, over
-from kuosan.diffusion.prediction import target, to_eps, to_x0
 from kuosan.diffusion.schedule import Schedule
 from kuosan.errors import Error
 

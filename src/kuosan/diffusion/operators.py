@@ -3,11 +3,19 @@
 `apply` is A and `adjoint` its transpose A^T; an operator may know its own `pseudo_inverse`, A^+, and `solve`,
 (A·A^T + tau·I)^-1 on the range of A, and for one that does not, conjugate gradients find them. Matrices are float64
 until they meet a picture, and then of its dtype and device.
+
+Conjugate gradients: v with matrix(v) = b for each picture of a batch, where only the product is known.
+
+The matrices of one axis that reduce or blur a line of pixels: each row the weights of one output pixel, of sum 1.
+
+Bicubic weights are Keys's cubic, a = -1/2, stretched by the scale and renormalised at the borders (Pillow's, and
+torch's with antialias). A blur mirrors the picture at its borders, the edge pixel repeated, so that it is symmetric.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -16,8 +24,6 @@ import torch
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.diffusion import filters
-from kuosan.diffusion.conjugate import conjugate_gradients, inner
 from kuosan.errors import Error
 
 Tau = float | Tensor  # a number, or (B, 1, 1, 1): one a picture
@@ -198,7 +204,7 @@ def area(scale: int, size: tuple[int, int]) -> Separable:
     Raises: Error for sides that scale does not divide.
     """
     height, width = _reducible("area", scale, size)
-    return Separable(filters.mean(scale, height), filters.mean(scale, width))
+    return Separable(mean(scale, height), mean(scale, width))
 
 
 def bicubic(scale: int, size: tuple[int, int]) -> Separable:
@@ -206,7 +212,7 @@ def bicubic(scale: int, size: tuple[int, int]) -> Separable:
     `interpolate(mode="bicubic", antialias=True)`. Raises: Error for sides that scale does not divide.
     """
     height, width = _reducible("bicubic", scale, size)
-    return Separable(filters.cubic(scale, height), filters.cubic(scale, width))
+    return Separable(cubic(scale, height), cubic(scale, width))
 
 
 def gaussian_blur(std: float, size: tuple[int, int], radius: int | None = None) -> Separable:
@@ -221,7 +227,7 @@ def gaussian_blur(std: float, size: tuple[int, int], radius: int | None = None) 
     if isinstance(radius, bool) or not isinstance(radius, int) or radius < 1:
         raise Error(f"blur of radius {radius!r}: need a whole number of pixels, 1 or more, or None for 4·std.")
     height, width = size
-    return Separable(filters.bell(std, height, radius), filters.bell(std, width, radius))
+    return Separable(bell(std, height, radius), bell(std, width, radius))
 
 
 def _reducible(name: str, scale: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -296,3 +302,67 @@ class Measurement:
         if self.y.shape[1:] != image.shape[1:] or len(self.y) not in (1, len(image)):
             raise Error(f"measurement y of {tuple(self.y.shape)}: this operator gives {tuple(image.shape)}.")
         return self.y.to(image) - image
+
+
+ITERATIONS = 500  # at most
+
+
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+    """The least v with matrix(v) = b, each picture on its own, for a symmetric matrix without negative eigenvalues.
+
+    Stops at a residual of 10·eps of b's (Hestenes & Stiefel 1952), where rounding ends progress, or after 500 steps.
+    Gives the v of least residual. Raises: Error for one that stays above a tenth of b's, or is no number.
+    """
+    v, residual = torch.zeros_like(b), b.clone()
+    direction, squared = residual, inner(residual, residual)
+    start = squared
+    goal = start * (10 * torch.finfo(b.dtype).eps) ** 2
+    best, least = v, squared
+    for _ in range(min(ITERATIONS, 4 * b[0].numel())):
+        going = squared > goal
+        if not going.any():
+            break
+        image = matrix(direction)
+        bend = inner(direction, image)
+        step = torch.where(going & (bend > 0), squared / bend, 0.0)
+        v = v + step * direction
+        residual = residual - step * image
+        before, squared = squared, inner(residual, residual)
+        direction = residual + torch.where(going, squared / before, 0.0) * direction
+        best, least = torch.where(squared < least, v, best), torch.minimum(squared, least)
+    if not bool(((least <= 0.01 * start) & start.isfinite()).all()):  # a tenth of b's length is far from an answer
+        raise Error(
+            "conjugate gradients on the operator diverged: its adjoint is not the transpose of its apply, or it is "
+            "not linear; try operators.check_adjoint, or give the operator a pseudo_inverse and a solve of its own."
+        )
+    return best
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each picture: (B, ...) -> (B, 1, ...)."""
+    return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)
+
+
+def mean(scale: int, side: int) -> Tensor:
+    """The mean of each `scale` pixels: (side/scale, side)."""
+    return torch.eye(side // scale, dtype=torch.float64).repeat_interleave(scale, dim=1) / scale
+
+
+def cubic(scale: int, side: int) -> Tensor:
+    """Keys's cubic (Keys 1981) about the middle of each `scale` pixels: (side/scale, side)."""
+    middle = scale * (torch.arange(side // scale, dtype=torch.float64) + 0.5)
+    away = (torch.arange(side, dtype=torch.float64) + 0.5 - middle[:, None]).abs() / scale
+    near = (1.5 * away - 2.5) * away**2 + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    weights = torch.where(away < 1, near, torch.where(away < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def bell(std: float, side: int, radius: int) -> Tensor:
+    """A Gaussian cut at `radius` pixels, over the mirrored line: (side, side)."""
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / std) ** 2)
+    weights /= weights.sum()
+    place = (torch.arange(side)[:, None] + offsets) % (2 * side)
+    place = torch.where(place < side, place, 2 * side - 1 - place)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add(1, place, weights.expand(side, -1))

@@ -2,52 +2,57 @@
 
 `prepare` opens everything and refuses what cannot be compared; `run` damages the pictures, has everybody restore them,
 and writes result.json, table.md and sheet.png, anew after each contestant, so that what is done is kept.
+
+The picture sheet of a comparison: a row a picture: truth, what was brought, everybody's first answer, with heads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from kuosan import checkpoint, manifest, outputs, trained
 from kuosan import config as trees
-from kuosan.data.images import as_written
+from kuosan.data.images import as_written, png_bytes
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.evaluate import compare_sheet, contestants, distortion, unseen
-from kuosan.evaluate.baselines import baselines
-from kuosan.evaluate.compared import NAME, SHEET, TABLE, Comparison, Scores
-from kuosan.evaluate.comparison import ComparisonConfig
-from kuosan.evaluate.contestants import Contestant
-from kuosan.evaluate.damaged import Damaged, damage
-from kuosan.evaluate.distortion import Distance, measure
-from kuosan.evaluate.progress import Report, Silent
-from kuosan.evaluate.unseen import Chosen, Schooling
-from kuosan.features.perceptual import perceptual
-from kuosan.files import write_atomic
-from kuosan.model import ModelConfig
+from kuosan.evaluate import comparison, train_overlap
+from kuosan.evaluate import damage as distortion
+from kuosan.evaluate.comparison import NAME, SHEET, TABLE, Comparison, ComparisonConfig, Contestant, Scores
+from kuosan.evaluate.damage import Damaged, Distance, baselines, damage, measure
+from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
+from kuosan.evaluate.train_overlap import Chosen, Schooling
+from kuosan.metrics.image_quality import perceptual
+from kuosan.models.model import ModelConfig
+from kuosan.sample import pipeline
+from kuosan.sample.constraint import told
 from kuosan.sample.generate import generate
-from kuosan.sample.guided import Guides
-from kuosan.sample.known import told
+from kuosan.sample.guidance_models import Guides
+from kuosan.sample.pipeline import Pipeline, guides_of
 from kuosan.sample.plan import Choice, check_guides, check_request
 from kuosan.sample.request import Request
+from kuosan.sample.write import GAP, cell
+from kuosan.storage import checkpoint, manifest, outputs
+from kuosan.storage.files import write_atomic
 from kuosan.text.prompts import escaped
-from kuosan.trained import Trained, guides_of
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.damage import Damaged
 
 MEASURED = 64  # answers of a rule measured at once
 OWN = ("captions",)  # prompts=captions of a contestant: each picture's own caption
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """A contestant, with what its request asks of its model."""
 
     name: str
@@ -57,11 +62,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ComparisonSetup:
     """Who restores what, and where it is kept."""
 
     config: ComparisonConfig
-    entries: tuple[Entry, ...]
+    entries: tuple[MethodEntry, ...]
     chosen: Chosen
     damaged: Damaged
     distance: Distance
@@ -81,7 +86,7 @@ def compare(
     pictures: str | Path,
     runs: Sequence[str | Path],
     *,
-    report: Report | None = None,
+    report: EvaluationReport | None = None,
     distance: Distance | None = None,
     **options: Any,
 ) -> Comparison:
@@ -96,27 +101,27 @@ def compare(
         Error: what cannot be compared; nothing is made then.
     """
     tree = {"pictures": str(pictures), "contestants": [str(run) for run in runs], **options}
-    report = report or Silent()
+    report = report or SilentEvaluation()
     return run(prepare(trees.build(ComparisonConfig, tree), report, distance), report)
 
 
-def prepare(config: ComparisonConfig, report: Report, distance: Distance | None = None) -> Prepared:
+def prepare(config: ComparisonConfig, report: EvaluationReport, distance: Distance | None = None) -> ComparisonSetup:
     """Open the runs' settings and the pictures, and damage these. Raises: Error for what cannot be compared."""
-    found = contestants.contestants(config)
+    found = comparison.contestants(config)
     saved = {run: checkpoint.load(run, parts=()) for one in found for run in _runs(one)}
     models = {run: trees.build(ModelConfig, each.config.get("model", {})) for run, each in saved.items()}
     shape = _one_shape({one.run: models[one.run] for one in found})
     entries = []
-    for name, one in zip(contestants.names(found), found):
+    for name, one in zip(comparison.names(found), found):
         request, choice = one.resolved(models[one.run])
         classifier, reference = (models[path] if path else None for path in (request.classifier, request.reference))
         check_guides(models[one.run], request, classifier, reference)
-        entries.append(Entry(name, one, request, choice))
+        entries.append(MethodEntry(name, one, request, choice))
     schooling = {
         run: Schooling(each.config.get("data", {}), each.state.get("data"), each.state.get(FACT))
         for run, each in saved.items()
     }
-    chosen = unseen.chosen(config, shape, schooling, report.progress)
+    chosen = train_overlap.chosen(config, shape, schooling, report.progress)
     for entry in entries:
         if entry.request.prompts == OWN:  # refused before anything is made
             _check_captions(models[entry.contestant.run], entry, _captions(chosen, entry))
@@ -127,10 +132,12 @@ def prepare(config: ComparisonConfig, report: Report, distance: Distance | None 
         features = {"name": distance.name, "hash": distance.hash, "resizing": distance.resizing}
     compute = choose(config.compute)
     weights = tuple(manifest.read(each.path)["ema.safetensors"].sha256 for each in saved.values())
-    return Prepared(config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights)
+    return ComparisonSetup(
+        config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights
+    )
 
 
-def run(prepared: Prepared, report: Report | None = None) -> Comparison:
+def run(prepared: ComparisonSetup, report: EvaluationReport | None = None) -> Comparison:
     """Have everybody restore the images, and write what was found into a folder that holds no other comparison.
 
     Raises:
@@ -140,30 +147,30 @@ def run(prepared: Prepared, report: Report | None = None) -> Comparison:
     about = [config, prepared.chosen.pictures.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
     names, read = [NAME, TABLE, SHEET], prepared.config.pictures
     with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, read) as output:
-        return _run(replace(prepared, folder=output.folder), report or Silent())
+        return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
 
 
-def _run(prepared: Prepared, report: Report) -> Comparison:
+def _run(prepared: ComparisonSetup, report: EvaluationReport) -> Comparison:
     """Have everybody restore the images; the result is written again after each contestant."""
     sheet: dict[str, Tensor] = {}
     result = _begun(prepared)
     rules = tuple(_by_rule(prepared, name, sheet) for name in baselines(prepared.damaged))
     result = replace(result, rules=rules)
-    opened: dict[str, Trained] = {}
+    opened: dict[str, Pipeline] = {}
     for i, entry in enumerate(prepared.entries):
         path = entry.contestant.run
         later = {other.contestant.run for other in prepared.entries[i:]}
         opened = {name: each for name, each in opened.items() if name in later}
         if path not in opened:
-            opened[path] = trained.load(path, compute=prepared.compute)
+            opened[path] = pipeline.load(path, compute=prepared.compute)
         scores = _by_model(prepared, entry, opened[path], sheet, report)
         result = replace(result, contestants=(*result.contestants, scores), lacking=result.lacking[1:])
         result.write(prepared.folder)
-        write_atomic(prepared.folder / SHEET, compare_sheet.sheet(prepared.damaged, sheet))
+        write_atomic(prepared.folder / SHEET, comparison_sheet(prepared.damaged, sheet))
     return result
 
 
-def _captions(chosen: Chosen, entry: Entry) -> list[str]:
+def _captions(chosen: Chosen, entry: MethodEntry) -> list[str]:
     """The captions of the pictures compared on, as prompts. Raises: Error where one has none."""
     found = chosen.pictures.captions or [None] * len(chosen.pictures)
     own = [found[int(i)] for i in chosen.ids]
@@ -173,7 +180,7 @@ def _captions(chosen: Chosen, entry: Entry) -> list[str]:
     return [escaped(text) for text in own if text]
 
 
-def _check_captions(model: ModelConfig, entry: Entry, own: Sequence[str]) -> None:
+def _check_captions(model: ModelConfig, entry: MethodEntry, own: Sequence[str]) -> None:
     """Refuse captions that a model cannot be told. Raises: Error."""
     try:
         check_request(model, replace(entry.request, prompts=tuple(own)))
@@ -196,7 +203,7 @@ def _one_shape(models: dict[str, ModelConfig]) -> tuple[int, int, int]:
     return shape
 
 
-def _begun(prepared: Prepared) -> Comparison:
+def _begun(prepared: ComparisonSetup) -> Comparison:
     """The result before anybody was measured."""
     config, damaged = prepared.config, prepared.damaged
     floor = None
@@ -217,13 +224,13 @@ def _begun(prepared: Prepared) -> Comparison:
     )
 
 
-def _by_rule(prepared: Prepared, name: str, sheet: dict[str, Tensor]) -> Scores:
+def _by_rule(prepared: ComparisonSetup, name: str, sheet: dict[str, Tensor]) -> Scores:
     """One of the ways without a model, measured."""
     damaged = prepared.damaged
     begin = time.perf_counter()
     answers = baselines(damaged)[name](damaged)
     seconds = (time.perf_counter() - begin) / len(damaged)
-    sheet[name] = as_written(answers[: compare_sheet.ROWS])
+    sheet[name] = as_written(answers[:ROWS])
     rounded = distortion.levels(answers)[:, None]
     parts = [
         measure(damaged.rows(first, first + MEASURED), rounded[first : first + MEASURED], prepared.distance)
@@ -232,7 +239,9 @@ def _by_rule(prepared: Prepared, name: str, sheet: dict[str, Tensor]) -> Scores:
     return Scores(name, _joined(parts), seconds=seconds)
 
 
-def _by_model(prepared: Prepared, entry: Entry, model: Trained, sheet: dict[str, Tensor], report: Report) -> Scores:
+def _by_model(
+    prepared: ComparisonSetup, entry: MethodEntry, model: Pipeline, sheet: dict[str, Tensor], report: EvaluationReport
+) -> Scores:
     """A contestant's answers, made and measured some pictures at a time."""
     damaged, config = prepared.damaged, prepared.config
     many = max(1, config.batch // config.variants)  # pictures at a time
@@ -248,7 +257,7 @@ def _by_model(prepared: Prepared, entry: Entry, model: Trained, sheet: dict[str,
             report.left(seconds * rest / len(part), rest * config.variants * entry.choice.evaluations)
         parts.append(measure(part, answers, prepared.distance))
         first_answers.append(answers[:, 0])
-    shown = torch.cat(first_answers)[: compare_sheet.ROWS]
+    shown = torch.cat(first_answers)[:ROWS]
     sheet[entry.name] = shown.float() / 127.5 - 1
     made = {
         "text": entry.contestant.text,
@@ -267,7 +276,13 @@ def _by_model(prepared: Prepared, entry: Entry, model: Trained, sheet: dict[str,
 
 
 def _answers(
-    prepared: Prepared, entry: Entry, model: Trained, guides: Guides, part: Damaged, first: int, report: Report
+    prepared: ComparisonSetup,
+    entry: MethodEntry,
+    model: Pipeline,
+    guides: Guides,
+    part: Damaged,
+    first: int,
+    report: EvaluationReport,
 ) -> Tensor:
     """Answers to some pictures, the first of them number `first`: (N, V, C, H, W) uint8."""
     variants = prepared.config.variants
@@ -294,3 +309,44 @@ def _answers(
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, list[float]]:
     """The values of all pictures, by measure."""
     return {name: np.concatenate([part[name].numpy() for part in parts]).tolist() for name in parts[0]}
+
+
+CELL = 128  # pixels a side at least: pictures are enlarged by whole factors to it
+ROWS = 8  # pictures at most
+FONT, LINE = 12, 15  # of the headings, pixels
+
+
+def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
+    """A PNG of the first pictures: truth, brought, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
+    height, width = damaged.truth.shape[-2:]
+    factor = -(-CELL // min(height, width))
+    size = (factor * width, factor * height)
+    columns = {"truth": damaged.truth, "brought": damaged.brought, **answers}
+    rows = min(ROWS, len(damaged))
+    heads = [wrapped(name, size[0]) for name in columns]
+    head = LINE * max(len(lines) for lines in heads) + GAP
+    canvas = Image.new("RGB", (len(columns) * (size[0] + GAP) + GAP, head + rows * (size[1] + GAP)), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
+    for c, (lines, pictures) in enumerate(zip(heads, columns.values())):
+        left = GAP + c * (size[0] + GAP)
+        for i, line in enumerate(lines):
+            pen.text((left, i * LINE), line, fill="black", font=font)
+        for r in range(rows):
+            canvas.paste(Image.fromarray(cell(pictures[r], size)), (left, head + r * (size[1] + GAP)))
+    return png_bytes(np.asarray(canvas))
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A heading in lines no wider than so many pixels, broken at spaces, or within a word that is too long."""
+    font, lines = ImageFont.load_default(FONT), [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line]

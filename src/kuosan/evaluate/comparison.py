@@ -1,20 +1,39 @@
-"""What restorers are compared on: which pictures, what is done to them, who restores them. Torch-free."""
+"""What restorers are compared on: which pictures, what is done to them, who restores them. Torch-free.
+
+Who is compared, as a person types it: RUN[:METHOD][,key=value...], resolved to a request of each. Torch-free.
+
+What a comparison of restorers found: every picture's values, and the tables made of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+import kuosan
 from kuosan import config as trees
+from kuosan import options
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error, unknown
-from kuosan.features.names import FEATURES
-from kuosan.sample.restoration import BOX, Restoration
-from kuosan.tasks.masks import KINDS
+from kuosan.metrics.estimate import Estimate, mean
+from kuosan.metrics.features.names import FEATURES
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample import request as restoring
+from kuosan.sample.plan import Choice, choose
+from kuosan.sample.request import BOX, METHODS, Request, Restoration
+from kuosan.storage.files import write_atomic
+from kuosan.tasks.task import KINDS
+
+if TYPE_CHECKING:
+    from kuosan.models.model import ModelConfig
 
 FOLDER = Path("comparisons")  # where comparisons are kept if nobody says
 MOST = (100_000, 1000)  # pictures, and answers to each
@@ -140,3 +159,307 @@ def masked(mask: str | None) -> tuple[str, ...] | tuple[int, int, int, int] | No
         if kind not in KINDS:
             raise unknown("kind of mask", kind, [*KINDS, "x,y,w,h (a box in pixels)"])
     return kinds
+
+
+CHECKPOINTS = "checkpoints"  # the folder of a run that holds its checkpoints
+COMMON = ("n", "batch", "image", "strength", "between")  # of a request: one for all contestants, or of no use here
+OWN = ("push", "jumps", "jump_length")  # of a restoration: what is a contestant's; the rest is the damage
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One run and how it restores; `request` is one answer's, before the method's usual steps are filled in."""
+
+    text: str  # as it was typed
+    run: str
+    method: str | None
+    settings: dict[str, Any]  # as they were typed
+    request: Request
+
+    @property
+    def name(self) -> str:
+        """The run's folder and the method, where one was named."""
+        return f"{_folder(self.run)}: {self.method}" if self.method else _folder(self.run)
+
+    @property
+    def asked(self) -> tuple[str, Request, bool]:
+        """All that the answers follow from; a sampler that is named keeps a method from its usual one."""
+        return self.run, self.request, "sampler" in self.settings
+
+    def _shown(self, model: ModelConfig) -> Request:
+        """The request; how the picture was shrunk is no news to a model that was trained to enlarge, and left out."""
+        damage = self.request.restoration
+        if damage is None or self.method is not None or model.task.kind != "super_resolution":
+            return self.request
+        return replace(self.request, restoration=replace(damage, down=None))
+
+    @property
+    def told(self) -> str:
+        """The settings, in words."""
+        return ", ".join(f"{key} {value}" for key, value in self.settings.items())
+
+    def resolved(self, model: ModelConfig) -> tuple[Request, Choice]:
+        """The request with its method's usual sampler and steps, and what that asks of the run's model.
+
+        Raises:
+            Error: a model that cannot undo this damage, or not so.
+        """
+        try:
+            if isinstance(model.network, ClassifierConfig):
+                raise Error("this is a classifier, which makes no pictures; name a run that does.")
+            request = self._shown(model)
+            request = restoring.usual(model, request, named="sampler" in self.settings)
+            return request, choose(model, request)
+        except Error as error:
+            raise Error(f"--with {self.text}: {error}") from None
+
+
+def contestants(config: ComparisonConfig) -> list[Contestant]:
+    """Everybody that a comparison names.
+
+    Raises:
+        Error: an unknown method or setting, one that is no contestant's own, somebody twice.
+    """
+    found = [parse(text, config) for text in config.contestants]
+    for i, one in enumerate(found):
+        if any(one.asked == other.asked for other in found[:i]):
+            raise Error(f"--with {one.text} is given twice: the answers would be the same; leave one out.")
+    return found
+
+
+def parse(text: str, config: ComparisonConfig) -> Contestant:
+    """One contestant. Raises: Error, naming what was typed."""
+    head, pairs = _split(text)
+    run, method = _method(head, text)
+    own = {option for option in (*(f.name for f in fields(Request)), *OWN)} - {*COMMON, "restoration"}
+    for key, _ in pairs:
+        if key in COMMON or (key not in own and key in {f.name for f in fields(Restoration)}):
+            cure = f"{head}:{dict(pairs)[key]}" if key == "method" else f"--{key.replace('_', '-')}"
+            raise Error(f"--with {text}: {key} is no setting of one contestant: all are compared alike; say {cure}.")
+        if key not in own:
+            raise unknown(f"setting of --with {text}:", key, sorted(own))
+    try:
+        tree, _ = options.parse([f"--{_key(key)}={value}" for key, value in pairs], Request)
+        asked = trees.plain(config.restoration(method)) | tree.pop("restoration", {})
+        whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": asked}
+        request = trees.build(Request, whole)
+    except Error as error:
+        raise Error(f"--with {text}: {error}") from None
+    if len(request.classes) > 1:
+        raise Error(f"--with {text}: one class for all pictures, or none; compare several as contestants of their own.")
+    return Contestant(text, run, method, dict(pairs), request)
+
+
+def names(found: Sequence[Contestant]) -> list[str]:
+    """What each is called: by its run and method, those that share both by their settings, then by the whole path."""
+    plain = [one.name for one in found]
+    named = [_with(name, one) if plain.count(name) > 1 else name for name, one in zip(plain, found)]
+    twice = {name for name, count in Counter(named).items() if count > 1}
+    paths = [f"{one.run}: {one.method}" if one.method else one.run for one in found]
+    return [_with(path, one) if name in twice else name for name, path, one in zip(named, paths, found)]
+
+
+def _with(name: str, one: Contestant) -> str:
+    if not one.told:
+        return name
+    return f"{name}, {one.told}" if one.method else f"{name}: {one.told}"
+
+
+def _key(key: str) -> str:
+    return f"restoration.{key}" if key in OWN else key
+
+
+def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """The head, and keys with values; a comma that no `key=` follows belongs to what stands before it."""
+    head, pairs = "", list[tuple[str, str]]()
+    for i, part in enumerate(text.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if i and equals and key.isidentifier():
+            if key in dict(pairs):
+                raise Error(f"--with {text}: {key} is given twice.")
+            pairs.append((key, value.strip()))
+        elif pairs:
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{part.strip()}")
+        else:
+            head = f"{head},{part}" if i else part
+    return head.strip(), pairs
+
+
+def _method(head: str, text: str) -> tuple[str, str | None]:
+    """The run and the method of a head; a path may hold colons of its own."""
+    run, colon, method = head.rpartition(":")
+    if not colon or (Path(head).exists() and method not in METHODS):
+        run, named = head, None
+    elif method not in METHODS:
+        raise unknown(f"method of --with {text}:", method, METHODS)
+    else:
+        named = method
+    if not run:
+        raise Error(f"--with {text!r} names no run: RUN, RUN:METHOD or RUN:METHOD,key=value, as runs/photos:ddnm.")
+    return run, named
+
+
+def _folder(run: str) -> str:
+    """A run's own name; a checkpoint's with its step."""
+    path = Path(run)
+    if path.parent.name == CHECKPOINTS:
+        return f"{path.parent.parent.resolve().name} {path.name}"
+    return path.name or path.resolve().name
+
+
+FORMAT = 1
+NAME, TABLE, SHEET = "result.json", "table.md", "sheet.png"
+
+NEAR = {  # the first table's columns: a measure's name -> its title and digits
+    "psnr": ("PSNR", 2),
+    "psnr_mean": ("PSNR of the mean", 2),
+    "psnr_hole": ("PSNR in the hole", 2),
+    "ssim": ("SSIM", 4),
+    "perceptual": ("perceptual", 3),
+    "psnr_more": ("PSNR - first", 2),
+    "perceptual_more": ("perceptual - first", 3),
+}
+APART = {  # the second's
+    "consistency": ("consistency", 2),
+    "spread": ("std of answers", 2),
+    "diversity": ("perceptual of two", 3),
+    "shift": ("shift", 2),
+    "shift_r": ("shift R", 2),
+    "shift_g": ("shift G", 2),
+    "shift_b": ("shift B", 2),
+}
+PAIRED = ("psnr", "perceptual")
+EXPLAINED = (
+    "PSNR (dB), SSIM: higher is nearer; perceptual: lower is nearer. - first: how much more than the first "
+    "contestant's, picture by picture. Consistency: grey levels (of 255) between what was brought and the answers "
+    "damaged again; std, shift: grey levels. ± one standard error over the pictures."
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One way to restore, measured; `values` holds a number a picture for each measure, its answers averaged."""
+
+    name: str
+    values: dict[str, list[float]]
+    variants: int = 1
+    evaluations: int | None = None  # of the network, an answer; None for a rule
+    seconds: float = 0.0  # an answer
+    made: dict[str, Any] = field(default_factory=dict)  # run, step, weights, request, ...: empty for a rule
+
+    @property
+    def figures(self) -> dict[str, Estimate]:
+        """The mean of each measure with its standard error over the pictures."""
+        return {name: mean(values) for name, values in self.values.items()}
+
+    def more(self, first: Scores) -> dict[str, Estimate]:
+        """How much more than another's, picture by picture."""
+        return {f"{name}_more": mean(np.subtract(self.values[name], first.values[name])) for name in PAIRED}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everybody's scores on the same damaged pictures, and all that they depend on."""
+
+    damage: str  # in words
+    settings: dict[str, Any]
+    shape: tuple[int, int, int]
+    pictures: tuple[str, ...]
+    fingerprint: str  # of their data set
+    features: dict[str, Any]  # of the perceptual distance: name, hash, resizing
+    floor: float | None  # the truth's own consistency: what rounding leaves
+    rules: tuple[Scores, ...] = ()
+    contestants: tuple[Scores, ...] = ()
+    lacking: tuple[str, ...] = ()  # contestants that were not reached
+    notes: tuple[str, ...] = ()
+    compute: str = ""
+    folder: str = ""
+    version: str = kuosan.__version__
+    format: int = FORMAT
+
+    @property
+    def everybody(self) -> tuple[Scores, ...]:
+        """Rules first."""
+        return (*self.rules, *self.contestants)
+
+    def __getitem__(self, name: str) -> Scores:
+        """The scores of one, by its name."""
+        return next(one for one in self.everybody if one.name == name)
+
+    def about(self) -> list[str]:
+        """What the figures are of, in sentences."""
+        channels, height, width = self.shape
+        colour = "grey" if channels == 1 else "colour"
+        asked = self.settings
+        lines = [
+            f"{len(self.pictures):,} pictures of {asked['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
+            f"{colour}, {self.damage}; {asked['variants']} answers each, from seed {asked['seed']}.",
+            *(f"{note[0].upper()}{note[1:]}." for note in self.notes),
+            *(described(one) for one in self.contestants),
+            f"Perceptual: {self.features['name']} (weights {self.features['hash'][:12]}), {self.features['resizing']}.",
+        ]
+        if self.floor is not None:
+            lines.append(f"The truth's own consistency is {self.floor:.2f}: what rounding leaves.")
+        if self.compute:
+            lines.append(f"Computed on {self.compute}.")
+        return lines + ([f"Not finished: {', '.join(self.lacking)}."] if self.lacking else [])
+
+    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
+        """Heads and rows: how near the answers come; how they keep to what was brought, and what they cost."""
+        near, apart = self._table(NEAR), self._table(APART)
+        apart[0].extend(["evaluations", "s/answer"])
+        for row, one in zip(apart[1], self.everybody):
+            row.extend(["" if one.evaluations is None else str(one.evaluations), f"{one.seconds:.3g}"])
+        return [near, apart]
+
+    def _table(self, columns: dict[str, tuple[str, int]]) -> tuple[list[str], list[list[str]]]:
+        found = [self._figures(one) for one in self.everybody]
+        names = [name for name in columns if any(name in figures for figures in found)]
+        rows = [
+            [one.name, *(text(figures.get(name), columns[name][1], name) for name in names)]
+            for one, figures in zip(self.everybody, found)
+        ]
+        return ["", *(columns[name][0] for name in names)], rows
+
+    def _figures(self, one: Scores) -> dict[str, Estimate]:
+        first = self.contestants[0] if self.contestants else None
+        return one.figures | (one.more(first) if first is not None and one is not first else {})
+
+    def markdown(self) -> str:
+        """The sentences and the tables."""
+        lines = [*self.about(), ""]
+        for heads, rows in self.tables():
+            lines += [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+        return "\n".join([*lines, EXPLAINED, ""])
+
+    def json(self) -> str:
+        """Everything, with each picture's values."""
+        tree = asdict(self)
+        for part, scores in (("rules", self.rules), ("contestants", self.contestants)):
+            for told, one in zip(tree[part], scores):
+                told["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}
+        return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """result.json and table.md."""
+        write_atomic(folder / TABLE, self.markdown())
+        write_atomic(folder / NAME, self.json())
+
+
+def described(one: Scores) -> str:
+    """A contestant in a sentence."""
+    made = one.made
+    weights = f"{made['run']}, step {made['step']:,}, weights {made['weights'][:12]}"
+    how = f"{made['method'] or 'as it was trained'}, {made['sampler']}, {made['steps']} steps"
+    more = "".join(f"{key} {value}, " for key, value in made["settings"].items() if key not in ("sampler", "steps"))
+    return f"{one.name}: {weights}; {how}, {more}{one.evaluations:,} network evaluations an answer."
+
+
+def text(estimate: Estimate | None, digits: int, name: str) -> str:
+    """A figure with its error as the tables show it; differences and shifts with their sign."""
+    if estimate is None:
+        return ""
+    sign = "+" if name.endswith("_more") or name.startswith("shift") else ""
+    return f"{estimate.value:{sign}.{digits}f} ± {estimate.error:.{digits}f}"

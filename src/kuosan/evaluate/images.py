@@ -1,4 +1,9 @@
-"""Images to measure, each as its file is: `open_images(path) -> Images`, of any sizes side by side.
+"""Which files of a folder are samples, and which are not: sheets, previews, masks, thumbnails beside their images.
+
+A file is left out where that can be proved: kuosan's own record or recipe beside it says that it is a sheet, or it is
+the mask or thumbnail of an image that lies beside it. A name that only sounds so is counted, and named.
+
+Images to measure, each as its file is: `open_images(path) -> Images`, of any sizes side by side.
 
 Nothing is scaled or cut here; a feature network brings each whole image to its own size, once. Images that stand
 against a model's are read as that run's training images were, and only then brought to its size.
@@ -6,31 +11,154 @@ against a model's are read as that run's training images were, and only then bro
 
 from __future__ import annotations
 
+import json
+import re
+import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from kuosan import outputs
-from kuosan.data.buckets import nearest
-from kuosan.data.config import LABEL, LAYOUT, DataConfig, scale_of
+from kuosan.data.config import LABEL, LAYOUT, DataConfig, nearest, scale_of
 from kuosan.data.decoding import decode, read_header
-from kuosan.data.doctor import Report
-from kuosan.data.entries import Entry, Listing, Look, Source
+from kuosan.data.doctor import DataReport
 from kuosan.data.headers import Refused
 from kuosan.data.layout import understood
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress, Scan, content_key, decide
 from kuosan.data.sources import find_source
+from kuosan.data.walk import Entry, Listing, Look, Source
 from kuosan.errors import Error
-from kuosan.evaluate.samples import no_samples, recipe_key
+from kuosan.storage import outputs
+
+OWN = {  # what kuosan writes beside results, and by which of its files a folder is known to hold those
+    "sheet.png": ("recipe.json", "request.json", "result.json", "reconstruction.json"),
+    "denoising.gif": ("recipe.json",),
+    "real.png": ("result.json",),
+    "plot.png": ("result.json",),
+    "bound.png": ("result.json",),
+    "between.png": ("between-0000.png",),
+    "curve.png": ("log.jsonl", "config.yaml", "index.html"),
+}
+NUMBERED = re.compile(r"(sheet|nearest[\w.-]*|between|real|plot)(-\d+)?\.png")
+SOUNDS = re.compile(
+    r"(?:^|[^a-z])(sheets?|grids?|contact|montage|collage|masks?|thumbs?|thumbnails?|previews?|before[-_ ]?after|"
+    r"curve|plot|figure|comparison)(?:[^a-z]|$)"
+)
+PARTNER = re.compile(r"[-_. ]?(masks?|thumbs?|thumbnails?|previews?|small)(?=$|[-_. /])")
+SMALL = ("mask", "masks", "thumb", "thumbs", "thumbnail", "thumbnails", "preview", "previews", "small")
+
+
+def no_samples(
+    names: Sequence[str], sizes: Mapping[str, tuple[int, int]], others: Iterable[str], recorded: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Of image files by name, those that are no samples with the reason, and those that only sound so.
+
+    Args:
+        sizes: width and height of each.
+        others: the files that are no images, by name.
+        recorded: what kuosan's record says it wrote there, with the verb.
+    """
+    beside = {*others, *names, *recorded}
+    left, sound, wholes = dict[str, str](), list[str](), _whole_images(sizes)
+    for name in names:
+        reason = _own(name, beside, recorded) or _partner(name, wholes)
+        if reason:
+            left[name] = reason
+        elif SOUNDS.search(name.lower()):
+            sound.append(name)
+    one_size = _only_size([sizes[name] for name in names if name not in left and name not in sound])
+    for name in sound:
+        path = PurePosixPath(name)
+        alone = re.fullmatch(r"(sheet|grid|contact|montage|collage|preview|before[-_ ]?after)s?([-_ ]?\d+)?", path.stem)
+        if alone and one_size is not None and sizes[name] != one_size:
+            left[name] = f"called {path.stem}, and of {sizes[name][0]}x{sizes[name][1]} where all others are of " + (
+                f"{one_size[0]}x{one_size[1]}"
+            )
+    return left, [name for name in sound if name not in left]
+
+
+def _own(name: str, beside: set[str], recorded: Mapping[str, str]) -> str:
+    """Why a file is known to be a sheet or a plot of kuosan's; empty where it is not."""
+    path = PurePosixPath(name)
+    if path.name in recorded and str(path.parent) == "." and NUMBERED.fullmatch(path.name):
+        return f"a sheet that kuosan {recorded[path.name]} wrote"
+    match = NUMBERED.fullmatch(path.name)
+    usual = path.name if path.name in OWN else f"{match[1]}.png" if match else ""
+    marks = OWN.get(usual, ("result.json",) if usual.startswith("nearest") else ())
+    if any(str(path.parent / mark) in beside for mark in marks):
+        return "a sheet or plot of kuosan's, not one image"
+    runs = [parent for parent in path.parents if str(parent / "log.jsonl") in beside]
+    if runs and path.relative_to(runs[0]).parts[0] in ("previews", "samples") and path.name.startswith("step-"):
+        return "a preview of a training run"
+    return ""
+
+
+def _whole_images(names: Iterable[str]) -> dict[tuple[str, tuple[str, ...]], str]:
+    """Images that a mask or thumbnail may belong to, by stem and folders."""
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        plain = not any(part.lower() in SMALL for part in path.parts[:-1]) and not PARTNER.search(path.stem.lower())
+        if plain:
+            found[path.stem.lower(), _folders(path)] = name
+    return found
+
+
+def _folders(path: PurePosixPath) -> tuple[str, ...]:
+    """The folders that a file and its mask have in common."""
+    return tuple(part for part in path.parts[:-1] if part.lower() not in (*SMALL, "images", "image", "photos", "full"))
+
+
+def _partner(name: str, wholes: Mapping[tuple[str, tuple[str, ...]], str]) -> str:
+    """Why a file is the mask or thumbnail of an image beside it; empty where none is."""
+    path = PurePosixPath(name)
+    small = any(part.lower() in SMALL for part in path.parts[:-1])
+    stem = PARTNER.sub("", path.stem.lower())
+    if not small and stem == path.stem.lower():
+        return ""
+    whole = wholes.get((stem or path.stem.lower(), _folders(path)))
+    return "" if whole in (None, name) else f"the mask or thumbnail of {whole}"
+
+
+def _only_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    return sizes[0] if len(sizes) > 2 and len(set(sizes)) == 1 else None
+
+
+def recipe_key(content: bytes) -> str:
+    """A hash of the recipe that a PNG of kuosan's carries, the same for all images of a request; empty without one."""
+    if content[:8] != b"\x89PNG\r\n\x1a\n":
+        return ""
+    at = 8
+    while at + 12 <= len(content):
+        (length,), kind = struct.unpack_from(">I", content, at), content[at + 4 : at + 8]
+        body = content[at + 8 : at + 8 + length]
+        if kind == b"iTXt" and body.startswith(b"kuosan\0\0\0\0\0"):
+            return _request_key(body[len(b"kuosan\0\0\0\0\0") :])
+        if kind == b"IDAT":
+            return ""
+        at += 12 + length
+    return ""
+
+
+def _request_key(text: bytes) -> str:
+    try:
+        tree: Any = json.loads(text)
+        request = {k: v for k, v in tree["request"].items() if k not in ("n", "seed", "batch", "classes", "prompts")}
+        said = [tree["weights"], request]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    if isinstance(request.get("restoration"), dict):
+        request["restoration"] = {k: v for k, v in request["restoration"].items() if k != "picture"}
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
 
 KEPT = 2**30  # bytes of decoded images that are kept in memory
 CHUNK = 64  # images decoded ahead
@@ -55,7 +183,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFiles:
     """Image files in an order that depends on their content alone; `at` gives their pixels.
 
     Attributes:
@@ -148,7 +276,7 @@ class Images:
         """Class names in the order of their labels."""
         looks = [Look(key=fact.key, width=fact.width, height=fact.height) for fact in self.facts]
         config = DataConfig(self.path)
-        return Report(
+        return DataReport(
             config, Scan(self.listing, decide(config, looks), list(self.entries), looks, list(self.places))
         ).classes
 
@@ -184,7 +312,7 @@ def open_images(
     shape: tuple[int, int, int] | None = None,
     progress: Progress | None = None,
     label_column: str = LABEL,
-) -> Images:
+) -> ImageFiles:
     """Look at every image at `path`: a folder, zip, npz or IDX file, or `portraits`.
 
     Args:
@@ -226,7 +354,7 @@ def open_images(
     entries, _ = understood(listing, entries, LAYOUT)
     facts = tuple(fact for _, fact in good)
     channels = shape[0] if shape is not None else 1 if all(fact.grey for fact in facts) else 3
-    return Images(
+    return ImageFiles(
         path, source, tuple(entries), tuple(i for i, _ in good), facts, channels, reading, size,
         tuple(sorted([*left.items(), *(pair for pair in refused if _image(*pair))])), tuple(sorted(sound)),
         {place: kept[fact.name] for place, fact in enumerate(facts) if fact.name in kept}, listing,

@@ -2,13 +2,19 @@
 
 `likelihood(model, pictures)` is a function of its arguments alone: draws are keyed by (seed, ..., id of the picture).
 The ODE's divergence wants float32 weights: bf16's rounding is a noise in it.
+
+The variational bound over t, drawn: what each step costs, and how the costs add up from clean to noisy.
+
+Bits a dimension in an evaluation: of which pictures, by which weights, and the curve beside the figures.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +22,27 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from kuosan.diffusion import guidance, names
-from kuosan.diffusion.bound import Chain, chain, discrete_chain
+from kuosan.diffusion import guidance, registry
 from kuosan.diffusion.likelihood import Probe, dequantised, log_density, ode_bits, span, variational_bound
+from kuosan.diffusion.loss import Chain, chain, discrete_chain
 from kuosan.diffusion.schedule import Discrete, join
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import Estimate
-from kuosan.model import require_pixels, require_whole, require_wordless
+from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
+from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.metrics.estimate import Estimate
+from kuosan.models.model import require_pixels, require_whole, require_wordless
+from kuosan.sample import pipeline
+from kuosan.storage import checkpoint
+from kuosan.storage.files import write_atomic
 from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
+    from kuosan.data.dataset import Pictures
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.schedule import Schedule
-    from kuosan.model import Model
+    from kuosan.evaluate.result import EvaluationReport
+    from kuosan.models.model import Model
+    from kuosan.sample.pipeline import Pipeline
 
 STEPS = 1000  # of the chain of a schedule that has no steps of its own
 FIRST = 0.01  # sigma/alpha of its least noise, as DDPM's; a grey level is 2/255
@@ -106,7 +120,7 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LikelihoodInput:
     """A model and the pictures it is asked about."""
 
     model: Model
@@ -168,8 +182,8 @@ def likelihood(
         raise Error(
             f"likelihood of {len(x0)} pictures, {n_ode} by the ODE: at least 2 each, every one with its own id."
         )
-    asked = Asked(model, x0, keys, classes(model, labels, len(x0)), batch, progress)
-    variance = names.variance(variance or ("learned" if model.config.learned_variance else "posterior"))
+    asked = LikelihoodInput(model, x0, keys, classes(model, labels, len(x0)), batch, progress)
+    variance = registry.variance(variance or ("learned" if model.config.learned_variance else "posterior"))
     bound, each = _bound(asked, seed, evaluations, variance, clip)
     if n_ode == 0:
         return Likelihood(bound, None, None)
@@ -183,7 +197,9 @@ def likelihood(
     return Likelihood(bound, ode, estimate(each[:n_ode] - by_ode.mean(1)))
 
 
-def _bound(asked: Asked, seed: int, evaluations: int | None, variance: str, clip: bool) -> tuple[Bound, np.ndarray]:
+def _bound(
+    asked: LikelihoodInput, seed: int, evaluations: int | None, variance: str, clip: bool
+) -> tuple[Bound, np.ndarray]:
     """The bound, and each picture's: (N,)."""
     steps = chain_of(asked.model.config.schedule)
     terms = [
@@ -219,7 +235,9 @@ def _bound(asked: Asked, seed: int, evaluations: int | None, variance: str, clip
     return bound, each
 
 
-def _ode_bits(asked: Asked, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = "") -> np.ndarray:
+def _ode_bits(
+    asked: LikelihoodInput, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = ""
+) -> np.ndarray:
     """Bits a dimension of the first n pictures by each probe: (n, probes)."""
     schedule, size = asked.model.config.schedule, int(np.prod(asked.model.shape))
     log_p = [
@@ -286,3 +304,71 @@ def estimate(values: np.ndarray) -> Estimate:
 def said(estimate: Estimate) -> str:
     """A figure with its error."""
     return f"{estimate.value:.3f} ± {estimate.error:.3f}"
+
+
+def draw(path: Path, bounds: Mapping[str, Bound]) -> None:
+    """Write a PNG of one or several models' bounds by name: bits/dim a step with their error, and added up."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    each, whole = figure.subplots(1, 2)
+    for name, bound in bounds.items():
+        t, term, error = (np.array(values) for values in (bound.t, bound.term, bound.error))
+        (line,) = each.plot(t, term, marker=".", label=name)
+        each.fill_between(t, np.maximum(term - 2 * error, 1e-12), term + 2 * error, color=line.get_color(), alpha=0.25)
+        whole.plot(t, np.cumsum(term * np.array(bound.size)), label=f"{name}: {bound.total.value:.3f}")
+    positive = min((value for bound in bounds.values() for value in bound.term if value > 0), default=1e-6)
+    each.set(xlabel="t, from clean to noisy", ylabel="bits/dim a step (band: two errors)", yscale="log")
+    each.set_ylim(bottom=positive / 2)
+    whole.set(xlabel="t, from clean to noisy", ylabel="bits/dim up to t", ylim=(0, None))
+    whole.legend(title="bound, with its prior")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomic(path, buffer.getvalue())
+
+
+CURVE = "bound.png"
+
+
+def asked(config: EvaluateConfig, own: Pictures | None) -> Side | None:
+    """The held-out pictures whose bits are told, the first of the fixed order; None if none are asked for.
+
+    Raises:
+        Error: nothing was held out.
+    """
+    if not config.likelihood:
+        return None
+    if own is None:
+        raise Error("likelihood is of pictures the run held out: leave --against PATH out, or evaluate twice.")
+    side = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, config.likelihood_pictures)
+    if len(side) < 2:
+        raise Error(f"likelihood needs 2 held-out pictures at least; this run held {len(side)} out.")
+    return side
+
+
+def measure(
+    model: Pipeline, side: Side, config: EvaluateConfig, folder: Path, report: EvaluationReport
+) -> dict[str, Any]:
+    """Both estimates as plain values with their sentences; the curve of the bound is written to bound.png.
+
+    The weights are float32 here, whatever pictures are sampled in: the ODE's divergence would drown in bf16's noise.
+    """
+    full = model
+    if model.compute.dtype != torch.float32:
+        at_step = checkpoint.folder(model.name, model.step)  # the newest may be another by now
+        path = at_step if at_step.is_dir() else Path(model.name)
+        full = pipeline.load(path, compute=replace(model.compute, dtype=torch.float32))
+        if full.weights != model.weights:
+            raise Error(f"{model.name} holds other weights than when it was opened (step {model.step}): a training "
+                        "run moved on. Evaluate one of its checkpoints.")  # fmt: skip
+    found = likelihood(
+        full.model,
+        side.bytes(),
+        labels=side.labels() if model.model.config.task.labels else None,
+        ids=side.ids.tolist(),
+        ode_pictures=config.ode_pictures,
+        ode_steps=config.ode_steps,
+        progress=report.progress,
+    )
+    draw(folder / CURVE, {Path(model.name).name: found.bound})
+    return {**found.plain(), "pictures": side.what, "sentences": found.sentences()}

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kuosan.data.images import grid, save_png
-from kuosan.evaluate.sweep import shown
-from kuosan.files import write_atomic
+from kuosan.evaluate.config import shown
 from kuosan.sample.write import enlarged
+from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.result import Found, Result
+    from kuosan.evaluate.result import Result, SettingResult
 
 SHEET = 64  # pictures on a sheet
 ROW = 12  # pictures of each point on a sweep's sheet
@@ -90,9 +90,9 @@ def _quality(names: Sequence[str]) -> str:
     return names[0]
 
 
-def _lines(result: Result, along: str) -> dict[str, list[Found]]:
+def _lines(result: Result, along: str) -> dict[str, list[SettingResult]]:
     """The points by all that was swept but `along`, in the order of `along`."""
-    lines: dict[str, list[Found]] = {}
+    lines: dict[str, list[SettingResult]] = {}
     for one in result.found:
         rest = ", ".join(
             shown(value) if key == "sampler" else f"{key} {shown(value)}"
@@ -222,7 +222,7 @@ def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
         _legend(axis)
 
 
-def _errors(axis: Any, x: Sequence[Any], line: Sequence[Found], name: str, label: str, mark: str) -> None:
+def _errors(axis: Any, x: Sequence[Any], line: Sequence[SettingResult], name: str, label: str, mark: str) -> None:
     values = [_times(name) * one.figures[name].value for one in line]
     errors = [_times(name) * one.figures[name].error for one in line]
     axis.errorbar(x, values, errors, marker=mark, ms=4.5, lw=1.3, capsize=2.5, label=label or None)

@@ -1,42 +1,161 @@
-"""All that an evaluation needs, opened and checked before anything is made: what cannot be measured is refused here."""
+"""Features of pictures, kept on disk chunk by chunk: computed once, and a killed computation goes on.
+
+All that an evaluation needs, opened and checked before anything is made: what cannot be measured is refused here.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from kuosan import checkpoint, trained
+import numpy as np
+import torch
+from torch import Tensor
+
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error
-from kuosan.evaluate import asking, bits, measures, real, remarks, sweep
+from kuosan.evaluate import config as sweep
+from kuosan.evaluate import eval_images, likelihood, remarks, result, sampling
+from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
-from kuosan.evaluate.images import Images, open_images
-from kuosan.evaluate.judging import Judge, open_judge
-from kuosan.evaluate.making import Job, about
-from kuosan.evaluate.memorisation import LEAST, NEIGHBOURS
-from kuosan.evaluate.real import Side
-from kuosan.evaluate.rows import Memory
-from kuosan.evaluate.store import Store, key
-from kuosan.features import features
-from kuosan.model import require_pixels, require_whole, require_wordless
+from kuosan.evaluate.eval_images import Side
+from kuosan.evaluate.images import ImageFiles, open_images
+from kuosan.evaluate.sampling import ImageCache, Job, about, key
+from kuosan.metrics.features import features
+from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
+from kuosan.models.model import require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.sample import sizes
+from kuosan.sample import pipeline, sizes
 from kuosan.sample.plan import check_guides
+from kuosan.storage import checkpoint
+from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
-    from kuosan.data.pictures import Pictures
-    from kuosan.evaluate.sweep import Point
-    from kuosan.features.network import Features
+    from kuosan.data.dataset import Pictures
+    from kuosan.evaluate.config import Point
+    from kuosan.evaluate.eval_images import Side
+    from kuosan.evaluate.result import EvaluationReport
+    from kuosan.evaluate.sampling import Job
+    from kuosan.metrics.features.network import FeatureNetwork
+    from kuosan.sample.pipeline import Pipeline
     from kuosan.sample.plan import Choice
     from kuosan.tasks import Task
-    from kuosan.trained import Trained
+
+CHUNK = 256  # pictures a file
+
+
+class Reader(Protocol):
+    """What makes a row of numbers of a picture: a feature network, or a classifier."""
+
+    @property
+    def name(self) -> str:
+        """Its name, fit for a folder's."""
+
+    @property
+    def hash(self) -> str:
+        """Of its weights."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers a picture."""
+
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        """uint8 (B, C, H, W) -> (B, dim)."""
+
+
+Memory = dict[str, dict[int, np.ndarray]]  # what this evaluation has read: by place, by the first row's number
+
+
+def rows(
+    network: Reader,
+    pictures: Callable[[int, int], Iterable[np.ndarray]],
+    begin: int,
+    end: int,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    memory: Memory | None = None,
+) -> np.ndarray:
+    """The features of pictures `begin` to `end` - 1, (N, D) float32; no picture is read that was read before.
+
+    Args:
+        pictures: (first, last) -> runs of (b, C, H, W) uint8, asked only for what is not kept.
+        folder: where they are kept, of these pictures alone.
+        progress: hears (done, of).
+        memory: what this process has read, to which is added.
+    """
+    place = folder / f"{network.name}-{network.hash[:12]}"
+    memory = {} if memory is None else memory
+    stretches = memory.setdefault(str(place), _stretches(place, network) if network.hash else {})
+    found = [np.empty((0, network.dim), np.float32)]
+    at = begin
+    while at < end:
+        first = max((start for start in stretches if start <= at < start + len(stretches[start])), default=None)
+        if first is None:
+            nearest = min((start for start in stretches if start > at), default=end)
+            last = min(at - at % CHUNK + CHUNK, end, nearest)
+            new = [network(torch.from_numpy(part)).float().cpu().numpy() for part in pictures(at, last)]
+            first, stretches[at] = at, np.concatenate(new)
+            if network.hash:  # without one, another network of the same name would be taken for it
+                buffer = io.BytesIO()
+                np.save(buffer, stretches[at])
+                write_atomic(place / f"{at:08d}.npy", buffer.getvalue())
+        stretch = stretches[first][at - first : end - first]
+        found.append(stretch)
+        at += len(stretch)
+        progress(at - begin, end - begin)
+    return np.concatenate(found)
+
+
+def _stretches(place: Path, network: Reader) -> dict[int, np.ndarray]:
+    """All rows that are kept at a place, by the number of the first of each file."""
+    found = {}
+    for path in sorted(place.glob("*.npy")) if place.is_dir() else []:
+        kept = _kept(path, network.dim) if path.stem.isdigit() else None
+        if kept is not None and len(kept):
+            found[int(path.stem)] = kept
+    return found
+
+
+def side_rows(prepared: EvaluationSetup, side: Side, reader: Reader, report: EvaluationReport) -> np.ndarray:
+    """What a network reads of real pictures, kept for every later evaluation against the same ones."""
+
+    def hear(done: int, of: int) -> None:
+        report.progress(f"{reader.name} of {side.what}", done, of)
+
+    folder = prepared.home / "features" / side.key
+    found: np.ndarray = rows(reader, side.parts, side.begin, side.end, folder, hear, prepared.memory)[side.counted]
+    return found
+
+
+def job_rows(prepared: EvaluationSetup, each: Job, reader: Reader, report: EvaluationReport) -> np.ndarray:
+    """What a network reads of a point's pictures, kept beside them."""
+
+    def hear(done: int, of: int) -> None:
+        report.progress(f"{reader.name} {each.point.name}".strip(), done, of)
+
+    def made(first: int, last: int) -> Iterator[np.ndarray]:
+        yield each.store.pictures(first, last)
+
+    return rows(reader, made, 0, each.request.n, each.store.folder / "features", hear, prepared.memory)
+
+
+def _kept(path: Path, dim: int) -> np.ndarray | None:
+    """Features as they were written, or None where there are none that can be read."""
+    try:
+        kept: np.ndarray = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    good = kept.ndim == 2 and kept.shape[1] == dim and kept.dtype == np.float32 and bool(np.isfinite(kept).all())
+    return kept if good else None
+
 
 FOLDER = "evaluations"
 FEW = 10_000  # training pictures up to which memorisation is looked for unasked: it reads them all
@@ -44,18 +163,18 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EvaluationSetup:
     """What is measured, against what, by what; and where it is kept."""
 
     target: str
     config: EvaluateConfig
     folder: Path  # where the result is written
     home: Path  # where pictures and features are kept
-    network: Features | None  # None: nothing is compared
+    network: FeatureNetwork | None  # None: nothing is compared
     metrics: tuple[str, ...]
     reference: Side
     floor: tuple[Side, Side]
-    model: Trained | None = None  # None: the pictures of `made` are judged
+    model: Pipeline | None = None  # None: the pictures of `made` are judged
     jobs: tuple[Job, ...] = ()
     made: Side | None = None
     own: Pictures | None = None  # what the model was trained on
@@ -67,7 +186,7 @@ class Prepared:
     @property
     def distances(self) -> list[str]:
         """The metrics of two sets of feature rows."""
-        return [name for name in self.metrics if name in measures.DISTANCES]
+        return [name for name in self.metrics if name in result.DISTANCES]
 
     @property
     def lacking(self) -> tuple[int, int]:
@@ -83,12 +202,12 @@ def is_run(target: str | Path) -> bool:
 
 
 def prepare(
-    target: str | Path | Trained,
+    target: str | Path | Pipeline,
     config: EvaluateConfig,
     progress: Progress = lambda what, done, of: None,
     *,
-    network: Features | None = None,
-) -> Prepared:
+    network: FeatureNetwork | None = None,
+) -> EvaluationSetup:
     """Open the target, the real pictures and the networks; `network` replaces the feature network that config names.
 
     Raises:
@@ -102,13 +221,13 @@ def prepare(
 
 
 def _of_model(
-    target: str | Path | Trained,
+    target: str | Path | Pipeline,
     config: EvaluateConfig,
     points: Sequence[Point],
-    network: Features | None,
+    network: FeatureNetwork | None,
     progress: Progress,
-) -> Prepared:
-    model = target if isinstance(target, trained.Trained) else trained.load(target, compute=choose(config))
+) -> EvaluationSetup:
+    model = target if isinstance(target, pipeline.Pipeline) else pipeline.load(target, compute=choose(config))
     if isinstance(model.model.config.network, ClassifierConfig):
         raise Error(f"{model.name} is a classifier, which makes no pictures: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
@@ -117,10 +236,10 @@ def _of_model(
         require_pixels(model.model.config, "a likelihood")
         require_wordless(model.model.config, "a likelihood")
     model = replace(model, model=sizes.asked(model.model, config.request))
-    choices = sweep.check(model.model.config, points)
+    choices = sweep.check_sweep(model.model.config, points)
     pictures, own, warnings = _real_pictures(model, config, progress)
-    reference, floor = real.sides(pictures, config.against, config.real, config.request.n)
-    prompts = asking.captions(model, config, reference)
+    reference, floor = eval_images.sides(pictures, config.against, config.real, config.request.n)
+    prompts = sampling.captions(model, config, reference)
     path = Path(model.name).resolve()
     home = checkpoint.home(Path(model.name)) / FOLDER
     if checkpoint.is_exported(path):  # which holds nothing else
@@ -128,7 +247,7 @@ def _of_model(
     jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
     judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
     metrics = () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge)
-    return Prepared(
+    return EvaluationSetup(
         model.name,
         config,
         Path(config.out) if config.out else home / _name(config, jobs, model.weights, pictures.fingerprint),
@@ -141,21 +260,21 @@ def _of_model(
         jobs,
         own=own,
         judge=judge,
-        bits=bits.asked(config, own),
+        bits=likelihood.asked(config, own),
         warnings=(*warnings, *remarks.warnings(None, reference, config.request.n, metrics)),
     )
 
 
 def _real_pictures(
-    model: Trained, config: EvaluateConfig, progress: Progress
-) -> tuple[Pictures | Images, Pictures | None, tuple[str, ...]]:
+    model: Pipeline, config: EvaluateConfig, progress: Progress
+) -> tuple[Pictures | ImageFiles, Pictures | None, tuple[str, ...]]:
     """The data set to compare with, the one trained on where it is at hand, and warnings."""
     saved = checkpoint.load(model.name, parts=())
     data = trees.build(DataConfig, saved.config.get("data", {}))
     if config.against not in (TRAIN, HELD_OUT):
         found = open_images(config.against, model.reading, model.model.shape, progress, data.label_column)
         return found, None, model.damaged
-    every = real.own(data, config.data, progress)
+    every = eval_images.own(data, config.data, progress)
     pictures, noted = _of_one_shape(model, every)
     if pictures.shape != model.model.shape:
         raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
@@ -170,7 +289,7 @@ def _real_pictures(
     return pictures, pictures, (*model.damaged, *noted, text)
 
 
-def _of_one_shape(model: Trained, pictures: Pictures) -> tuple[Pictures, tuple[str, ...]]:
+def _of_one_shape(model: Pipeline, pictures: Pictures) -> tuple[Pictures, tuple[str, ...]]:
     """Of aspect-ratio buckets the one whose shape is made: others are not compared with it; and that it is so."""
     if not model.model.config.shapes:
         return pictures, ()
@@ -183,35 +302,37 @@ def _of_one_shape(model: Trained, pictures: Pictures) -> tuple[Pictures, tuple[s
 
 
 def _jobs(
-    model: Trained,
+    model: Pipeline,
     points: Sequence[Point],
     choices: Sequence[Choice],
     home: Path,
-    pictures: Pictures | Images,
+    pictures: Pictures | ImageFiles,
     prompts: tuple[str, ...],
 ) -> tuple[Job, ...]:
     """Each point ready to be sampled. Helpers that several points name are opened once."""
-    opened: dict[tuple[str, str], Trained] = {}
+    opened: dict[tuple[str, str], Pipeline] = {}
     found = []
     for point, choice in zip(points, choices):
         named = {name: getattr(point.request, name) for name in ("classifier", "reference")}
         for name, path in named.items():
             if path is not None and (name, path) not in opened:
-                opened[name, path] = trained.load(path, compute=model.compute)
+                opened[name, path] = pipeline.load(path, compute=model.compute)
         helpers = {name: opened[name, path] for name, path in named.items() if path is not None}
         known = {name: helpers[name].model.config if name in helpers else None for name in named}
         check_guides(model.model.config, point.request, known["classifier"], known["reference"])
         teller = model if model.model.config.task.labels else helpers.get("classifier")
         task = None if teller is None else teller.model.config.task
-        shares = () if task is None or point.request.classes else asking.shares(task, pictures)
+        shares = () if task is None or point.request.classes else sampling.shares(task, pictures)
         own = () if point.request.prompts else prompts
         told = about(model, point, choice, helpers, shares, own)
-        store = Store(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
+        store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
         found.append(Job(point, choice, store, helpers, task, shares, own))
     return tuple(found)
 
 
-def _judge(config: EvaluateConfig, pictures: Pictures | Images, compute: Any, tasks: Sequence[Task | None]) -> Judge:
+def _judge(
+    config: EvaluateConfig, pictures: Pictures | ImageFiles, compute: Any, tasks: Sequence[Task | None]
+) -> Judge:
     """The judge, where there are classes to judge."""
     assert config.judge is not None
     told = next((task.class_names for task in tasks if task is not None), tuple(pictures.classes))
@@ -228,8 +349,8 @@ def _metrics(
     asked = config.metrics
     if "memorisation" in asked and own is None:
         raise Error("memorisation looks for copies of training pictures: it needs a run, --against train or held_out.")
-    found = measures.chosen([name for name in asked if name in measures.DISTANCES], made, reference, dim, config.force)
-    found = found if not asked or set(asked) & set(measures.DISTANCES) else ()
+    found = result.chosen([name for name in asked if name in result.DISTANCES], made, reference, dim, config.force)
+    found = found if not asked or set(asked) & set(result.DISTANCES) else ()
     lacking = "" if own is None else _lacking(made, own)
     if "memorisation" in asked and lacking:
         raise Error(f"memorisation has too few pictures: {lacking}. Give --n, or leave that metric out.")
@@ -248,7 +369,7 @@ def _lacking(made: int, own: Pictures) -> str:
     return ", ".join(f"{count} {what}, at least {least} are needed" for count, least, what in sides if count < least)
 
 
-def _of_pictures(target: str, config: EvaluateConfig, network: Features, progress: Progress) -> Prepared:
+def _of_pictures(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: Progress) -> EvaluationSetup:
     """A folder of pictures against another."""
     usual = EvaluateConfig()
     if config.against in (TRAIN, HELD_OUT):
@@ -260,10 +381,10 @@ def _of_pictures(target: str, config: EvaluateConfig, network: Features, progres
         raise Error(f"{given[0]} has no effect on {target}, which holds pictures and no model; leave it out.")
     pictures = open_images(config.against, progress=progress)
     theirs = open_images(target, progress=progress)
-    made = Side.of(f"images of {target}", theirs, real.shuffled(theirs, "all"), 0, config.request.n)
-    if len(made) < real.LEAST:
+    made = Side.of(f"images of {target}", theirs, eval_images.shuffled(theirs, "all"), 0, config.request.n)
+    if len(made) < eval_images.LEAST:
         raise Error(f"{target} holds {len(made)} pictures, too few for a distance.")
-    reference, floor = real.sides(pictures, config.against, config.real, len(made))
+    reference, floor = eval_images.sides(pictures, config.against, config.real, len(made))
     judge = None
     if config.judge is not None:
         if not theirs.classes:
@@ -275,11 +396,11 @@ def _of_pictures(target: str, config: EvaluateConfig, network: Features, progres
     folder = Path(config.out) if config.out else home / name
     metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
     warnings = tuple(remarks.warnings(made, reference, config.request.n, metrics))
-    return Prepared(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
+    return EvaluationSetup(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
                     warnings=warnings)  # fmt: skip
 
 
-def _judge_of_images(config: EvaluateConfig, theirs: Images, pictures: Images) -> Judge:
+def _judge_of_images(config: EvaluateConfig, theirs: ImageFiles, pictures: ImageFiles) -> Judge:
     """The judge of a folder's classes, which reads images of its own size alone. Raises: Error for others."""
     assert config.judge is not None
     for images in (theirs, pictures):

@@ -14,31 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kuosan import checkpoint, outputs
 from kuosan import config as trees
-from kuosan.codec import folder as codecs
-from kuosan.codec.config import Latents
 from kuosan.data.images import save_png
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.evaluate.distortion import capped, levels
-from kuosan.evaluate.kid import kid_of_pairs
-from kuosan.evaluate.latent_space import Gathered
-from kuosan.evaluate.progress import Report, Silent
-from kuosan.evaluate.reconstructed import NAME, PICTURE, SHEET, TABLE, Reconstructed
-from kuosan.evaluate.reconstruction import NONE, ReconstructionConfig, require_autoencoder
-from kuosan.evaluate.reference import WINDOW, psnr, ssim
-from kuosan.evaluate.subjects import Shape, Subjects, subjects
-from kuosan.evaluate.unseen import Schooling
-from kuosan.features import FEATURES, features
-from kuosan.features.network import Features
-from kuosan.features.perceptual import Perceptual, perceptual
-from kuosan.model import ModelConfig, require_fit
+from kuosan.evaluate.config import NONE, ReconstructionConfig, require_autoencoder
+from kuosan.evaluate.damage import capped, levels
+from kuosan.evaluate.reconstruction_result import (
+    NAME,
+    PICTURE,
+    SHEET,
+    TABLE,
+    Gathered,
+    Reconstructed,
+    Shape,
+    Subjects,
+    subjects,
+)
+from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
+from kuosan.evaluate.train_overlap import Schooling
+from kuosan.metrics.features import FEATURES, features
+from kuosan.metrics.features.network import FeatureNetwork
+from kuosan.metrics.image_quality import WINDOW, Perceptual, perceptual, psnr, ssim
+from kuosan.metrics.kid import kid_of_pairs
+from kuosan.models import latents as codecs
+from kuosan.models.codec import Latents
+from kuosan.models.model import ModelConfig, require_fit
+from kuosan.models.precision import prepare as prepared_network
+from kuosan.models.tiling import SIDE, TiledAutoencoder
 from kuosan.networks.autoencoder_config import AutoencoderConfig
-from kuosan.networks.precision import prepare as prepared_network
-from kuosan.networks.tiled_autoencoder import SIDE, TiledAutoencoder
-from kuosan.sample import sanity
+from kuosan.sample import write
+from kuosan.storage import checkpoint, outputs
 
 SHOWN, COLUMNS = 12, 2  # pictures on the sheet, and side by side
 LEAST = 3  # pictures without which there is no KID
@@ -62,14 +69,14 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReconstructionSetup:
     """Which pictures go through which autoencoder, and where the report is kept."""
 
     config: ReconstructionConfig
     opened: Opened
     subjects: Subjects
     network: TiledAutoencoder
-    features: Features | None
+    features: FeatureNetwork | None
     distance: Perceptual | None
     compute: Compute
     folder: Path
@@ -101,7 +108,7 @@ class Tally:
 
 
 def reconstruct(
-    target: str | Path, pictures: str | Path = "", *, report: Report | None = None, **options: Any
+    target: str | Path, pictures: str | Path = "", *, report: EvaluationReport | None = None, **options: Any
 ) -> Reconstructed:
     """How well a run's autoencoder gives pictures back: reconstruct("runs/ae", "photos", n=64).
 
@@ -114,14 +121,16 @@ def reconstruct(
     Raises:
         Error: no autoencoder, or pictures that cannot be used.
     """
-    report = report or Silent()
+    report = report or SilentEvaluation()
     config = trees.build(ReconstructionConfig, {"pictures": str(pictures), **options})
     return run(prepare(target, config, report), report)
 
 
-def prepare(target: str | Path, config: ReconstructionConfig, report: Report | None = None) -> Prepared:
+def prepare(
+    target: str | Path, config: ReconstructionConfig, report: EvaluationReport | None = None
+) -> ReconstructionSetup:
     """Open the autoencoder, the pictures and the networks that judge. Raises: Error for what cannot be measured."""
-    report = report or Silent()
+    report = report or SilentEvaluation()
     opened = open_run(target)
     network = opened.held.network
     compute = choose(config.compute)
@@ -132,7 +141,7 @@ def prepare(target: str | Path, config: ReconstructionConfig, report: Report | N
     assert opened.config.shape is not None, "a trained model knows its shape"
     found = subjects(config, opened.config.shape, opened.schooling, report.progress)
     judged = None if config.features == NONE else features(config.features)
-    return Prepared(
+    return ReconstructionSetup(
         config,
         opened,
         found,
@@ -174,16 +183,16 @@ def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor:
     return -(-longest // factor) * factor
 
 
-def run(prepared: Prepared, report: Report | None = None) -> Reconstructed:
+def run(prepared: ReconstructionSetup, report: EvaluationReport | None = None) -> Reconstructed:
     """Encode, decode, measure, write; into a folder that holds no other report. Raises: Error where --out does."""
     found, config = prepared.subjects, replace(prepared.config, out=None, compute=ComputeConfig())
     about = [trees.plain(config), prepared.opened.held.sha256, found.fingerprint, list(found.names)]
     names = [NAME, TABLE, SHEET, *([PICTURE] if found.single else [])]
     with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, config.pictures) as output:
-        return _run(replace(prepared, folder=output.folder), report or Silent())
+        return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
 
 
-def _run(prepared: Prepared, report: Report) -> Reconstructed:
+def _run(prepared: ReconstructionSetup, report: EvaluationReport) -> Reconstructed:
     """Encode, decode, measure, write into a claimed folder."""
     tally, many = Tally(), len(prepared.subjects)
     for first in range(0, many, prepared.config.batch):
@@ -193,14 +202,14 @@ def _run(prepared: Prepared, report: Report) -> Reconstructed:
     result.write(prepared.folder)
     before, after, z = (torch.cat(parts) for parts in tally.shown)
     columns = min(COLUMNS, len(before))
-    save_png(prepared.folder / SHEET, sanity.sheet(before, after, z, columns=columns))
+    save_png(prepared.folder / SHEET, write.check_sheet(before, after, z, columns=columns))
     if prepared.subjects.single:
         save_png(prepared.folder / PICTURE, levels(after)[0].movedim(0, -1).numpy())
     return result
 
 
 @torch.no_grad()
-def _add(tally: Tally, prepared: Prepared, first: int, last: int) -> None:
+def _add(tally: Tally, prepared: ReconstructionSetup, first: int, last: int) -> None:
     """Encode, decode and measure the pictures at places first to last - 1."""
     network, device = prepared.network, prepared.compute.device
     before = torch.from_numpy(prepared.subjects.at(first, last))  # (B, C, H, W) uint8
@@ -224,7 +233,7 @@ def _add(tally: Tally, prepared: Prepared, first: int, last: int) -> None:
         shown.append(part[: max(0, SHOWN - first)])
 
 
-def _measured(prepared: Prepared, before: Tensor, after: Tensor) -> dict[str, Tensor]:
+def _measured(prepared: ReconstructionSetup, before: Tensor, after: Tensor) -> dict[str, Tensor]:
     """Each measure of reconstructions (B, C, H, W) uint8: (B,)."""
     found = {"psnr": capped(psnr(after, before))}
     if min(before.shape[-2:]) >= WINDOW:
@@ -234,7 +243,7 @@ def _measured(prepared: Prepared, before: Tensor, after: Tensor) -> dict[str, Te
     return found
 
 
-def _result(prepared: Prepared, tally: Tally) -> Reconstructed:
+def _result(prepared: ReconstructionSetup, tally: Tally) -> Reconstructed:
     """What was found, with all that it depends on."""
     opened, found = prepared.opened, prepared.subjects
     many, judged = len(found), prepared.features

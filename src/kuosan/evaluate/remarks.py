@@ -10,23 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kuosan import outputs
-from kuosan.evaluate.images import SHOWN, Images
-from kuosan.evaluate.real import Side
-from kuosan.evaluate.unseen import brought, counted
+from kuosan.evaluate.eval_images import Side
+from kuosan.evaluate.images import SHOWN, ImageFiles
+from kuosan.evaluate.train_overlap import brought, counted
+from kuosan.storage import outputs
 
 if TYPE_CHECKING:
-    from kuosan.data.pictures import Pictures
-    from kuosan.features.network import Features
+    from kuosan.data.dataset import Pictures
+    from kuosan.metrics.features.network import FeatureNetwork
 
 LOSSY = ("JPEG", "WEBP", "AVIF", "GIF", "MPO")
 MADE = "samples"
 
 
-def described(side: Side, network: Features | None) -> list[str]:
+def described(side: Side, network: FeatureNetwork | None) -> list[str]:
     """What the images of a side are, and how they come to the feature network."""
     match side.pictures:
-        case Images() as images:
+        case ImageFiles() as images:
             return _of_images(side, images, network)
         case _:
             return [f"{side.what}: {'; '.join(notes)}." for notes in [_of_run(side.pictures)] if notes]
@@ -43,7 +43,7 @@ def _suffixes(pictures: Pictures) -> str:
     return ", ".join(f"{kind} ({count:,})" for kind, count in sorted(lossy.items()))
 
 
-def _of_images(side: Side, images: Images, network: Features | None) -> list[str]:
+def _of_images(side: Side, images: ImageFiles, network: FeatureNetwork | None) -> list[str]:
     told = images.summary()
     sizes = ", ".join(counted(Counter(told["sizes"])))
     formats = ", ".join(counted(Counter(told["formats"])))
@@ -69,7 +69,7 @@ def _of_images(side: Side, images: Images, network: Features | None) -> list[str
     return lines
 
 
-def _rule_of(images: Images) -> str:
+def _rule_of(images: ImageFiles) -> str:
     """The rule of the run that images stand against, in words."""
     reading = images.reading
     assert reading is not None
@@ -83,14 +83,14 @@ def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str])
     for side in (made, reference):
         if side is not None:
             match side.pictures:
-                case Images() as images:
+                case ImageFiles() as images:
                     found += _counting(side, images)
                 case _:
                     pass
     if made is not None:
         found += _fewer(made, n)
         match (made.pictures, reference.pictures):
-            case (Images() as one, Images() as other):
+            case (ImageFiles() as one, ImageFiles() as other):
                 found += [*_apart(one, other), *_shared(made, reference)]
             case _:
                 pass
@@ -103,7 +103,7 @@ def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str])
     return found
 
 
-def _counting(side: Side, images: Images) -> list[str]:
+def _counting(side: Side, images: ImageFiles) -> list[str]:
     """What was left out, what only sounds like no sample, repeats, several recipes, an unfinished set."""
     found = []
     if images.left_out:
@@ -147,7 +147,7 @@ def _fewer(made: Side, n: int) -> list[str]:
     return [f"{made.what}: there are {have:,}, fewer than n = {n:,}; all are taken"] if have < n else []
 
 
-def _apart(one: Images, other: Images) -> list[str]:
+def _apart(one: ImageFiles, other: ImageFiles) -> list[str]:
     """What the files of the two sides differ in, beside what they show."""
     found = []
     sizes = [Counter(f"{fact.width}x{fact.height}" for fact in each.facts) for each in (one, other)]
@@ -172,7 +172,7 @@ def _apart(one: Images, other: Images) -> list[str]:
 def _shared(made: Side, reference: Side) -> list[str]:
     """Images that are on both sides."""
     one, other = made.pictures, reference.pictures
-    assert isinstance(one, Images) and isinstance(other, Images), "the caller has looked"
+    assert isinstance(one, ImageFiles) and isinstance(other, ImageFiles), "the caller has looked"
     there = set(other.contents)  # all of them, whichever are drawn
     both = [int(i) for i, content in zip(made.ids, made.contents) if content in there]
     paths = [Path(each.path).expanduser() for each in (one, other)]
@@ -196,7 +196,7 @@ def _shared(made: Side, reference: Side) -> list[str]:
 def facts(side: Side) -> dict[str, Any]:
     """What a side is of, as plain values for result.json."""
     match side.pictures:
-        case Images() as images:
+        case ImageFiles() as images:
             return {**images.summary(), "measured": len(side)}
         case _:
             pictures = side.pictures
@@ -215,7 +215,7 @@ def file_format(made: Side | None, reference: Side) -> str:
         if side is None:
             continue
         match side.pictures:
-            case Images() as images:
+            case ImageFiles() as images:
                 words.append(f"{name}: {', '.join(counted(Counter(fact.format for fact in images.facts)))}")
             case _:
                 words.append(f"{name}: as trained on")

@@ -1,29 +1,128 @@
-"""What an evaluation found, and all that the figures depend on; as JSON, markdown and CSV."""
+"""Who hears how an evaluation goes on.
+
+Which metric gives which figures: `kid` one, `prdc` four. All are functions of two sets of feature rows.
+
+What an evaluation found, and all that the figures depend on; as JSON, markdown and CSV.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 import kuosan
 from kuosan import config as trees
-from kuosan.evaluate.estimate import Estimate
-from kuosan.evaluate.frechet import label
-from kuosan.evaluate.statistics import About
-from kuosan.evaluate.sweep import shown
-from kuosan.files import write_atomic
+from kuosan.errors import Error
+from kuosan.evaluate.config import shown
+from kuosan.metrics.estimate import Estimate
+from kuosan.metrics.frechet import About, enough, frechet_of_rows, label
+from kuosan.metrics.kid import kid
+from kuosan.metrics.prdc import density_coverage, precision_recall
 from kuosan.sample.request import Request
+from kuosan.storage.files import write_atomic
+
+
+class EvaluationReport(Protocol):
+    """The shell's bars, say."""
+
+    def say(self, text: str) -> None:
+        """A sentence."""
+
+    def left(self, seconds: float, evaluations: int) -> None:
+        """Told once, after the first batch: how long the rest of the sampling will take."""
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Some work has come to `done`."""
+
+
+class SilentEvaluation:
+    """Nobody listens."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def left(self, seconds: float, evaluations: int) -> None:
+        """Nothing."""
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Nothing."""
+
+
+Figures = dict[str, Estimate]
+
+
+def _kid(made: np.ndarray, real: np.ndarray, force: bool) -> Figures:
+    return {"kid": kid(made, real)}
+
+
+def _frechet(made: np.ndarray, real: np.ndarray, force: bool) -> Figures:
+    return {"frechet": frechet_of_rows(made, real, force=force)}
+
+
+def _prdc(made: np.ndarray, real: np.ndarray, force: bool) -> Figures:
+    shares, balls = precision_recall(real, made), density_coverage(real, made)
+    return {
+        "precision": shares.precision,
+        "recall": shares.recall,
+        "density": balls.density,
+        "coverage": balls.coverage,
+    }
+
+
+DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, bool], Figures]] = {
+    "kid": _kid,
+    "frechet": _frechet,
+    "prdc": _prdc,
+}
+LEAST = {"kid": 3, "frechet": 4, "prdc": 6}  # rows a side, without which there is no figure at all
+
+
+def chosen(asked: Sequence[str], made: int, real: int, dim: int, force: bool) -> tuple[str, ...]:
+    """The distances to take: those asked for, or all that so many pictures allow.
+
+    Raises:
+        Error: one asked for needs more pictures.
+    """
+    if not asked:
+        allowed = [name for name in DISTANCES if min(made, real) >= LEAST[name]]
+        return tuple(name for name in allowed if name != "frechet" or min(made, real) > dim or force)
+    for name in asked:
+        if min(made, real) < LEAST[name]:
+            raise Error(
+                f"{name} of {made} pictures against {real}: at least {LEAST[name]} a side are needed; give --n or "
+                f"--real {LEAST[name]} or more."
+            )
+    if "frechet" in asked:
+        for n in (made, real):
+            enough(n, dim, force=force)
+    return tuple(name for name in DISTANCES if name in asked)
+
+
+def figures(names: Sequence[str], made: np.ndarray, real: np.ndarray, *, force: bool = False) -> Figures:
+    """All figures of made (N, D) against real (M, D) features."""
+    return {key: value for name in names for key, value in DISTANCES[name](made, real, force).items()}
+
+
+def floor(names: Sequence[str], one: np.ndarray, other: np.ndarray) -> Figures:
+    """The same figures of real pictures, as far as there are enough of them."""
+    few = min(len(one), len(other))
+    possible = [name for name in names if few >= LEAST[name] and (name != "frechet" or few > one.shape[1])]
+    return figures(possible, one, other)
+
 
 FORMAT = 1
 NAME = "result.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class SettingResult:
     """What was measured of the pictures of one request, or of a folder."""
 
     name: str  # the swept values, in words; empty where nothing was swept
@@ -70,7 +169,7 @@ class Result:
     file_format: str = ""
     images: dict[str, Any] = field(default_factory=dict)  # of both sides: sizes, formats, what was done or left out
     remarks: tuple[str, ...] = ()  # the same in sentences
-    found: tuple[Found, ...] = ()  # empty where only the likelihood was asked for
+    found: tuple[SettingResult, ...] = ()  # empty where only the likelihood was asked for
     floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real pictures
     floor_of: str = ""
     step: int | None = None  # of the checkpoint
@@ -122,7 +221,7 @@ class Result:
             )
         return rows
 
-    def _row(self, one: Found) -> list[str]:
+    def _row(self, one: SettingResult) -> list[str]:
         named = [shown(value) for value in one.setting.values()]
         if not named:
             named = [one.name] if one.request is None else [str(one.sampler), str(one.steps)]

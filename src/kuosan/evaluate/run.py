@@ -2,10 +2,13 @@
 
 `prepare` has opened everything and refused what cannot be measured; `run` makes the pictures that are lacking,
 measures them, and writes result.json, table.md, table.csv, sheets and plots.
+
+The memorisation report of an evaluation: made pictures beside their nearest training pictures.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,31 +17,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan import outputs
+from kuosan.data.images import enlarge, save_png
 from kuosan.errors import Error
-from kuosan.evaluate import bits, measures, memory, plot, remarks
-from kuosan.evaluate.config import EvaluateConfig, configured
-from kuosan.evaluate.judging import share
-from kuosan.evaluate.kid import kid_difference
-from kuosan.evaluate.making import make
-from kuosan.evaluate.prepare import Prepared, prepare
-from kuosan.evaluate.progress import Report, Silent
-from kuosan.evaluate.result import Found, Result
-from kuosan.evaluate.rows import job_rows, side_rows
+from kuosan.evaluate import likelihood, plot, remarks
+from kuosan.evaluate import result as measures
+from kuosan.evaluate.class_accuracy import share
+from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
+from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.evaluate.prepare import EvaluationSetup, job_rows, prepare, side_rows
+from kuosan.evaluate.result import EvaluationReport, Result, SettingResult, SilentEvaluation
+from kuosan.evaluate.sampling import make
+from kuosan.metrics import memorisation
+from kuosan.metrics.kid import kid_difference
+from kuosan.sample.write import SIDE
+from kuosan.storage import outputs
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.estimate import Estimate
-    from kuosan.evaluate.making import Job
-    from kuosan.features.network import Features
-    from kuosan.trained import Trained
+    from kuosan.evaluate.prepare import EvaluationSetup
+    from kuosan.evaluate.result import EvaluationReport, SettingResult
+    from kuosan.evaluate.sampling import Job
+    from kuosan.metrics.estimate import Estimate
+    from kuosan.metrics.features.network import FeatureNetwork
+    from kuosan.sample.pipeline import Pipeline
 
 
 def measure(
-    target: str | Path | Trained,
+    target: str | Path | Pipeline,
     config: EvaluateConfig | None = None,
     *,
-    network: Features | None = None,
-    report: Report | None = None,
+    network: FeatureNetwork | None = None,
+    report: EvaluationReport | None = None,
     **options: Any,
 ) -> Result:
     """Measure a run, a checkpoint, or a folder of pictures against real ones: measure("runs/mine", n=500, steps=10).
@@ -53,7 +61,7 @@ def measure(
     """
     if config is not None and options:
         raise Error(f"{', '.join(options)}: give a config or single settings, not both.")
-    report = report or Silent()
+    report = report or SilentEvaluation()
     config = config or configured(nested(options))
     return run(prepare(target, config, report.progress, network=network), report)
 
@@ -68,7 +76,7 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def run(prepared: Prepared, report: Report) -> Result:
+def run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
     """Make what is lacking, measure, write; into a folder that holds no other result.
 
     Raises:
@@ -81,7 +89,7 @@ def run(prepared: Prepared, report: Report) -> Result:
         return _run(replace(prepared, folder=output.folder), report)
 
 
-def _names(prepared: Prepared) -> list[str]:
+def _names(prepared: EvaluationSetup) -> list[str]:
     """The files that are written."""
     names = ["result.json", "table.md"]
     if prepared.network is not None:
@@ -89,11 +97,11 @@ def _names(prepared: Prepared) -> list[str]:
     if prepared.config.sweep:
         names.append("plot.png")
     if "memorisation" in prepared.metrics:
-        names += [memory.name_of(each) for each in prepared.jobs]
-    return [*names, *([bits.CURVE] if prepared.bits is not None else [])]
+        names += [name_of(each) for each in prepared.jobs]
+    return [*names, *([likelihood.CURVE] if prepared.bits is not None else [])]
 
 
-def _identity(prepared: Prepared) -> Any:
+def _identity(prepared: EvaluationSetup) -> Any:
     """All that the result follows from, as plain values."""
     made = None if prepared.made is None else prepared.made.pictures.fingerprint
     weights = None if prepared.model is None else prepared.model.weights
@@ -102,7 +110,7 @@ def _identity(prepared: Prepared) -> Any:
     return [prepared.target, config, weights, prepared.reference.pictures.fingerprint, made, network]
 
 
-def _run(prepared: Prepared, report: Report) -> Result:
+def _run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
     """Make what is lacking, measure, write into a claimed folder."""
     begin = time.perf_counter()
     model, pictures = prepared.model, prepared.reference.pictures
@@ -111,7 +119,7 @@ def _run(prepared: Prepared, report: Report) -> Result:
         compared = _compared(prepared, prepared.network, report)
     told = None
     if prepared.bits is not None and model is not None:
-        told = bits.measure(model, prepared.bits, prepared.config, prepared.folder, report)
+        told = likelihood.measure(model, prepared.bits, prepared.config, prepared.folder, report)
     result = Result(
         prepared.target,
         prepared.reference.what,
@@ -134,7 +142,7 @@ def _run(prepared: Prepared, report: Report) -> Result:
     return result
 
 
-def _compared(prepared: Prepared, network: Features, report: Report) -> dict[str, Any]:
+def _compared(prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport) -> dict[str, Any]:
     """The figures of all pictures against real ones, and by what features."""
     if prepared.model is not None:
         make(prepared.model, prepared.jobs, report)
@@ -154,18 +162,20 @@ def _compared(prepared: Prepared, network: Features, report: Report) -> dict[str
     }
 
 
-def _found(prepared: Prepared, network: Features, reference: np.ndarray, report: Report) -> list[Found]:
+def _found(
+    prepared: EvaluationSetup, network: FeatureNetwork, reference: np.ndarray, report: EvaluationReport
+) -> list[SettingResult]:
     """The figures of each point, or of the folder's pictures."""
     metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
     if prepared.made is not None:
         made = side_rows(prepared, prepared.made, network, report)
-        found = Found(
+        found = SettingResult(
             prepared.made.what, {}, len(made), measures.figures(prepared.distances, made, reference, force=force)
         )
         if judge is not None:
             _add_labels(found, prepared, side_rows(prepared, prepared.made, judge, report), prepared.made.labels())
         return [found]
-    points: list[Found] = []
+    points: list[SettingResult] = []
     first: np.ndarray | None = None
     for each in prepared.jobs:
         made = job_rows(prepared, each, network, report)
@@ -176,14 +186,14 @@ def _found(prepared: Prepared, network: Features, reference: np.ndarray, report:
         if judge is not None:
             _add_labels(found, prepared, job_rows(prepared, each, judge, report), np.array(each.wanted(0, found.n)))
         if "memorisation" in metrics:
-            memory.add(found, prepared, network, each, made, report)
+            add(found, prepared, network, each, made, report)
         points.append(found)
     return points
 
 
-def _of_job(each: Job, figures: dict[str, Estimate]) -> Found:
+def _of_job(each: Job, figures: dict[str, Estimate]) -> SettingResult:
     request, choice = each.request, each.choice
-    return Found(
+    return SettingResult(
         each.point.name,
         each.point.setting,
         request.n,
@@ -201,7 +211,7 @@ def _of_job(each: Job, figures: dict[str, Estimate]) -> Found:
     )
 
 
-def _add_labels(found: Found, prepared: Prepared, logits: np.ndarray, wanted: np.ndarray | None) -> None:
+def _add_labels(found: SettingResult, prepared: EvaluationSetup, logits: np.ndarray, wanted: np.ndarray | None) -> None:
     """How many pictures the judge finds to be of the class asked for; those asked to be of none are left out."""
     assert prepared.judge is not None and wanted is not None
     there = (wanted >= 0) & (wanted < prepared.judge.dim)
@@ -216,7 +226,9 @@ def _add_labels(found: Found, prepared: Prepared, logits: np.ndarray, wanted: np
     }
 
 
-def _floor(prepared: Prepared, network: Features, report: Report) -> tuple[dict[str, Estimate], str]:
+def _floor(
+    prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport
+) -> tuple[dict[str, Estimate], str]:
     """The same figures of real pictures, and which those are."""
     one, other = prepared.floor
     floor: dict[str, Estimate] = {}
@@ -230,7 +242,7 @@ def _floor(prepared: Prepared, network: Features, report: Report) -> tuple[dict[
     return floor, f"{len(one):,} {one.what} against {len(other):,} {other.what}"
 
 
-def _draw(prepared: Prepared, result: Result) -> None:
+def _draw(prepared: EvaluationSetup, result: Result) -> None:
     """Sheets to look at, and the plot of a sweep."""
     if prepared.made is not None:
         made = [("", prepared.made.shown(plot.SHEET))]
@@ -240,3 +252,54 @@ def _draw(prepared: Prepared, result: Result) -> None:
     plot.sheet(prepared.folder / "real.png", [("", prepared.reference.shown(plot.SHEET))])
     if prepared.config.sweep:
         plot.sweep(prepared.folder / "plot.png", result)
+
+
+SHOWN = 16  # pictures on the sheet
+MOST = 1000  # held-out pictures of the baseline, or as many as are made
+
+
+def add(
+    found: SettingResult,
+    prepared: EvaluationSetup,
+    network: FeatureNetwork,
+    each: Job,
+    made: np.ndarray,
+    report: EvaluationReport,
+) -> None:
+    """Compare made features (N, D) with all training pictures', held-out ones as the baseline; write the sheet.
+
+    The figure `nearer` is the chance that a made picture lies closer to training than a held-out one does: 0.5 if
+    nothing is memorised, 1 if all is.
+    """
+    own = prepared.own
+    assert own is not None
+    train = Side.of("training pictures", own, shuffled(own, TRAIN))
+    held = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
+    told = memorisation.memorisation(
+        made,
+        side_rows(prepared, held, network, report),
+        side_rows(prepared, train, network, report),
+    )
+    pictures = np.moveaxis(each.store.pictures(0, found.n), 1, -1)
+    known = np.moveaxis(train.bytes(), 1, -1)
+    same = memorisation.copies(pictures, known)
+    found.figures["nearer"] = told.nearer
+    found.details["memorisation"] = {
+        "training_pictures": len(train),
+        "compared_at": f"features of {network.name} ({network.resizing}); copies: whole pixels at "
+        f"{known.shape[2]}x{known.shape[1]}",
+        "held_out_pictures": len(held),
+        "below": {"share": told.below.value, "interval": [told.below.low, told.below.high], "expected": told.quantile},
+        "p_value": told.p_value,
+        "flagged": told.flagged,
+        "distance_ratio": told.ratio,
+        "copies": len(same),
+        "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
+    }
+    factor = max(1, SIDE // max(known.shape[1:3]))
+    save_png(prepared.folder / name_of(each), enlarge(memorisation.sheet(told, pictures, known, SHOWN), factor))
+
+
+def name_of(each: Job) -> str:
+    """The sheet of a point's closest images; a swept value may be a path."""
+    return "-".join(["nearest", *re.findall(r"[\w.]+", each.point.name.replace(" ", ""))]) + ".png"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kuosan.errors import Error
-from kuosan.evaluate.estimate import Array
+from kuosan.metrics.estimate import Array
 
 
 @dataclass(frozen=True)

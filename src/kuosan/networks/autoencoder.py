@@ -1,4 +1,10 @@
-"""The KL autoencoder of latent diffusion (Rombach et al. 2022): picture -> N(mean, exp(log_var)) -> picture.
+"""The critic of patches that trains an autoencoder (Isola et al. 2017; Esser et al. 2021), and its hinge losses.
+
+It says of every patch how real it looks: high for photographs, low for reconstructions. Its norms are GroupNorm where
+the papers have BatchNorm: then each picture's score is its own, whatever batch, micro-batch or number of processes it
+stands in, real and made pictures need not share statistics, and there are no running averages to keep for a resume.
+
+The KL autoencoder of latent diffusion (Rombach et al. 2022): picture -> N(mean, exp(log_var)) -> picture.
 
 z = mean + exp(log_var / 2) * eps, latents `factor` times smaller a side. It is Stable Diffusion's: with its config, its
 weights fit (`convert.autoencoder`). `patch` lets pictures enter in patches, which spares small nets the finest level.
@@ -7,6 +13,7 @@ weights fit (`convert.autoencoder`). `patch` lets pictures enter in patches, whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
@@ -15,11 +22,45 @@ from torch.nn import functional as F
 
 from kuosan.errors import Error
 from kuosan.networks.autoencoder_config import AutoencoderConfig
-from kuosan.networks.critic import Critic
-from kuosan.networks.initialise import initialise
-from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv
+from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, initialise
 from kuosan.networks.norm import GroupNorm
-from kuosan.networks.unet import Level, run
+from kuosan.networks.unet import UNetLevel, run
+
+_WIDEST = 8  # times the first layer's channels, as in the papers
+_SLOPE = 0.2  # of LeakyReLU, as in the papers
+
+
+class Critic(nn.Module):
+    """4x4 convolutions, `layers` of them halving, then two that do not: (B, C, H, W) -> scores (B, 1, h, w) float32."""
+
+    def __init__(self, in_channels: int, channels: int, layers: int) -> None:
+        super().__init__()
+        widths = [channels * min(2**i, _WIDEST) for i in range(layers + 1)]
+        self.entrance = nn.Conv2d(in_channels, channels, 4, stride=2, padding=1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(into, out, 4, stride=2 if i < layers - 1 else 1, padding=1, bias=False)
+            for i, (into, out) in enumerate(pairwise(widths))
+        )
+        self.norms = nn.ModuleList(GroupNorm(max(1, out // 16), out, 1e-6) for out in widths[1:])
+        self.exit = nn.Conv2d(widths[-1], 1, 4, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.entrance(x.to(self.entrance.weight.dtype, memory_format=torch.channels_last))
+        h = F.leaky_relu(h, _SLOPE)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), _SLOPE)
+        return cast(Tensor, self.exit(h)).float()
+
+
+def generator_loss(made: Tensor) -> Tensor:
+    """What the autoencoder lowers of the scores of its reconstructions: (B, 1, h, w) -> (B,)."""
+    return -made.mean((1, 2, 3))
+
+
+def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
+    """What the critic lowers (Lim & Ye 2017): scores (B, 1, h, w) twice -> (B,), 1 where it cannot tell."""
+    return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + made).mean((1, 2, 3)))
+
 
 LOG_VAR = (-30.0, 20.0)  # what log-variances are clamped to, as in Stable Diffusion
 CRITIC = "critic."  # how the names of the critic's weights begin
@@ -59,10 +100,10 @@ class Autoencoder(nn.Module):
         self.config = config
         latent, device = config.latent_channels, torch.get_default_device()
         with torch.device("meta"):
-            self.encoder = Encoder(config)
+            self.encoder = AutoencoderEncoder(config)
             self.quant_conv = nn.Conv2d(2 * latent, 2 * latent, 1)
             self.post_quant_conv = nn.Conv2d(latent, latent, 1)
-            self.decoder = Decoder(config)
+            self.decoder = AutoencoderDecoder(config)
             if config.critic_channels:
                 self.critic = Critic(config.in_channels, config.critic_channels, config.critic_layers)
         if device.type != "meta":
@@ -101,7 +142,7 @@ class Autoencoder(nn.Module):
         return Reconstruction(moments, self.decode(moments.sample(eps)))
 
 
-class Encoder(nn.Module):
+class AutoencoderEncoder(nn.Module):
     """Entrance, levels going down, middle, norm, exit: (B, C, H, W) -> (B, 2 * latent_channels, H/f, W/f)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -128,7 +169,7 @@ class Encoder(nn.Module):
         return cast(Tensor, self.exit(self.norm(h, act=True)))
 
 
-class Decoder(nn.Module):
+class AutoencoderDecoder(nn.Module):
     """Entrance, middle, levels going up, norm, exit: (B, latent_channels, h, w) -> (B, C, h*f, w*f)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -157,8 +198,8 @@ def _block(config: AutoencoderConfig, channels: int, out: int) -> ResidualBlock:
     return ResidualBlock(channels, out, groups=config.groups, eps=config.norm_eps, scale_shift=False)
 
 
-def _level(config: AutoencoderConfig, channels: int, width: int, blocks: int, exit: nn.Module) -> Level:
-    return Level([_block(config, width if j else channels, width) for j in range(blocks)], [], exit)
+def _level(config: AutoencoderConfig, channels: int, width: int, blocks: int, exit: nn.Module) -> UNetLevel:
+    return UNetLevel([_block(config, width if j else channels, width) for j in range(blocks)], [], exit)
 
 
 def _middle(config: AutoencoderConfig) -> nn.ModuleList:
@@ -170,7 +211,7 @@ def _middle(config: AutoencoderConfig) -> nn.ModuleList:
 
 
 def _through(levels: nn.ModuleList, h: Tensor, config: AutoencoderConfig) -> Tensor:
-    for level in cast(Iterable[Level], levels):
+    for level in cast(Iterable[UNetLevel], levels):
         for block in level.blocks:
             h = run(block, h, recompute=config.checkpointing)
         h = level.exit(h)

@@ -12,11 +12,10 @@ from typing import Literal, NamedTuple
 
 from kuosan import limits
 from kuosan.errors import Error, unknown
-from kuosan.networks.checks import check_counts, is_whole, refused
-from kuosan.networks.config import Origin, Size
+from kuosan.networks.config import Origin, Size, check_counts, is_whole, refused
 
 
-class _Shape(NamedTuple):
+class _AutoencoderShape(NamedTuple):
     channels: int  # at the first level
     widest: int  # multipliers are 1, 2, 4, ... up to this
     blocks: int
@@ -25,10 +24,10 @@ class _Shape(NamedTuple):
 
 
 _SIZES = {
-    "tiny": _Shape(16, 2, 1, 8, 16),
-    "small": _Shape(32, 2, 1, 8, 32),
-    "medium": _Shape(64, 4, 2, 32, 64),
-    "large": _Shape(128, 4, 2, 32, 64),  # Stable Diffusion's at factor 8
+    "tiny": _AutoencoderShape(16, 2, 1, 8, 16),
+    "small": _AutoencoderShape(32, 2, 1, 8, 32),
+    "medium": _AutoencoderShape(64, 4, 2, 32, 64),
+    "large": _AutoencoderShape(128, 4, 2, 32, 64),  # Stable Diffusion's at factor 8
 }
 _ATTENDED = 32  # cells a side of the middle, at most, where it attends by default
 

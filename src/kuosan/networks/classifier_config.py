@@ -7,8 +7,7 @@ from typing import Literal
 
 from kuosan import limits
 from kuosan.errors import Error
-from kuosan.networks.checks import is_whole
-from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig, default_unet
+from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig, default_unet, is_whole
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,57 @@
-"""What a U-Net is made of: `UNetConfig`, and the shape we give a picture size by default. Torch-free.
+"""What the configurations of networks refuse, and the checks that several of them make. Torch-free.
+
+What a U-Net is made of: `UNetConfig`, and the shape we give a picture size by default. Torch-free.
 
 One set of fields covers DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021) and, with the context door, Stable
 Diffusion; docs/networks.md lists the settings of each.
+
+What a diffusion transformer is made of: `DiTConfig`, and the shape we give a picture size by default. Torch-free.
+
+DiT-S, B, L and XL of Peebles & Xie 2023 (table 1) are rows of docs/networks.md.
+
+A text transformer's shape: `ByteText`, for people who have no text encoder at all. Torch-free.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from kuosan import limits
-from kuosan.errors import Error, unknown
-from kuosan.networks.checks import check_counts, check_doors, is_whole, refused
+from kuosan.errors import Error, shown, unknown
+
+
+def refused(config: object, field: str, allowed: str, cure: str) -> Error:
+    """An `Error` that names a field, its value, what is allowed, and the cure."""
+    return Error(f"{type(config).__name__}.{field} is {shown(getattr(config, field))}; allowed: {allowed}. {cure}")
+
+
+def is_whole(value: object, low: int) -> bool:
+    """Whether a value is a whole number from `low`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def check_counts(config: object, fields: Iterable[str]) -> None:
+    """Refuse fields that are no whole numbers from 1. Raises: Error."""
+    for name in fields:
+        if not is_whole(getattr(config, name), 1):
+            raise refused(config, name, "whole numbers from 1", f"Set {name} to 1 or more.")
+
+
+def check_doors(config: UNetConfig | DiTConfig) -> None:
+    """Refuse impossible doors: label, context, concat. Raises: Error."""
+    for name in ("classes", "concat_channels"):
+        if not is_whole(getattr(config, name), 0):
+            raise refused(config, name, "whole numbers from 0", f"Set {name} to 0 to close that door.")
+    if config.concat_skip and config.concat_channels < config.out_channels:
+        raise refused(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
+    if config.context_width is not None and not is_whole(config.context_width, 1):
+        raise refused(config, "context_width", "whole numbers from 1, or None", "It follows from model.text.")
+    if config.context_vector and config.context_width is None:
+        raise refused(config, "context_vector", "false without context_width", "Leave it out.")
+
 
 TimeConditioning = Literal["add", "scale_shift"]
 Resample = Literal["conv", "conv_asymmetric", "block"]
@@ -20,7 +59,7 @@ Size = Literal["tiny", "small", "medium", "large"]
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _UNetShape:
     channels: int  # at the first level
     widest: int  # multipliers are 1, 2, 4, ... up to this
     blocks: int
@@ -28,17 +67,17 @@ class _Shape:
     groups: int
 
 
-_SIZES = {
-    "tiny": _Shape(32, 2, 1, 8, 8),
-    "small": _Shape(64, 2, 1, 16, 8),
-    "medium": _Shape(128, 2, 2, 16, 16),
-    "large": _Shape(256, 2, 2, 16, 32),
+_UNET_SIZES = {
+    "tiny": _UNetShape(32, 2, 1, 8, 8),
+    "small": _UNetShape(64, 2, 1, 16, 8),
+    "medium": _UNetShape(128, 2, 2, 16, 16),
+    "large": _UNetShape(256, 2, 2, 16, 32),
 }
-_SIZES_1 = {  # of version 1, which entered in patches over 64 pixels only, with twice the channels
-    "tiny": _Shape(32, 2, 1, 8, 8),
-    "small": _Shape(32, 4, 1, 8, 8),
-    "medium": _Shape(64, 4, 2, 16, 16),
-    "large": _Shape(128, 4, 2, 16, 32),
+_UNET_SIZES_1 = {  # of version 1, which entered in patches over 64 pixels only, with twice the channels
+    "tiny": _UNetShape(32, 2, 1, 8, 8),
+    "small": _UNetShape(32, 4, 1, 8, 8),
+    "medium": _UNetShape(64, 4, 2, 16, 16),
+    "large": _UNetShape(128, 4, 2, 16, 32),
 }
 _PATCHED = 16  # pixels a side from which images enter in patches
 _FINEST = 64  # cells a side of the finest level, at most
@@ -207,16 +246,16 @@ def default_unet(
 
     Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
     """
-    if size not in _SIZES:
-        raise unknown("network size", size, _SIZES)
+    if size not in _UNET_SIZES:
+        raise unknown("network size", size, _UNET_SIZES)
     count, height, width = shape
     side = max(height, width)
     if version == 1:
-        plan = _SIZES_1[size]
+        plan = _UNET_SIZES_1[size]
         patch, levels = _cells_1(height, width)
         channels, fewest = plan.channels * (1 if patch == 1 else 2), 0
     else:
-        plan, fewest = _SIZES[size], _LEAST
+        plan, fewest = _UNET_SIZES[size], _LEAST
         patch, levels = _cells(height, width, latent, step)
         channels = plan.channels
     return UNetConfig(
@@ -275,3 +314,124 @@ def _indivisible(height: int, width: int, step: int) -> Error:
         f"picture size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
         f"{step}. Resize or pad to {low} or {high}."
     )
+
+
+class _DiTShape(NamedTuple):
+    width: int
+    depth: int
+    heads: int
+
+
+_DIT_SIZES = {  # about the parameters of the U-Net of that name
+    "tiny": _DiTShape(96, 6, 3),
+    "small": _DiTShape(160, 6, 5),
+    "medium": _DiTShape(384, 6, 6),
+    "large": _DiTShape(512, 13, 8),
+}
+_TOKENS_A_SIDE = 16  # by default at most, as DiT has for 256 pixels with /2 patches of latents
+_MOST_A_SIDE = 32  # where the sides cannot be divided further; attention takes the square of the square of this
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The fields of `networks.dit.DiT`; every impossible value is refused when the config is made."""
+
+    kind: Literal["dit"] = "dit"  # a diffusion transformer (Peebles & Xie 2023)
+    in_channels: int = 3  # channels of x, without `concat_channels`
+    out_channels: int = 3  # channels put out; twice in_channels for a learned variance
+    patch: int = 2  # dit: pixels a side of one token
+    width: int = 384  # dit: channels of a token
+    depth: int = 12  # dit: how many blocks
+    heads: int = 6  # dit: attention heads; must divide width
+    mlp: int = 4  # dit: hidden width of a block's perceptron, in widths
+    classes: int = 0  # label door; the table has one more row, the null label `classes`
+    context_width: int | None = None  # context door (cross-attention to text): width of what is told a piece
+    context_vector: bool = False  # the mean of what is told is added to the time embedding too
+    concat_channels: int = 0  # channels joined to x by the concat door
+    concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
+    checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
+
+    def __post_init__(self) -> None:
+        limits.check(self)
+        check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
+        check_doors(self)
+        if self.width % 4:
+            cure = "Use a multiple of 32."
+            raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
+        if self.width % self.heads:
+            raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are usual.")
+
+    @property
+    def layers(self) -> int:
+        """Blocks; each has several weights."""
+        return self.depth
+
+    @property
+    def factor(self) -> int:
+        """Height and width of a picture must be multiples of this."""
+        return self.patch
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that means "no class", or None for a network without a label door."""
+        return self.classes or None
+
+
+def default_dit(
+    shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0, context_width: int | None = None
+) -> DiTConfig:
+    """A DiT for pictures of `shape` (C, H, W): at most 16 x 16 tokens where the sides allow it.
+
+    "small" is 2.9 M parameters at 32 x 32.
+
+    Raises: `Error` for an unknown size, or sides that cannot be cut into 32 x 32 tokens or fewer.
+    """
+    if size not in _DIT_SIZES:
+        raise unknown("network size", size, _DIT_SIZES)
+    count, height, width = shape
+    side, plan = max(height, width), _DIT_SIZES[size]
+    patch = wanted = 1 << math.ceil(math.log2(max(1.0, side / _TOKENS_A_SIDE)))
+    while height % patch or width % patch:
+        patch //= 2
+    if side > _MOST_A_SIDE * patch:
+        up = "x".join(str(-(-each // wanted) * wanted) for each in (height, width))
+        raise Error(
+            f"picture size {height}x{width} cannot be cut into patches of {wanted} pixels: allowed are sides that are "
+            f"multiples of {wanted}. Resize or pad to {up}."
+        )
+    return DiTConfig(
+        in_channels=count,
+        out_channels=count,
+        patch=patch,
+        width=plan.width,
+        depth=plan.depth,
+        heads=plan.heads,
+        classes=classes,
+        context_width=context_width,
+        context_vector=context_width is not None,
+    )
+
+
+WORD = 16  # bytes of a piece at most; longer words are several
+LONGEST = 512  # pieces
+
+
+@dataclass(frozen=True)
+class ByteText:
+    """A transformer over words, each read byte by byte, trained together with the network that it tells of them."""
+
+    kind: Literal["bytes"] = "bytes"
+    length: int = 0  # bytes: pieces (words, marks) of a prompt at most; 0 in a new run: the longest caption's
+    width: int = 192  # bytes: channels of what is told, a piece
+    depth: int = 3  # bytes: transformer blocks
+    heads: int = 6  # bytes: attention heads; must divide width
+
+    def __post_init__(self) -> None:
+        for name, low in (("length", 0), ("width", 8), ("depth", 0), ("heads", 1)):
+            if not is_whole(getattr(self, name), low):
+                raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
+        if self.length > LONGEST:
+            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} pieces of a prompt are read.")
+        limits.check(self)
+        if self.width % self.heads:
+            raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

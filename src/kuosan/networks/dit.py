@@ -16,18 +16,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kuosan import seeds
-from kuosan.networks.dit_config import DiTConfig
-from kuosan.networks.doors import check, check_context
-from kuosan.networks.initialise import initialise
-from kuosan.networks.layers import attend, time_features
-from kuosan.networks.transformer import Context, CrossAttention, Pooled
+from kuosan.networks.config import DiTConfig
+from kuosan.networks.layers import (
+    Context,
+    CrossAttention,
+    Pooled,
+    attend,
+    check,
+    check_context,
+    initialise,
+    time_features,
+)
 from kuosan.networks.unet import Conditioning, embed, run, with_skip
 
 CLOCK = 256  # width of the time's sines and cosines, in DiTs of every size
 EPS = 1e-6  # of every layer norm
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention between all tokens and a perceptron on each, both gated: (B, L, D) -> (B, L, D).
 
     The tokens' sum stays in float32 (float64 in a float64 network), the two branches are in the weights' precision.
@@ -87,7 +93,7 @@ class DiT(nn.Module):
             self.label = nn.Embedding(config.classes + 1, config.width) if config.classes else None
             told = config.context_width if config.context_vector else None
             self.pooled = None if told is None else Pooled(told, config.width)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
             self.exit = Exit(config)
             self.conditioning = Conditioning(config.width, [*self.blocks, self.exit])
         if device.type != "meta":
@@ -117,7 +123,7 @@ class DiT(nn.Module):
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
         kept = torch.promote_types(weight.dtype, torch.float32)
         h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept)
-        for block in cast(Iterable[Block], self.blocks):
+        for block in cast(Iterable[DiTBlock], self.blocks):
             h = run(block, h, next(shares), told, recompute=self.config.checkpointing)
         out = from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
         return with_skip(self.config, out, concat)

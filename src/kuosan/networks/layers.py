@@ -1,18 +1,30 @@
 """The parts of a U-Net: time embedding, group norm, residual block, attention, resampling.
 
 Tensors stay channels_last from the entrance to the exit, so attention's tokens (B, H*W, C) are a view.
+
+What lets a network attend to a text: cross-attention, Stable Diffusion's block around it, a text as one vector.
+
+h += attention(norm(h));  h += cross(norm(h), context);  h += geglu(norm(h))        (Rombach et al. 2022, app. E)
+
+Initial weights as a pure function of a seed and each weight's name; torch's global generator is not touched.
+
+The doors of a network: what x, t, label and concat may be, and the sentence for each that may not.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kuosan import seeds
+from kuosan.errors import Error
+from kuosan.networks.config import DiTConfig, UNetConfig
 from kuosan.networks.norm import GroupNorm
 
 
@@ -176,3 +188,210 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 @cache
 def _has_tiles() -> bool:
     return torch.cpu._is_amx_tile_supported()
+
+
+class Context(NamedTuple):
+    """What a network attends to: features of L pieces of text, and which of them are there."""
+
+    features: Tensor  # (B, L, W)
+    mask: Tensor | None = None  # (B, L) bool, False where a row is shorter; at least one True a row
+
+    def heard(self) -> Tensor | None:
+        """The mask as attention takes it: (B, 1, 1, L)."""
+        return None if self.mask is None else self.mask[:, None, None, :]
+
+    def mean(self) -> Tensor:
+        """The mean over the pieces that are there: (B, W) float32."""
+        features = self.features.float()
+        if self.mask is None:
+            return features.mean(1)
+        there = self.mask.to(features)[..., None]
+        return (features * there).sum(1) / there.sum(1)
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens (B, N, C) to a context of width W, or to themselves: (B, N, C), to be added."""
+
+    def __init__(self, channels: int, heads: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.k = nn.Linear(context_width or channels, channels, bias=False)
+        self.v = nn.Linear(context_width or channels, channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor, context: Context | None = None) -> Tensor:
+        told = h if context is None else context.features.to(h.dtype)
+        q, k, v = (self._heads(part) for part in (self.q(h), self.k(told), self.v(told)))
+        mixed = attend(q, k, v, None if context is None else context.heard())
+        return cast(Tensor, self.out(mixed.transpose(1, 2).reshape(h.shape)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class GEGLU(nn.Module):
+    """A perceptron a * gelu(b) on each token (Shazeer 2020): (B, N, C) -> (B, N, C), to be added."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(channels, 2 * hidden)
+        self.down = nn.Linear(hidden, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        a, gate = self.up(h).chunk(2, dim=-1)
+        return cast(Tensor, self.down(a * F.gelu(gate)))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the context, perceptron: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, channels: int, heads: int, context_width: int, mlp: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.itself = CrossAttention(channels, heads)
+        self.cross = CrossAttention(channels, heads, context_width)
+        self.norm3 = nn.LayerNorm(channels) if mlp else None
+        self.perceptron = GEGLU(channels, mlp * channels) if mlp else None
+
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        h = h + self.itself(normed(self.norm1, h))
+        h = h + self.cross(normed(self.norm2, h), context)
+        if self.norm3 is None or self.perceptron is None:
+            return h
+        return h + cast(Tensor, self.perceptron(normed(self.norm3, h)))
+
+
+class Transformer(nn.Module):
+    """Stable Diffusion's spatial transformer: all pixels (B, C, H, W) attend to each other and to the context.
+
+    It begins as the identity: its last layer is zero.
+    """
+
+    def __init__(
+        self, channels: int, *, head_channels: int | None, context_width: int, depth: int, mlp: int, groups: int
+    ) -> None:
+        super().__init__()
+        heads = channels // (head_channels or channels)
+        self.norm = GroupNorm(groups, channels, 1e-6)  # SD's, whatever the other norms have
+        self.entrance = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_width, mlp) for _ in range(depth))
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        B, C, H, W = x.shape
+        h = self.entrance(self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C))
+        for block in cast(Iterable[TransformerBlock], self.blocks):
+            h = block(h, context)
+        return cast(Tensor, x + self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
+
+
+class Pooled(nn.Linear):
+    """A context as one vector, added to the time embedding: (B, W) -> (B, time_width). It begins as zero."""
+
+    def embed(self, context: Context) -> Tensor:
+        """Each row by itself in sampling, so that its bits do not depend on how many are beside it."""
+        with torch.autocast(context.features.device.type, enabled=False):
+            rows = context.mean().to(self.weight.dtype)
+            if torch.is_grad_enabled() or rows.device.type != "cpu":
+                return cast(Tensor, self(rows))
+            return torch.cat([self(rows[i : i + 1]) for i in range(len(rows))])
+
+
+def normed(norm: nn.LayerNorm, h: Tensor) -> Tensor:
+    """A layer norm in the dtype of the tokens, whatever its weights have."""
+    return F.layer_norm(h, norm.normalized_shape, norm.weight.to(h.dtype), norm.bias.to(h.dtype), norm.eps)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw every weight of a U-Net: uniform of variance 2 / (fan_in + fan_out), biases zero (Ho et al. 2020).
+
+    Zero as well: the last layer of every residual branch and of the network, so that a block begins as its
+    shortcut. Label rows are N(0, 0.02²), the null label's row zero. One stream a weight: adding a layer leaves
+    the draws of the others as they were.
+    """
+    for name, module in network.named_modules():
+        match module:
+            case nn.GroupNorm() | nn.LayerNorm():
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+            case nn.Conv2d() | nn.Linear():
+                _fan_average(module.weight, seed, name)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            case nn.Embedding():
+                rows = seeds.rng(seed, f"init {name}").standard_normal(tuple(module.weight.shape), dtype="float32")
+                module.weight.copy_(torch.from_numpy(0.02 * rows))
+                module.weight[-1].zero_()
+    for module in network.modules():
+        match module:
+            case ResidualBlock():
+                nn.init.zeros_(module.conv2.weight)
+            case Attention() | Transformer():
+                nn.init.zeros_(module.out.weight)
+            case Pooled():
+                nn.init.zeros_(module.weight)
+    decoder = getattr(network, "decoder", None)
+    if decoder is not None:
+        nn.init.zeros_(decoder.exit.weight)
+
+
+def _fan_average(weight: Tensor, seed: int, name: str) -> None:
+    area = math.prod(weight.shape[2:])
+    bound = math.sqrt(6 / (area * (weight.shape[0] + weight.shape[1])))  # uniform(-b, b) has variance b²/3
+    draws = seeds.rng(seed, f"init {name}").random(tuple(weight.shape), dtype="float32")
+    weight.copy_(torch.from_numpy((2 * draws - 1) * bound))
+
+
+def check_context(config: UNetConfig | DiTConfig, x: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
+    """Refuse a context that this network cannot take, or has no door for."""
+    width = config.context_width
+    if width is None:
+        if context is not None or mask is not None:
+            raise Error("this network has no context door (context_width is None): leave context out.")
+        return
+    if context is None or context.ndim != 3 or len(context) != len(x) or context.shape[2] != width:
+        got = "missing" if context is None else f"of shape {tuple(context.shape)}"
+        raise Error(f"context is {got}; this network is told of text: pass context of shape ({len(x)}, L, {width}).")
+    if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
+        raise Error(
+            f"context_mask is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}; it must be bool "
+            f"of shape {tuple(context.shape[:2])}."
+        )
+
+
+def check(config: UNetConfig | DiTConfig, x: Tensor, t: Tensor, label: Tensor | None, concat: Tensor | None) -> None:
+    """Refuse inputs this network cannot take; each sentence names the cure."""
+    if x.ndim != 4 or x.shape[1] != config.in_channels:
+        raise Error(f"x has shape {tuple(x.shape)}; this network takes (B, {config.in_channels}, H, W).")
+    B, _, H, W = x.shape
+    if H % config.factor or W % config.factor:
+        up = tuple(-(-side // config.factor) * config.factor for side in (H, W))
+        raise Error(
+            f"picture size {H}x{W}: this network takes sides that are multiples of {config.factor}. "
+            f"Resize or pad to {up[0]}x{up[1]}."
+        )
+    if t.numel() not in (1, B) or t.ndim > 1:
+        raise Error(f"t has shape {tuple(t.shape)}; allowed: (), (1,) or ({B},), one time a picture.")
+    if config.classes and (label is None or label.shape != (B,)):
+        got = "missing" if label is None else f"of shape {tuple(label.shape)}"
+        raise Error(
+            f"label is {got}; this network has {config.classes} classes: pass int64 labels of shape ({B},), "
+            f"{config.null_label} for none."
+        )
+    if label is not None and config.classes and label.device.type == "cpu":  # a GPU would have to be waited for
+        wrong = [int(i) for i in label if not 0 <= i <= config.classes]
+        if wrong:
+            raise Error(
+                f"label {wrong[0]}: this network takes 0 to {config.classes - 1}, or {config.classes} for none."
+            )
+    if not config.classes and label is not None:
+        raise Error("this network has no label door (classes is 0): leave label out, or train with classes.")
+    if config.concat_channels:
+        wanted = (B, config.concat_channels, H, W)
+        if concat is None or concat.shape != wanted:
+            got = "missing" if concat is None else f"of shape {tuple(concat.shape)}"
+            raise Error(f"concat is {got}; this network takes concat of shape {wanted}.")
+    elif concat is not None:
+        raise Error("this network has no concat door (concat_channels is 0): leave concat out.")

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kuosan.networks.initialise import initialise
-from kuosan.networks.layers import attend
-from kuosan.networks.text_config import WORD, ByteText
-from kuosan.networks.transformer import Context, normed
+from kuosan.networks.config import WORD, ByteText
+from kuosan.networks.layers import Context, attend, initialise, normed
 
 SYMBOLS = 258  # 0 no byte, 1 to 256 a byte, 257 the beginning
 

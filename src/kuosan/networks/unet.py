@@ -2,6 +2,10 @@
 
 It knows no noise: x, a clock t and conditions by door (label, concat) go in, `out_channels` come out.
 The encoder stands alone, for it is also the body of the noisy classifier.
+
+A classifier of noisy or clean pictures: a U-Net's first half, averaged over the picture (Dhariwal & Nichol 2021, 4).
+
+logits = head(mean(silu(norm(encoder(x, t).h))))
 """
 
 from __future__ import annotations
@@ -15,16 +19,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kuosan.networks.config import UNetConfig
-from kuosan.networks.dit_config import DiTConfig
-from kuosan.networks.doors import check, check_context
-from kuosan.networks.initialise import initialise
-from kuosan.networks.layers import Attention, DownConv, ResidualBlock, UpConv, time_features
+from kuosan.errors import Error
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.networks.config import DiTConfig, UNetConfig
+from kuosan.networks.layers import (
+    Attention,
+    Context,
+    DownConv,
+    Pooled,
+    ResidualBlock,
+    Transformer,
+    UpConv,
+    check,
+    check_context,
+    initialise,
+    time_features,
+)
 from kuosan.networks.norm import GroupNorm
-from kuosan.networks.transformer import Context, Pooled, Transformer
 
 
-class Encoding(NamedTuple):
+class UNetEncoding(NamedTuple):
     """What the encoder hands on: the coarsest features, every skip (finest first), and the time embedding."""
 
     h: Tensor  # (B, C_last, H/2^k, W/2^k)
@@ -81,7 +95,7 @@ class Conditioning(nn.Linear):
             return iter(made.expand(batch, -1).split(self.widths, dim=1))
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """The blocks of one resolution, each followed by its attention, then the way to the next resolution."""
 
     def __init__(self, blocks: list[ResidualBlock], attentions: list[nn.Module], exit: nn.Module) -> None:
@@ -96,7 +110,7 @@ def residual_blocks(modules: Iterable[nn.Module]) -> list[ResidualBlock]:
     return [m for module in modules for m in module.modules() if isinstance(m, ResidualBlock)]
 
 
-class Encoder(nn.Module):
+class UNetEncoder(nn.Module):
     """The first half: entrance, levels going down, middle. `forward` gives an `Encoding`."""
 
     def __init__(self, config: UNetConfig) -> None:
@@ -114,7 +128,7 @@ class Encoder(nn.Module):
         for i, (width, wanted) in enumerate(zip(config.widths, config.attention, strict=True)):
             blocks = [residual_block(config, width if j else channels, width) for j in range(config.blocks)]
             attentions = [attention(config, width, wanted) for _ in blocks]
-            levels.append(Level(blocks, attentions, self._down(width, last=i == config.levels - 1)))
+            levels.append(UNetLevel(blocks, attentions, self._down(width, last=i == config.levels - 1)))
             channels = width
         self.levels = nn.ModuleList(levels)
         self.middle = nn.ModuleList(
@@ -148,7 +162,7 @@ class Encoder(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
         context: Context | None = None,
-    ) -> Encoding:
+    ) -> UNetEncoding:
         check(self.config, x, t, label, concat)
         emb = self.embed(t, label, context)
         shares = self.conditioning.shares(emb, len(x))
@@ -158,7 +172,7 @@ class Encoder(nn.Module):
             x = F.pixel_unshuffle(x, self.config.patch)
         h = self.entrance(x.to(self.entrance.weight.dtype, memory_format=torch.channels_last))
         skips = [h]
-        for level in cast(Iterable[Level], self.levels):
+        for level in cast(Iterable[UNetLevel], self.levels):
             for block, attend in zip(level.blocks, level.attentions, strict=True):
                 h = attending(attend, self._run(block, h, next(shares)), context)
                 skips.append(h)
@@ -168,13 +182,13 @@ class Encoder(nn.Module):
                 skips.append(h)
         h = self._run(self.middle[0], h, next(shares))
         h = self._run(self.middle[2], attending(self.middle[1], h, context), next(shares))
-        return Encoding(h, skips, emb)
+        return UNetEncoding(h, skips, emb)
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         return run(block, *inputs, recompute=self.config.checkpointing)
 
 
-class Decoder(nn.Module):
+class UNetDecoder(nn.Module):
     """The second half: levels going up, each block joined with its skip, then norm and the exit convolution."""
 
     def __init__(self, config: UNetConfig) -> None:
@@ -188,7 +202,7 @@ class Decoder(nn.Module):
                 blocks.append(residual_block(config, channels + skips.pop(), width))
                 channels = width
             attentions = [attention(config, width, config.attention[i]) for _ in blocks]
-            levels.append(Level(blocks, attentions, self._up(width, last=i == 0)))
+            levels.append(UNetLevel(blocks, attentions, self._up(width, last=i == 0)))
         self.levels = nn.ModuleList(levels)
         self.conditioning = Conditioning(config.time_width, residual_blocks([self.levels]))
         self.norm = GroupNorm(config.groups, channels, config.norm_eps)
@@ -199,11 +213,11 @@ class Decoder(nn.Module):
             return nn.Identity()
         return residual_block(self.config, width, width, "up") if self.config.resample == "block" else UpConv(width)
 
-    def forward(self, encoding: Encoding, context: Context | None = None) -> Tensor:
+    def forward(self, encoding: UNetEncoding, context: Context | None = None) -> Tensor:
         h, skips, emb = encoding
         skips, shares = list(skips), self.conditioning.shares(emb, len(h))
         recompute = self.config.checkpointing
-        for level in cast(Iterable[Level], self.levels):
+        for level in cast(Iterable[UNetLevel], self.levels):
             for block, attend in zip(level.blocks, level.attentions, strict=True):
                 h = run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute)
                 h = attending(attend, h, context)
@@ -221,8 +235,8 @@ class UNet(nn.Module):
         self.config = config
         device = torch.get_default_device()
         with torch.device("meta"):  # torch's own initialisation would draw from its global generator
-            self.encoder = Encoder(config)
-            self.decoder = Decoder(config)
+            self.encoder = UNetEncoder(config)
+            self.decoder = UNetDecoder(config)
         if device.type != "meta":
             self.to_empty(device=device)
             initialise(self, seed)
@@ -305,3 +319,46 @@ def _skip_widths(config: UNetConfig) -> list[int]:
     for i, width in enumerate(config.widths):
         skips += [width] * (config.blocks + (i < config.levels - 1))
     return skips
+
+
+class Classifier(nn.Module):
+    """`network(x, t)` -> logits (B, classes) float32; a judge of clean pictures (`noisy=False`) is told no t.
+
+    Weights are a function of `config` and `seed` alone; on the meta device none are made.
+    """
+
+    def __init__(self, config: ClassifierConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self.encoder = UNetEncoder(config.encoder)
+            width = config.encoder.widths[-1]
+            self.norm = GroupNorm(config.groups, width, config.norm_eps)
+            self.head = nn.Linear(width, config.classes)
+        if device.type != "meta":
+            self.to_empty(device=device)
+            initialise(self, seed)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, in_channels, H, W)
+        t: Tensor | None = None,  # () | (1,) | (B,), whole or fractional
+    ) -> Tensor:  # (B, classes) float32, float64 where the weights are
+        if (t is None) == self.config.noisy:
+            raise Error(
+                "this classifier knows noisy pictures: it needs their time t."
+                if self.config.noisy
+                else "this classifier is a judge of clean pictures (noisy is false): it takes no time t."
+            )
+        h = self.encoder(x, x.new_zeros(1) if t is None else t).h
+        h = self.norm(h, act=True)
+        exact = torch.promote_types(h.dtype, torch.float32)
+        with full_precision(h):
+            return F.linear(h.to(exact).mean((2, 3)), self.head.weight.to(exact), self.head.bias.to(exact))
+
+
+def classifier_parameter_count(config: ClassifierConfig) -> int:
+    """How many weights a `Classifier(config)` has, without making them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Classifier(config).parameters())

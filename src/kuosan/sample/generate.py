@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 import torch
 
 from kuosan import seeds
-from kuosan.codec.pixels import PIXELS, Codec
-from kuosan.diffusion import names, restoration
-from kuosan.diffusion.resampling import repaint_times
+from kuosan.diffusion import registry, restoration
+from kuosan.diffusion.grids import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.errors import Error
-from kuosan.sample import restored, sizes
-from kuosan.sample.guided import Guides, check, guided
-from kuosan.sample.plan import Plan, plan
+from kuosan.models.codec import PIXELS, Codec
+from kuosan.sample import constraint, sizes
+from kuosan.sample.guidance_models import Guides, check, guided
+from kuosan.sample.plan import SamplePlan, plan
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kuosan.data.given import Given
+    from kuosan.data.dataset import Given
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.level import Level
     from kuosan.diffusion.operators import Measurement
     from kuosan.diffusion.samplers import Sampler
     from kuosan.diffusion.samplers.step import Noise, Step
-    from kuosan.model import Model
+    from kuosan.models.model import Model
 
 NOBODY = Guides()
 EXACT_BATCH = 8  # every batch of an exact request is padded to this
@@ -63,7 +63,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Known:
+class RequestImages:
     """What is known of the pictures of a request."""
 
     given: Given | None
@@ -75,7 +75,7 @@ class Known:
         if given is not None:
             given = (given.rows(rows) if len(given.picture) > 1 else given.expanded(len(rows))).to(device)
         if measurement is not None:
-            measurement = restored.moved(restored.rows(measurement, rows), device)
+            measurement = constraint.moved(constraint.rows(measurement, rows), device)
         return given, measurement
 
 
@@ -106,8 +106,8 @@ def generate(
     check(model, request, guides)
     model = sizes.asked(model, request)
     _check_shapes(model, request, start, noise)
-    restored.check(model, request, walk, given, measurement)
-    known = Known(given, measurement)
+    constraint.check(model, request, walk, given, measurement)
+    known = RequestImages(given, measurement)
     size = EXACT_BATCH if request.exact else min(request.batch, request.n)
     for first in range(0, request.n, size):
         rows = range(first, min(first + size, request.n))
@@ -167,12 +167,12 @@ def _batch(
     model: Model,
     request: Request,
     guides: Guides,
-    walk: Plan,
+    walk: SamplePlan,
     rows: range,
     size: int,
     start: Tensor | None,
     noise: Tensor | None,
-    known: Known,
+    known: RequestImages,
 ) -> Iterator[Frame]:
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     keep = len(rows)
@@ -188,23 +188,23 @@ def _batch(
     x = _start(model, walk, first_noise, None if start is None else _encoded(model, start, padded, device))
     given, measurement = known.of(padded, device)
     denoise = guided(model, request, guides, padded, device, given)
-    shown = None if measurement is None else restored.of_walk(model, walk, measurement)
+    shown = None if measurement is None else constraint.of_walk(model, walk, measurement)
     if shown is not None:
-        denoise = restored.held(denoise, model, walk, request, shown)
+        denoise = constraint.held(denoise, model, walk, request, shown)
     walked = _walked(model, request, walk, denoise, x.to(device), step_noise, shown)
     steps = len(walk.levels) - 1 if walk.jumping is None else walk.jumping
     for i, (step, level) in enumerate(islice(walked, steps), start=1):
         last = step.x
         if i == steps:  # one by one on a processor, where that costs little
             picture = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
-            last = restored.finish(picture, given, measurement)
+            last = constraint.finish(picture, given, measurement)
         yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
 
 
 def _walked(
     model: Model,
     request: Request,
-    walk: Plan,
+    walk: SamplePlan,
     denoise: Denoiser,
     x: Tensor,
     noise: Noise,
@@ -223,7 +223,7 @@ def _walked(
             steps = restoration.resampled(denoise, x, walk.levels, noise, length, jumps, **options)
         yield from zip(steps, ends)
         return
-    if names.SAMPLERS[walk.sampler].at_log_snr:
+    if registry.SAMPLERS[walk.sampler].at_log_snr:
         options["at_log_snr"] = model.config.schedule.at_log_snr
     sampler: Sampler = SAMPLERS[walk.sampler]
     yield from zip(sampler(denoise, x, walk.levels, noise, **options), walk.levels[1:])
@@ -238,7 +238,7 @@ def _encoded(model: Model, start: Tensor, rows: Sequence[int], device: torch.dev
     return torch.cat([found[row if start.ndim == 4 else rows[0]] for row in rows])
 
 
-def _start(model: Model, walk: Plan, noise: Tensor, start: Tensor | None) -> Tensor:
+def _start(model: Model, walk: SamplePlan, noise: Tensor, start: Tensor | None) -> Tensor:
     level = walk.levels[0]
     if start is None:
         return noise * float(model.config.schedule.prior_std(level))

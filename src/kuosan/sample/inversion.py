@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kuosan.diffusion import names
-from kuosan.diffusion.inversion import ddim_inversion
+from kuosan.diffusion import registry
+from kuosan.diffusion.likelihood import ddim_inversion
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Flow
 from kuosan.errors import Error
-from kuosan.model import require_whole, require_wordless
+from kuosan.models.model import require_whole, require_wordless
 from kuosan.sample.generate import slerp
 from kuosan.tasks.condition import condition
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.level import Level
-    from kuosan.model import Model
+    from kuosan.models.model import Model
 
 STEPS = 50
 BATCH = 16  # pictures computed together
@@ -150,12 +150,12 @@ def _levels(model: Model, steps: int, spacing: str | None) -> Level:
             "inversion of a flow model: its schedule has no first trained level to begin at; "
             "use a discrete or karras one."
         )
-    if names.starts_at_pure_noise(schedule):
+    if registry.starts_at_pure_noise(schedule):
         raise Error(
             "inversion with zero_terminal_snr: the noisiest state tells nothing of the picture, so none is found."
         )
-    names.check_walk(schedule, steps, spacing, "first", 0)
-    return schedule.grid(steps, spacing or names.default_spacing(schedule), last="first")
+    registry.check_walk(schedule, steps, spacing, "first", 0)
+    return schedule.grid(steps, spacing or registry.default_spacing(schedule), last="first")
 
 
 def _labels(model: Model, n: int, classes: Sequence[str]) -> Tensor | None:

@@ -10,7 +10,7 @@ from kuosan.data.decoding import decode, opacity
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import luma
 from kuosan.errors import Error
-from kuosan.sample.restoration import BOX
+from kuosan.sample.request import BOX
 
 ALPHA = "alpha"  # what a person writes for the picture's own transparency
 WHITE = 128  # a mask's pixel this bright, or brighter, is to be made anew

@@ -8,20 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kuosan.codec.config import apart
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
+from kuosan.diffusion.grids import repaint_evaluations
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
-from kuosan.model import require_denoiser
-from kuosan.sample import restoration as restoring
+from kuosan.models.codec import apart
+from kuosan.models.model import require_denoiser
+from kuosan.networks.config import ByteText
+from kuosan.sample import request as restoring
 from kuosan.sample import sizes
-from kuosan.tasks.labels import NULL
-from kuosan.text import prompts, words
-from kuosan.text.config import ByteText
+from kuosan.tasks.task import NULL
+from kuosan.text import prompts, tokens
 
 if TYPE_CHECKING:
     from kuosan.diffusion.level import Level
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
     from kuosan.sample.request import Request
     from kuosan.tasks import Task
 
@@ -45,7 +46,7 @@ class Choice:
     @property
     def evaluations(self) -> int:
         """Network evaluations a picture; under a guidance interval fewer are made."""
-        once = names.SAMPLERS[self.sampler].evaluations(self.steps) if self.jumping is None else self.jumping
+        once = registry.SAMPLERS[self.sampler].evaluations(self.steps) if self.jumping is None else self.jumping
         return self.passes * once
 
     @property
@@ -55,7 +56,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Plan(Choice):
+class SamplePlan(Choice):
     """A choice and its grid, noise first."""
 
     levels: Level = field(kw_only=True)
@@ -69,18 +70,18 @@ def choose(config: ModelConfig, request: Request) -> Choice:
     """
     require_denoiser(config)
     schedule = config.schedule
-    sampler = names.sampler(request.sampler)
-    spec = names.SAMPLERS[sampler]
+    sampler = registry.sampler(request.sampler)
+    spec = registry.SAMPLERS[sampler]
     steps = request.steps
     if steps is None:
         steps = spec.default_steps
         if isinstance(schedule, Discrete):
             steps = schedule.T if sampler == "ddpm" else min(steps, schedule.T)
-    spacing = request.spacing or names.default_spacing(schedule)
-    variance = None if request.variance is None else names.variance(request.variance)
+    spacing = request.spacing or registry.default_spacing(schedule)
+    variance = None if request.variance is None else registry.variance(request.variance)
     asked = {"variance": variance} | {name: getattr(request, name) for name in OPTIONS}
     options = {key: value for key, value in asked.items() if value is not None}
-    names.check(
+    registry.check(
         schedule,
         config.prediction,
         sampler=sampler,
@@ -117,7 +118,7 @@ def _check_bounds(config: ModelConfig, request: Request) -> None:
         raise Error("clip = false has no effect: this is a model of latents, which are never clipped; leave it out.")
 
 
-def plan(config: ModelConfig, request: Request) -> Plan:
+def plan(config: ModelConfig, request: Request) -> SamplePlan:
     """The walk that a request asks of a model; an image-to-image walk is the last part of a grid.
 
     Raises:
@@ -126,7 +127,7 @@ def plan(config: ModelConfig, request: Request) -> Plan:
     choice = choose(config, request)
     levels = config.schedule.grid(choice.grid_steps, choice.spacing)
     levels = levels[choice.grid_steps - choice.steps :]
-    return Plan(**vars(choice), levels=levels)
+    return SamplePlan(**vars(choice), levels=levels)
 
 
 def _restored(
@@ -152,7 +153,7 @@ def _restored(
     jump_length, jumps = asked.returns
     if jumps > 1 and jump_length >= steps:
         raise Error(f"jump_length = {jump_length} of {steps} steps leaves no room to return: less, or more --steps.")
-    return method, restoring.repaint_evaluations(steps, jump_length, jumps)
+    return method, repaint_evaluations(steps, jump_length, jumps)
 
 
 def check_request(config: ModelConfig, request: Request) -> None:
@@ -200,9 +201,9 @@ def _check_prompts(config: ModelConfig, request: Request) -> None:
     for prompt in (*request.prompts, *own):
         segments = prompts.parse(prompt)
         if isinstance(config.text, ByteText):
-            count = 1 + sum(words.length(segment) - 1 for segment, _ in segments)
+            count = 1 + sum(tokens.length(segment) - 1 for segment, _ in segments)
             if count > config.text.length:
-                raise words.too_long(prompt, count, config.text.length)
+                raise tokens.too_long(prompt, count, config.text.length)
 
 
 def refuse_to_itself(config: ModelConfig, request: Request) -> None:

@@ -11,13 +11,13 @@ from dataclasses import replace
 from math import ceil, gcd, log
 from typing import TYPE_CHECKING
 
-from kuosan.data import buckets
+from kuosan.data import config as buckets
 from kuosan.errors import Error
-from kuosan.model import OwnNetwork
+from kuosan.models.model import OwnNetwork
 from kuosan.sample.request import ratio
 
 if TYPE_CHECKING:
-    from kuosan.model import Model, ModelConfig
+    from kuosan.models.model import Model, ModelConfig
     from kuosan.sample.request import Request
 
 Size = tuple[int, int]  # width, height, as people say them

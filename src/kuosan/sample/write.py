@@ -1,20 +1,160 @@
-"""Pictures to disk: PNGs with their recipe, a grid, the recipe beside them, and the denoising as an animation."""
+"""A contact sheet of restorations: a row a picture, what was brought first, then every answer.
+
+The sanity sheet of an autoencoder: what went in, what came out, what is wrong with it, and the latents between.
+
+    difference = 128 + 4 (out - in), in grey levels of 255: the same factor everywhere, so that two sheets compare
+    colours    = the first three rows of the orthonormal DCT over the latents' channels, from the 1st to the 99th
+                 percentile of all pictures shown
+
+The projection is the same for every network, never fitted, so that colours of one run's sheets follow its latents.
+
+Pictures to disk: PNGs with their recipe, a grid, the recipe beside them, and the denoising as an animation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from math import cos, pi, sqrt
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kuosan import config as trees
 from kuosan.data.images import enlarge, grid, save_gif, save_png, to_uint8
-from kuosan.files import write_atomic
+from kuosan.data.pixels import with_channels
+from kuosan.errors import Error
 from kuosan.sample.generate import Frame
 from kuosan.sample.recipe import Recipe
+from kuosan.storage.files import write_atomic
+
+CELL = (
+    128,
+    320,
+)  # pixels a side that pictures are shown at: enlarged by whole factors to the first, at most the second
+GAP = 4
+
+
+def row_sheet(path: Path, lines: Sequence[np.ndarray]) -> None:
+    """Write rows (h, w, 3) uint8, as `line` makes them, below each other."""
+    width = max(each.shape[1] for each in lines)
+    padded = [np.pad(each, ((0, GAP), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in lines]
+    save_png(path, np.concatenate(padded))
+
+
+def line(brought: Tensor, answers: Tensor) -> np.ndarray:
+    """One row of the sheet, (h, w, 3) uint8."""
+    high, wide = answers.shape[-2:]
+    factor = max(1, CELL[0] // max(high, wide))
+    shrink = min(1.0, CELL[1] / (max(high, wide) * factor))
+    size = (max(1, round(wide * factor * shrink)), max(1, round(high * factor * shrink)))
+    cells = [cell(picture, size) for picture in (brought, *answers)]
+    return np.concatenate([np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in cells], axis=1)
+
+
+def cell(picture: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """One picture at a size (width, height): its pixels as squares where it is enlarged, averaged where shrunk."""
+    pixels = with_channels(to_uint8(picture.cpu().float().numpy()), 3)
+    how = Image.Resampling.NEAREST if pixels.shape[1] <= size[0] else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(pixels).resize(size, how))
+
+
+AMPLIFIED = 4  # times, of differences: 32 grey levels off are black or white
+PERCENTILES = (1, 99)  # of the latents, between which colours lie: single outliers would turn the rest grey
+HEADS = ("input", "reconstruction", f"difference x{AMPLIFIED}", "latents")
+FONT, LINE = 12, 15  # of the heads, pixels
+NARROW = 96  # pixels that the widest head takes
+
+
+def check_sheet(
+    x: Tensor,  # (B, C, H, W) in [-1, 1]
+    y: Tensor,  # (B, C, H, W), clipped to [-1, 1]
+    z: Tensor,  # (B, c, h, w)
+    *,
+    columns: int = 1,
+) -> np.ndarray:
+    """Pictures x, their reconstructions y, differences and latents z, four cells a picture: (H', W', 3) uint8.
+
+    Args:
+        columns: pictures side by side; the next ones stand below.
+
+    Raises:
+        Error: pictures and latents that do not belong together, or values that are not finite.
+    """
+    _check(x, y, z, columns)
+    bytes_x, bytes_y = to_uint8(x.detach().cpu().float().numpy()), to_uint8(y.detach().cpu().float().numpy())
+    size = _size(*x.shape[-2:])
+    parts = (bytes_x, bytes_y, difference(bytes_x, bytes_y), colours(z))
+    rows = [[_cell(part[i], size) for part in parts] for i in range(len(x))]
+    wide, high = max(size[0], NARROW) + GAP, size[1] + GAP
+    across = min(columns, len(x))
+    down = -(-len(x) // across)
+    canvas = Image.new("RGB", (across * len(HEADS) * wide + GAP, LINE + GAP + down * high), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
+    for i in range(across * len(HEADS)):
+        pen.text((GAP + i * wide, 0), HEADS[i % len(HEADS)], fill="black", font=font)
+    for i, cells in enumerate(rows):
+        for j, cell in enumerate(cells):
+            canvas.paste(cell, (GAP + (i % across * len(HEADS) + j) * wide, LINE + GAP + i // across * high))
+    return np.asarray(canvas)
+
+
+def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """y - x of uint8 pictures (B, H, W, C), amplified about the middle grey: uint8 again."""
+    off = AMPLIFIED * (y.astype(np.int32) - x.astype(np.int32))
+    amplified: np.ndarray = np.clip(128 + off, 0, 255).astype(np.uint8)
+    return amplified
+
+
+def colours(z: Tensor) -> np.ndarray:
+    """Latents (B, c, h, w) as pictures (B, h, w, 3) uint8; a single channel is grey, what is constant the middle."""
+    values = np.moveaxis(z.detach().cpu().double().numpy(), 1, -1) @ projection(z.shape[1]).T  # (B, h, w, 1 or 3)
+    low, high = np.percentile(values, PERCENTILES, axis=(0, 1, 2))
+    span = high - low
+    flat = span <= 1e-6 * np.abs(values).max(axis=(0, 1, 2))  # rounding of a constant is no pattern
+    scaled = np.where(flat, 0.5, (values - low) / np.where(flat, 1, span))
+    return np.stack([with_channels(picture, 3) for picture in np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)])
+
+
+def projection(channels: int) -> np.ndarray:
+    """How colours follow from so many channels: (1 or 3, channels), rows orthonormal; zero beyond the channels."""
+    rows = 1 if channels == 1 else 3
+    basis = np.zeros((rows, channels))
+    for k in range(min(rows, channels)):
+        scale = sqrt((1 if k == 0 else 2) / channels)
+        basis[k] = [scale * cos(pi * (i + 0.5) * k / channels) for i in range(channels)]
+    return basis
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    """What a picture is shown at (width, height): enlarged by a whole factor to `CELL`, or shrunk to its most."""
+    factor = -(-CELL[0] // max(height, width))
+    shrink = min(1.0, CELL[1] / (max(height, width) * factor))
+    return max(1, round(width * factor * shrink)), max(1, round(height * factor * shrink))
+
+
+def _cell(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """A picture (h, w, 1 or 3) at a size, its pixels as squares where it is enlarged, averaged where shrunk."""
+    how = Image.Resampling.NEAREST if picture.shape[1] <= size[0] else Image.Resampling.BOX
+    return Image.fromarray(with_channels(picture, 3)).resize(size, how)
+
+
+def _check(x: Tensor, y: Tensor, z: Tensor, columns: int) -> None:
+    if x.ndim != 4 or x.shape != y.shape or not len(x) or x.shape[1] not in (1, 3):
+        raise Error(
+            f"a sanity sheet shows pictures (B, 1 or 3, H, W) and their reconstructions, of one shape; got "
+            f"{tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if z.ndim != 4 or len(z) != len(x):
+        raise Error(f"a sanity sheet of {len(x)} pictures needs as many latents (B, c, h, w); got {tuple(z.shape)}.")
+    if not bool(z.isfinite().all()):
+        raise Error("the latents hold NaN or infinite values: the encoder has diverged.")
+    if columns < 1:
+        raise Error(f"columns = {columns} is not allowed: at least 1 picture stands in a row.")
+
 
 RECIPE, SHEET, GIF = "recipe.json", "sheet.png", "denoising.gif"
 SIDE = 128  # pixels a side that small pictures are enlarged to on sheets and in animations, by whole factors

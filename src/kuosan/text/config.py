@@ -7,7 +7,7 @@ from typing import Literal
 
 from kuosan import limits
 from kuosan.errors import Error
-from kuosan.networks.text_config import ByteText as ByteText
+from kuosan.networks.config import ByteText as ByteText
 
 Long = Literal["refuse", "cut", "chunks"]
 Padding = Literal["masked", "told"]
@@ -21,7 +21,7 @@ class NoText:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TextEncoderConfig:
     """A text encoder with weights of its own, which training leaves as they are."""
 
     kind: Literal["encoder"] = "encoder"
@@ -43,7 +43,7 @@ class Encoder:
             raise Error("text.length and text.width are 0 or more; leave them out, the encoder gives them.")
 
 
-Text = NoText | ByteText | Encoder
+Text = NoText | ByteText | TextEncoderConfig
 
 
 def width(text: Text) -> int | None:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from kuosan.errors import Error
-from kuosan.files import size_text
-from kuosan.shelf import Shelf
-from kuosan.text.encoder import Features, TextEncoder
+from kuosan.storage.cache import Shelf
+from kuosan.storage.files import size_text
+from kuosan.text.encoder import TextEncoder, TextFeatures
 
 PART = 256  # captions a part on disk: what a killed run loses at most
 SHOWN = 3  # captions that were cut
@@ -40,13 +40,13 @@ class Embedded:
     def __len__(self) -> int:
         return len(self._places)
 
-    def rows(self, ids: Sequence[int] | np.ndarray) -> Features:
+    def rows(self, ids: Sequence[int] | np.ndarray) -> TextFeatures:
         """Captions by number: features (B, L, W) float32 and mask (B, L), L the tokens of the longest of these."""
         places = self._places[np.asarray(ids, np.int64)]
         counts = torch.from_numpy(self._counts[places].astype(np.int64))
         longest = int(counts.max()) if len(counts) else 0
         features = torch.from_numpy(self._features[places, :longest].astype(np.float32))
-        return Features(features, torch.arange(longest) < counts[:, None])
+        return TextFeatures(features, torch.arange(longest) < counts[:, None])
 
 
 def embed_all(

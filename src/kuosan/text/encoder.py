@@ -3,26 +3,33 @@
     features' = e + w·(features - e)        a token of weight w; e: the empty prompt's features at the same place
 
 Each text is encoded alone, so its features depend on nothing beside it. The encoder is frozen, in float32.
+
+Prompts as a network is told of them: read once a distinct prompt, weighted, padded to one length.
+
+features' = e + w·(features - e), e the empty text's: weight 1 is the reading itself, 0 none, 2 twice as far
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kuosan.errors import Error
-from kuosan.text.config import Encoder
-from kuosan.text.loading import load
-from kuosan.text.locate import locate
+from kuosan.text import prompts, tokens
+from kuosan.text.config import TextEncoderConfig
+from kuosan.text.loading import load, locate
 from kuosan.text.prompts import parse
 from kuosan.text.tokens import Piece, Tokens, Weighted
 
+if TYPE_CHECKING:
+    from kuosan.networks.text import TextTransformer
 
-class Features(NamedTuple):
+
+class TextFeatures(NamedTuple):
     """What a network is told: features (..., L, W) float32 and mask (..., L), True where a token is."""
 
     features: Tensor
@@ -41,7 +48,7 @@ class TextEncoder:
         Error: `hidden` is a layer that it does not have, or it gives no features of tokens.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any, settings: Encoder, sha256: str) -> None:
+    def __init__(self, network: nn.Module, tokenizer: Any, settings: TextEncoderConfig, sha256: str) -> None:
         self.network, self.settings, self.sha256 = network, settings, sha256
         config: Any = network.config
         longest = getattr(config, "max_position_embeddings", None)
@@ -72,11 +79,11 @@ class TextEncoder:
         self._empty.clear()
         return self
 
-    def settled(self, settings: Encoder) -> Encoder:
+    def settled(self, settings: TextEncoderConfig) -> TextEncoderConfig:
         """Settings with what the encoder decides: length, width and the hash of its files."""
         return replace(settings, length=self.length, width=self.width, weights=self.sha256)
 
-    def encode(self, texts: Sequence[str]) -> Features:
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Texts, in which brackets mean nothing: (B, L, W) and (B, L), L `length`, or a multiple of it for long ones.
 
         Raises:
@@ -89,13 +96,13 @@ class TextEncoder:
         mask = torch.zeros(len(own), total, dtype=torch.bool, device=self.device)
         for i, row in enumerate(own):
             features[i, : len(row.mask)], mask[i, : len(row.mask)] = row
-        return Features(features, mask)
+        return TextFeatures(features, mask)
 
-    def row(self, text: str) -> Features:
+    def row(self, text: str) -> TextFeatures:
         """One such text, with nothing behind it: (n, W) and (n,)."""
         return self._read([(text, 1.0)])
 
-    def read(self, prompt: str) -> Features:
+    def read(self, prompt: str) -> TextFeatures:
         """A prompt with weights, `(fox:1.3)`: (n, W) and (n,).
 
         Raises:
@@ -116,10 +123,10 @@ class TextEncoder:
         return self.length * len(pieces) if self.settings.padding == "told" else sum(len(each.ids) for each in pieces)
 
     @torch.no_grad()
-    def _read(self, parts: Weighted) -> Features:
+    def _read(self, parts: Weighted) -> TextFeatures:
         rows = [self._piece(piece) for piece in self.tokens.pieces(parts, self.settings.long)]
         features = torch.cat(rows)
-        return Features(features, torch.ones(len(features), dtype=torch.bool, device=features.device))
+        return TextFeatures(features, torch.ones(len(features), dtype=torch.bool, device=features.device))
 
     def _piece(self, piece: Piece) -> Tensor:
         told = self.settings.padding == "told"
@@ -160,7 +167,7 @@ class TextEncoder:
         return normed[0].float()
 
 
-def open_encoder(settings: Encoder, device: torch.device | str = "cpu", *, fetch: bool = True) -> TextEncoder:
+def open_encoder(settings: TextEncoderConfig, device: torch.device | str = "cpu", *, fetch: bool = True) -> TextEncoder:
     """The encoder that settings name, from its files.
 
     Args:
@@ -195,3 +202,64 @@ def _final_norm(network: nn.Module) -> nn.Module | None:
             assert isinstance(module, nn.Module)
             return module
     return None
+
+
+Read = Callable[[str], tuple[Tensor, Tensor]]  # a prompt to features (L, W) and mask (L,)
+Count = Callable[[str], int]  # a prompt to L, at little cost
+
+
+STEP = 64  # rows that an encoder's prompts are filled up to a multiple of; nothing is told in them
+
+
+def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
+    """A prompt by a text transformer that was trained with its network: (L, W) float32 and (L,) bool.
+
+    Raises:
+        Error: brackets that do not close, or more words than the model reads.
+    """
+    parts: list[bytes] = []
+    weights = [1.0]
+    for segment, weight in prompts.parse(prompt):
+        own = tokens.pieces(segment)
+        parts += own
+        weights += [weight] * len(own)
+    table = tokens.rows(parts)
+    if len(table) > text.config.length:
+        raise tokens.too_long(prompt, len(table), text.config.length)
+    device = text.places.weight.device
+    features, mask = text(torch.from_numpy(table).long().to(device)[None])
+    assert mask is not None
+    if any(weight != 1 for weight in weights):
+        empty = text(torch.from_numpy(tokens.rows([])).long().to(device)[None]).features
+        scale = torch.tensor(weights, device=device)[None, :, None]
+        features = torch.where(scale == 1, features, empty + scale * (features - empty))
+    return features[0], mask[0]
+
+
+def count_bytes(prompt: str) -> int:
+    """How many rows `read_bytes` makes of a prompt; raises as it does of brackets that do not close."""
+    return 1 + sum(tokens.length(segment) - 1 for segment, _ in prompts.parse(prompt))
+
+
+@torch.no_grad()
+def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[str], step: int) -> Mapping[str, Tensor]:
+    """What a network is told of prompts, by door: `context` (B, L, W) and `context_mask` (B, L).
+
+    L is a multiple of `step` that holds the longest of `among`, all prompts of a request: so a batch is told the same
+    whatever stands beside it, and a prompt the same beside others, unless they are longer than a step. Those are
+    counted, and only the wanted ones read: a request may have thousands.
+    """
+    known = {prompt: read(prompt) for prompt in dict.fromkeys(wanted)}
+    longest = max(count(prompt) for prompt in dict.fromkeys([*among, *wanted]))
+    longest = -(-longest // step) * step
+    return told([known[prompt] for prompt in wanted], longest)
+
+
+def told(read: Sequence[tuple[Tensor, Tensor]], length: int) -> dict[str, Tensor]:
+    """Features (L, W) and masks (L,) of several texts, by door, with nothing behind each up to `length`."""
+    context, mask = [], []
+    for features, there in read:
+        more = length - len(there)
+        context.append(torch.cat([features, features.new_zeros(more, features.shape[1])]))
+        mask.append(torch.cat([there, there.new_zeros(more)]))
+    return {"context": torch.stack(context), "context_mask": torch.stack(mask)}

@@ -12,34 +12,33 @@ from torch import nn
 
 from kuosan import config as trees
 from kuosan import options
-from kuosan.data.captioned import first_rows
-from kuosan.data.pictures import Pictures, open_pictures
+from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.doctor import first_rows
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
-from kuosan.journal import Log
-from kuosan.model import ModelConfig
+from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import Tree
-from kuosan.text.config import Encoder, NoText
-from kuosan.train import codecs, loop, saving, texts
+from kuosan.storage.log import Log
+from kuosan.text.config import NoText, TextEncoderConfig
+from kuosan.train import latents, loop, saving, text_conditioning
 from kuosan.train.config import SHORT, RunConfig, check, resolve
-from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave, meet
-from kuosan.train.folder import stored, untrained
 from kuosan.train.loop import Run
-from kuosan.train.report import Lines, Report, Silent
-from kuosan.train.start import open_run
-from kuosan.train.stop import Stop
+from kuosan.train.report import Lines, SilentTraining, TrainingReport, draw
+from kuosan.train.resume import stored, untrained
+from kuosan.train.saving import Stop
+from kuosan.train.setup import open_run
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-    from kuosan.codec.folder import Held
+    from kuosan.models.latents import Held
     from kuosan.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingSetup:
     """A run that was asked for, with its pictures opened and its configuration resolved."""
 
     out: Path
@@ -62,7 +61,7 @@ def prepare(
     dataset: Dataset[Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     typed: str = "",
-) -> Asked:
+) -> TrainingSetup:
     """Open the pictures and resolve the configuration against them.
 
     Args:
@@ -76,7 +75,7 @@ def prepare(
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
         tree = _as_begun(before, tree)
-        tree, autoencoder, note = codecs.named(out, before, tree)
+        tree, autoencoder, note = latents.named(out, before, tree)
         if dataset is not None:
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
         data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
@@ -99,7 +98,7 @@ def prepare(
     except BaseException as error:
         leave(world, error)
         raise
-    return Asked(out, config, pictures, compute, world, network, encoder, autoencoder, note)
+    return TrainingSetup(out, config, pictures, compute, world, network, encoder, autoencoder, note)
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
@@ -129,19 +128,24 @@ def _text(tree: Mapping[str, Any], pictures: Pictures, typed: str) -> tuple[Text
     said = {key: value for key, value in tree.get("train", {}).items() if key == "uncaptioned"}
     uncaptioned = trees.build(RunConfig, {"train": said}).train.uncaptioned
     encoder = None
-    if isinstance(text, Encoder):
-        texts.captions(pictures, uncaptioned)  # refused before the encoder is opened
+    if isinstance(text, TextEncoderConfig):
+        text_conditioning.captions(pictures, uncaptioned)  # refused before the encoder is opened
         from kuosan.text.encoder import open_encoder
 
         folder = Path(text.encoder).expanduser()
         if folder.is_dir():  # so that the run finds it from everywhere
             text = replace(text, encoder=str(folder.resolve()))
         encoder = open_encoder(text, fetch=text.encoder == typed)
-    return encoder, texts.settled(text, pictures, uncaptioned, encoder)
+    return encoder, text_conditioning.settled(text, pictures, uncaptioned, encoder)
 
 
 def start(
-    asked: Asked, report: Report, *, init: Path | None = None, accept_new_data: bool = False, dry: bool = False
+    asked: TrainingSetup,
+    report: TrainingReport,
+    *,
+    init: Path | None = None,
+    accept_new_data: bool = False,
+    dry: bool = False,
 ) -> Run:
     """The run, locked against other processes, at its newest good save or at its beginning; `dry` writes nothing."""
     if asked.note is not None:
@@ -200,7 +204,7 @@ def fit(
     data: Dataset[Any] | str | Path | None = None,
     out: str | Path = "run",
     *,
-    report: Report | None = None,
+    report: TrainingReport | None = None,
     size: Size | None = None,
     init: str | Path | None = None,
     accept_new_data: bool = False,
@@ -234,7 +238,7 @@ def fit(
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
     asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset, typed=encoder_named(tree))
-    heard = report or (Lines() if asked.world.first else Silent())
+    heard = report or (Lines() if asked.world.first else SilentTraining())
     for line in asked.pictures.describe():
         heard.say(f"pictures: {line}")
     if asked.config.model.task.text:

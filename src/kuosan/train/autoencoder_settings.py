@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan.config import build, merge
 from kuosan.errors import Error
-from kuosan.features.names import perceptual_features
+from kuosan.metrics.features.names import perceptual_features
 from kuosan.train.defaults import check_steps
 from kuosan.train.loss_settings import LOSS_SETTINGS
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
     from kuosan.networks.autoencoder_config import AutoencoderConfig
     from kuosan.train.config import TrainConfig
 

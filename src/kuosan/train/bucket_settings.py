@@ -10,7 +10,7 @@ from kuosan.sample.sizes import factor
 from kuosan.tasks import SuperResolution
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
 
 SHOWN = 3  # shapes that a refusal names
 

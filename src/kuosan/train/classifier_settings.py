@@ -10,7 +10,7 @@ from kuosan.options import Tree
 from kuosan.train.loss_settings import LOSS_SETTINGS
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
     from kuosan.train.config import TrainConfig
 
 # What follows: every picture is shown with its class, and there is nothing to preview.

@@ -10,7 +10,7 @@ from kuosan.errors import Error
 from kuosan.options import Tree
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
     from kuosan.train.config import TrainConfig
 
 MEASURED = {

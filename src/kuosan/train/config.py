@@ -9,17 +9,16 @@ from typing import Any, Literal
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
-from kuosan.diffusion.weighting import Weight
+from kuosan.diffusion.registry import Weight
 from kuosan.errors import Error, unknown
-from kuosan.model import ModelConfig, OwnNetwork
+from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.networks.config import Size
+from kuosan.networks.config import ByteText, Size
+from kuosan.options import Tree
 from kuosan.sample.plan import choose
-from kuosan.sample.request import Request
-from kuosan.sample.restoration import Restoration
+from kuosan.sample.request import Request, Restoration
 from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.text.config import ByteText
 from kuosan.train import (
     autoencoder_settings,
     classifier_settings,
@@ -167,7 +166,7 @@ def resolve(
     size: Size = "small",
     own: str | None = None,
     classes: tuple[str, ...] = (),
-    text: trees.Tree | None = None,
+    text: Tree | None = None,
     shapes: tuple[tuple[int, int], ...] = (),
     before: Mapping[str, Any] | None = None,
 ) -> RunConfig:
@@ -191,7 +190,7 @@ def resolve(
     task = network_settings.task(said, classes)
     codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
     cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
-    network: trees.Tree = (
+    network: Tree = (
         {"kind": "own", "name": own} if own else network_settings.network(tree, cells, size, task, version, step)
     )
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}

@@ -23,8 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from kuosan.errors import Error, is_out_of_memory
-from kuosan.train.heartbeat import CODE, Heartbeat
-from kuosan.train.processes import Times
+from kuosan.train.heartbeat import CODE, Heartbeat, Times
 
 if TYPE_CHECKING:  # a torch without them still trains in one process
     from torch.distributed.distributed_c10d import Store

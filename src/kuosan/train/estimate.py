@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import torch
 
-from kuosan.data.pictures import Pictures
+from kuosan.data.dataset import Pictures
 from kuosan.errors import is_out_of_memory
 from kuosan.train import memory
+from kuosan.train.batches import Drawn
 from kuosan.train.distributed import World
-from kuosan.train.draws import Drawn
 from kuosan.train.loop import Run, backward, callers_generator, undo
 
 PASSES = 5  # timed
 PATIENCE = 4.0  # seconds of timing after which no further pass begins
 
 
-class Estimate(NamedTuple):
+class StepCost(NamedTuple):
     """Seconds a training step, bytes at the peak of one, and the network's parameters."""
 
     seconds: float
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     parameters: int
 
 
-def measure(run: Run) -> Estimate:
+def measure(run: Run) -> StepCost:
     """Forward and backward passes of one micro-batch: one to warm up, then up to `PASSES` timed ones, of which the
     median counts; gradients and buffers are put back.
 
@@ -61,7 +61,7 @@ def measure(run: Run) -> Estimate:
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64
     held = 24 * parameters + kept + in_memory(run.draws.pictures) + run.model.codec.nbytes
-    return Estimate(seconds * rows / size, held, parameters)
+    return StepCost(seconds * rows / size, held, parameters)
 
 
 def _passes(alone: Run, part: Drawn) -> tuple[float, int]:

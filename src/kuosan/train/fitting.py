@@ -8,9 +8,8 @@ from kuosan.errors import Error
 from kuosan.text.config import width
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
-    from kuosan.networks.config import UNetConfig
-    from kuosan.networks.dit_config import DiTConfig
+    from kuosan.models.model import ModelConfig
+    from kuosan.networks.config import DiTConfig, UNetConfig
 
 
 def check(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:

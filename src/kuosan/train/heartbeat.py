@@ -1,4 +1,6 @@
-"""Is every process of a run alive? A thread in each says so, beside the training, and ends its process when one is not.
+"""One of several processes, as another one knows it: who it is, how long it may be silent, what its machine says.
+
+Is every process of a run alive? A thread in each says so, beside the training, and ends its process when one is not.
 
 Rank 0 listens; every other rank connects to it, and both sides send a line each `beat` seconds. So a step, a preview or
 the reading of data may take as long as it likes: only a process that is stopped, killed or cut off falls silent.
@@ -25,16 +27,106 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from kuosan.train.processes import Peer, Times, listen, say, space, state
+from kuosan.errors import Error
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds, each from the environment."""
+
+    beat: float = 5.0  # KUOSAN_BEAT: between two signs of life
+    silence: float = 60.0  # KUOSAN_SILENCE: after which a process is given up
+    arrival: float = 75.0  # KUOSAN_ARRIVAL: within which all must have come
+
+    @classmethod
+    def of_environment(cls) -> Times:
+        """The times that the environment asks for. Raises: Error for anything but a positive number."""
+        found = {}
+        for name in ("beat", "silence", "arrival"):
+            key = f"KUOSAN_{name.upper()}"
+            said = os.environ.get(key)
+            if said is None:
+                continue
+            try:
+                found[name] = float(said)
+            except ValueError:
+                found[name] = 0.0
+            if not 0 < found[name] < 1e9:
+                raise Error(f"the environment says {key}={said!r}: it must be a number of seconds above 0.")
+        times = cls(**found)
+        if times.silence < 2 * times.beat:
+            raise Error(
+                f"KUOSAN_SILENCE is {times.silence:g} s, KUOSAN_BEAT {times.beat:g} s: a process must be allowed to "
+                f"miss a sign of life; make the silence at least twice the beat."
+            )
+        return times
+
+
+@dataclass
+class Peer:
+    """Another process, as this one knows it."""
+
+    rank: int
+    pid: int = 0
+    host: str = ""
+    space: str = ""  # the host's space of process numbers, where it says
+    line: socket.socket | None = None
+    rest: bytes = b""  # of a line that is not whole yet
+    silent: float = 0.0  # seconds since its last sign of life, of this process's own waking time
+    left: bool = False
+    failed: str | None = None  # why it said goodbye
+    failing: float = 0.0  # seconds since then
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on {self.host})" if self.pid else f"rank {self.rank}"
+
+
+def listen(address: str) -> socket.socket:
+    """A socket at a free port; of this machine alone where the others find rank 0 as localhost."""
+    if address in ("localhost", "127.0.0.1"):
+        return socket.create_server(("127.0.0.1", 0))
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
+
+
+def space() -> str:
+    """The space that this process's number is of: two containers of one host have two."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def state(pid: int) -> str:
+    """What Linux says of a process of this machine: R computes, S sleeps, T is stopped; empty elsewhere."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return ""
+
+
+def say(text: str) -> None:
+    """A line on the error channel, which may be full, closed, or have nobody reading: then it is dropped."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h\n")  # the cursor, which a bar hides
+            os.write(2, text.encode(errors="replace") + b"\n")
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(2.0)
+
 
 CODE = 75  # sysexits' EX_TEMPFAIL: the same command goes on
 GRACE = 5.0  # seconds, at most, in which a process may fail of the same cause as another that has said goodbye
 LONGEST = 1 << 16  # bytes of a line
 
 
-class Store(Protocol):
+class KeyValueStore(Protocol):
     """What ranks publish where they listen in: torch's stores."""
 
     def set(self, key: str, value: str) -> None:
@@ -77,7 +169,7 @@ class Heartbeat:
             self._port = self._listener.getsockname()[1]
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
-    def meet(self, store: Store) -> None:
+    def meet(self, store: KeyValueStore) -> None:
         """Publish where rank 0 listens, or find it; rank 0 may come later than this one."""
         if self.rank == 0:
             said = [self._port, self._token, self.me.pid, self.me.host, self.me.space]

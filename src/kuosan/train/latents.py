@@ -3,35 +3,54 @@
 Kept is each picture's posterior, mean and standard deviation in float16, by what it follows from: the pictures' content
 and how they are brought to size, and the autoencoder's weights. A draw of the posterior, keyed as all draws are, is
 what a picture is shown as; so an epoch sees other latents of it than the one before.
+
+The codec of a run in training: the autoencoder it names found, or found again, and its latents measured.
+
+A run carries its autoencoder (RUN/codec), so the one it was made from may be moved or deleted afterwards. What is
+measured when a run starts is in its configuration, and with that in every save; going on, it is taken from there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kuosan import config as trees
 from kuosan import seeds
-from kuosan.codec.latents import LatentCodec, measure
+from kuosan.data.dataset import Batch, Pictures, Request
 from kuosan.data.images import from_uint8
-from kuosan.data.pictures import Batch, Pictures, Request
-from kuosan.networks.precision import prepare
-from kuosan.shelf import Shelf
+from kuosan.errors import Error
+from kuosan.models import latents as folders
+from kuosan.models.codec import PIXELS, Codec, Latents
+from kuosan.models.latents import LatentCodec, measure
+from kuosan.models.model import ModelConfig, require_fit
+from kuosan.models.precision import prepare
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.storage import checkpoint
+from kuosan.storage.cache import Shelf
 from kuosan.tasks import Generation
+from kuosan.train import codec_settings
 
 if TYPE_CHECKING:
+    from kuosan.data.dataset import Pictures
     from kuosan.device import Compute
+    from kuosan.models.latents import Held
     from kuosan.networks.autoencoder import Autoencoder
     from kuosan.tasks import Task
-    from kuosan.train.report import Report
+    from kuosan.train.config import RunConfig
+    from kuosan.train.distributed import World
+    from kuosan.train.report import TrainingReport
+    from kuosan.train.resume import RunRequest, RunState
 
 AT_ONCE = 8  # pictures through the encoder together
 PART = 256  # rows of latents that are kept together
@@ -41,7 +60,7 @@ Moments = tuple[Tensor, Tensor]  # mean and standard deviation of posteriors, (B
 
 
 @dataclass(frozen=True)
-class Encoding:
+class LatentEncoder:
     """An autoencoder ready to encode, and what its latents depend on."""
 
     network: Autoencoder
@@ -49,7 +68,7 @@ class Encoding:
     compute: Compute
 
     @classmethod
-    def of(cls, network: Autoencoder, sha256: str, compute: Compute) -> Encoding:
+    def of(cls, network: Autoencoder, sha256: str, compute: Compute) -> LatentEncoder:
         """The autoencoder on its device, in its precision."""
         return cls(prepare(network, compute.device, compute.dtype), sha256, compute)
 
@@ -62,7 +81,7 @@ class Encoding:
 
 
 @dataclass
-class Kept:
+class CachedLatents:
     """Latents of pictures of one shape on a shelf; with mirror images, those of all pictures follow."""
 
     ids: np.ndarray  # (n,) their numbers
@@ -80,7 +99,9 @@ class LatentPictures(Pictures):
 
     codec: LatentCodec
 
-    def __init__(self, pictures: Pictures, encoding: Encoding, cache: Path | None, task: Task, report: Report) -> None:
+    def __init__(
+        self, pictures: Pictures, encoding: LatentEncoder, cache: Path | None, task: Task, report: TrainingReport
+    ) -> None:
         vars(self).update(vars(pictures))  # everything but the batches is the data set's own
         self.encoding, self.heard = encoding, report
         self.with_pixels = not isinstance(task, Generation)
@@ -188,14 +209,14 @@ class LatentPictures(Pictures):
         noise = seeds.normal([(seed, f"{what}/posterior", step, id) for seed, what, step, id in drawn], mean.shape[1:])
         return self.codec.scaled(mean + std * noise)
 
-    def _encoded(self, each: Kept, rows: range) -> dict[str, np.ndarray]:
+    def _encoded(self, each: CachedLatents, rows: range) -> dict[str, np.ndarray]:
         """The columns of rows of a shelf."""
         n = len(each.ids)
         pixels = np.stack([self.pixels(int(each.ids[row % n]))[:, :: -1 if row >= n else 1] for row in rows])
         mean, std = self.encoding.moments(torch.from_numpy(from_uint8(pixels)))
         return {"mean": mean.numpy(), "std": std.numpy()}
 
-    def _shelves(self, cache: Path) -> list[Kept]:
+    def _shelves(self, cache: Path) -> list[CachedLatents]:
         """One shelf for all pictures of a shape."""
         sides = [self.plan.shape_of(look) for look in self.scan.looks]
         found = []
@@ -206,7 +227,9 @@ class LatentPictures(Pictures):
             rows = len(ids) * (2 if self.config.flip else 1)
             key = self._key(ids, side)
             say = self.heard.say
-            found.append(Kept(ids, Shelf(cache, "latents", key, rows, columns, say=say, note=self.config.path)))
+            found.append(
+                CachedLatents(ids, Shelf(cache, "latents", key, rows, columns, say=say, note=self.config.path))
+            )
         return found
 
     def _key(self, ids: np.ndarray, side: tuple[int, int]) -> dict[str, object]:
@@ -227,7 +250,7 @@ class LatentPictures(Pictures):
         }
 
 
-def _of_rows(each: Kept, ids: set[int]) -> Iterator[Moments]:
+def _of_rows(each: CachedLatents, ids: set[int]) -> Iterator[Moments]:
     """The posteriors of some pictures, part by part, mirror images too."""
     rows = [row for row in range(each.shelf.rows) if int(each.ids[row % len(each.ids)]) in ids]
     for begin in range(0, len(rows), PART):
@@ -239,7 +262,7 @@ def _of_rows(each: Kept, ids: set[int]) -> Iterator[Moments]:
 class _Told:
     """Says now and then how far the encoding is."""
 
-    def __init__(self, report: Report, lacking: int) -> None:
+    def __init__(self, report: TrainingReport, lacking: int) -> None:
         self.report, self.lacking, self.done = report, lacking, 0
         self.begun = self.said = time.monotonic()
         self.before: int | None = None
@@ -257,3 +280,133 @@ class _Told:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def named(
+    out: Path, before: Mapping[str, Any] | None, tree: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Held | None, str | None]:
+    """The tree with its codec filled in; the autoencoder that it names, None in pixel space; and what is to be said.
+
+    A run's own copy of its autoencoder that is damaged or lost is made again from where it came from, or from the run
+    named now, if the weights there have the hash that the run knows.
+
+    Args:
+        before: the configuration of the run that lies in `out` already.
+
+    Raises:
+        Error: no such autoencoder, or something else is typed than its run.
+    """
+    own = (before or {}).get("model", {}).get("codec", {})
+    codec = codec_settings.said(tree)
+    if codec.get("kind", "pixels") != "latents":
+        return tree, None, None
+    codec_settings.refuse_typed(codec, own)
+    if not codec.get("run"):
+        raise Error("model.codec.kind = latents: name the run of an autoencoder (--codec RUN), which makes them.")
+    where = Path(str(codec["run"]))
+    carried, note = _carried(out, own, where) if own.get("kind") == "latents" else (None, None)
+    if carried is not None:
+        held, filled = carried, dict(own)
+        if where.exists() and str(where) != own.get("run"):
+            held = autoencoder_of(where)
+            filled |= {"run": str(where)}
+            filled |= {} if held.sha256 == own.get("weights") else {"weights": held.sha256}
+    else:
+        held = autoencoder_of(where)
+        filled = {"kind": "latents", "run": str(where), "weights": held.sha256}
+        filled |= {name: own[name] for name in ("shift", "scale") if own.get("weights") == held.sha256}
+    filled["network"] = trees.plain(held.network)
+    return trees.merge(tree, {"model": {"codec": filled}}), held, note
+
+
+def _carried(out: Path, own: Mapping[str, Any], typed: Path) -> tuple[Held | None, str | None]:
+    """The autoencoder of the run in `out`: its own copy, else one of the same hash, and what is to be said of that.
+
+    None where the run has no copy yet.
+
+    Raises:
+        Error: the copy is damaged, and neither the run it came from nor the one named now has the same weights.
+    """
+    place, wanted = out / folders.NAME, own.get("weights")
+    begun = any(checkpoint.step_of(path) for path in checkpoint.checkpoints(out))
+    try:
+        held = folders.read(place)
+        if held.sha256 == wanted:
+            return held, None
+        reason = f"{place} holds another autoencoder (sha256 {held.sha256[:10]}...)"
+    except Error as error:
+        reason = str(error)
+    for source in dict.fromkeys((Path(str(own.get("run") or "")), typed)):
+        with contextlib.suppress(Error):
+            if source != Path() and source.exists() and (held := autoencoder_of(source)).sha256 == wanted:
+                missing = not place.exists()
+                what = "is missing" if missing else "is damaged"
+                note = f"{place} {what}: it is copied again from {source}, whose weights have the same sha256."
+                return held, note if begun or not missing else None
+    if not begun:
+        return None, None
+    raise Error(
+        f"{reason} The autoencoder that this run was trained with has sha256 {str(wanted)[:10]}...; "
+        f"{own.get('run') or 'the run it came from'} is gone or has other weights now. Put {place} back from a copy of "
+        f"this run, or name a run that has the same autoencoder: --codec RUN."
+    )
+
+
+def autoencoder_of(path: Path) -> Held:
+    """The autoencoder of a run that trained one, of a latent model's run, or of a codec's folder.
+
+    Raises:
+        Error: there is none.
+    """
+    found = folders.find(path) if path.is_dir() else None
+    if found is not None:
+        return folders.read(found)
+    saved = checkpoint.load(path, parts=("ema",), fits=require_fit)
+    network = trees.build(ModelConfig, saved.config.get("model", {})).network
+    if not isinstance(network, AutoencoderConfig):
+        raise Error(
+            f"--codec {path} is a run of a {network.kind}, which makes no latents: train an autoencoder with "
+            f"--objective autoencoder, and name its run."
+        )
+    return folders.held(network, saved.ema)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run of latents trains on; in pixel space, what it was asked for."""
+
+    config: RunConfig
+    pictures: Pictures
+    codec: Codec
+
+
+def ready(
+    asked: RunRequest,
+    found: RunState,
+    pictures: Pictures,
+    held: Held | None,
+    compute: Compute,
+    world: World,
+    report: TrainingReport,
+    cache: Path | None,
+) -> Ready:
+    """The pictures' latents made (or found in the cache), and measured where the run is new; nothing in its folder.
+
+    Args:
+        cache: the root of all caches; None writes nothing: latents are made as they are asked for.
+    """
+    config = asked.config
+    if held is None:
+        return Ready(config, pictures, PIXELS)
+    codec = config.model.codec
+    assert isinstance(codec, Latents)
+    encoding = LatentEncoder.of(folders.build(held.network, held.tensors, codec.run), held.sha256, compute)
+    shown = LatentPictures(pictures, encoding, cache, config.model.task, report)
+    world.on_first(shown.fill)
+    shown.open()
+    if found.saved is None or not codec.scale:
+        shift, scale = world.on_first(lambda: shown.measure(few=cache is None))
+        codec = replace(codec, shift=shift, scale=scale)
+        config = replace(config, model=replace(config.model, codec=codec))
+    shown.codec = LatentCodec(codec, encoding.network)
+    return Ready(config, shown, shown.codec)

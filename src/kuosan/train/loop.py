@@ -19,24 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kuosan import checkpoint, seeds
+from kuosan import seeds
 from kuosan.errors import Error, is_out_of_memory
-from kuosan.files import Lock
-from kuosan.journal import Log
-from kuosan.model import Model
+from kuosan.models.model import Model
 from kuosan.sample.request import Request
+from kuosan.storage import checkpoint
+from kuosan.storage.files import Lock
+from kuosan.storage.log import Log
 from kuosan.train import memory, saving
+from kuosan.train.batches import Drawn, Draws, gathered
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
-from kuosan.train.draws import Drawn, Draws
-from kuosan.train.ema import exact
-from kuosan.train.importance import gathered
 from kuosan.train.monitor import AT_ONCE, Monitor
 from kuosan.train.objective import Objective
-from kuosan.train.optimizer import learning_rate, set_rate
-from kuosan.train.report import Report
-from kuosan.train.state import State
-from kuosan.train.stop import Stop
+from kuosan.train.report import TrainingReport
+from kuosan.train.saving import Stop
+from kuosan.train.state import State, exact, learning_rate, set_rate
 
 MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
 
@@ -55,7 +53,7 @@ class Run:
     log: Log | None  # on the first process only
     monitor: Monitor | None
     world: World
-    report: Report
+    report: TrainingReport
     extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
     lock: Lock | None = None  # held on the first process
     saved_at: int = -1  # the step of the newest save; -1: there is none

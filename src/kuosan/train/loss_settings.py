@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kuosan.diffusion.weighting import check_weight
+from kuosan.diffusion.registry import check_weight
 from kuosan.errors import Error
 
 if TYPE_CHECKING:
-    from kuosan.model import ModelConfig
+    from kuosan.models.model import ModelConfig
     from kuosan.train.config import TrainConfig
 
 # All of them, in the order of `TrainConfig`.

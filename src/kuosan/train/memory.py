@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 
-from kuosan import files
 from kuosan.errors import Error, is_out_of_memory
+from kuosan.storage import files
 
 if TYPE_CHECKING:
-    from kuosan.checkpoint import Saved
+    from kuosan.storage.checkpoint import Saved
     from kuosan.train.loop import Run
 
 FILE = "micro_batch.json"

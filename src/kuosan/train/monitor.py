@@ -14,23 +14,23 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.data.images import grid, save_png, to_uint8
-from kuosan.files import explained
-from kuosan.model import Model
-from kuosan.networks.precision import prepare
+from kuosan.models.model import Model
+from kuosan.models.precision import prepare
 from kuosan.sample.generate import sample
-from kuosan.sample.sanity import sheet
+from kuosan.sample.write import check_sheet
+from kuosan.storage.files import explained
 from kuosan.tasks.condition import degrade
-from kuosan.tasks.labels import NULL
+from kuosan.tasks.task import NULL
 from kuosan.text.prompts import escaped
 from kuosan.train.config import preview_request
 
 if TYPE_CHECKING:
-    from kuosan.data.pictures import Batch, Pictures
+    from kuosan.data.dataset import Batch, Pictures
     from kuosan.networks.autoencoder import Autoencoder
     from kuosan.sample.request import Request
     from kuosan.train.config import TrainConfig
     from kuosan.train.objective import Objective
-    from kuosan.train.texts import Texts
+    from kuosan.train.text_conditioning import Texts
 
 BANDS = 8  # noise levels at which the held-out loss is reported
 AT_ONCE = 64  # held-out pictures in memory
@@ -144,7 +144,7 @@ class Monitor:
         x = self.pictures.batch(ids, None).x0.to(self.objective.compute.device)
         z = torch.cat([network.encode(part).mean for part in torch.split(x, at_once)])
         y = torch.cat([network.decode(part) for part in torch.split(z, at_once)]).clamp(-1, 1)
-        return sheet(x, y, z, columns=max(1, round((len(ids) / 4) ** 0.5)))
+        return check_sheet(x, y, z, columns=max(1, round((len(ids) / 4) ** 0.5)))
 
     def _previewed(self, weights: dict[str, Tensor], request: Request) -> tuple[Tensor, int | None]:
         """The pictures of a preview's grid and its columns."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from kuosan import config as trees
 from kuosan.errors import Error
-from kuosan.model import ModelConfig
+from kuosan.models.model import ModelConfig
 from kuosan.networks.autoencoder_config import default_autoencoder
 from kuosan.networks.classifier_config import default_classifier
-from kuosan.networks.config import Size, default_unet
-from kuosan.networks.dit_config import default_dit
+from kuosan.networks.config import Size, default_dit, default_unet
+from kuosan.options import Tree
 from kuosan.text.config import width
 from kuosan.train import codec_settings
 from kuosan.train.autoencoder_settings import AutoencoderSettings
@@ -24,10 +24,10 @@ def network(
     tree: Mapping[str, Any],
     shape: tuple[int, int, int],
     size: Size,
-    tree_of_task: trees.Tree,
+    tree_of_task: Tree,
     version: int,
     step: int,
-) -> trees.Tree:
+) -> Tree:
     """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
     task = trees.build(ModelConfig, {"task": tree_of_task}).task
     classes = len(task.class_names)
@@ -58,14 +58,14 @@ def network(
     return network
 
 
-def _patch(asked: object, usual: int, sides: tuple[int, ...]) -> trees.Tree:
+def _patch(asked: object, usual: int, sides: tuple[int, ...]) -> Tree:
     """The usual patch, or 1 where the sides cannot also be halved as often as the levels that were asked for."""
     given = asked.get("multipliers") if isinstance(asked, Mapping) else None
     levels = len(given) if isinstance(given, list | tuple) else 0
     return {"patch": 1 if levels and any(side % (usual << (levels - 1)) for side in sides) else usual}
 
 
-def task(said: Mapping[str, Any], classes: tuple[str, ...]) -> trees.Tree:
+def task(said: Mapping[str, Any], classes: tuple[str, ...]) -> Tree:
     """The task that was asked for, with the data's classes filled in."""
     task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
     if not task.labels:

@@ -1,16 +1,23 @@
 """What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then.
 
 Printing never ends a training: a line that a full disk, a gone reader or an encoding does not take is dropped.
+
+The loss curve of a run as a picture, from its log.
 """
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from kuosan.errors import escaped
+from kuosan.storage.files import write_atomic
 
 
-class Report(Protocol):
+class TrainingReport(Protocol):
     """Whoever wants to hear of a run."""
 
     def say(self, text: str) -> None:
@@ -20,7 +27,7 @@ class Report(Protocol):
         """A training step was taken; `row` is its line in the log."""
 
 
-class Silent:
+class SilentTraining:
     """Hears nothing; for processes other than the first, and for tests."""
 
     def say(self, text: str) -> None:
@@ -30,7 +37,7 @@ class Silent:
         """Drop the row."""
 
 
-class Lines(Silent):
+class Lines(SilentTraining):
     """Prints news, and every `every`-th step."""
 
     def __init__(self, every: int = 100) -> None:
@@ -56,3 +63,82 @@ def _print(text: str) -> None:
             _print(plain)
     except (OSError, ValueError):  # ValueError: it was closed
         pass
+
+
+def smooth(losses: np.ndarray, width: int) -> np.ndarray:
+    """A running mean over `width` steps, shorter at the beginning: (N,) -> (N,)."""
+    total = np.concatenate([[0.0], np.cumsum(losses)])
+    end = np.arange(1, len(losses) + 1)
+    begin = np.maximum(0, end - width)
+    mean: np.ndarray = (total[end] - total[begin]) / (end - begin)
+    return mean
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the curve: every step's loss, its running mean, and the held-out loss; beside it what else was judged,
+    the loss by noise level and a classifier's accuracy.
+    """
+    from matplotlib.figure import Figure
+
+    steps = np.array([row["step"] for row in rows if row.get("loss") is not None])
+    losses = np.array([row["loss"] for row in rows if row.get("loss") is not None])
+    if not len(steps):
+        return
+    held = [(row["step"], row["held_out"]) for row in rows if row.get("held_out")]
+    beside = [panel for name, panel in PANELS.items() if held and name in held[0][1]]
+    figure = Figure(figsize=(6.5 + 4.5 * len(beside), 4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(beside), squeeze=False)[0]
+    axes[0].plot(steps, losses, lw=0.5, color="0.8", label="each step")
+    axes[0].plot(steps, smooth(losses, max(1, len(losses) // 50)), color="tab:blue", label="running mean")
+    if held:
+        axes[0].plot(
+            [s for s, _ in held],
+            np.array([h["loss"] for _, h in held], dtype=float),
+            "o-",
+            ms=3,
+            color="tab:orange",
+            label="held out",
+        )
+        for axis, panel in zip(axes[1:], beside, strict=True):
+            panel(axis, held)
+    top = np.quantile(losses, 0.99) * 1.3
+    axes[0].set(xlabel="step", ylabel="loss", ylim=(0, top if top > 0 else 1), title="training")
+    axes[0].legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, buffer.getvalue())
+
+
+def _by_noise(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    _bands(axis, held, "by_noise")
+    axis.set(xlabel="step", yscale="log", title="held-out loss by noise level, no weight")
+    axis.legend()
+
+
+def _accuracy(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    if "accuracy_by_noise" in held[0][1]:
+        _bands(axis, held, "accuracy_by_noise")
+    whole = np.array([h["accuracy"] for _, h in held], dtype=float)
+    axis.plot([s for s, _ in held], whole, "o-", ms=3, color="tab:orange", label=f"all: {whole[-1]:.1%} at last")
+    axis.set(xlabel="step", ylim=(0, 1), title="held-out accuracy")
+    axis.legend()
+
+
+def _bands(axis: Any, held: list[tuple[int, dict[str, Any]]], name: str) -> None:
+    """A line a noise level, from blue to red."""
+    curves = np.array([h[name] for _, h in held], dtype=float)  # None, a band without pictures, becomes NaN
+    bands = curves.shape[1]
+    for band in range(bands):
+        colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))
+        label = {0: "least noise", bands - 1: "most noise"}.get(band)
+        axis.plot([s for s, _ in held], curves[:, band], color=colour, label=label, lw=1)
+
+
+def _psnr(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
+    whole = np.array([h["psnr"] for _, h in held], dtype=float)
+    axis.plot([s for s, _ in held], whole, "o-", ms=3, color="tab:orange", label=f"{whole[-1]:.2f} dB at last")
+    axis.set(xlabel="step", ylabel="dB", title="held-out PSNR")
+    axis.legend()
+
+
+PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged

@@ -1,4 +1,9 @@
-"""Saves and log rows of a run, on disks that may be full: what fails is said and tried again, and nothing is lost.
+"""Stopping on purpose: SIGINT, SIGTERM and SIGHUP ask, the loop saves after the step in progress and returns.
+
+A signal that is ignored when training begins stays ignored: so `nohup`, and a shell that starts a job in the
+background, keep their meaning. So does a handler that was not installed from Python, which could not be put back.
+
+Saves and log rows of a run, on disks that may be full: what fails is said and tried again, and nothing is lost.
 
 a row       kept in memory until the log takes it
 a save      that fails leaves the old ones; it is tried again when the next is due, and three in a row end the run
@@ -7,18 +12,55 @@ the last    save before the run ends is tried three times at once
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from shlex import quote
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kuosan import checkpoint
 from kuosan.config import plain
 from kuosan.errors import Error
+from kuosan.storage import checkpoint
 
 if TYPE_CHECKING:
-    from kuosan.train.draws import Drawn
+    from kuosan.train.batches import Drawn
     from kuosan.train.loop import Run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """Within `with Stop() as stop`, `stop.asked` is the signal's number once one came, else 0.
+
+    Leaving the block puts every handler back as it was.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not None and before != signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:  # twice means now
+            raise KeyboardInterrupt
+        self.asked = number
+
 
 MOST_FAILED = 3  # failed saves in a row before giving up
 PAUSE = 1.0  # seconds between attempts at a save that must not fail

@@ -1,24 +1,54 @@
-"""Samplers: generators that walk a grid of levels pairwise, noise first, with a denoiser.
+"""The samplers by name.
+
+Samplers: generators that walk a grid of levels pairwise, noise first, with a denoiser.
 
 `sampler(denoise, x, levels, noise, **options)` yields a Step for each pair (now, to). A sampler owns no bar, device or
 random state: the caller draws the noise, shows the progress, and stops it by closing it. Coefficients are float64, the
 state keeps x's dtype; no noise is added on a step to sigma = 0, and a step of no length changes nothing.
 """
 
+from __future__ import annotations
+
+from kuosan.diffusion import registry
 from kuosan.diffusion.samplers.ancestral import ddim, ddpm, euler, euler_ancestral
 from kuosan.diffusion.samplers.dpm_solver import (
     dpm_solver_2m,
     dpm_solver_2m_sde,
+    dpm_solver_2s,
+    dpm_solver_2s_sde,
     dpm_solver_3m,
     dpm_solver_3m_corrected,
     dpm_solver_3m_sde,
 )
 from kuosan.diffusion.samplers.heun import heun
 from kuosan.diffusion.samplers.pndm import plms, pndm
-from kuosan.diffusion.samplers.singlestep import dpm_solver_2s, dpm_solver_2s_sde
 from kuosan.diffusion.samplers.step import LevelAt, Noise, Pair, Sampler, Step, blend, half_log_snr, pair
-from kuosan.diffusion.samplers.table import SAMPLERS, sampler
 from kuosan.diffusion.samplers.unipc import unipc, unipc_3
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "dpm_solver_2s": dpm_solver_2s,
+    "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_3m": dpm_solver_3m,
+    "dpm_solver_3m_corrected": dpm_solver_3m_corrected,
+    "dpm_solver_2s_sde": dpm_solver_2s_sde,
+    "dpm_solver_2m_sde": dpm_solver_2m_sde,
+    "dpm_solver_3m_sde": dpm_solver_3m_sde,
+    "unipc": unipc,
+    "unipc_3": unipc_3,
+    "plms": plms,
+    "pndm": pndm,
+}
+
+
+def sampler(name: str | Sampler) -> Sampler:
+    """The function of a name in any known spelling; a function of the caller's own is returned as it is."""
+    return name if callable(name) else SAMPLERS[registry.sampler(name)]
+
 
 __all__ = [
     "SAMPLERS",

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from kuosan.diffusion import names
+from kuosan.diffusion import registry
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers.step import Noise, Pair, Step, blend, fraction, pair
@@ -24,7 +24,7 @@ def ddpm(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, variance: st
     variance: beta (sigma_t² = beta_t), posterior (beta~_t), or learned, log sigma² = frac·log beta +
     (1 - frac)·log beta~ (Nichol & Dhariwal 2021, eq. 15).
     """
-    variance = names.variance(variance)
+    variance = registry.variance(variance)
     for i, (now, to) in enumerate(pairwise(levels)):
         p = pair(now, to)
         z = noise(i, now, to) if not p.still and p.posterior > 0 else None  # drawn first, as algorithm 2 does

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.samplers.exponential import Past, moments
+from kuosan.diffusion.samplers.dpm_solver import Past, moments
 from kuosan.diffusion.samplers.step import Noise, Pair, Step, blend, combine, pair
 
 

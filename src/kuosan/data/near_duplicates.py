@@ -1,0 +1,415 @@
+"""What is kept of an image to compare it with others: its `View`, at most 32 x 32. Torch-free.
+
+Views are brought to other sizes, and cropped, by the matrices that Pillow resizes by.
+
+Near duplicates: images that are one another re-encoded, resized, cropped by a little or brightened. Torch-free.
+
+An image is kept as a `View`: its brightness at 32 x 32 at most, its colour at 8 x 8. Candidates are pairs whose lowest
+frequencies agree, as they are or with one of them cropped (`_candidates`, by a tree: none is compared with all others).
+A candidate a, brought to b's size, is a near duplicate of b if what is left after brightness is fitted,
+
+    r = b - clip(gain a + offset),    rms(r) <= T rms(b - mean b)
+
+is small, spread over all that has detail (compression and resizing change every edge a little, an edit changes some
+places and leaves the others exactly as they were), and the colours agree.
+
+The near duplicates of a data set that was looked at, and the key of each image's side of the split. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+
+import numpy as np
+from PIL import Image
+
+from kuosan.data.walk import Look, Role
+
+SIDE, COARSE, COLOUR = 32, 16, 8  # cells a side: brightness kept, brightness compared again, colour
+FLAT = 2.0  # levels: an image whose 16 x 16 cells vary by less is alike to none but its very copies
+CROP = 0.02  # of each side; of small images at least one pixel
+ORDERS = 5  # frequencies k + l of the coordinates, at most: 20 of them
+STEP = 0.1  # of the coordinates in a code
+SIGNIFICANT = 4.0  # levels: coefficients of 8 x 8 blocks that count as detail
+BLOCKS = 32  # blocks a side that are looked at, at most
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True)
+class View:
+    """What is kept of an image to compare it with others."""
+
+    height: int  # of the image
+    width: int
+    luma: np.ndarray  # (h, w) uint8, at most SIDE each
+    colour: np.ndarray  # (2, 8, 8) uint8, blue and red differences; 128 is grey
+    detail: int  # about how many frequencies of 8 x 8 blocks it holds: fewer in a copy
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> View:
+        """The view of (H, W, 1 or 3) uint8."""
+        height, width, channels = pixels.shape
+        size = (min(width, SIDE), min(height, SIDE))
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        small = np.asarray(image.resize(size, BICUBIC, reducing_gap=3.0), np.float32)
+        colour = np.full((2, COLOUR, COLOUR), 128, np.uint8)
+        if channels == 3:
+            luma = small @ np.array([0.299, 0.587, 0.114], np.float32)
+            for place, (channel, scale) in enumerate(((2, 0.564), (0, 0.713))):
+                plane = Image.fromarray(128 + scale * (small[..., channel] - luma))
+                colour[place] = _bytes(np.asarray(plane.resize((COLOUR, COLOUR), BICUBIC)))
+            small = luma
+        return cls(height, width, _bytes(small), colour, _detail(pixels))
+
+    def packed(self) -> bytes:
+        """As bytes, for a cache."""
+        head = np.array([self.height, self.width, *self.luma.shape, self.detail], "<u4").tobytes()
+        return head + self.luma.tobytes() + self.colour.tobytes()
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> View:
+        """What `packed` made. Raises: ValueError."""
+        height, width, h, w, detail = (int(number) for number in np.frombuffer(content[:20], "<u4"))
+        if len(content) != 20 + h * w + 2 * COLOUR**2:
+            raise ValueError("no view")
+        values = np.frombuffer(content, np.uint8, offset=20)
+        return cls(height, width, values[: h * w].reshape(h, w), values[h * w :].reshape(2, COLOUR, COLOUR), detail)
+
+    @property
+    def crops(self) -> tuple[float, float]:
+        """What a crop takes of each side, of height and of width."""
+        return _crop(self.height), _crop(self.width)
+
+    @cached_property
+    def code(self) -> bytes | None:
+        """Its lowest frequencies in coarse steps, which most near duplicates share; None for a flat one."""
+        values, flat = coordinates(np.stack([cells(self.luma[None], COARSE, COARSE)[0]]))
+        return None if flat[0] else np.floor(values[0, :16] / STEP + 0.5).astype(np.int8).tobytes()
+
+
+def coordinates(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest frequencies of (N, 16, 16), (N, 20) of a vector of length 1, and which are flat: (N,) bool."""
+    d = _cosines(COARSE)
+    k, l = (grid.reshape(-1) for grid in np.indices((COARSE, COARSE)))
+    order = [i for i in np.lexsort((k, k + l)) if 0 < k[i] + l[i] <= ORDERS]
+    values = (d @ (cells - cells.mean((1, 2), keepdims=True)) @ d.T).reshape(len(cells), -1)
+    size = np.sqrt((values * values).sum(1, keepdims=True))
+    return (values / np.maximum(size, 1e-6))[:, order], size[:, 0] / COARSE < FLAT
+
+
+def cells(
+    luma: np.ndarray, h: int, w: int, crop: tuple[float, float] = (0.0, 0.0), kernel: int = BICUBIC
+) -> np.ndarray:
+    """(N, m, n) float32 less `crop` of each side, at (h, w)."""
+    luma = luma.astype(np.float32)
+    if luma.shape[1:] == (h, w) and crop == (0.0, 0.0):
+        return luma
+    down, across = _resampling(luma.shape[1], h, crop[0], kernel), _resampling(luma.shape[2], w, crop[1], kernel)
+    found: np.ndarray = np.clip(down @ np.clip(luma @ across.T, 0, 255), 0, 255)
+    return found
+
+
+@lru_cache(512)
+def _resampling(m: int, n: int, crop: float, kernel: int) -> np.ndarray:
+    """The matrix (n, m) that brings a side of m cells, less `crop` of both ends, to n, as Pillow does."""
+    one, cut = Image.fromarray(np.eye(m, dtype=np.float32)), round(crop * m)
+    how = Image.Resampling(kernel)
+    if cut and abs(cut - crop * m) < 1e-6 and m > 2 * cut:  # whole cells: as a cropped file, whose edge is its own
+        return np.pad(
+            np.asarray(one.crop((cut, cut, m - cut, m - cut)).resize((m - 2 * cut, n), how)), ((0, 0), (cut, cut))
+        )
+    return np.array(one.resize((m, n), how, box=(0, crop * m, m, m - crop * m)))
+
+
+@lru_cache(2)
+def _cosines(n: int) -> np.ndarray:
+    """The orthonormal DCT-II of n values, (n, n)."""
+    k, x = np.indices((n, n))
+    scale = np.where(k == 0, np.sqrt(1 / n), np.sqrt(2 / n))
+    found: np.ndarray = np.asarray(scale * np.cos(np.pi * k * (2 * x + 1) / (2 * n)), np.float32)
+    return found
+
+
+def _detail(pixels: np.ndarray) -> int:
+    """About how many high frequencies of 8 x 8 blocks exceed a few levels: lossy, smaller and cut copies have fewer."""
+    h, w, channels = pixels.shape
+    if h < 8 or w < 8:
+        return 0
+    step = -(-(h // 8) // BLOCKS), -(-(w // 8) // BLOCKS)
+    blocks = pixels[: h // 8 * 8, : w // 8 * 8].reshape(h // 8, 8, w // 8, 8, channels)[:: step[0], :, :: step[1]]
+    values = blocks.astype(np.float32)
+    luma = values[..., 0] if channels == 1 else values @ np.array([0.299, 0.587, 0.114], np.float32)
+    d = _cosines(8)
+    found = np.abs(d @ luma.swapaxes(1, 2) @ d.T) >= SIGNIFICANT
+    found[..., :4, :4] = False
+    return int(np.count_nonzero(found) / (found.shape[0] * found.shape[1]) * (h * w / 64) + 0.5)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return found
+
+
+def _crop(side: int) -> float:
+    """The part of a side that a crop of CROP takes in whole pixels."""
+    return CROP if side >= 100 else max(1, round(CROP * side)) / max(side, 3)
+
+
+FINE, ROUGH = 0.10, 0.07  # T at the smaller one's size (32 at most), and at 16 x 16
+SPREAD = {FINE: 0.3, ROUGH: 0.35}  # median over rms of |b - a| where there is detail
+PEAKED = {FINE: 0.75, ROUGH: 0.6}  # of the energy of r in 6 of 64 blocks, at most
+HUE = 20.0  # levels: the largest difference of colour
+QUIET, STILL = 10.0, 0.025  # levels, and T: so small a difference need not be spread
+ROUNDING = 3.0  # levels: |b - a| nowhere more is the same whatever its shape
+ASPECT = 0.13  # |log| of the ratio of aspects
+NEAR = 0.08  # distance of the coordinates of candidates, which lie on the unit sphere
+LEAF, PART = 1500, 2048  # points compared with each other; pairs verified together
+CLOSEST = 64  # where the tree cannot part points any more: neighbours on both sides that each is compared with
+
+BOX, BILINEAR = Image.Resampling.BOX, Image.Resampling.BILINEAR
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Near duplicates, each group about the one of its images that holds most detail."""
+
+    leader: np.ndarray  # (N,) int64: of each image's group, itself where it is alone or leads
+    across: tuple[tuple[int, int], ...]  # near duplicates in different groups: chains, of which each link is alike
+
+    @cached_property
+    def members(self) -> list[list[int]]:
+        """The groups of two or more."""
+        found = defaultdict[int, list[int]](list)
+        for i, own in enumerate(self.leader.tolist()):
+            found[own].append(i)
+        return [each for each in found.values() if len(each) > 1]
+
+
+def groups(views: Sequence[View], keys: Sequence[str]) -> Groups:
+    """Which images are near duplicates; images of the same key are.
+
+    An image leads, in the order of detail, unless it is a near duplicate of one that leads already; every other joins
+    the leader that it is nearest to. So an image added with less detail than those it resembles
+    changes no other's group.
+    """
+    first: dict[str, int] = {}
+    of = np.array([first.setdefault(key, i) for i, key in enumerate(keys)], np.int64)
+    own = np.unique(of)
+    beside = defaultdict[int, list[tuple[float, int]]](list)
+    pairs = list(near_duplicates([views[i] for i in own]))
+    for a, b, distance in pairs:
+        beside[int(own[a])].append((distance, int(own[b])))
+        beside[int(own[b])].append((distance, int(own[a])))
+    order = sorted(beside, key=lambda i: (-views[i].detail, keys[i]))
+    leads = set[int]()
+    for i in order:
+        if not any(other in leads for _, other in beside[i]):
+            leads.add(i)
+    leader = of.copy()
+    for i in order:
+        if i not in leads:
+            leader[i] = min((distance, keys[j], j) for distance, j in beside[i] if j in leads)[2]
+    links = tuple((int(own[a]), int(own[b])) for a, b, _ in pairs if leader[own[a]] != leader[own[b]])
+    return Groups(leader[of], links)
+
+
+def near_duplicates(views: Sequence[View]) -> Iterator[tuple[int, int, float]]:
+    """Pairs (a, b) with a < b, and how far apart: rms(r) over rms(b - mean b)."""
+    batches = defaultdict[tuple[object, ...], list[tuple[int, int]]](list)
+    for a, b in _candidates(views):
+        one, other = views[a], views[b]
+        if abs(np.log(one.width * other.height / (one.height * other.width))) <= ASPECT:
+            batches[(one.luma.shape, one.crops, other.luma.shape, other.crops)].append((int(a), int(b)))
+    for pairs in batches.values():
+        for begin in range(0, len(pairs), PART):
+            part = pairs[begin : begin + PART]
+            distances = _verified([views[a] for a, _ in part], [views[b] for _, b in part])
+            yield from ((a, b, float(d)) for (a, b), d in zip(part, distances) if np.isfinite(d))
+
+
+def _verified(ones: list[View], others: list[View]) -> np.ndarray:
+    """How far apart pairs of views of two shapes are, inf where they are no near duplicates: (N,)."""
+    found = np.full(len(ones), np.inf, np.float32)
+    for p, q in ((ones, others), (others, ones)):
+        luma = [np.stack([view.luma for view in views]).astype(np.float32) for views in (p, q)]
+        colour = [np.stack([view.colour for view in views]).astype(np.float32) for views in (p, q)]
+        for crop in ((0.0, 0.0), (CROP, CROP), p[0].crops):
+            cut = cells(colour[0].reshape(-1, COLOUR, COLOUR), COLOUR, COLOUR, crop).reshape(colour[0].shape)
+            hue = np.abs(cut - colour[1]).max((1, 2, 3)) <= HUE
+            for (h, w), kernel, most in _ways(luma[0].shape[1:], luma[1].shape[1:]):
+                rows = np.flatnonzero(hue)
+                if not len(rows):
+                    break
+                a = cells(luma[0][rows], h, w, crop, kernel)
+                b = cells(luma[1][rows], h, w, (0.0, 0.0), kernel)
+                if crop != (0.0, 0.0) and min(h, w) >= COARSE:  # at the rim a crop knows less than the whole
+                    a, b = a[:, 1:-1, 1:-1], b[:, 1:-1, 1:-1]
+                found[rows] = np.minimum(found[rows], _distance(a, b, most))
+            if crop == p[0].crops == (CROP, CROP):
+                break
+    return found
+
+
+def _ways(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], Image.Resampling, float]]:
+    """At which sizes views of two shapes are compared, by which kernel they are brought there, and T."""
+    low = min(one[0], other[0]), min(one[1], other[1])
+    high = max(one[0], other[0]), max(one[1], other[1])
+    yield low, BICUBIC, FINE
+    if low != high:  # tools shrink and enlarge in several ways
+        yield low, BOX, FINE
+        yield low, BILINEAR, FINE
+        yield high, BICUBIC, FINE
+        yield high, BILINEAR, FINE
+    if min(low) > COARSE:
+        yield (COARSE, COARSE), BICUBIC, ROUGH
+
+
+def _distance(a: np.ndarray, b: np.ndarray, most: float) -> np.ndarray:
+    """How far a is from b, (N, h, w) float32 each: (N,), inf beyond `most` or where they are no near duplicates."""
+    n, h, w = a.shape
+    raw = np.abs(b - a).reshape(n, h * w)
+    fa, fb = a.reshape(n, h * w), b.reshape(n, h * w)
+    da, db = fa - fa.mean(1, keepdims=True), fb - fb.mean(1, keepdims=True)
+    gain = np.clip((da * db).sum(1) / np.maximum((da * da).sum(1), 1e-6), 0.8, 1.25)[:, None]
+    r = fb - np.clip(gain * da + fb.mean(1, keepdims=True), 0, 255)
+    r -= r.mean(1, keepdims=True)
+    far = np.sqrt((r * r).mean(1)) / np.maximum(np.sqrt((db * db).mean(1)), 1.0)
+    same = (raw.max(1, initial=0) <= ROUNDING) & (most == FINE)
+    rows = np.flatnonzero((far <= most) & ~same)
+    result = np.where(same, far, np.inf).astype(np.float32)
+    if len(rows):
+        spread, peak = _spread(a[rows], raw[rows]), _peak((r[rows] ** 2).reshape(-1, h, w))
+        kept = ((spread >= SPREAD[most]) | ((raw[rows].max(1) <= QUIET) & (far[rows] <= STILL))) & (
+            peak <= PEAKED[most]
+        )
+        result[rows[kept]] = far[rows[kept]]
+    return result
+
+
+def _spread(a: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """The median over the rms of differences, where there is detail: (N,)."""
+    steps = np.abs(np.diff(a, axis=1, append=a[:, -1:])) + np.abs(np.diff(a, axis=2, append=a[:, :, -1:]))
+    steps = steps.reshape(len(a), -1)
+    edges = steps > 0.5 * steps.mean(1, keepdims=True)
+    some = edges.any(1)
+    edges[~some] = True
+    middle = np.nanmedian(np.where(edges, raw, np.nan), 1)
+    size = np.sqrt(np.where(edges, raw * raw, 0).sum(1) / edges.sum(1))
+    found: np.ndarray = middle / np.maximum(size, 0.5)
+    return found
+
+
+def _peak(energy: np.ndarray) -> np.ndarray:
+    """The part of (N, h, w) that lies in the 6 fullest of 8 x 8 blocks: (N,)."""
+    _, h, w = energy.shape
+    rows, columns = (np.unique(np.linspace(0, side, min(8, side), endpoint=False).astype(int)) for side in (h, w))
+    blocks = np.add.reduceat(np.add.reduceat(energy, rows, 1), columns, 2).reshape(len(energy), -1)
+    most = np.sort(blocks, 1)[:, -6:].sum(1)
+    found: np.ndarray = most / np.maximum(blocks.sum(1), 1e-9)
+    return found
+
+
+def _candidates(views: Sequence[View]) -> np.ndarray:
+    """Pairs (n, 2) of views whose coordinates lie within NEAR, one of them as it is, the other that or cropped."""
+    points, owners, whole = [], [], []
+    shapes = defaultdict[tuple[tuple[int, ...], tuple[float, float]], list[int]](list)
+    for i, view in enumerate(views):
+        shapes[view.luma.shape, view.crops].append(i)
+    for (_, crops), ids in shapes.items():
+        for begin in range(0, len(ids), PART):
+            part = np.array(ids[begin : begin + PART])
+            luma = np.stack([views[i].luma for i in part]).astype(np.float32)
+            for crop in sorted({(0.0, 0.0), (CROP, CROP), crops}):
+                values, flat = coordinates(cells(luma, COARSE, COARSE, crop))
+                points.append(values[~flat])
+                owners.append(part[~flat])
+                whole.append(np.full(len(owners[-1]), crop == (0.0, 0.0)))
+    if not points:
+        return np.empty((0, 2), np.int64)
+    x, owner, plain = np.concatenate(points), np.concatenate(owners), np.concatenate(whole)
+    n = max(1, len(views))
+    found = set[int]() if n < 2 else _near(x, owner, plain, n)
+    pairs = np.fromiter(found, np.int64, len(found))
+    pairs.sort()
+    return np.stack([pairs // n, pairs % n], 1)
+
+
+def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> set[int]:
+    """Pairs a * n + b of owners with points within NEAR, by halving along the widest coordinate, with an overlap."""
+    found = set[int]()
+    waiting = [np.arange(len(x))]
+    while waiting:
+        ids = waiting.pop()
+        if len(ids) > LEAF:
+            column = x[ids, int(np.argmax(x[ids].std(0)))]
+            middle = float(np.median(column))
+            low, high = ids[column <= middle + NEAR / 2], ids[column >= middle - NEAR / 2]
+            if max(len(low), len(high)) < 0.9 * len(ids):
+                waiting += [low, high]
+                continue
+            ids = ids[np.argsort(column, kind="stable")]
+        many = len(ids) > 4 * LEAF  # all alike: each is compared with those next to it alone
+        own = ids[plain[ids]]
+        for begin in range(0, len(own), PART):
+            one = own[begin : begin + PART]
+            other = ids if not many else own[max(0, begin - CLOSEST) : begin + PART + CLOSEST]
+            close = _squares(x[one])[:, None] + _squares(x[other]) - 2 * (x[one] @ x[other].T) <= NEAR**2
+            rows, columns = np.nonzero(close)
+            a, b = owner[one[rows]], owner[other[columns]]
+            keep = a != b
+            found.update(np.unique((np.minimum(a, b) * n + np.maximum(a, b))[keep]).tolist())
+    return found
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (x * x).sum(1)
+    return found
+
+
+@dataclass(frozen=True)
+class Near:
+    """Near duplicates among images, by their looks.
+
+    Attributes:
+        pixels: hash of the pixels of each image.
+        views: what each is compared by.
+        found: the groups, copies of the same pixels among them.
+    """
+
+    pixels: Sequence[str]
+    views: Sequence[View]
+    found: Groups
+
+    @classmethod
+    def of(cls, looks: Sequence[Look]) -> Near | None:
+        """None where images are not compared: the split is the data set's own, or holds nothing out."""
+        if not all(look.view for look in looks):
+            return None
+        views, pixels = [View.unpacked(look.view) for look in looks], [look.pixels for look in looks]
+        return cls(pixels, views, groups(views, pixels))
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """The groups that hold more than copies of the same pixels."""
+        return [ids for ids in self.found.members if len({self.pixels[i] for i in ids}) > 1]
+
+    def parted(self, roles: Sequence[Role]) -> list[tuple[int, int]]:
+        """Pairs of near duplicates of different roles, one trained on and one held out say."""
+        pairs = [(i, own) for i, own in enumerate(self.found.leader.tolist()) if i != own]
+        return [(i, j) for i, j in [*pairs, *self.found.across] if roles[i] != roles[j]]
+
+    def keys(self) -> list[str]:
+        """What each side follows from, hexadecimal: the lowest frequencies of the leader; of flat ones the pixels.
+
+        A near duplicate mostly has the same; so even one that comes to lead its group moves few to another side.
+        """
+        codes = [view.code for view in self.views]
+        own = [
+            key if code is None else blake2b(code, digest_size=16).hexdigest() for key, code in zip(self.pixels, codes)
+        ]
+        return [own[leader] for leader in self.found.leader.tolist()]

@@ -1,0 +1,128 @@
+"""A classifier of clean pictures as the judge of what classes pictures show.
+
+Whether pictures show the class that was asked for, as an independent classifier sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from kuosan.errors import Error
+from kuosan.metrics.estimate import Estimate, Proportion, wilson
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample import pipeline
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kuosan.device import Compute
+    from kuosan.sample.pipeline import Pipeline
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Reads pictures as `rows.Reader` does: a row of logits a picture."""
+
+    run: Pipeline
+
+    @property
+    def name(self) -> str:
+        """For the folder its logits are kept in."""
+        return "judge"
+
+    @property
+    def hash(self) -> str:
+        """Of its weights."""
+        return self.run.weights
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What it tells apart."""
+        return self.run.model.config.task.class_names
+
+    @property
+    def dim(self) -> int:
+        """How many classes."""
+        return len(self.classes)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        """Logits of uint8 pictures (B, C, H, W): (B, classes) float32."""
+        found = []
+        for part in torch.split(pictures, BATCH):
+            x = part.to(self.run.compute.device).float() / 127.5 - 1
+            found.append(self.run.model.network(x).float().cpu())
+        return torch.cat(found)
+
+
+def open_judge(run: str, shape: tuple[int, int, int], classes: Sequence[str], compute: Compute) -> Judge:
+    """The classifier of a run, for pictures of `shape` (C, H, W) and `classes`.
+
+    Raises:
+        Error: it is no judge of clean pictures, or of other pictures or classes.
+    """
+    opened = pipeline.load(run, compute=compute)
+    network = opened.model.config.network
+    if not isinstance(network, ClassifierConfig):
+        raise Error(f"judge {run!r} is no classifier: train one with --objective classifier --no-noisy.")
+    if network.noisy:
+        raise Error(f"judge {run!r} was trained on noisy pictures to guide; judge with one of clean ones (--no-noisy).")
+    judge = Judge(opened)
+    if opened.model.shape != shape:
+        raise Error(f"judge {run!r} reads pictures of {opened.model.shape}, these are {shape}.")
+    if judge.classes != tuple(classes):
+        raise Error(f"judge {run!r} knows the classes {', '.join(judge.classes)}; asked for are {', '.join(classes)}.")
+    return judge
+
+
+def share(logits: np.ndarray, wanted: np.ndarray, classes: tuple[str, ...]) -> tuple[Estimate, Agreement]:
+    """The share of pictures that the judge finds to be of the class asked for, with its standard error."""
+    found = agreement(logits, wanted, classes)
+    return Estimate(found.accuracy.value, (found.accuracy.high - found.accuracy.low) / (2 * 1.96)), found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The share of pictures whose likeliest class is the wanted one, and which were taken for which."""
+
+    accuracy: Proportion
+    confusion: NDArray[np.int64]  # (C, C): wanted by row, seen by column
+    classes: tuple[str, ...] = ()
+
+    def of(self, wanted: int) -> Proportion:
+        """The share of one class.
+
+        Raises:
+            Error: no picture of it was asked for.
+        """
+        return wilson(int(self.confusion[wanted, wanted]), int(self.confusion[wanted].sum()))
+
+
+def agreement(logits: ArrayLike, wanted: ArrayLike, classes: tuple[str, ...] = ()) -> Agreement:
+    """Of logits, or probabilities, (N, C) and the labels asked for (N,).
+
+    Raises:
+        Error: lengths that differ, labels outside 0..C-1, scores that are not finite, or not C names.
+    """
+    scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(wanted)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise Error(f"label agreement takes logits (N, C) and labels (N,); got {scores.shape} and {labels.shape}.")
+    count = scores.shape[1]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= count:
+        raise Error(f"labels of {count} classes are whole numbers 0 to {count - 1}; got {np.unique(labels)[:10]}.")
+    if not np.isfinite(scores).all():
+        raise Error(f"label agreement of {int((~np.isfinite(scores)).any(axis=1).sum())} rows that are not finite.")
+    if classes and len(classes) != count:
+        raise Error(f"{len(classes)} class names for {count} classes: give as many, in the classifier's order.")
+    confusion = np.zeros((count, count), dtype=np.int64)
+    np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
+    return Agreement(wilson(int(confusion.trace()), len(labels)), confusion, classes)

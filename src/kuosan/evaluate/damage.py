@@ -1,0 +1,248 @@
+"""Whole pictures damaged, the same for all who restore them: y = A x + noise, rounded to 8 bits as a file would be.
+
+What anybody can do without a model: enlarging by a rule, filling holes from their edges, inverting the damage.
+
+nearest known: x = y(the nearest known pixel)          harmonic: sum of 4 neighbours - 4 x = 0 inside the hole
+regularised:   A^T (A A^T + tau)^-1 y, tau = (noise / s)^2, Bayes' mean for white pictures of std s
+
+How far answers lie from the truth, from what was brought, and from each other: a value a picture.
+
+    consistency = root mean (A x - y)^2        shift = mean (x - truth), a channel        spread = mean std over answers
+
+All of 8-bit pictures, in grey levels of 255 or dB. Of several answers to a picture the mean is taken, but for
+`psnr_mean`, of their mean; what compares answers needs two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kuosan import seeds
+from kuosan.data.images import as_written
+from kuosan.diffusion import operators
+from kuosan.diffusion.operators import Operator, conjugate_gradients
+from kuosan.errors import Error
+from kuosan.evaluate.comparison import masked
+from kuosan.metrics.image_quality import WINDOW, psnr, ssim
+from kuosan.sample.constraint import ROUNDING, operator_of, operator_rows
+from kuosan.tasks.condition import enlarged
+from kuosan.tasks.task import SMALLEST, draw_mask
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.comparison import ComparisonConfig
+    from kuosan.sample.request import Restoration
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """N pictures and what is left of them, float32 in [-1, 1], each as 8 bits hold it."""
+
+    asked: Restoration
+    truth: Tensor  # (N, C, H, W)
+    brought: Tensor  # (N, C, h, w): small, blurred, grey in all channels, or 0 where cut out
+    hole: Tensor | None  # (N, 1, H, W), 1 where cut out
+    operator: Operator  # A, of these N pictures
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    @property
+    def measured(self) -> Tensor:
+        """y: (N, c, h, w), one channel of a grey picture whose colours were taken."""
+        return self.brought[:, :1] if self.asked.colorise else self.brought
+
+    def rows(self, first: int, last: int) -> Damaged:
+        """The pictures `first` to `last` - 1."""
+        part = slice(first, last)
+        hole = None if self.hole is None else self.hole[part]
+        operator = operator_rows(self.operator, range(*part.indices(len(self))))
+        return replace(self, truth=self.truth[part], brought=self.brought[part], hole=hole, operator=operator)
+
+
+def damage(config: ComparisonConfig, truth: Tensor) -> Damaged:
+    """Damage whole pictures (N, C, H, W); masks and noise are keyed by each picture's place.
+
+    Raises:
+        Error: a size that cannot be shrunk so or holds no such mask, colours taken from grey pictures.
+    """
+    asked, size = config.restoration(), (truth.shape[-2], truth.shape[-1])
+    if asked.colorise and truth.shape[1] != 3:
+        raise Error("colorise: these models make grey pictures, which have no colours to take; use models of colour.")
+    if asked.upscale is not None and any(side % asked.upscale for side in size):
+        raise Error(f"upscale = {asked.upscale} of pictures {size[1]}x{size[0]}: it must divide both sides.")
+    hole = _holes(config, len(truth), size)
+    operator = operator_of(asked, size, hole)
+    y = operator.apply(truth)
+    if asked.noise:
+        keys = [(config.seed, "compare/noise", 0, i) for i in range(len(y))]
+        y = y + asked.noise / 127.5 * seeds.normal(keys, tuple(y.shape[1:]))
+    y = as_written(y)
+    if hole is not None:
+        y = y * (1 - hole)
+    return Damaged(asked, truth, y.expand(-1, truth.shape[1], -1, -1).contiguous(), hole, operator)
+
+
+def _holes(config: ComparisonConfig, n: int, size: tuple[int, int]) -> Tensor | None:
+    """(N, 1, H, W), 1 where a picture is cut out. Raises: Error for a box outside the picture, or all of it."""
+    asked = masked(config.mask)
+    height, width = size
+    if asked is None:
+        return None
+    if isinstance(asked[0], int):
+        left, top, wide, high = (int(part) for part in asked)
+        if left + wide > width or top + high > height or (wide, high) == (width, height):
+            raise Error(f"mask {config.mask} is no part of the pictures, {width}x{height}: give a smaller x,y,w,h.")
+        hole = torch.zeros(n, 1, height, width)
+        hole[..., top : top + high, left : left + wide] = 1
+        return hole
+    if min(size) < SMALLEST:
+        raise Error(f"mask {config.mask} of pictures {width}x{height}: each side must be at least {SMALLEST}.")
+    kinds = [str(kind) for kind in asked]
+    drawn = [draw_mask(seeds.rng(config.seed, "compare/mask", 0, i), height, width, kinds) for i in range(n)]
+    return torch.from_numpy(np.stack(drawn).astype(np.float32))[:, None]
+
+
+SPREAD = 0.5  # std of pictures in [-1, 1], EDM's sigma_data
+Restore = Callable[["Damaged"], Tensor]
+
+
+def baselines(damaged: Damaged) -> dict[str, Restore]:
+    """The ways that fit this damage, by name: each takes what was brought and gives (N, C, H, W)."""
+    asked = damaged.asked
+    if asked.upscale is not None:
+        scale = asked.upscale
+        return {
+            "bicubic": lambda d: enlarged(d.brought, scale),
+            "nearest": lambda d: d.brought.repeat_interleave(scale, -2).repeat_interleave(scale, -1),
+        }
+    if asked.missing:
+        return {"nearest known": _by_nearest, "harmonic": _by_harmonic}
+    ways: dict[str, Restore] = {"as it is": lambda d: d.brought}
+    if asked.deblur is not None or (asked.colorise and asked.noise):
+        ways["regularised inverse"] = _by_regularised
+    elif asked.colorise:
+        ways["pseudo-inverse"] = lambda d: operators.pseudo_inverse(d.operator, d.measured)
+    return ways
+
+
+def nearest_known(hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of the known pixel nearest to each, in Euclid's distance: hole (H, W) bool -> two of (H, W).
+
+    Exact, axis by axis: the nearest known row in each column first, then the best of all columns.
+    """
+    height, width = hole.shape
+    rows = np.arange(height)[:, None]
+    far = 4 * (height + width)
+    above = np.maximum.accumulate(np.where(hole, -far, rows), axis=0)
+    below = np.minimum.accumulate(np.where(hole, far, rows)[::-1], axis=0)[::-1]
+    row = np.where(rows - above <= below - rows, above, below)  # (H, W), out of reach where a column is all hole
+    down = (row - rows).astype(np.int64) ** 2
+    across = (np.arange(width)[:, None] - np.arange(width)) ** 2  # (W, W)
+    column = np.stack([np.argmin(across + line, axis=1) for line in down])  # (H, W)
+    return np.take_along_axis(row, column, axis=1), column
+
+
+def harmonic(picture: Tensor, hole: Tensor) -> Tensor:
+    """Holes (N, 1, H, W) of pictures (N, C, H, W) filled so that each pixel is the mean of its neighbours.
+
+    Laplace's equation with the known pixels as boundary and no flow over the picture's border.
+    """
+    inside, known = hole.double(), (picture * (1 - hole)).double()
+    degree = _neighbours(torch.ones_like(inside))
+
+    def laplace(v: Tensor) -> Tensor:
+        return inside * (degree * v - _neighbours(inside * v))
+
+    x = conjugate_gradients(laplace, inside * _neighbours(known))
+    return torch.where(hole > 0, x.to(picture), picture)
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """The sum of the four neighbours that lie in the picture."""
+    p = F.pad(x, (1, 1, 1, 1))
+    return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
+
+
+def _by_nearest(damaged: Damaged) -> Tensor:
+    assert damaged.hole is not None
+    filled = damaged.brought.clone()
+    for picture, hole in zip(filled, damaged.hole):
+        row, column = nearest_known(hole[0].numpy() > 0)
+        picture.copy_(picture[:, torch.from_numpy(row), torch.from_numpy(column)])
+    return filled
+
+
+def _by_harmonic(damaged: Damaged) -> Tensor:
+    assert damaged.hole is not None
+    pairs = zip(torch.split(damaged.brought, 16), torch.split(damaged.hole, 16))
+    return torch.cat([harmonic(picture, hole) for picture, hole in pairs])
+
+
+def _by_regularised(damaged: Damaged) -> Tensor:
+    noise = max(damaged.asked.noise / 127.5, ROUNDING)
+    solved = operators.solve(damaged.operator, damaged.measured, (noise / SPREAD) ** 2)
+    return damaged.operator.adjoint(solved)
+
+
+MOST = 100.0  # dB of equal pictures, whose PSNR is infinite
+Distance = Callable[[Tensor, Tensor], Tensor]  # of uint8 pictures (B, C, H, W), pair by pair: (B,)
+CHANNELS = {1: ("shift",), 3: ("shift_r", "shift_g", "shift_b")}
+
+
+def measure(damaged: Damaged, answers: Tensor, distance: Distance) -> dict[str, Tensor]:
+    """Every measure of answers (N, V, C, H, W) uint8 to N pictures, by name: (N,) float64 each."""
+    n, variants = answers.shape[:2]
+    truth = levels(damaged.truth)
+    repeated, flat = truth.repeat_interleave(variants, 0), answers.flatten(0, 1)
+    middle = answers.double().mean(1) / 127.5 - 1
+    found = {
+        "psnr": capped(psnr(flat, repeated)).view(n, variants).mean(1),
+        "psnr_mean": capped(psnr(middle, truth.double() / 127.5 - 1)),
+    }
+    if damaged.hole is not None:
+        found["psnr_hole"] = hole_psnr(answers, truth, damaged.hole).mean(1)
+    if min(truth.shape[-2:]) >= WINDOW:
+        found["ssim"] = ssim(flat, repeated).view(n, variants).mean(1)
+    found["perceptual"] = distance(flat, repeated).double().view(n, variants).mean(1)
+    if not damaged.asked.noise:
+        found["consistency"] = consistency(damaged, flat).view(n, variants).mean(1)
+    if variants > 1:
+        found["spread"] = answers.double().std(dim=1).mean(dim=(1, 2, 3))
+        found["diversity"] = distance(answers[:, 0], answers[:, 1]).double()
+    off = (answers.double() - truth[:, None].double()).mean(dim=(1, 3, 4))  # (N, C)
+    names = CHANNELS.get(off.shape[1], tuple(f"shift_{i}" for i in range(off.shape[1])))
+    return found | dict(zip(names, off.unbind(1)))
+
+
+def consistency(damaged: Damaged, flat: Tensor) -> Tensor:
+    """How far answers (N V, C, H, W) uint8, an equal number a picture, lie from what was brought: (N V,)."""
+    variants = len(flat) // len(damaged)
+    rows = [i for i in range(len(damaged)) for _ in range(variants)]
+    operator: Operator = operator_rows(damaged.operator, rows)
+    off = operator.apply(flat.double() / 127.5 - 1) - damaged.measured[rows].double()
+    return 127.5 * off.square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def hole_psnr(answers: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
+    """PSNR of answers (N, V, C, H, W) over the holes (N, 1, H, W) alone: (N, V)."""
+    wrong = (answers.double() - truth[:, None].double()).square().mean(2)  # (N, V, H, W)
+    inside = hole.double()
+    mean = (wrong * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
+    return capped(10 * torch.log10(255**2 / mean))
+
+
+def capped(value: Tensor) -> Tensor:
+    """Decibels with those of equal pictures as `MOST`, so that they have a mean."""
+    return value.clamp(max=MOST)
+
+
+def levels(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as 8-bit files hold them: uint8, in the same order of axes."""
+    return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()

@@ -1,0 +1,132 @@
+"""What a feature network is to its users: pictures in, one float32 row a picture out.
+
+Pictures are judged as they would be written, in 8 bits: [-1, 1] pictures are rounded to the 256 levels first, so a
+picture and its PNG have the same features. They are resized in float with antialiasing (Parmar et al. 2022 show what
+other resizing does to such distances) unless the name says otherwise; grey is repeated to three channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kuosan.errors import Error, unknown
+from kuosan.metrics.features.names import FAMILIES, FEATURES, RESIZES
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A named feature network; `hash` is the SHA-256 of its weights, to be printed beside every score."""
+
+    name: str
+    dim: int
+    size: int  # pixels a side; 0 where pictures are not resized
+    hash: str
+    network: Callable[[Tensor], Tensor]  # (B, 3, size, size) in [0, 255] -> (B, dim)
+    resize: str = "bicubic"  # of RESIZES
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        network: Callable[[Tensor], Tensor],
+        dim: int,
+        size: int | None = None,
+        *,
+        resize: str = "bicubic",
+        hash: str | None = None,
+    ) -> FeatureNetwork:
+        """Features of any function or module from pictures (B, 3, H, W) in [0, 255] to rows (B, dim).
+
+        Args:
+            size: pixels a side that pictures are resized to; None leaves them as they are.
+            hash: what tells two networks of one name apart; of a module's weights and size if None, "" for a
+                function, whose rows are then never kept.
+
+        Raises:
+            Error: a name that is taken or no plain word, an unknown resize, or a dim or size below 1.
+        """
+        if name in FEATURES or name in FAMILIES or not re.fullmatch(r"\w[\w.-]{0,63}", name):
+            raise Error(f"features named {name!r}: give a word of letters, digits, '-', '.', '_' that is not built in.")
+        if resize not in RESIZES or (size is not None and resize == "none"):
+            raise unknown("resize", resize, [each for each in RESIZES if each != "none"])
+        if dim < 1 or (size is not None and size < 1):
+            raise Error(f"features {name!r} of {dim} numbers at {size} pixels: both must be at least 1.")
+        if isinstance(network, nn.Module):
+            network = network.eval()
+            hash = weights_hash(network, f"{size} {resize}") if hash is None else hash
+        return cls(name, dim, size or 0, hash or "", network, resize if size else "none")
+
+    @property
+    def resizing(self) -> str:
+        """How pictures are brought to the network's size, as results say it."""
+        return f"{self.size} px, {RESIZES[self.resize]}" if self.size else RESIZES["none"]
+
+    def about(self, data: str = "") -> dict[str, str]:
+        """What a result must say of its features: the fields of `evaluate.statistics.About`."""
+        return {"features": self.name, "hash": self.hash, "resize": self.resizing, "data": data}
+
+    def to(self, device: torch.device | str) -> FeatureNetwork:
+        """The same features on another device, where pictures must be then.
+
+        Raises:
+            Error: the network is a plain function, which nobody can move.
+        """
+        if not isinstance(self.network, nn.Module):
+            raise Error(f"features {self.name!r} are a function, not a module: make them on {device} yourself.")
+        return replace(self, network=self.network.to(device))
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, *, batch: int = 64) -> Tensor:
+        """Features of uint8 or [-1, 1] pictures (B, C, H, W), C 1 or 3, taken `batch` at a time: (B, dim)."""
+        checked(pictures, self.name)
+        rows = [self.rows(part) for part in torch.split(pictures, batch)]
+        return torch.cat(rows) if rows else torch.empty(0, self.dim)
+
+    def rows(self, pictures: Tensor) -> Tensor:
+        """One batch's rows (B, dim) in float32."""
+        rows = self.network(prepare(pictures, self.size, self.resize))
+        if rows.shape != (len(pictures), self.dim):
+            raise Error(
+                f"features {self.name!r} gave {tuple(rows.shape)} for {len(pictures)} pictures, not "
+                f"({len(pictures)}, {self.dim}): pool to one row a picture, and give its length as dim."
+            )
+        return rows.float()
+
+
+def checked(pictures: Tensor, name: str) -> None:
+    """Refuse what is no batch of pictures."""
+    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+        raise Error(
+            f"features {name!r} read pictures (B, C, H, W) with C 1 or 3, got shape {tuple(pictures.shape)}: "
+            "composite alpha on white and give grey or RGB pictures."
+        )
+    if pictures.dtype != torch.uint8 and not pictures.is_floating_point():
+        raise Error(f"features {name!r} read uint8 or [-1, 1] float pictures, got {pictures.dtype}.")
+
+
+def prepare(pictures: Tensor, size: int, resize: str = "bicubic") -> Tensor:
+    """Rounds to 8 bits, repeats grey, resizes: uint8 or [-1, 1] (B, C, H, W) -> [0, 255] (B, 3, size, size)."""
+    if pictures.dtype != torch.uint8:
+        pictures = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round()
+    x = pictures.float().expand(-1, 3, -1, -1)
+    if not size or x.shape[-2:] == (size, size):
+        return x
+    if resize == "bilinear":
+        return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+
+
+def weights_hash(module: nn.Module, told: str = "") -> str:
+    """SHA-256 of what is told of a module, its kind and tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(f"{told}\0{type(module).__qualname__}\0".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""A trained model as one folder to hand on: what sampling needs, in the layout of a checkpoint, and a card.
+
+    OUT/config.yaml  ema.safetensors  state.json  README.md  manifest.json  [codec/]
+
+Where the run's files lie is nobody else's business, so of their places the last names alone are kept. A text encoder
+with weights of its own does not go with it: its folder of that name belongs where the model is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kuosan import config as trees
+from kuosan.data.reading import FACT as READING
+from kuosan.errors import Error
+from kuosan.models import latents as codecs
+from kuosan.models.codec import Latents
+from kuosan.models.model import ModelConfig
+from kuosan.storage import checkpoint, files
+from kuosan.storage import tensors as weights
+from kuosan.storage.checkpoint import Saved
+
+
+def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = None) -> Path:
+    """Write a checkpoint's averaged weights, and its codec, as a folder that `kuosan.load` opens.
+
+    Args:
+        bf16: store weights in bf16, half as large; the network computes in what the device is fast at either way.
+        card: the text of README.md.
+
+    Raises:
+        Error: the folder is there already, or cannot be written; the run's codec is gone.
+    """
+    if os.path.lexists(out):
+        raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
+    model = trees.build(ModelConfig, saved.config.get("model", {}))
+    tree = _public(saved.config)
+    held = None
+    if isinstance(model.codec, Latents):
+        held = codecs.of_run(model.codec, saved.path)
+        held = codecs.held(held.network, _stored(held.tensors, bf16))
+        tree = trees.merge(tree, {"model": {"codec": {"weights": held.sha256}}})
+    state = {name: saved.state[name] for name in ("data", "kuosan", READING) if name in saved.state}
+    tensors = _stored(saved.ema, bf16)
+    with files.staged(out, weights.nbytes(tensors), new=True) as staging:
+        (staging / checkpoint.CONFIG).write_text(trees.dump(tree), encoding="utf-8")
+        counted = json.dumps({"step": saved.step, "state": state}, indent=1, allow_nan=False)
+        (staging / checkpoint.STATE).write_text(counted + "\n", encoding="utf-8")
+        weights.write(staging / "ema.safetensors", tensors)
+        (staging / checkpoint.EXPORTED).write_text(card or _card(tree, saved), encoding="utf-8")
+        if held is not None:
+            codecs.write(staging, held)
+    return out
+
+
+def _stored(tensors: Mapping[str, Tensor], bf16: bool) -> dict[str, Tensor]:
+    """The tensors as they are stored; what is no float32 stays as it is."""
+    wanted = torch.bfloat16 if bf16 else torch.float32
+    return {name: value.to(wanted) if value.dtype == torch.float32 else value for name, value in tensors.items()}
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without the places of its files."""
+    tree = trees.merge({}, config)
+    data = dict(tree.get("data", {}))
+    data.pop("cache", None)
+    if "path" in data:
+        data["path"] = Path(str(data["path"])).name
+    tree["data"] = data
+    codec = dict(tree.get("model", {}).get("codec", {}))
+    if codec.get("run"):
+        tree["model"] = {**tree["model"], "codec": {**codec, "run": Path(str(codec["run"])).name}}
+    text = dict(tree.get("model", {}).get("text", {}))
+    if Path(str(text.get("encoder", ""))).is_absolute():  # a folder; other names are a hub's, or a package's
+        tree["model"] = {**tree["model"], "text": {**text, "encoder": Path(str(text["encoder"])).name}}
+    return tree
+
+
+def use(model: Mapping[str, Any], folder: str) -> tuple[str, str]:
+    """What an exported model is used for: in words, a sentence's beginning; and as arguments of `kuosan`."""
+    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind")
+    if kind == "autoencoder":
+        return "Train on its latents", f"train PICTURES --codec {folder}"
+    if kind == "classifier":
+        return "Guide by it", f"sample RUN --classifier {folder}"
+    return "Use it", f"sample {folder}" if task in (None, "generation") else f"restore {folder} PICTURE"
+
+
+def _card(tree: Mapping[str, Any], saved: Saved) -> str:
+    """The least that can be said of a model."""
+    model, train = tree["model"], tree.get("train", {})
+    shape = "x".join(str(side) for side in model.get("shape") or ())
+    deed, arguments = use(model, "THIS_FOLDER")
+    told = {"bytes": "captions", "encoder": f"captions by {model.get('text', {}).get('encoder')}"}
+    lines = [
+        "# A model trained with kuosan",
+        "",
+        f"Pictures of {shape}, predicts {model.get('prediction')}, task {model.get('task', {}).get('kind')}, told "
+        f"{told.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
+        f"{train.get('batch')} pictures of {tree.get('data', {}).get('path')}.",
+        "",
+        f"Its averaged weights. {deed} with `kuosan {arguments}`; config.yaml holds every setting it was trained with. "
+        "Say here whose",
+        "pictures it learned from and under which licence.",
+    ]
+    if model.get("text", {}).get("kind") == "encoder":
+        lines += ["", "Its text encoder (model.text in config.yaml) is not in it: a folder of that name is looked for"]
+        lines += ["where kuosan is called, and must be the same by its hash."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,314 @@
+"""Tensors in safetensors files, written by name and read with suspicion.
+
+A file is 8 bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, and the tensors' bytes. The
+reader believes no header: length, names, dtypes, shapes and offsets must account for every byte of the file once,
+before any memory is taken. What a file is, its first bytes decide, never its suffix; pickle is refused unread.
+`require` compares a header with the network that it is for, so that neither decides memory alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kuosan.errors import Error, shown
+from kuosan.storage.files import explained, size_text
+from kuosan.storage.regular import open_regular
+
+HEADER_LIMIT = 25_000_000  # bytes; the safetensors library's own is 100 MB, which as Python's objects is gigabytes
+MOST_TENSORS = 20_000  # of one file; the largest published models have some thousands a file
+MARKS_LIMIT = 50 * MOST_TENSORS  # braces, brackets and commas of a header, each of which may become an object
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PICKLES = {  # the first bytes of files that only unpickling could open
+    b"PK\x03\x04": "a zip of pickled objects (torch.save)",
+    b"\x1f\x8b": "a gzip file",
+    **{bytes([0x80, protocol]): "a pickle (torch.save's old form)" for protocol in range(1, 6)},
+}
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor lies in the file's data, as its header says."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+Header = Mapping[str, TensorPlace]
+
+
+def kind(path: str | os.PathLike[str]) -> str:
+    """What a file is by its first bytes: 'safetensors', 'unknown', or a phrase for one that holds pickle."""
+    with explained(Path(path), doing="read"), open_regular(path) as stream:
+        head = stream.read(265)
+        size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= HEADER_LIMIT and 8 + length <= size:
+        return "safetensors"  # also of a header of 896 bytes, say, whose length begins as a pickle does
+    for magic, phrase in _PICKLES.items():
+        if head.startswith(magic):
+            return phrase
+    if head[257:262] == b"ustar":
+        return "a tar archive (torch.save's oldest form)"
+    return "safetensors" if head[8:9] == b"{" else "unknown"
+
+
+def nbytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of a file that holds `tensors`, within a few hundred a tensor."""
+    return sum(tensor.numel() * tensor.element_size() + 256 for tensor in tensors.values()) + 64
+
+
+def unwritable(values: Mapping[str, object]) -> str | None:
+    """The name of the first value that a safetensors file cannot hold, and what it is; None if there is none."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            return f"{name!r} is a {type(value).__name__}"
+        if value.dtype not in _NAMES:
+            return f"{name!r} is {str(value.dtype).removeprefix('torch.')}"
+    return None
+
+
+def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, or None."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = torch.aminmax(tensor.detach().float() if tensor.element_size() < 4 else tensor.detach())
+            if not (math.isfinite(low) and math.isfinite(high)):
+                return name
+    return None
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors`, each whole and in its own dtype; tensors that share memory are written once each.
+
+    The file is neither atomic nor fsynced: write into a `files.staged` folder, which also explains a full disk.
+    """
+    with open(path, "wb", buffering=1 << 20) as stream:
+        for part in _content(tensors):
+            stream.write(part)
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The hex sha256 of the file that `write` makes of `tensors`; no file is written."""
+    digest = hashlib.sha256()
+    for part in _content(tensors):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, part by part."""
+    # The widest dtypes first, so that every tensor starts at a multiple of its element.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            yield flat.view(torch.uint8).numpy().data
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each in memory of its own.
+
+    Raises: Error that names the file, the tensor and what is wrong.
+    """
+    return read_hashed(path)[0]
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, TensorPlace]:
+    """What a safetensors file holds, by name, without reading it.
+
+    Raises: Error that names the file, the tensor and what is wrong.
+    """
+    path = Path(path)
+    if (found := kind(path)) != "safetensors":
+        raise Error(not_weights(path, found))
+    with explained(path, doing="read"), open_regular(path) as stream:
+        return _places(path, stream, hashlib.sha256())
+
+
+def read_hashed(
+    path: str | os.PathLike[str], check: Callable[[Header], None] = lambda _: None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors, and the sha256 of the very bytes they were made from.
+
+    Args:
+        check: called with the header before memory is taken; it raises an `Error` where that is not what is wanted.
+    """
+    path = Path(path)
+    if (found := kind(path)) != "safetensors":
+        raise Error(not_weights(path, found))
+    tensors: dict[str, Tensor] = {}
+    sha256 = hashlib.sha256()
+    with explained(path, doing="read"), open_regular(path) as stream:
+        places = _places(path, stream, sha256)
+        check(places)
+        for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
+            flat = torch.empty(place.end - place.start, dtype=torch.uint8)
+            if flat.numel():
+                view = flat.numpy()
+                _fill(stream, view.data, path)
+                sha256.update(view.data)
+            tensors[place.name] = flat.view(place.dtype).reshape(place.shape)
+    return tensors, sha256.hexdigest()
+
+
+def require(wanted: Mapping[str, Tensor], found: Header, what: str, *, ignored: tuple[str, ...] = ()) -> None:
+    """Refuse a file whose tensors are not a network's, before any is read.
+
+    Args:
+        wanted: the network's state dict, on the meta device where it is not made yet.
+        what: begins the message: a file's name.
+        ignored: beginnings of names that the file may have beside.
+
+    Raises:
+        Error: the first names that are missing, unknown, of another shape, or of another kind of numbers.
+    """
+    wrong = [f"{shown(name)} is missing" for name in wanted if name not in found]
+    for name, place in found.items():
+        own = wanted.get(name)
+        if own is None:
+            if not name.startswith(ignored or ("\0",)):
+                wrong.append(f"{shown(name)} is unknown")
+        elif tuple(own.shape) != place.shape:
+            wrong.append(f"{shown(name)} has the shape {shown(place.shape)}, not {shown(tuple(own.shape))}")
+        elif not _converts(place.dtype, own.dtype):
+            wrong.append(f"{shown(name)} is of {_NAMES[place.dtype]}, not {_NAMES.get(own.dtype, own.dtype)}")
+    if wrong:
+        more = f", and {len(wrong) - 3:,} more" if len(wrong) > 3 else ""
+        raise Error(f"{what}: the weights do not fit the network: {'; '.join(wrong[:3])}{more}.")
+
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether numbers of one dtype are taken for another's: floats for floats, whole ones for whole ones."""
+    return given == wanted or any(given in kind and wanted in kind for kind in (_FLOATS, _WHOLE))
+
+
+def not_weights(path: Path, found: str) -> str:
+    """The sentence about a file that is no safetensors."""
+    if found == "unknown":
+        return f"{path} is not a safetensors file (or its start is damaged); give one, or a run's folder."
+    return (
+        f"{path} is {found}, which can run code when opened: kuosan never opens it, whatever its suffix. "
+        "Ask its author for safetensors, or convert it where you trust it (safetensors.torch.save_file)."
+    )
+
+
+def _fill(stream: Any, view: memoryview, path: Path) -> None:
+    """Read exactly len(view) bytes; one read gives 2 GB at most."""
+    done = 0
+    while done < len(view):
+        count = stream.readinto(view[done:])
+        if not count:
+            raise Error(f"{path} became shorter while it was read; is something else writing it?")
+        done += count
+
+
+def _places(path: Path, stream: Any, sha256: Any) -> dict[str, TensorPlace]:
+    """The header, checked so that its tensors cover every byte after it exactly once."""
+    size = os.fstat(stream.fileno()).st_size
+    start = stream.read(8)
+    if len(start) < 8:
+        raise Error(f"{path} is cut short: it has {size} bytes.")
+    length = struct.unpack("<Q", start)[0]
+    if length > HEADER_LIMIT:
+        raise Error(
+            f"{path}: its header claims {size_text(length)}, more than {size_text(HEADER_LIMIT)}; it is damaged."
+        )
+    if 8 + length > size:
+        raise Error(f"{path} is cut short: its header alone needs {8 + length} bytes, the file has {size}.")
+    text = bytearray(length)
+    _fill(stream, memoryview(text), path)
+    sha256.update(start)
+    sha256.update(text)
+    marks = sum(text.count(mark) for mark in (b"{", b"[", b","))
+    if marks > MARKS_LIMIT:
+        raise Error(
+            f"{path}: its header lists far more than {MOST_TENSORS:,} tensors, which is the most that is read of one "
+            f"file ({marks:,} braces, brackets and commas in {size_text(length)}); it is damaged, or nothing of ours."
+        )
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_no_twice)
+        header.pop("__metadata__", None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise Error(
+            f"{path}: its header is not the JSON of safetensors ({shown(str(error))}); it is damaged."
+        ) from None
+    if len(header) > MOST_TENSORS:
+        raise Error(f"{path}: its header lists {len(header):,} tensors; {MOST_TENSORS:,} are read of one file at most.")
+    places = {name: _place(path, name, entry) for name, entry in header.items()}
+    end = 0
+    for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
+        if place.start != end:
+            how = "overlaps the tensor before it" if place.start < end else "leaves a gap before it"
+            raise Error(
+                f"{path}: tensor {shown(place.name)} {how} (offset {shown(place.start)}, not {end}); it is damaged."
+            )
+        end = place.end
+    if 8 + length + end != size:
+        state = "is cut short" if 8 + length + end > size else "has bytes that belong to no tensor"
+        raise Error(f"{path} {state}: {size} bytes instead of {8 + length + end}; copy it again.")
+    return places
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _place(path: Path, name: str, entry: Any) -> TensorPlace:
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        dtype, shape, (start, end) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(number) is int and 0 <= number < 1 << 63 for number in (*shape, start, end))
+        # a shape of [2^60, 2^60, 0] has no number, and yet strides beyond 64 bits: torch would raise, or worse
+        spanned = math.prod(max(1, side) for side in shape) if whole and len(shape) <= 64 else 1 << 63
+        if spanned * dtype.itemsize < 1 << 63 and end - start == math.prod(shape) * dtype.itemsize:
+            return TensorPlace(name, dtype, shape, start, end)
+    raise Error(
+        f"{path}: tensor {shown(name)} is impossible: {shown(entry, 200)}; dtypes are {', '.join(DTYPES)}, "
+        "and the offsets must span the shape."
+    )

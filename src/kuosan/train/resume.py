@@ -1,0 +1,317 @@
+"""A run's folder: what lies in it, whether it is what was asked for, and the two files that say so.
+
+A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
+and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+
+What makes a folder a run is config.yaml, the first visible file that kuosan writes into it; codec/, the log and the
+first save follow. Until that save is complete, all of it is set-up, which the same command completes or replaces.
+
+What may differ between two starts of one run, and what would make it another. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from kuosan import config as trees
+from kuosan.data.config import as_begun
+from kuosan.errors import Error
+from kuosan.models import latents as codec_folder
+from kuosan.models.codec import apart
+from kuosan.models.model import ModelConfig, require_fit
+from kuosan.options import Tree
+from kuosan.storage import checkpoint, files
+from kuosan.storage.files import Lock
+from kuosan.storage.regular import read_regular
+from kuosan.train import memory
+from kuosan.train.config import RunConfig
+from kuosan.train.memory import Halving
+
+if TYPE_CHECKING:
+    from kuosan.train.loop import Run
+
+CONFIG = "config.yaml"
+DATA = "data.json"
+LOG = "log.jsonl"
+SAMPLES = "samples"
+GIVEN = "config.before.yaml"  # a configuration written by hand, found where a run begins
+
+
+@dataclass
+class RunRequest:
+    """What was asked of a run's folder."""
+
+    folder: Path
+    config: RunConfig
+    fingerprint: str  # of the pictures
+    init: Path | None
+    accept_new_data: bool
+
+
+class RunOrigin(NamedTuple):
+    """What a run knows of itself: the fingerprints of its data, and the run whose weights it began with."""
+
+    prints: tuple[str, ...]
+    init: str | None
+
+
+@dataclass
+class RunState:
+    """What the first process found there; it travels to the others."""
+
+    saved: checkpoint.Saved | None = None
+    weights: dict[str, Tensor] | None = None  # of --init
+    init: str | None = None  # the run whose weights this one began with
+    halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
+    notes: list[str] = field(default_factory=list)
+
+
+def stored(folder: Path) -> Tree | None:
+    """The configuration of the run in a folder, None where there is none yet.
+
+    Raises:
+        Error: the folder holds something else, or neither config.yaml nor any save can be read.
+    """
+    with files.explained(folder, doing="read"):
+        if not folder.exists():
+            return None
+        if not folder.is_dir():
+            raise Error(f"{folder} is a file, not a folder; choose another --out.")
+        if checkpoint.checkpoints(folder):
+            return checkpoint.load_config(folder)
+        if (folder / CONFIG).is_file():
+            return _set_up(folder)
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if others == [codec_folder.NAME] and Lock.was_here(folder) and codec_folder.is_whole(folder):
+            return None  # the set-up of an earlier version, which wrote the codec first
+    if others:
+        raise Error(
+            f"{folder} is not empty and holds no run ({', '.join(sorted(others)[:3])}); "
+            f"choose a new folder with --out, or empty this one yourself."
+        )
+    return None
+
+
+def is_whole(tree: Mapping[str, Any]) -> bool:
+    """Whether a configuration says what every run's own does; one written by hand says less."""
+    groups = {"data": "path", "model": "shape", "train": "seed"}
+    return all(isinstance(tree.get(group), Mapping) and name in tree[group] for group, name in groups.items())
+
+
+def _set_up(folder: Path) -> Tree | None:
+    """The configuration of a run without a save, None where a person wrote it, so that no run is begun yet.
+
+    Raises:
+        Error: config.yaml is something else's.
+    """
+    tree = trees.load(folder / CONFIG)
+    if not any(isinstance(tree.get(group), Mapping) for group in ("data", "model", "train")):
+        raise Error(
+            f"{folder} holds a {CONFIG} that is no configuration of kuosan's, and no run: choose a new folder with "
+            f"--out, or move that file elsewhere."
+        )
+    return as_begun(tree) if is_whole(tree) else None
+
+
+def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
+    """Lock the folder, and find what to start from."""
+    found, folder = RunState(), asked.folder
+    if held is not None:
+        held.append(Lock(folder))
+        if not held[0].held:
+            found.notes.append(
+                f"warning: {folder} lies on a file system without locks: start no second training there."
+            )
+    before = stored(folder)
+    known = _known(folder)
+    anew = False
+    if before is not None:
+        try:
+            found.notes += _compare(asked, before, known)
+        except Error:
+            anew = untrained(folder)
+            if not anew:
+                raise
+            known = RunOrigin((), None)
+            found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
+    found.init = known.init or (None if asked.init is None else str(asked.init))
+    found.saved = None if anew else _newest(folder, found.notes)
+    if found.saved is not None:
+        found.halvings = memory.known(folder, found.saved, found.notes)
+    elif asked.init is not None:
+        saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
+        found.weights = saved.ema
+        found.notes += _init_notes(asked, saved)
+    return found
+
+
+def untrained(folder: Path) -> bool:
+    """Whether a run was only begun: its saves are of step 0 and its log is empty, so there is nothing to lose."""
+    log = folder / LOG
+    begun = all(checkpoint.step_of(path) == 0 for path in checkpoint.checkpoints(folder))
+    return begun and not (log.is_file() and log.stat().st_size)
+
+
+def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> list[str]:
+    """Refuse another configuration, data set or --init than the run's; what else there is to say."""
+    folder, now = asked.folder, trees.plain(asked.config)
+    notes = refuse_changes(before, now, str(folder))
+    if asked.init is not None and known.init != str(asked.init) and checkpoint.checkpoints(folder):
+        raise Error(
+            f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
+        )
+    with contextlib.suppress(Error):
+        if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
+            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
+    if known.prints and asked.fingerprint not in known.prints:
+        if not asked.accept_new_data:
+            raise Error(
+                f"the pictures are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
+                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time, or "
+                f"this version reads them otherwise (docs/data.md, What is read otherwise): put them back, say "
+                f"--accept-new-data (in Python accept_new_data=True) to go on with these (no longer bit for bit the "
+                f"same run), or start a new run with --out ANOTHER --init {folder}."
+            )
+        notes.append("going on with other pictures, as --accept-new-data says; no longer bit for bit the same run.")
+    return notes
+
+
+def _known(folder: Path) -> RunOrigin:
+    """What a run knows of itself by data.json and its newest good save; either may be lost or damaged."""
+    prints, init = [], None
+    if checkpoint.checkpoints(folder):
+        state = checkpoint.load(folder, parts=()).state
+        prints, init = [str(state.get("data"))], state.get("init")
+    with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, Error):
+        head = json.loads(read_regular(folder / DATA).decode("utf-8"))
+        prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
+    return RunOrigin(tuple(prints), init)
+
+
+def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
+    if not checkpoint.checkpoints(folder):
+        if (folder / LOG).is_file() and (folder / LOG).stat().st_size:
+            raise Error(
+                f"{folder} holds the log of a run but none of its saves ({folder / checkpoint.FOLDER} is empty or "
+                f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
+            )
+        return None
+    saved = checkpoint.load(folder, fits=require_fit)
+    notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
+    return saved
+
+
+def _init_notes(asked: RunRequest, saved: checkpoint.Saved) -> list[str]:
+    own = trees.plain(asked.config)["model"]
+    theirs = saved.config.get("model", {})
+    keys = [key for key in ("schedule", "prediction", "sigma_data") if own.get(key) != theirs.get(key)]
+    notes = [f"starting from the averaged weights of {asked.init}, step {saved.step}."]
+    with contextlib.suppress(Error):  # an older run's configuration may not be one of today's
+        why = apart(asked.config.model.codec, trees.build(ModelConfig, theirs).codec)
+        notes += [f"note: {asked.init} {why}."] if why and asked.config.model.codec.kind != "pixels" else []
+    return notes + [f"note: those were trained with model.{key} {theirs.get(key)}, now {own[key]}." for key in keys]
+
+
+def write_head(run: Run) -> None:
+    """Look for room, sweep what crashes left, and write config.yaml and data.json.
+
+    A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
+    """
+    folder, pictures = run.folder, run.draws.pictures
+    parameters = run.state.parameters.values.numel()
+    there = len(checkpoint.checkpoints(folder))
+    saves = max(1, run.config.train.keep + 1 - there)
+    files.room_for(folder, saves * 24 * parameters)  # two copies of the weights, two moments, the float64 average
+    for place in (folder, folder / SAMPLES):
+        with contextlib.suppress(OSError):
+            files.sweep(place)
+    if not there and (text := _by_hand(folder / CONFIG)):
+        files.write_atomic(folder / GIVEN, text)
+        run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
+    facts = {
+        "fingerprint": run.extra["data"],
+        "train": len(pictures.train),
+        "held_out": len(pictures.held_out),
+        "init": run.extra["init"],
+    }
+    if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings
+        with files.explained(folder / memory.FILE):
+            (folder / memory.FILE).unlink(missing_ok=True)
+    files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
+    files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _by_hand(path: Path) -> str | None:
+    """The text of a configuration that is not as kuosan writes one; None where there is none, or none that is read."""
+    with contextlib.suppress(Error, OSError, ValueError):
+        if path.is_file():
+            tree = trees.parse(text := path.read_text(encoding="utf-8"), path)
+            return text if text != trees.dump(tree) or not is_whole(tree) else None
+    return None
+
+
+# What may change between two starts of the same run: how long, how often and where, never what is learned.
+FREE_ON_RESUME = (
+    "train.max_steps",
+    "train.save_every",
+    "train.keep",
+    "train.evaluate_every",
+    "train.evaluate_pictures",
+    "train.preview_every",
+    "train.preview_pictures",
+    "train.preview_steps",
+    "train.micro_batch",
+    "compute.",
+    "model.codec.run",
+    "model.text.encoder",  # its place; model.text.weights says which it is
+    "data.path",
+    "data.workers",
+    "data.memory_gib",
+    "data.max_pixels",
+    "data.max_bytes",
+    "data.cache",
+    "data.range",  # what it changes in the pixels of arrays and float files, their fingerprint shows
+)
+# Of these, what changes the order of sums, and with it the last bits of what is learned.
+INEXACT = ("train.micro_batch", "compute.")
+
+
+def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
+    """What differs harmlessly between a run's stored configuration and the one given now, in words.
+
+    Raises:
+        Error: something differs that would make this another run; it names each key with both values and the choices.
+    """
+    with contextlib.suppress(Error):  # an older run knows nothing of newer settings, which had their defaults
+        stored = trees.plain(trees.build(RunConfig, stored))
+    changed = trees.differences(stored, now)
+    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
+    if fixed:
+        lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
+        raise Error(
+            f"{run} holds a run with another configuration:\n{lines}\n"
+            f"  Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out "
+            f"ANOTHER, or start a new one from this run's weights with --out ANOTHER --init {run}."
+        )
+    return [_said(key, old, new, now) for key, (old, new) in changed.items()]
+
+
+def _said(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> str:
+    text = f"{key}: {old} -> {new}"
+    if key == "train.max_steps" and now["train"]["lr_shape"] == "cosine":
+        return f"{text}; from here on the learning rate is that of a cosine over {new} steps, a jump from {old}'s."
+    if _is_in(key, INEXACT):
+        return f"{text}; the run goes on, but no longer bit for bit as it would have."
+    return text
+
+
+def _is_in(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a dotted key is one of `names`, or under one that ends with a dot."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)

@@ -1,0 +1,259 @@
+"""From what a person asked to a run that is ready to train: a new one, one that goes on, or one from another's weights.
+
+The first process locks, reads and writes; the others hear what it found, or its error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import kuosan
+from kuosan import seeds
+from kuosan.data.dataset import Pictures
+from kuosan.data.reading import FACT as READING
+from kuosan.data.reading import stored_rule
+from kuosan.device import Compute
+from kuosan.diffusion.schedule import Discrete
+from kuosan.errors import Error
+from kuosan.metrics.image_quality import perceptual_loss
+from kuosan.models import latents as codec_folder
+from kuosan.models.model import build
+from kuosan.storage import checkpoint
+from kuosan.storage.cache import cache_root
+from kuosan.storage.files import Lock
+from kuosan.storage.log import Log
+from kuosan.train import latents
+from kuosan.train.autoencoder_settings import noise_shape
+from kuosan.train.batches import Draws, History
+from kuosan.train.config import RunConfig
+from kuosan.train.distributed import World
+from kuosan.train.loop import Run
+from kuosan.train.memory import Sizes
+from kuosan.train.monitor import Monitor
+from kuosan.train.objective import Autoencoding, Classification, Diffusion, Objective, check_labels
+from kuosan.train.report import TrainingReport
+from kuosan.train.resume import LOG, RunRequest, RunState, look, write_head
+from kuosan.train.state import State, exact
+from kuosan.train.text_conditioning import Texts, open_texts
+
+if TYPE_CHECKING:
+    from kuosan.models.codec import Codec
+    from kuosan.models.latents import Held
+    from kuosan.text.encoder import TextEncoder
+
+
+def open_run(
+    folder: Path,
+    config: RunConfig,
+    pictures: Pictures,
+    compute: Compute,
+    world: World,
+    report: TrainingReport,
+    *,
+    network: nn.Module | None = None,
+    encoder: TextEncoder | None = None,
+    autoencoder: Held | None = None,
+    init: Path | None = None,
+    accept_new_data: bool = False,
+    dry: bool = False,
+) -> Run:
+    """A run ready to train: its newest good save loaded, or a fresh start. With `dry` nothing is written or locked.
+
+    Raises:
+        Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
+            that cannot be written. On every process.
+    """
+    _check_processes(world, config, pictures)
+    if network is not None and config.model.task.kind != "generation":
+        _check_door(network)
+    asked = RunRequest(folder, config, _fingerprint(config, pictures), init, accept_new_data)
+    held: list[Lock] = []
+    try:
+        found = world.on_first(lambda: look(asked, None if dry else held))
+        for text in found.notes:
+            report.say(text)
+        kept = autoencoder is not None or encoder is not None
+        cache = cache_root(config.data.cache) if kept and not dry else None
+        latent = latents.ready(asked, found, pictures, autoencoder, compute, world, report, cache)
+        asked.config, pictures = latent.config, latent.pictures
+        told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say, world)
+        run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
+        if not dry:
+            world.on_first(lambda: _attach(run, held[0], autoencoder))
+        return run
+    except BaseException:
+        for lock in held:
+            lock.release()
+        raise
+
+
+def _fingerprint(config: RunConfig, pictures: Pictures) -> str:
+    """Of what this run uses: a label or caption that it is not conditioned on may be edited."""
+    labels = config.train.objective == "classifier" or bool(config.model.task.class_names)
+    return pictures.fingerprint_of(labels, config.model.text.kind != "none")
+
+
+def _check_processes(world: World, config: RunConfig, pictures: Pictures) -> None:
+    if config.train.batch < world.size:
+        raise Error(
+            f"train.batch = {config.train.batch} is fewer than the {world.size} processes: each needs a picture a "
+            f"step. Raise --train.batch, or start fewer processes."
+        )
+    prints = world.gather(pictures.fingerprint)
+    other = next((rank for rank, own in enumerate(prints) if own != prints[0]), None)
+    if other is not None:
+        raise Error(
+            f"process {other} sees other pictures ({prints[other][:12]}) than process 0 ({prints[0][:12]}): every "
+            f"process must be given the same folder."
+        )
+
+
+def _ready(
+    asked: RunRequest,
+    found: RunState,
+    pictures: Pictures,
+    compute: Compute,
+    world: World,
+    report: TrainingReport,
+    network: nn.Module | None,
+    encoder: TextEncoder | None,
+    texts: Texts | None,
+    codec: Codec,
+) -> Run:
+    """The run at the state that was found."""
+    config, train = asked.config, asked.config.train
+    model = build(config.model, seed=train.seed, network=network)
+    model.encoder, model.codec = encoder, codec
+    model.network.to(compute.device).train()
+    state = State.fresh(model.network, train, _history(config))
+    objective = _objective(config, pictures, compute, state, codec)
+    facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
+    if isinstance(objective, Autoencoding) and objective.features is not None:
+        facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
+    if found.saved is not None:
+        _restore(state, found.saved, asked)
+        report.say(f"going on from step {state.step} of {train.max_steps}.")
+        _say_differences(found.saved, facts, report)
+    elif found.weights is not None:
+        _initialise(state, found.weights, asked)
+    sizes = Sizes(found.halvings)
+    return Run(
+        asked.folder,
+        config,
+        model,
+        world.parallel(model.network),
+        state,
+        Draws(
+            pictures,
+            train.seed,
+            train.batch,
+            world.rank,
+            world.size,
+            state.retry,
+            train.offset_noise,
+            config.model.task,
+            threads=seeds.BESIDE_A_GPU if compute.device.type == "cuda" else 1,
+            texts=texts,
+            noise_shape=noise_shape(config.train, config.model),
+        ),
+        objective,
+        None,
+        None,
+        world,
+        report,
+        extra={
+            "data": asked.fingerprint,
+            "init": found.init,
+            "kuosan": kuosan.__version__,
+            READING: stored_rule(pictures.plan),
+            **facts,
+            **({"halvings": sizes.plain()} if sizes.halvings else {}),
+        },
+        saved_at=found.saved.step if found.saved is not None else -1,
+        sizes=sizes,
+    )
+
+
+def _check_door(network: nn.Module) -> None:
+    """Raises: Error for a caller's network that cannot be told what is known of a picture."""
+    taken = inspect.signature(network.forward).parameters.values()
+    if not any(each.name == "concat" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):
+        raise Error(
+            f"{type(network).__name__} cannot be told what is known of a picture: a task that restores calls "
+            f"network(x, t, concat=...), so give forward a concat of (B, K, H, W); docs/restoration.md says which."
+        )
+
+
+def _history(config: RunConfig) -> History | None:
+    """What importance sampling remembers; nothing else does."""
+    schedule = config.model.schedule
+    if config.train.t_sampling != "importance" or not isinstance(schedule, Discrete):
+        return None
+    return History(schedule.T)
+
+
+def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: State, codec: Codec) -> Objective:
+    if config.train.objective == "classifier":
+        check_labels(pictures)
+        return Classification(config.model, compute)
+    if config.train.objective == "autoencoder":
+        features = perceptual_loss(config.train.autoencoder.features)
+        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device))
+    return Diffusion(config.model, config.train, compute, state.history, codec)
+
+
+def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
+    """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor.
+
+    The head comes first: it is what makes the folder a run, which the same command completes.
+    """
+    write_head(run)
+    if autoencoder is not None:
+        codec_folder.write(run.folder, autoencoder)
+    run.lock, run.log = lock, Log(run.folder / LOG)
+    if damage := run.log.truncate_after(run.state.step):
+        run.report.say(f"warning: {damage}")
+    lacking = run.state.step - len({row["step"] for row in run.log.rows()})
+    if lacking:
+        run.report.say(
+            f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
+        )
+    draws, train = run.draws, run.config.train
+    run.monitor = Monitor(run.folder, run.model, draws.pictures, train, run.objective, draws.texts, draws.noise_shape)
+
+
+def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
+    try:
+        state.restore(saved)
+    except (RuntimeError, KeyError) as error:
+        raise Error(f"{saved.path} does not hold this run's state: {' '.join(str(error).split())[:300]}") from error
+    last = asked.config.train.max_steps
+    if state.step > last:
+        raise Error(
+            f"train.max_steps = {last}, but {asked.folder} is at step {state.step} already; give {state.step} or more."
+        )
+
+
+def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: TrainingReport) -> None:
+    for name, now in facts.items():
+        before = saved.state.get(name)
+        if before != now:
+            report.say(
+                f"note: so far with {name} {before}, now {now}; the run goes on, but no longer bit for bit as it "
+                f"would have."
+            )
+
+
+def _initialise(state: State, weights: Mapping[str, Tensor], asked: RunRequest) -> None:
+    try:
+        state.network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Error(f"--init {asked.init}: its network has another shape than this run's: {reason}") from None
+    state.ema.values.copy_(exact(state.parameters.values))
