@@ -41,7 +41,7 @@ from torch import Tensor
 import kuosan
 from kuosan.data.images import to_uint8
 from kuosan.errors import Error, unknown
-from kuosan.metrics.features.names import features
+from kuosan.metrics.features import features
 from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.metrics.kid import kid
 from kuosan.seeds import rng

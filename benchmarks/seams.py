@@ -21,7 +21,7 @@ import torch
 import kuosan
 from kuosan.data.decoding import decode
 from kuosan.data.images import as_written, from_uint8, to_uint8
-from kuosan.evaluate.seams import seam_energy
+from kuosan.metrics.seams import seam_energy
 from kuosan.models.tiling import tiles
 from kuosan.tasks.condition import shrinking
 

@@ -18,8 +18,8 @@ from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.config import UNetConfig
 from kuosan.sample.request import Request
-from kuosan.train.config import RunConfig, TrainConfig, resolve
-from kuosan.train.network_settings import USUAL_PREDICTION
+from kuosan.train.config import RunConfig, TrainConfig
+from kuosan.train.resolve import USUAL_PREDICTION, resolve
 
 SCHEDULES = st.one_of(
     st.builds(Discrete, betas=st.sampled_from(["linear", "scaled_linear", "sigmoid"]), T=st.integers(2, 4000),

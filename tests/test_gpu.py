@@ -34,8 +34,8 @@ from kuosan.storage.log import Log
 from kuosan.train import loop
 from kuosan.train.api import prepare, start
 from kuosan.train.estimate import measure
-from kuosan.train.loop import Run
 from kuosan.train.report import SilentTraining
+from kuosan.train.run import Run
 from latent_models import autoencoder_run
 from shell import QUICK, kuosan, picture_folder
 

@@ -15,12 +15,12 @@ from typing import Literal, get_origin
 import pytest
 import torch
 
-from kuosan import limits
+from kuosan import limits, regular
 from kuosan.errors import Error, escaped, shown
 from kuosan.models.model import ModelConfig
 from kuosan.options import dataclasses_in, hints, members
 from kuosan.sample.recipe import Recipe
-from kuosan.storage import checkpoint, pickled, regular
+from kuosan.storage import checkpoint, pickled
 from kuosan.storage import tensors as weights
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +192,7 @@ def test_a_file_whose_system_counts_no_blocks_is_opened_and_one_of_holes_is_not(
         def __init__(self, stat: os.stat_result) -> None:
             self.st_mode, self.st_size, self.st_blocks = stat.st_mode, stat.st_size, 0
 
-    monkeypatch.setattr("kuosan.storage.regular.os.fstat", lambda handle: Uncounted(found(handle)))
+    monkeypatch.setattr("kuosan.regular.os.fstat", lambda handle: Uncounted(found(handle)))
     with regular.open_regular(whole) as stream:
         assert stream.read(1) == b"\1" and stream.seek(0, 2) == size
     with pytest.raises(Error, match="mostly holes"):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "SAMPLERS": "diffusion.samplers",
     "DataConfig": "data.config",
     "DiT": "networks.dit",
     "DiTConfig": "networks.config",
@@ -46,9 +45,10 @@ _HOMES = {
     "Model": "models.model",
     "ModelConfig": "models.model",
     "Pictures": "data.dataset",
+    "Pipeline": "sample.pipeline",
     "Prediction": "diffusion.denoiser",
     "Request": "sample.request",
-    "Pipeline": "sample.pipeline",
+    "SAMPLERS": "diffusion.samplers",
     "UNet": "networks.unet",
     "UNetConfig": "networks.config",
     "build": "models.model",
@@ -65,7 +65,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "SAMPLERS",
     "DataConfig",
     "DiT",
     "DiTConfig",
@@ -82,6 +81,7 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "Request",
+    "SAMPLERS",
     "UNet",
     "UNetConfig",
     "build",

@@ -20,7 +20,7 @@ import yaml
 from kuosan.errors import Error, escaped, shown
 from kuosan.options import Tree as Tree
 from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
-from kuosan.storage.regular import SMALL, read_regular
+from kuosan.regular import SMALL, read_regular
 
 T = TypeVar("T")
 
@@ -284,3 +284,11 @@ def _leaf(annotation: Any, value: Any, key: str) -> Any:
         ) from None
     except (OverflowError, ValueError, RecursionError):  # a number that no float holds, text that no UTF-8 does
         raise Error(f"{key} = {shown(value)} is not allowed: expected {type_text(annotation)}.") from None
+
+
+def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored run's configuration with the versions that it was begun with: the first, where it says none."""
+    data = tree.get("data")
+    if not isinstance(data, Mapping):
+        return dict(tree)
+    return {**tree, "data": {**data, "layout": data.get("layout", 1), "split_version": data.get("split_version", 1)}}

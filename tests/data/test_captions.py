@@ -12,8 +12,8 @@ from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.captions import read_lists
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
-from kuosan.data.doctor import examine, first_rows
+from kuosan.data.dataset import Pictures, first_rows, open_pictures
+from kuosan.data.doctor import examine
 from kuosan.data.text_files import Beside, Finder
 from shell import kuosan
 

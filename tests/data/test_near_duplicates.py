@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kuosan.data.config import DataConfig, as_begun
+from kuosan.config import as_begun
+from kuosan.data.config import DataConfig
 from kuosan.data.dataset import Pictures, open_pictures
 from kuosan.data.doctor import examine
 from kuosan.data.near_duplicates import View, groups, near_duplicates

@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 
 from kuosan.errors import Error
+from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.metrics.estimate import wilson
-from kuosan.metrics.memorisation import SHOWN, copies, mann_whitney, memorisation, nearest, sheet, tail
+from kuosan.metrics.memorisation import SHOWN, copies, mann_whitney, memorisation, nearest, tail
 from kuosan.seeds import rng
 
 
@@ -119,14 +120,14 @@ def test_the_sheet_shows_each_picture_beside_its_nearest():
     made = rng(0, "made").integers(0, 256, (20, 5, 4, 1), dtype=np.uint8)
     made[3] = train[41]
     report = memorisation(made.reshape(20, -1), held_out.reshape(20, -1), train.reshape(60, -1))
-    found = sheet(report, made, train, count=2)
+    found = memorisation_sheet(report, made, train, count=2)
     assert found.shape == (2 * (5 + 2) + 2, (1 + SHOWN) * (4 + 2) + 2, 1)
     assert (found[2:7, 2:6] == made[3]).all() and (found[2:7, 8:12] == train[41]).all()
     assert report.made.distance[3] == 0 and report.closest(1).tolist() == [3]
     with pytest.raises(Error, match="20 made pictures; got 19"):
-        sheet(report, made[:19], train)
+        memorisation_sheet(report, made[:19], train)
     with pytest.raises(Error, match="one size"):
-        sheet(report, made[:, :4], train)
+        memorisation_sheet(report, made[:, :4], train)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Run Python under a file system that fails on command: kill, torn write, EIO, or a full disk at operation N.
 
-    server = ForkServer(build(folder), preload=["torch", "kuosan.storage.checkpoint"])   # imports once, forks a trial in ~30 ms
+    server = ForkServer(build(folder), preload=["torch", "kuosan.storage.checkpoint"])   # forks a trial in ~30 ms
     whole = server.run("faults.scenario:saves", run, [1, 2, 3], prefix=run)      # at=0: nothing fails; whole.ops counts
     trial = server.run("faults.scenario:saves", run, [1, 2, 3], prefix=run, at=17, mode="torn")
 

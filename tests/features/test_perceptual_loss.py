@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.metrics.features import names
+from kuosan.metrics.features import features, names
 from kuosan.metrics.features.lite0 import EfficientNetLite0
-from kuosan.metrics.features.names import features, perceptual_features
+from kuosan.metrics.features.names import perceptual_features
 from kuosan.metrics.image_quality import RandomPyramid, perceptual, perceptual_loss
 
 NAMES = ("random", "lite0")

@@ -20,8 +20,8 @@ from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import api, loop
 from kuosan.train.config import RunConfig
-from kuosan.train.loop import Run
 from kuosan.train.report import SilentTraining
+from kuosan.train.run import Run
 
 SMALL = {
     "model.network.channels": 16,

@@ -24,10 +24,10 @@ from kuosan.networks.autoencoder import Autoencoder, generator_loss, hinge_loss
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.storage.log import Log
 from kuosan.train import api
-from kuosan.train.autoencoder_settings import AutoencoderSettings
 from kuosan.train.batches import Drawn
-from kuosan.train.config import TrainConfig, resolve
+from kuosan.train.config import AutoencoderSettings, TrainConfig
 from kuosan.train.objective import Autoencoding, windows
+from kuosan.train.resolve import resolve
 from shell import kuosan
 from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
 from train.test_processes import launch

@@ -14,6 +14,7 @@ import torch
 from kuosan import seeds
 from kuosan.storage import checkpoint
 from kuosan.train import api, loop
+from kuosan.train.run import Run
 from kuosan.train.state import EMA, exact, gamma_of
 from train.made_runs import OwnNetwork, Stopping, begin, go, outcome, pictures
 
@@ -119,7 +120,7 @@ def trained(folder: Path, skip: int = -1) -> tuple[dict[str, torch.Tensor], dict
     run = begin(folder / "run", pictures(folder / "pictures.npz"), SETTINGS, network=OwnNetwork())
     update = loop.update
 
-    def watched(run: loop.Run, loss: float, norm: float) -> dict[str, object]:
+    def watched(run: Run, loss: float, norm: float) -> dict[str, object]:
         row = update(run, math.nan if run.state.step == skip else loss, norm)
         if "skipped" not in row:
             seen.append(torch.cat([p.detach().flatten() for p in run.state.network.parameters()]).double().numpy())
@@ -153,16 +154,16 @@ def test_a_run_saves_the_closed_form_of_its_own_weights(skip: int, tmp_path: Pat
 def test_mistakes_planted_in_the_loop_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update, backward = loop.update, loop.backward
 
-    def twice(run: loop.Run, loss: float, norm: float) -> dict[str, object]:
+    def twice(run: Run, loss: float, norm: float) -> dict[str, object]:
         row = update(run, loss, norm)
         run.state.ema.update(run.state.parameters.values)
         return row
 
-    def a_micro_step(run: loop.Run, drawn: object) -> torch.Tensor:
+    def a_micro_step(run: Run, drawn: object) -> torch.Tensor:
         run.state.ema.update(run.state.parameters.values)
         return backward(run, drawn)  # type: ignore[arg-type]
 
-    def before_the_step(run: loop.Run, loss: float, norm: float) -> dict[str, object]:
+    def before_the_step(run: Run, loss: float, norm: float) -> dict[str, object]:
         kept = run.state.parameters.values.clone()
         real, run.state.ema.update = run.state.ema.update, lambda values: real(kept)  # type: ignore[method-assign]
         try:
@@ -170,7 +171,7 @@ def test_mistakes_planted_in_the_loop_are_caught(tmp_path: Path, monkeypatch: py
         finally:
             run.state.ema.update = real  # type: ignore[method-assign]
 
-    def of_skipped_ones(run: loop.Run, loss: float, norm: float) -> dict[str, object]:
+    def of_skipped_ones(run: Run, loss: float, norm: float) -> dict[str, object]:
         row = update(run, loss, norm)
         if "skipped" in row:
             run.state.ema.update(run.state.parameters.values)

@@ -21,8 +21,9 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.storage import checkpoint
 from kuosan.train.batches import KEPT, UNIFORM, Draws, History, gathered
-from kuosan.train.config import RunConfig, TrainConfig, check
+from kuosan.train.config import RunConfig, TrainConfig
 from kuosan.train.objective import Diffusion
+from kuosan.train.resolve import check_tree
 from train.made_runs import Stopping, differences, go, outcome, pictures
 from train.test_processes import launch, losses
 
@@ -238,11 +239,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("tree, says", REFUSED, ids=[says for _, says in REFUSED])
 def test_what_does_not_go_together_is_refused_before_the_pictures_are_read(tree: dict[str, Any], says: str) -> None:
     with pytest.raises(Error, match=says):
-        check(tree)
+        check_tree(tree)
 
 
 def test_every_setting_of_the_loss_is_listed_for_the_classifier_to_refuse() -> None:
-    from kuosan.train.loss_settings import LOSS_SETTINGS
+    from kuosan.train.rules import LOSS_SETTINGS
 
     fields = list(TrainConfig.__dataclass_fields__)
     assert tuple(fields[fields.index("loss") : fields.index("offset_noise") + 1]) == LOSS_SETTINGS

@@ -18,8 +18,8 @@ from kuosan.errors import Error
 from kuosan.networks.config import default_unet
 from kuosan.sample import pipeline
 from kuosan.sample import recipe as recipes
-from kuosan.train.config import resolve
 from kuosan.train.monitor import Monitor
+from kuosan.train.resolve import resolve
 from latent_models import autoencoder_run
 from shell import kuosan, refused
 from train.made_runs import Stopping, begin, differences, go, mixed, outcome

@@ -28,9 +28,9 @@ from kuosan.sample.request import Request
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.tasks.task import Generation
-from kuosan.train.config import resolve
 from kuosan.train.objective import Classification
 from kuosan.train.report import draw
+from kuosan.train.resolve import resolve
 from train.made_runs import OwnNetwork, Stopping, ask, differences, go, outcome
 
 SETTINGS: dict[str, Any] = {"train.objective": "classifier", "train.max_steps": 9, "train.preview_every": 0}

@@ -19,8 +19,8 @@ from kuosan.errors import Error
 from kuosan.options import Tree
 from kuosan.storage import checkpoint
 from kuosan.train import defaults
-from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.config import RunConfig, TrainConfig, check, resolve
+from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
+from kuosan.train.resolve import check_tree, resolve
 from train.made_runs import begin, differences, go, outcome, pictures
 from train.old_runs import CASES, SETTINGS, Affine
 
@@ -94,14 +94,14 @@ DISCRETE: list[tuple[Tree, tuple[int, int, int], tuple[Any, ...]]] = [
 def test_each_kind_of_run_gets_the_defaults_that_it_has_a_use_for(
     said: Tree, shape: tuple[int, int, int], expected: tuple[Any, ...]
 ) -> None:
-    check(said)
+    check_tree(said)
     assert chosen(plain(said, shape, NAMES)) == expected
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_could_be_trained_by_the_first_defaults_can_by_these(name: str) -> None:
     said, shape, size, classes = CASES[name]
-    check(said)
+    check_tree(said)
     resolve(said, shape, size, classes=classes)
 
 
@@ -282,7 +282,7 @@ def test_keys_that_an_old_configuration_leaves_out_are_what_they_were(tmp_path: 
 def test_defaults_of_a_newer_kuosan_are_refused() -> None:
     for wrong in (0, defaults.VERSION + 1):
         with pytest.raises(Error, match=f"defaults = {wrong} is unknown: 1 to {defaults.VERSION}"):
-            check({"defaults": wrong})
+            check_tree({"defaults": wrong})
 
 
 def test_a_new_run_stopped_and_resumed_by_the_same_words_is_whole(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from kuosan.models.model import ModelConfig, build
 from kuosan.networks.config import DiTConfig, default_dit
 from kuosan.networks.dit import DiT
 from kuosan.sample import pipeline
-from kuosan.train.config import RunConfig, resolve
+from kuosan.train.config import RunConfig
+from kuosan.train.resolve import resolve
 
 TREE = {"network": {"kind": "dit"}}
 

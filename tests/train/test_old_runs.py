@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import kuosan as package
-from kuosan.data.config import as_begun
+from kuosan.config import as_begun
 from kuosan.storage import checkpoint, tensors
 from shell import kuosan, refused
 

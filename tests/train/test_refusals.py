@@ -16,9 +16,9 @@ from kuosan import config as trees
 from kuosan.errors import escaped
 from kuosan.storage import checkpoint
 from kuosan.train import api, saving
-from kuosan.train.config import check, resolve
 from kuosan.train.distributed import World
 from kuosan.train.report import SilentTraining
+from kuosan.train.resolve import check_tree, resolve
 from kuosan.train.setup import _check_processes
 from train.made_runs import OwnNetwork, Stopping, ask, begin, differences, go, outcome, pictures
 
@@ -189,9 +189,9 @@ def test_what_needs_no_pictures_is_refused_before_they_are_read() -> None:
         ({"model": {"learned_variance": True}}, "learned_variance"),
     ):
         with pytest.raises(Error, match=words):
-            check(tree)
+            check_tree(tree)
     grey = {"multipliers": [1, 2], "attention": [False, True], "in_channels": 1, "out_channels": 1}
-    check({"model": {"network": grey}})  # whether it fits is known with the pictures
+    check_tree({"model": {"network": grey}})  # whether it fits is known with the pictures
     resolve({"model": {"network": grey}}, (1, 32, 32))
 
 

@@ -21,13 +21,13 @@ from kuosan.cli.image_folder import same_recipe
 from kuosan.data.images import png_bytes, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, shown
+from kuosan.regular import Places, exists
 from kuosan.sample import embedded, sizes
 from kuosan.sample import pipeline as opening
 from kuosan.sample import recipe as recipes
 from kuosan.sample.pipeline import Pipeline
 from kuosan.sample.recipe import Recipe
 from kuosan.storage import outputs
-from kuosan.storage.regular import Places, exists
 
 
 def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, allowed: Sequence[Path] = ()) -> None:

@@ -15,9 +15,9 @@ from kuosan.cli.console import Whole, frames, say, size_of, whole
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import registry
 from kuosan.errors import Error
+from kuosan.regular import exists
 from kuosan.sample import embedded
 from kuosan.sample.request import Request
-from kuosan.storage.regular import exists
 
 if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig

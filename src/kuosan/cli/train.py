@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
-from kuosan.data.config import as_begun
+from kuosan.config import as_begun
 from kuosan.errors import Error, unknown
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
-from kuosan.train.config import SHORT, RunConfig, check
+from kuosan.train.config import SHORT, RunConfig
+from kuosan.train.resolve import check_tree
 
 
 def train(
@@ -71,7 +72,7 @@ def train(
             "model.network.kind = own: a network of your own is brought from Python: "
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
-    check(tree)  # what can be refused before torch and the pictures load, is
+    check_tree(tree)  # what can be refused before torch and the pictures load, is
     return _run(out, tree, network or "small", init, accept_new_data, dry_run, typed)
 
 
@@ -128,7 +129,7 @@ def _run(
     out: Path, tree: Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
 ) -> int:
     from kuosan.cli.console import TrainingReport
-    from kuosan.data.doctor import first_rows
+    from kuosan.data.dataset import first_rows
     from kuosan.storage import checkpoint
     from kuosan.train import api
     from kuosan.train.report import SilentTraining

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -130,14 +130,6 @@ class DataConfig:
         ):
             if given and self.resize != "buckets":
                 raise Error(f"{name} has no effect with resize {self.resize}: set resize to buckets, or leave it out.")
-
-
-def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored run's configuration with the versions that it was begun with: the first, where it says none."""
-    data = tree.get("data")
-    if not isinstance(data, Mapping):
-        return dict(tree)
-    return {**tree, "data": {**data, "layout": data.get("layout", 1), "split_version": data.get("split_version", 1)}}
 
 
 def rgb(background: str) -> tuple[int, int, int]:

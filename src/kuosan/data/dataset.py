@@ -28,7 +28,7 @@ from torch import Tensor
 from kuosan.data.arrays import CHANNELS
 from kuosan.data.config import LABEL, DataConfig, rgb, scale_of
 from kuosan.data.decoding import decode_image
-from kuosan.data.doctor import DataReport
+from kuosan.data.doctor import CAPTIONS_SHOWN, DataReport, _row
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.pixels import opaque
@@ -470,3 +470,8 @@ def _nothing(config: DataConfig, scanned: Scan) -> Error:
         + (f"; and {more} more." if more > 0 else ".")
         + " `kuosan doctor` lists them all."
     )
+
+
+def first_rows(pictures: Pictures, n: int = CAPTIONS_SHOWN) -> list[str]:
+    """The first pictures that are trained on, `name -> caption` each."""
+    return [_row(pictures.scan.entries[int(i)]) for i in pictures.train[:n]]

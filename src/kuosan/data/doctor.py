@@ -28,15 +28,10 @@ from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
 from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    pass
 
 CAPTIONS_SHOWN = 5  # rows
 WIDE = 120  # characters shown of a caption
-
-
-def first_rows(pictures: Pictures, n: int = CAPTIONS_SHOWN) -> list[str]:
-    """The first pictures that are trained on, `name -> caption` each."""
-    return [_row(pictures.scan.entries[int(i)]) for i in pictures.train[:n]]
 
 
 def rows(entries: Sequence[Entry], n: int = CAPTIONS_SHOWN) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from kuosan.errors import Error
-from kuosan.storage.regular import open_regular
+from kuosan.regular import open_regular
 
 
 class Refused(Error):

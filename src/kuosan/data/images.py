@@ -18,8 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kuosan.errors import Error
+from kuosan.regular import open_regular
 from kuosan.storage.files import write_atomic
-from kuosan.storage.regular import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor

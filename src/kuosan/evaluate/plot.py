@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kuosan.data.images import grid, save_png
+from kuosan.errors import Error
 from kuosan.evaluate.config import shown
+from kuosan.metrics.memorisation import SHOWN, Memorisation, Pictures
 from kuosan.sample.write import enlarged
 from kuosan.storage.files import write_atomic
 
@@ -257,3 +259,20 @@ def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomic(path, buffer.getvalue())
+
+
+def memorisation_sheet(report: Memorisation, made: Pictures, train: Pictures, count: int = 16) -> Pictures:
+    """The `count` closest made pictures, one a row, and right of each its nearest training pictures: (H', W', C).
+
+    `made` (N, H, W, C) and `train` (T, H, W, C) in the order of the rows the report is of.
+
+    Raises:
+        Error: not as many pictures as the report has rows, or of other shapes.
+    """
+    if len(made) != len(report.made.distance) or report.made.index.max() >= len(train):
+        raise Error(f"the report is of {len(report.made.distance)} made pictures; got {len(made)} and {len(train)}.")
+    if made.shape[1:] != train.shape[1:]:
+        raise Error(f"a sheet of pictures {made.shape[1:]} beside {train.shape[1:]}: give both in one size.")
+    chosen = report.closest(count)
+    rows = [np.concatenate([made[i : i + 1], train[report.made.index[i]]]) for i in chosen]
+    return grid(np.concatenate(rows), columns=1 + SHOWN)

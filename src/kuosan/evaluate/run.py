@@ -24,6 +24,7 @@ from kuosan.evaluate import result as measures
 from kuosan.evaluate.class_accuracy import share
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
 from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.evaluate.prepare import EvaluationSetup, job_rows, prepare, side_rows
 from kuosan.evaluate.result import EvaluationReport, Result, SettingResult, SilentEvaluation
 from kuosan.evaluate.sampling import make
@@ -297,7 +298,7 @@ def add(
         "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
     }
     factor = max(1, SIDE // max(known.shape[1:3]))
-    save_png(prepared.folder / name_of(each), enlarge(memorisation.sheet(told, pictures, known, SHOWN), factor))
+    save_png(prepared.folder / name_of(each), enlarge(memorisation_sheet(told, pictures, known, SHOWN), factor))
 
 
 def name_of(each: Job) -> str:

@@ -40,8 +40,9 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.errors import Error, unknown
+from kuosan.metrics.features import features
 from kuosan.metrics.features.lite0 import STAGES, EfficientNetLite0
-from kuosan.metrics.features.names import FEATURES, features, perceptual_features
+from kuosan.metrics.features.names import FEATURES, perceptual_features
 from kuosan.metrics.features.network import checked, prepare
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004, section III.B
@@ -257,8 +258,8 @@ def perceptual_loss(name: str) -> PerceptualLoss | None:
 
         pyramid = RandomPyramid()
         return PerceptualLoss(name, weights_hash(pyramid), pyramid, pyramid)
+    from kuosan.metrics.features import features
     from kuosan.metrics.features.lite0 import EfficientNetLite0
-    from kuosan.metrics.features.names import features
 
     found = features(name)
     network = found.network

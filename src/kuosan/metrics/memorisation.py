@@ -15,7 +15,6 @@ from math import exp, lgamma, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kuosan.data.images import grid
 from kuosan.errors import Error
 from kuosan.metrics.estimate import Array, Estimate, Proportion, checked_rows, spread, wilson
 from kuosan.metrics.prdc import SAME
@@ -175,20 +174,3 @@ def copies(made: Pictures, train: Pictures) -> list[tuple[int, int]]:
         if match is not None:
             found.append((i, match))
     return found
-
-
-def sheet(report: Memorisation, made: Pictures, train: Pictures, count: int = 16) -> Pictures:
-    """The `count` closest made pictures, one a row, and right of each its nearest training pictures: (H', W', C).
-
-    `made` (N, H, W, C) and `train` (T, H, W, C) in the order of the rows the report is of.
-
-    Raises:
-        Error: not as many pictures as the report has rows, or of other shapes.
-    """
-    if len(made) != len(report.made.distance) or report.made.index.max() >= len(train):
-        raise Error(f"the report is of {len(report.made.distance)} made pictures; got {len(made)} and {len(train)}.")
-    if made.shape[1:] != train.shape[1:]:
-        raise Error(f"a sheet of pictures {made.shape[1:]} beside {train.shape[1:]}: give both in one size.")
-    chosen = report.closest(count)
-    rows = [np.concatenate([made[i : i + 1], train[report.made.index[i]]]) for i in chosen]
-    return grid(np.concatenate(rows), columns=1 + SHOWN)

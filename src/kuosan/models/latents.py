@@ -31,9 +31,9 @@ from kuosan.models.tiling import SIDE, TiledAutoencoder
 from kuosan.networks.autoencoder import Autoencoder, weights_alone
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.meta import skeleton
+from kuosan.regular import read_regular
 from kuosan.storage import files, manifest
 from kuosan.storage import tensors as weights
-from kuosan.storage.regular import read_regular
 
 if TYPE_CHECKING:
     from kuosan.models.codec import Codecs, Latents

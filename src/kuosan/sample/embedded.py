@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from kuosan.errors import Error
+from kuosan.regular import exists
 from kuosan.sample.request import Request
-from kuosan.storage.regular import exists
 
 NAME = "embedded"  # as a run's name, in the shell, in Python and in recipes
 OF_A_RUN = ("checkpoints", "manifest.json", "config.yaml")  # one of them makes a folder a run, or an exported model

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import kuosan
 from kuosan import config as trees
-from kuosan import limits
+from kuosan import limits, regular
 from kuosan.data.images import read_png_text
 from kuosan.errors import Error, shown
 from kuosan.sample.request import Request
-from kuosan.storage import regular
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.config import as_begun
+from kuosan.config import as_begun
 from kuosan.errors import Error, shown
+from kuosan.regular import SMALL, read_regular
 from kuosan.storage import files, manifest
 from kuosan.storage import tensors as weights
-from kuosan.storage.regular import SMALL, read_regular
 
 CONFIG = "config.yaml"
 STATE = "state.json"

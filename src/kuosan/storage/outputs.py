@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from kuosan.errors import Error
+from kuosan.regular import is_folder
 from kuosan.storage import files
-from kuosan.storage.regular import is_folder
 
 MARK_NAME = "user.kuosan.output"  # the extended attribute
 RECORD = ".kuosan-outputs.jsonl"

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from kuosan.errors import Error, shown
+from kuosan.regular import read_regular
 from kuosan.storage.files import explained
-from kuosan.storage.regular import read_regular
 
 MOST_BYTES = 16 << 30  # of a file; it is read whole
 _WRONG = (ValueError, TypeError, LookupError, AttributeError, RecursionError, RuntimeError, ArithmeticError, EOFError)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from kuosan.errors import Error, shown
+from kuosan.regular import open_regular
 from kuosan.storage.files import explained, size_text
-from kuosan.storage.regular import open_regular
 
 HEADER_LIMIT = 25_000_000  # bytes; the safetensors library's own is 100 MB, which as Python's objects is gigabytes
 MOST_TENSORS = 20_000  # of one file; the largest published models have some thousands a file

@@ -12,8 +12,7 @@ from torch import nn
 
 from kuosan import config as trees
 from kuosan import options
-from kuosan.data.dataset import Pictures, open_pictures
-from kuosan.data.doctor import first_rows
+from kuosan.data.dataset import Pictures, first_rows, open_pictures
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig
@@ -22,11 +21,12 @@ from kuosan.options import Tree
 from kuosan.storage.log import Log
 from kuosan.text.config import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
-from kuosan.train.config import SHORT, RunConfig, check, resolve
+from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
-from kuosan.train.loop import Run
 from kuosan.train.report import Lines, SilentTraining, TrainingReport, draw
+from kuosan.train.resolve import check_tree, resolve
 from kuosan.train.resume import stored, untrained
+from kuosan.train.run import Run
 from kuosan.train.saving import Stop
 from kuosan.train.setup import open_run
 
@@ -71,7 +71,7 @@ def prepare(
         Error: no usable pictures, or a configuration that cannot be trained.
     """
     before = stored(out)  # a folder of something else is refused before the pictures are read
-    check(tree)
+    check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
         tree = _as_begun(before, tree)

@@ -1,36 +1,18 @@
-"""What a training run is: one tree of frozen dataclasses, resolved against the data, compared on resume. Torch-free."""
+"""What a training run is: one tree of frozen dataclasses. Torch-free; `resolve` fills in what was not said."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
-from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
 from kuosan.diffusion.registry import Weight
 from kuosan.errors import Error, unknown
-from kuosan.models.model import ModelConfig, OwnNetwork
-from kuosan.networks.autoencoder_config import AutoencoderConfig
-from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.networks.config import ByteText, Size
-from kuosan.options import Tree
-from kuosan.sample.plan import choose
-from kuosan.sample.request import Request, Restoration
-from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.train import (
-    autoencoder_settings,
-    classifier_settings,
-    codec_settings,
-    defaults,
-    fitting,
-    loss_settings,
-    network_settings,
-)
-from kuosan.train.autoencoder_settings import AutoencoderSettings
-from kuosan.train.bucket_settings import check_buckets, common_step, square
-from kuosan.train.network_settings import USUAL_PREDICTION, prediction
+from kuosan.models.model import ModelConfig
+from kuosan.train import defaults
+from kuosan.train.defaults import check_steps
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -44,6 +26,37 @@ SHORT = {
 
 TSampling = Literal["uniform", "continuous", "importance", "logit_normal"]
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """What an autoencoder's training minimises, a picture: recon + perceptual + kl + critic, each with its weight."""
+
+    recon: Literal["l1", "l2"] = "l1"  # the error of pixels: mean |x - y|, or mean (x - y)²
+    perceptual: float = 0.1  # weight of the perceptual distance; 0: none
+    features: Literal["auto", "lite0", "random", "none"] = "auto"  # perceptual: auto is lite0 if installed, else random
+    kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the picture (Rombach et al. 2022)
+    critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
+    crop: int = 0  # pixels a side of the window of each picture that is trained on, drawn anew; 0: whole pictures
+    critic_start: int | float = 5000  # steps, or the share of the run, before the discriminator learns and counts
+
+    def __post_init__(self) -> None:
+        for name in ("perceptual", "kl", "critic"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise Error(f"train.autoencoder.{name} = {getattr(self, name)} is not allowed: 0 or more.")
+        if self.crop < 0:
+            raise Error(f"train.autoencoder.crop = {self.crop} is not allowed: 0 pixels (whole pictures) or more.")
+        check_steps("train.autoencoder.critic_start", self.critic_start)
+        if not self.critic and self.critic_start != AutoencoderSettings.critic_start:
+            raise Error(
+                f"train.autoencoder.critic_start = {self.critic_start} has no effect without a critic: leave it out, "
+                "or give --train.autoencoder.critic a weight (0.5 is usual)."
+            )
+        if not self.perceptual and self.features not in ("auto", "none"):
+            raise Error(
+                f"train.autoencoder.features = {self.features} has no effect with perceptual = 0: leave it out, or "
+                "give --train.autoencoder.perceptual a weight (0.1 is usual)."
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ class TrainConfig:
             raise Error(f"train.betas = {self.betas} is not allowed: each from 0 to below 1.")
         if self.lr_shape not in LR_SHAPES:
             raise unknown("train.lr_shape", self.lr_shape, LR_SHAPES)
-        loss_settings.check_alone(self)
+        check_alone(self)
         planned = self.planned_steps or self.max_steps
         object.__setattr__(self, "warmup", defaults.steps(self.warmup, planned))
         start = defaults.steps(self.autoencoder.critic_start, planned)
@@ -148,137 +161,36 @@ class RunConfig:
         defaults.check_version(self.defaults)
 
 
-def check(tree: Mapping[str, Any]) -> None:
-    """Refuse what can be refused before the pictures are read: all but the network, whose defaults follow from them.
-
-    Raises:
-        Error: whatever the configuration classes refuse.
-    """
-    tree = _filled(tree, defaults.version(tree))
-    said = tree.get("model", {})
-    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
-    _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
-
-
-def resolve(
-    tree: Mapping[str, Any],
-    shape: tuple[int, int, int],
-    size: Size = "small",
-    own: str | None = None,
-    classes: tuple[str, ...] = (),
-    text: Tree | None = None,
-    shapes: tuple[tuple[int, int], ...] = (),
-    before: Mapping[str, Any] | None = None,
-) -> RunConfig:
-    """The whole configuration of a run from what its user said and the pictures' shape.
-
-    What is not said is filled in: the network from the pictures' shape and `size`, everything else from the defaults.
-
-    Args:
-        own: the class name of a network the caller brings, in place of one of kuosan's.
-        classes: the names of the data's classes, in the order of their labels.
-        text: how captions are told, with what the data or the encoder decide filled in.
-        shapes: (H, W) of all aspect-ratio buckets, where there are several.
-        before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
-
-    Raises:
-        Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
-    """
-    version = defaults.version(tree, before)
-    tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
-    said = dict(tree.get("model", {}))
-    task = network_settings.task(said, classes)
-    codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
-    cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
-    network: Tree = (
-        {"kind": "own", "name": own} if own else network_settings.network(tree, cells, size, task, version, step)
+def check_alone(train: TrainConfig) -> None:
+    """Refuse what no model can be trained with. Raises: Error."""
+    weighting = train.weighting  # refuses an unknown weight, and numbers that it has not
+    for name in ("vlb_weight", "t_std"):
+        if not 0 < getattr(train, name) < math.inf:
+            raise Error(f"train.{name} = {getattr(train, name)} is not allowed: above 0.")
+    if not 0 <= train.offset_noise < math.inf:
+        raise Error(f"train.offset_noise = {train.offset_noise} is not allowed: 0 or more; 0.1 is usual.")
+    if not math.isfinite(train.t_mean):
+        raise Error(f"train.t_mean = {train.t_mean} is not allowed: a finite number, 0 for the middle.")
+    idle = (
+        ("vlb_weight", 0.001, train.loss == "hybrid", "loss hybrid"),
+        ("vlb_variance", "posterior", train.loss == "vlb", "loss vlb"),
+        ("t_mean", 0.0, train.t_sampling == "logit_normal", "t_sampling logit_normal"),
+        ("t_std", 1.0, train.t_sampling == "logit_normal", "t_sampling logit_normal"),
+        ("offset_noise", 0.0, train.loss == "simple", "loss simple: the bound is one of plain noise"),
     )
-    decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
-    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
-    longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
-    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
-    whole = {**tree, "model": model, "train": train, "defaults": version}
-    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
-    _check_fit(config)
-    return config
-
-
-def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
-    """The tree over the version's defaults, with what follows from captions and from training a classifier."""
-    tree = codec_settings.filled(tree)
-    told = tree.get("model", {}).get("text", {})
-    if isinstance(told, Mapping) and told.get("kind", "none") != "none":
-        tree = trees.merge(tree, {"model": {"task": {"text": True}}})
-    said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
-    objective = trees.build(RunConfig, {"train": said}).train.objective
-    tree = defaults.laid_under(tree, version, objective)
-    if objective == "autoencoder":
-        return autoencoder_settings.filled(tree)
-    return trees.merge(classifier_settings.FOLLOWS, tree) if objective == "classifier" else tree
-
-
-def _check_fit(config: RunConfig) -> None:
-    model, shape = config.model, config.model.shape
-    assert shape is not None
-    if model.network.kind == "classifier" and config.train.objective != "classifier":
-        raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
-    if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
-        raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
-    _check_training(config)
-    check_buckets(model)
-    if config.train.objective == "classifier":
-        classifier_settings.check_fit(model)
-    if config.train.objective == "autoencoder":
-        autoencoder_settings.check_fit(config.train, model)
-    if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
+    for name, default, heeded, owner in idle:
+        if getattr(train, name) != default and not heeded:
+            raise Error(f"train.{name} = {getattr(train, name)} belongs to {owner}; leave it out.")
+    if train.loss == "vlb" and weighting.name != "simple":
         raise Error(
-            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
-            f"multiples of it. Set --size to one, or another --scale."
+            f"train.weight = {train.weight} has no effect on loss vlb, whose weight is the bound's; leave it out."
         )
-    if isinstance(model.network, (OwnNetwork, ClassifierConfig, AutoencoderConfig)):
-        return
-    fitting.check(model, model.network)
-
-
-def _check_text(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse settings of text without text, and text that a network cannot be told. Raises: Error."""
-    if train.uncaptioned != "refuse" and model.text.kind == "none":
-        raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
-    if model.task.text and model.text.kind == "none":
-        raise Error("model.task.text = true follows from model.text: say --text bytes, or an encoder.")
-    if isinstance(model.text, ByteText) and model.network.kind == "own":
+    if train.t_sampling == "continuous" and (train.loss != "simple" or weighting.name == "vlb"):
         raise Error(
-            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own is told by an "
-            "encoder (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
+            "train.t_sampling = continuous: the bound is one of whole t; use uniform, or loss simple, another weight."
         )
-
-
-def _check_training(config: RunConfig) -> None:
-    model, train = config.model, config.train
-    _check_text(model, train)
-    codec_settings.check(train, model)
-    if train.objective == "classifier":
-        classifier_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
-    if train.objective == "autoencoder":
-        autoencoder_settings.check(train, model, USUAL_PREDICTION[model.schedule.kind])
-        return
-    autoencoder_settings.refuse_elsewhere(train)
-    if train.objective == "classifier":
-        return
-    loss_settings.check(train, model)
-    if train.preview_every:
-        try:
-            choose(model, preview_request(train, model.task))
-        except Error as error:
-            raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
-
-
-def preview_request(train: TrainConfig, task: Task) -> Request:
-    """What a preview shows: always the same seeds, and where a task restores, always the same pictures."""
-    restoration = None
-    if isinstance(task, SuperResolution):
-        down = "bicubic" if task.down == "bicubic" else "area"
-        restoration = Restoration("held-out pictures", upscale=task.scale, down=down)  # type: ignore[arg-type]
-    elif isinstance(task, Inpainting):
-        restoration = Restoration("held-out pictures", mask="drawn")
-    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps, restoration=restoration)
+    if train.t_sampling == "logit_normal" and (train.loss != "simple" or weighting.name == "vlb"):
+        raise Error(
+            "train.t_sampling = logit_normal would make the bound another: it counts every t alike; use uniform, or "
+            "importance, which makes up for what it draws more often."
+        )

@@ -14,7 +14,8 @@ from kuosan.errors import is_out_of_memory
 from kuosan.train import memory
 from kuosan.train.batches import Drawn
 from kuosan.train.distributed import World
-from kuosan.train.loop import Run, backward, callers_generator, undo
+from kuosan.train.loop import backward, callers_generator, micro_batch, undo
+from kuosan.train.run import Run
 
 PASSES = 5  # timed
 PATIENCE = 4.0  # seconds of timing after which no further pass begins
@@ -40,7 +41,7 @@ def measure(run: Run) -> StepCost:
     config, state = run.config.train, run.state
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
-    size = memory.micro_batch(run)
+    size = micro_batch(run)
     drawn = run.draws.draw(state.step)
     while True:
         part = drawn.part(slice(size))

@@ -39,7 +39,7 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.storage import checkpoint
 from kuosan.storage.cache import Shelf
 from kuosan.tasks import Generation
-from kuosan.train import codec_settings
+from kuosan.train import rules
 
 if TYPE_CHECKING:
     from kuosan.data.dataset import Pictures
@@ -297,10 +297,10 @@ def named(
         Error: no such autoencoder, or something else is typed than its run.
     """
     own = (before or {}).get("model", {}).get("codec", {})
-    codec = codec_settings.said(tree)
+    codec = rules.codec_tree(tree)
     if codec.get("kind", "pixels") != "latents":
         return tree, None, None
-    codec_settings.refuse_typed(codec, own)
+    rules.refuse_typed(codec, own)
     if not codec.get("run"):
         raise Error("model.codec.kind = latents: name the run of an autoencoder (--codec RUN), which makes them.")
     where = Path(str(codec["run"]))

@@ -7,62 +7,40 @@ memory runs out in one it is taken again, with fewer images at once.
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kuosan import seeds
 from kuosan.errors import Error, is_out_of_memory
-from kuosan.models.model import Model
 from kuosan.sample.request import Request
-from kuosan.storage import checkpoint
-from kuosan.storage.files import Lock
-from kuosan.storage.log import Log
+from kuosan.storage import checkpoint, files
 from kuosan.train import memory, saving
-from kuosan.train.batches import Drawn, Draws, gathered
-from kuosan.train.config import RunConfig
-from kuosan.train.distributed import World
+from kuosan.train.batches import Drawn, gathered
+from kuosan.train.memory import FILE, Halving, T, What, free, said, too_large
 from kuosan.train.monitor import AT_ONCE, Monitor
-from kuosan.train.objective import Objective
-from kuosan.train.report import TrainingReport
+from kuosan.train.run import Run
 from kuosan.train.saving import Stop
-from kuosan.train.state import State, exact, learning_rate, set_rate
+from kuosan.train.state import exact, learning_rate, set_rate
+
+if TYPE_CHECKING:
+    from kuosan.train.run import Run
+if TYPE_CHECKING:
+    from kuosan.train.run import Run
+if TYPE_CHECKING:
+    from kuosan.train.run import Run
+if TYPE_CHECKING:
+    from kuosan.train.run import Run
 
 MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
-
-
-@dataclass
-class Run:
-    """Everything a training run works with."""
-
-    folder: Path
-    config: RunConfig
-    model: Model
-    parallel: nn.Module  # the network as it is called in training
-    state: State
-    draws: Draws
-    objective: Objective
-    log: Log | None  # on the first process only
-    monitor: Monitor | None
-    world: World
-    report: TrainingReport
-    extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
-    lock: Lock | None = None  # held on the first process
-    saved_at: int = -1  # the step of the newest save; -1: there is none
-    tried_at: int = -1  # the step of the newest attempt
-    failed_saves: int = 0  # in a row
-    unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the log could not take yet
-    clock: list[tuple[float, int]] = field(default_factory=list)
-    sizes: memory.Sizes = field(default_factory=memory.Sizes)
-    on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then
 
 
 def train(run: Run, stop: Stop) -> int:
@@ -123,7 +101,7 @@ def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarra
             break
         losses = None
         undo(run)
-        memory.halve(run, "training", state.step + 1, memory.micro_batch(run), reason or "on another process")
+        halve(run, "training", state.step + 1, micro_batch(run), reason or "on another process")
     if world.size > 1:
         world.sum(state.parameters.grads.mul_(1 / world.size))
     return loss, asked, None if state.history is None else gathered(world, batch, device, drawn.u, losses)
@@ -147,7 +125,7 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
         Error: one image at once takes too much.
     """
     state, row, reason = run.state, dict[str, Any](), ""
-    step, size = state.step + 1, memory.micro_batch(run)
+    step, size = state.step + 1, micro_batch(run)
     try:
         row = update(run, loss, float(state.parameters.grad_norm()))
         if state.history is not None and heard is not None and "skipped" not in row:
@@ -163,7 +141,7 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
     state.restore(run.world.on_first(lambda: checkpoint.load(checkpoint.folder(run.folder, at))))
     state.count(counts)
     back_at(run)
-    memory.halve(run, "training", step, size, reason or "on another process", back=at)
+    halve(run, "training", step, size, reason or "on another process", back=at)
     return None
 
 
@@ -178,7 +156,7 @@ def back_at(run: Run) -> None:
 def backward(run: Run, drawn: Drawn) -> Tensor:
     """Add this process's part of the step to the gradients; its pictures' losses, (B,) float64."""
     config, world = run.config.train, run.world
-    rows, size = drawn.eps.shape[0], memory.micro_batch(run)
+    rows, size = drawn.eps.shape[0], micro_batch(run)
     heard: list[Tensor] = []
     world.same(run.state.network.buffers())
     run.state.keep_buffers()
@@ -230,7 +208,7 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     state.skipped += not good
     state.step += 1
     row: dict[str, Any] = {"step": state.step, "loss": loss, "grad_norm": norm, "lr": rate}
-    row |= run.objective.parts() | memory.changed(run)
+    row |= run.objective.parts() | changed(run)
     return row if good else {**row, "skipped": "loss or gradient is not finite"}
 
 
@@ -242,7 +220,7 @@ def note(run: Run, row: dict[str, Any]) -> None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
         try:
-            row["held_out"] = memory.in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
+            row["held_out"] = in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
         except Exception as error:  # validation images that cannot be read, say
             saving.write_row(run, row)
             saving.raise_saved(run, error)
@@ -267,7 +245,7 @@ def preview(run: Run) -> None:
     try:
         saving.follow(run)
         most = min(config.preview_pictures, Request.batch)
-        memory.in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
+        in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
@@ -303,3 +281,68 @@ def go_back(run: Run) -> None:
         f"step {at}: too many steps in a row were not finite: back to the save of step {state.step}, with other noise "
         f"(return {returns} of at most {MOST_RETURNS})."
     )
+
+
+def changed(run: Run) -> dict[str, int]:
+    """For the log: the micro-batch, where the step just taken was the first with it."""
+    now = run.state.retry, run.state.step
+    sizes = [each.size for each in run.sizes.halvings if (each.what, each.retry, each.step) == ("training", *now)]
+    return {"micro_batch": min(sizes)} if sizes else {}
+
+
+def micro_batch(run: Run) -> int:
+    """Images of a process at once in the step to come."""
+    train = run.config.train
+    rows = -(-train.batch // run.world.size)
+    most = min(train.micro_batch or rows, rows)
+    return run.sizes.at("training", run.state.step + 1, run.state.retry, train.micro_batch, most)
+
+
+def halve(run: Run, what: What, step: int, size: int, reason: str, back: int | None = None) -> None:
+    """Write down that fewer images are computed at once from a step on, and say so.
+
+    Args:
+        back: the step of the save that the run has returned to meanwhile.
+
+    Raises:
+        Error: there is one image at once already.
+    """
+    if size <= 1:
+        raise too_large(step, reason)
+    run.sizes.halvings.append(Halving(what, step, run.state.retry, size // 2, run.config.train.micro_batch))
+    run.extra["halvings"] = run.sizes.plain()
+    replayed = "the step is taken" if back is None else f"from the save of step {back} on, the steps are taken"
+    doing, again = {
+        "training": ("micro-batch", f"{replayed} again with the same draws."),
+        "validation": ("images at once in validation", "the validation is made again."),
+        "preview": ("images at once in previews", "the preview is made again."),
+    }[what]
+    run.report.say(f"step {step}: out of memory ({reason}): {doing} {size} -> {size // 2} from here on; {again}")
+    if run.log is None:  # the first process alone writes
+        return
+    try:
+        files.write_atomic(run.folder / FILE, json.dumps(run.sizes.plain(), indent=1) + "\n")
+    except Error as error:
+        run.report.say(f"warning: {error} Stopped before the next save, the run may go on in other last bits.")
+
+
+def in_parts(run: Run, what: What, most: int, act: Callable[[int], T]) -> T | None:
+    """What `act` gives of how many images it may compute at once; None, with a warning, where one is too many.
+
+    Raises:
+        Error: whatever `act` raises.
+    """
+    step, of = run.state.step, run.config.train.micro_batch
+    while True:
+        size = run.sizes.at(what, step, run.state.retry, of, most)
+        try:
+            return act(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = said(error)
+        free()
+        if size == 1:
+            run.report.say(f"warning: step {step}: no {what}: out of memory with one image at once ({reason}).")
+            return None
+        halve(run, what, step, size, reason)

@@ -10,19 +10,17 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 
-from kuosan.errors import Error, is_out_of_memory
+from kuosan.errors import Error
 from kuosan.storage import files
 
 if TYPE_CHECKING:
     from kuosan.storage.checkpoint import Saved
-    from kuosan.train.loop import Run
 
 FILE = "micro_batch.json"
 CODE = 71  # sysexits' EX_OSERR
@@ -85,49 +83,6 @@ def _halvings(entries: Any) -> list[Halving]:
     return [Halving(**each) for each in entries]
 
 
-def changed(run: Run) -> dict[str, int]:
-    """For the log: the micro-batch, where the step just taken was the first with it."""
-    now = run.state.retry, run.state.step
-    sizes = [each.size for each in run.sizes.halvings if (each.what, each.retry, each.step) == ("training", *now)]
-    return {"micro_batch": min(sizes)} if sizes else {}
-
-
-def micro_batch(run: Run) -> int:
-    """Images of a process at once in the step to come."""
-    train = run.config.train
-    rows = -(-train.batch // run.world.size)
-    most = min(train.micro_batch or rows, rows)
-    return run.sizes.at("training", run.state.step + 1, run.state.retry, train.micro_batch, most)
-
-
-def halve(run: Run, what: What, step: int, size: int, reason: str, back: int | None = None) -> None:
-    """Write down that fewer images are computed at once from a step on, and say so.
-
-    Args:
-        back: the step of the save that the run has returned to meanwhile.
-
-    Raises:
-        Error: there is one image at once already.
-    """
-    if size <= 1:
-        raise too_large(step, reason)
-    run.sizes.halvings.append(Halving(what, step, run.state.retry, size // 2, run.config.train.micro_batch))
-    run.extra["halvings"] = run.sizes.plain()
-    replayed = "the step is taken" if back is None else f"from the save of step {back} on, the steps are taken"
-    doing, again = {
-        "training": ("micro-batch", f"{replayed} again with the same draws."),
-        "validation": ("images at once in validation", "the validation is made again."),
-        "preview": ("images at once in previews", "the preview is made again."),
-    }[what]
-    run.report.say(f"step {step}: out of memory ({reason}): {doing} {size} -> {size // 2} from here on; {again}")
-    if run.log is None:  # the first process alone writes
-        return
-    try:
-        files.write_atomic(run.folder / FILE, json.dumps(run.sizes.plain(), indent=1) + "\n")
-    except Error as error:
-        run.report.say(f"warning: {error} Stopped before the next save, the run may go on in other last bits.")
-
-
 def too_large(step: int, reason: str) -> Error:
     """What is said where one image at once takes too much memory."""
     return Error(
@@ -135,28 +90,6 @@ def too_large(step: int, reason: str) -> Error:
         f"--compute.precision bf16, or a device with more free memory; what was saved before is untouched.",
         exit_code=CODE,
     )
-
-
-def in_parts(run: Run, what: What, most: int, act: Callable[[int], T]) -> T | None:
-    """What `act` gives of how many images it may compute at once; None, with a warning, where one is too many.
-
-    Raises:
-        Error: whatever `act` raises.
-    """
-    step, of = run.state.step, run.config.train.micro_batch
-    while True:
-        size = run.sizes.at(what, step, run.state.retry, of, most)
-        try:
-            return act(size)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = said(error)
-        free()
-        if size == 1:
-            run.report.say(f"warning: step {step}: no {what}: out of memory with one image at once ({reason}).")
-            return None
-        halve(run, what, step, size, reason)
 
 
 def said(error: BaseException) -> str:

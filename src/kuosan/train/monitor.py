@@ -22,7 +22,7 @@ from kuosan.storage.files import explained
 from kuosan.tasks.condition import degrade
 from kuosan.tasks.task import NULL
 from kuosan.text.prompts import escaped
-from kuosan.train.config import preview_request
+from kuosan.train.resolve import preview_request
 
 if TYPE_CHECKING:
     from kuosan.data.dataset import Batch, Pictures

@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.config import as_begun
+from kuosan.config import as_begun
 from kuosan.errors import Error
 from kuosan.models import latents as codec_folder
 from kuosan.models.codec import apart
 from kuosan.models.model import ModelConfig, require_fit
 from kuosan.options import Tree
+from kuosan.regular import read_regular
 from kuosan.storage import checkpoint, files
 from kuosan.storage.files import Lock
-from kuosan.storage.regular import read_regular
 from kuosan.train import memory
 from kuosan.train.config import RunConfig
 from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
-    from kuosan.train.loop import Run
+    from kuosan.train.run import Run
 
 CONFIG = "config.yaml"
 DATA = "data.json"

@@ -29,16 +29,16 @@ from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import latents
-from kuosan.train.autoencoder_settings import noise_shape
 from kuosan.train.batches import Draws, History
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
-from kuosan.train.loop import Run
 from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion, Objective, check_labels
 from kuosan.train.report import TrainingReport
 from kuosan.train.resume import LOG, RunRequest, RunState, look, write_head
+from kuosan.train.rules import noise_shape
+from kuosan.train.run import Run
 from kuosan.train.state import State, exact
 from kuosan.train.text_conditioning import Texts, open_texts
 

@@ -8,7 +8,6 @@ stands in every result. Two distances are comparable only under one name and one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from kuosan.errors import Error, unknown
 
 if TYPE_CHECKING:
-    from kuosan.metrics.features.network import FeatureNetwork
+    pass
 
 RESIZES = {
     "bicubic": "bicubic, antialiased",  # Parmar et al. 2022 show what resizing without antialiasing does
@@ -104,24 +103,3 @@ def perceptual_features(name: str) -> str:
     if name != "auto":
         return name
     return "random" if find_spec(LITE0_PACKAGE) is None else "lite0"
-
-
-@cache
-def features(name: str = "lite0") -> FeatureNetwork:
-    """The feature network called `name`, loaded once a process.
-
-    Raises:
-        Error: an unknown name; its weights are not installed (the message holds the command); damaged weights.
-    """
-    family, path = split(name)
-    if path is None:
-        from kuosan.metrics.features import lite0
-
-        return lite0.load(family, FEATURES[family])
-    if family == "dinov2":
-        from kuosan.metrics.features import dinov2
-
-        return dinov2.load(path, FAMILIES[family])
-    from kuosan.metrics.features import inception
-
-    return inception.load(family, path, FAMILIES[family])

@@ -1,0 +1,229 @@
+"""From what a person said and the images' shape to a whole `RunConfig`: network, prediction, task. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kuosan import config as trees
+from kuosan.errors import Error
+from kuosan.models.model import ModelConfig, OwnNetwork
+from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
+from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
+from kuosan.networks.config import ByteText, Size, default_dit, default_unet
+from kuosan.options import Tree
+from kuosan.sample.plan import choose
+from kuosan.sample.request import Request, Restoration
+from kuosan.tasks import Inpainting, SuperResolution, Task
+from kuosan.text.config import width
+from kuosan.train import defaults, rules
+from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
+from kuosan.train.rules import check_buckets, common_step, square
+
+# What a network predicts on a kind of schedule when nobody says.
+USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
+
+
+def network_tree(
+    tree: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    size: Size,
+    tree_of_task: Tree,
+    version: int,
+    step: int,
+) -> Tree:
+    """The usual network of a size for what is denoised, of a shape (C, H, W), and of the kind that was asked for."""
+    task = trees.build(ModelConfig, {"task": tree_of_task}).task
+    classes = len(task.class_names)
+    asked = tree.get("model", {}).get("network", {})
+    cells = {"latent": rules.codec_tree(tree).get("kind", "pixels") != "pixels", "step": step, "version": version}
+    if tree.get("train", {}).get("objective") == "classifier":
+        network = trees.plain(default_classifier(shape, size, classes=classes, **cells))
+        return network | _patch(asked, network["patch"], (*shape[1:], step))
+    if tree.get("train", {}).get("objective") == "autoencoder":
+        settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
+        return trees.plain(default_autoencoder(shape, size, critic=settings.critic > 0))
+    said = tree.get("model", {})
+    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
+    doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
+    if isinstance(asked, Mapping) and asked.get("kind") == "dit":
+        network = trees.plain(default_dit(shape, size, **doors))
+    else:
+        network = trees.plain(default_unet(shape, size, **doors, **cells))
+        network |= _patch(asked, network["patch"], (*shape[1:], step))
+    network["concat_channels"] = task.concat_channels(shape[0])
+    few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
+    model = trees.build(ModelConfig, few | prediction(said))
+    if model.learned_variance:
+        network["out_channels"] = 2 * shape[0]
+    # a small image enlarged is nearly right, and a network's last norm would lose its brightness and contrast; what a
+    # hole is filled with is too far from the truth to be added to: docs/restoration.md has it measured, twice
+    network["concat_skip"] = task.kind == "super_resolution" and model.prediction == "x0" and not model.learned_variance
+    return network
+
+
+def _patch(asked: object, usual: int, sides: tuple[int, ...]) -> Tree:
+    """The usual patch, or 1 where the sides cannot also be halved as often as the levels that were asked for."""
+    given = asked.get("multipliers") if isinstance(asked, Mapping) else None
+    levels = len(given) if isinstance(given, list | tuple) else 0
+    return {"patch": 1 if levels and any(side % (usual << (levels - 1)) for side in sides) else usual}
+
+
+def task_tree(said: Mapping[str, Any], classes: tuple[str, ...]) -> Tree:
+    """The task that was asked for, with the data's classes filled in."""
+    task = trees.build(ModelConfig, {"task": said.get("task", {})}).task
+    if not task.labels:
+        return trees.plain(task) | ({"drop": task.dropped} if task.text else {})
+    if not classes:
+        raise Error(
+            "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
+            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
+        )
+    if task.class_names and task.class_names != classes:
+        raise Error(
+            f"class_names = {', '.join(task.class_names)}, but the data have {', '.join(classes)}: leave class_names "
+            f"out, the data give them."
+        )
+    return trees.plain(task) | {"drop": task.dropped, "class_names": list(classes)}
+
+
+def prediction(said: Mapping[str, Any]) -> dict[str, str]:
+    """The usual prediction of the schedule asked for, where none is said."""
+    schedule = said.get("schedule")
+    if "prediction" in said or not isinstance(schedule, Mapping):
+        return {}
+    return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
+
+
+def check_tree(tree: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before the pictures are read: all but the network, whose defaults follow from them.
+
+    Raises:
+        Error: whatever the configuration classes refuse.
+    """
+    tree = _filled(tree, defaults.version(tree))
+    said = tree.get("model", {})
+    model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
+    _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
+
+
+def resolve(
+    tree: Mapping[str, Any],
+    shape: tuple[int, int, int],
+    size: Size = "small",
+    own: str | None = None,
+    classes: tuple[str, ...] = (),
+    text: Tree | None = None,
+    shapes: tuple[tuple[int, int], ...] = (),
+    before: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The whole configuration of a run from what its user said and the pictures' shape.
+
+    What is not said is filled in: the network from the pictures' shape and `size`, everything else from the defaults.
+
+    Args:
+        own: the class name of a network the caller brings, in place of one of kuosan's.
+        classes: the names of the data's classes, in the order of their labels.
+        text: how captions are told, with what the data or the encoder decide filled in.
+        shapes: (H, W) of all aspect-ratio buckets, where there are several.
+        before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
+
+    Raises:
+        Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
+    """
+    version = defaults.version(tree, before)
+    tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
+    said = dict(tree.get("model", {}))
+    task = task_tree(said, classes)
+    codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
+    cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
+    network: Tree = {"kind": "own", "name": own} if own else network_tree(tree, cells, size, task, version, step)
+    decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
+    model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
+    longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
+    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
+    whole = {**tree, "model": model, "train": train, "defaults": version}
+    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
+    _check_fit(config)
+    return config
+
+
+def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+    """The tree over the version's defaults, with what follows from captions and from training a classifier."""
+    tree = rules.fill_codec(tree)
+    told = tree.get("model", {}).get("text", {})
+    if isinstance(told, Mapping) and told.get("kind", "none") != "none":
+        tree = trees.merge(tree, {"model": {"task": {"text": True}}})
+    said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
+    objective = trees.build(RunConfig, {"train": said}).train.objective
+    tree = defaults.laid_under(tree, version, objective)
+    if objective == "autoencoder":
+        return rules.fill_autoencoder(tree)
+    return trees.merge(rules.CLASSIFIER_FOLLOWS, tree) if objective == "classifier" else tree
+
+
+def _check_fit(config: RunConfig) -> None:
+    model, shape = config.model, config.model.shape
+    assert shape is not None
+    if model.network.kind == "classifier" and config.train.objective != "classifier":
+        raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
+    if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
+        raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
+    _check_training(config)
+    check_buckets(model)
+    if config.train.objective == "classifier":
+        rules.check_classifier_fit(model)
+    if config.train.objective == "autoencoder":
+        rules.check_autoencoder_fit(config.train, model)
+    if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
+        raise Error(
+            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
+            f"multiples of it. Set --size to one, or another --scale."
+        )
+    if isinstance(model.network, (OwnNetwork, ClassifierConfig, AutoencoderConfig)):
+        return
+    rules.check_network_fit(model, model.network)
+
+
+def _check_text(model: ModelConfig, train: TrainConfig) -> None:
+    """Refuse settings of text without text, and text that a network cannot be told. Raises: Error."""
+    if train.uncaptioned != "refuse" and model.text.kind == "none":
+        raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
+    if model.task.text and model.text.kind == "none":
+        raise Error("model.task.text = true follows from model.text: say --text bytes, or an encoder.")
+    if isinstance(model.text, ByteText) and model.network.kind == "own":
+        raise Error(
+            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own is told by an "
+            "encoder (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
+        )
+
+
+def _check_training(config: RunConfig) -> None:
+    model, train = config.model, config.train
+    _check_text(model, train)
+    rules.check_codec(train, model)
+    if train.objective == "classifier":
+        rules.check_classifier(train, model, USUAL_PREDICTION[model.schedule.kind])
+    if train.objective == "autoencoder":
+        rules.check_autoencoder(train, model, USUAL_PREDICTION[model.schedule.kind])
+        return
+    rules.refuse_autoencoder_settings(train)
+    if train.objective == "classifier":
+        return
+    rules.check_loss(train, model)
+    if train.preview_every:
+        try:
+            choose(model, preview_request(train, model.task))
+        except Error as error:
+            raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
+
+
+def preview_request(train: TrainConfig, task: Task) -> Request:
+    """What a preview shows: always the same seeds, and where a task restores, always the same pictures."""
+    restoration = None
+    if isinstance(task, SuperResolution):
+        down = "bicubic" if task.down == "bicubic" else "area"
+        restoration = Restoration("held-out pictures", upscale=task.scale, down=down)  # type: ignore[arg-type]
+    elif isinstance(task, Inpainting):
+        restoration = Restoration("held-out pictures", mask="drawn")
+    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps, restoration=restoration)

@@ -1,0 +1,355 @@
+"""Which settings of a training go together, and whether its network fits the images. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import gcd, lcm, sqrt
+from typing import TYPE_CHECKING, Any
+
+from kuosan import config as trees
+from kuosan.config import build, merge
+from kuosan.diffusion.registry import check_weight
+from kuosan.diffusion.schedule import Discrete
+from kuosan.errors import Error
+from kuosan.metrics.features.names import perceptual_features
+from kuosan.options import Tree
+from kuosan.sample.sizes import factor
+from kuosan.tasks import SuperResolution
+from kuosan.text.config import width
+from kuosan.train.config import AutoencoderSettings
+
+if TYPE_CHECKING:
+    from kuosan.models.model import ModelConfig
+    from kuosan.networks.autoencoder_config import AutoencoderConfig
+    from kuosan.networks.config import DiTConfig, UNetConfig
+    from kuosan.train.config import TrainConfig
+
+# All of them, in the order of `TrainConfig`.
+LOSS_SETTINGS = (
+    "loss",
+    "weight",
+    "min_snr_gamma",
+    "p2_k",
+    "p2_gamma",
+    "vlb_weight",
+    "vlb_variance",
+    "t_sampling",
+    "t_mean",
+    "t_std",
+    "offset_noise",
+)
+
+
+def check_loss(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse what this model cannot be trained with. Raises: Error."""
+    schedule, discrete = model.schedule, model.schedule.kind == "discrete"
+    check_weight(train.weighting, schedule, model.prediction)
+    if train.loss != "simple" and not discrete:
+        raise Error(
+            f"train.loss = {train.loss} with schedule {schedule.kind}: it is the bound of T discrete steps; use "
+            "schedule discrete, or loss simple with weight vlb."
+        )
+    if train.t_sampling != "uniform" and not discrete:
+        own = {"karras": "p_mean and p_std", "flow": "density, mean and std"}[schedule.kind]
+        raise Error(
+            f"train.t_sampling = {train.t_sampling} with schedule {schedule.kind}, whose own {own} say how levels are "
+            "drawn (--model.schedule...); leave it out."
+        )
+    if model.learned_variance and train.loss == "simple":
+        raise Error(
+            "model.learned_variance = true with loss simple, which does not reach the variance: use --train.loss "
+            "hybrid (or vlb)."
+        )
+    if model.learned_variance and train.vlb_variance != "posterior":
+        raise Error(f"train.vlb_variance = {train.vlb_variance}, but this model learns its variance; leave it out.")
+    if train.loss == "hybrid" and not model.learned_variance:
+        raise Error(
+            "train.loss = hybrid trains the error and, by the bound, a variance; add --model.learned-variance, or use "
+            "loss simple or vlb."
+        )
+
+
+# What follows: every picture is shown with its class, and there is nothing to preview.
+CLASSIFIER_FOLLOWS: Tree = {"train": {"preview_every": 0}, "model": {"task": {"labels": True, "drop": 0.0}}}
+
+
+def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None:
+    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+
+    Raises:
+        Error: a setting without effect.
+    """
+    plain, bare = type(train)(), type(model)()
+    idle = [
+        *((f"train.{name}", getattr(train, name), getattr(plain, name)) for name in IDLE_FOR_CLASSIFIERS),
+        *((f"model.{name}", getattr(model, name), getattr(bare, name)) for name in ("sigma_data", "learned_variance")),
+        ("model.prediction", model.prediction, usual),
+        ("train.preview_every", train.preview_every, 0),
+        ("model.task.kind", model.task.kind, "generation"),
+        ("model.text.kind", model.text.kind, "none"),
+        ("model.task.labels", model.task.labels, True),
+        ("model.task.drop", model.task.drop, 0.0),
+    ]
+    for key, value, only in idle:
+        if value != only:
+            raise Error(
+                f"{key} = {value} has no effect on a classifier: it names pictures and denoises none. Leave it out."
+            )
+
+
+IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_pictures", "preview_steps")
+
+
+def check_classifier_fit(model: ModelConfig) -> None:
+    """Refuse a network that is none of a classifier, or does not fit the pictures. Raises: Error."""
+    network, shape = model.network, model.walk_shape
+    if network.kind != "classifier":
+        raise Error(f"model.network.kind = {network.kind}: objective classifier trains a classifier; leave it out.")
+    for name, given, wanted in (
+        ("in_channels", network.in_channels, shape[0]),
+        ("classes", network.classes, len(model.task.class_names)),
+    ):
+        if given != wanted:
+            raise Error(f"model.network.{name} = {given}, but the data have {wanted}: leave it out.")
+    if not network.noisy and model.schedule != Discrete():
+        raise Error("model.schedule has no effect on a judge of clean pictures (noisy = false): leave it out.")
+    if shape[1] % network.factor or shape[2] % network.factor:
+        raise Error(
+            f"pictures of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of "
+            f"{network.factor}. Set --data.size to such a number, or fewer --model.network.multipliers."
+        )
+
+
+def fill_autoencoder(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree, the perceptual features that are meant by `auto` named: a run keeps to them wherever it goes on."""
+    settings = build(AutoencoderSettings, tree.get("train", {}).get("autoencoder", {}))
+    name = perceptual_features(settings.features) if settings.perceptual else "none"
+    return merge(tree, {"train": {"autoencoder": {"features": name}}})
+
+
+IDLE_FOR_AUTOENCODERS = (*LOSS_SETTINGS, "uncaptioned", "preview_steps")
+IDLE_IN_MODEL = ("schedule", "sigma_data", "learned_variance", "task", "text", "codec")
+
+
+def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> None:
+    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+
+    Raises:
+        Error: a setting without effect, or a critic that would never be heard.
+    """
+    plain, bare = type(train)(), type(model)()
+    idle = [
+        *((f"train.{name}", getattr(train, name, 0), getattr(plain, name, 0)) for name in IDLE_FOR_AUTOENCODERS),
+        *((f"model.{name}", getattr(model, name, 0), getattr(bare, name, 0)) for name in IDLE_IN_MODEL),
+        ("model.prediction", model.prediction, usual),
+    ]
+    for key, value, only in idle:
+        if value != only:
+            named = getattr(value, "kind", value)
+            raise Error(
+                f"{key} = {named} has no effect on an autoencoder: it adds no noise and is told nothing. Leave it out."
+            )
+    start = train.autoencoder.critic_start
+    if train.autoencoder.critic and start >= train.max_steps:
+        raise Error(
+            f"train.autoencoder.critic_start = {start}, but the run ends at train.max_steps = {train.max_steps}: its "
+            f"critic would never be heard. Use --critic-start {train.max_steps // 2}, or --train.autoencoder.critic 0."
+        )
+
+
+def refuse_autoencoder_settings(train: TrainConfig) -> None:
+    """Raises: Error for an autoencoder's settings under another objective."""
+    if train.autoencoder != AutoencoderSettings():
+        raise Error(
+            f"train.autoencoder has no effect on objective {train.objective}: leave its settings out, or use "
+            "--objective autoencoder."
+        )
+
+
+def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse a network that is no autoencoder, or does not fit pictures or settings. Raises: Error."""
+    network, shape = model.network, model.shape
+    assert shape is not None
+    if network.kind != "autoencoder":
+        raise Error(f"model.network.kind = {network.kind}: objective autoencoder trains an autoencoder; leave it out.")
+    if network.in_channels != shape[0]:
+        raise Error(
+            f"model.network.in_channels = {network.in_channels}, but the pictures have {shape[0]}: leave it out."
+        )
+    seen = _seen(train.autoencoder, network, shape)
+    if bool(network.critic_channels) != bool(train.autoencoder.critic):
+        raise Error(
+            f"model.network.critic_channels = {network.critic_channels} with train.autoencoder.critic = "
+            f"{train.autoencoder.critic:g}: a critic needs both or neither; leave critic_channels out."
+        )
+    least = 3 << network.critic_layers  # behind the halvings two convolutions take one cell each
+    if network.critic_channels and min(seen) < least:
+        layers = max(1, (min(seen) // 3).bit_length() - 1)
+        raise Error(
+            f"pictures of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
+            f"needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
+        )
+
+
+def _seen(settings: AutoencoderSettings, network: AutoencoderConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of what is trained on. Raises: Error for what the network or the pictures do not allow."""
+    network.latent_shape(shape)
+    if not settings.crop:
+        return shape[1:]
+    if settings.crop % network.factor or settings.crop >= min(shape[1:]):
+        raise Error(
+            f"train.autoencoder.crop = {settings.crop} of pictures of {shape[1]} x {shape[2]} is not allowed: a "
+            f"multiple of {network.factor} below {min(shape[1:])}, or 0 for whole pictures."
+        )
+    return settings.crop, settings.crop
+
+
+def noise_shape(train: TrainConfig, model: ModelConfig) -> tuple[int, int, int] | None:
+    """The shape of one picture's noise in training: its latent's, of what is seen of it; None: the model's own."""
+    network, shape = model.network, model.shape
+    if network.kind != "autoencoder" or shape is None:
+        return None
+    return network.latent_shape((shape[0], *_seen(train.autoencoder, network, shape)))
+
+
+MEASURED = {
+    "shift": "the mean of the training pictures' latents, measured when a run starts",
+    "scale": "1 / the standard deviation of the training pictures' latents, measured when a run starts",
+    "weights": "the hash of the autoencoder's file",
+    "network": "the autoencoder's own shape, which its run gives",
+}
+
+
+def codec_tree(tree: Mapping[str, Any]) -> Tree:
+    """What a run's tree says of its codec; one that names a run is of latents."""
+    model = tree.get("model", {})
+    codec = dict(model.get("codec") or {}) if isinstance(model, Mapping) else {}
+    return {"kind": "latents", **codec} if "run" in codec else codec
+
+
+def fill_codec(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree, in which a codec that names a run is of latents; those have standard deviation 1, where pictures have
+    0.5 or so."""
+    codec = codec_tree(tree)
+    if codec.get("kind", "pixels") == "pixels":
+        return tree
+    usual = {} if tree.get("train", {}).get("objective") == "classifier" else {"sigma_data": 1.0}
+    return trees.merge({"model": usual}, tree, {"model": {"codec": codec}})
+
+
+def refuse_typed(codec: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Refuse what is measured, or follows from the autoencoder, unless it repeats what the run has.
+
+    Raises:
+        Error: it names the setting and where it comes from.
+    """
+    for name, source in MEASURED.items():
+        if name in codec and codec[name] != before.get(name):
+            raise Error(
+                f"model.codec.{name} is given, but it is {source}, and stored in the run: a number from elsewhere "
+                f"would not fit these pictures. Leave it out; only model.codec.run is yours to say."
+            )
+
+
+def check_codec(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse latents where nothing is made of them. Raises: Error."""
+    if model.codec.kind == "pixels":
+        return
+    if model.network.kind == "classifier" and not model.network.noisy:
+        raise Error(
+            "model.codec: a judge of clean pictures (noisy = false) is shown pictures, of whatever model; leave "
+            "--codec out."
+        )
+    if train.objective not in ("diffusion", "classifier"):
+        raise Error(f"model.codec has no effect with objective {train.objective}; leave --codec out.")
+
+
+SHOWN = 3  # shapes that a refusal names
+
+
+def common_step(shapes: tuple[tuple[int, int], ...]) -> int:
+    """The largest number of pixels that all sides of the buckets are multiples of; 0 without buckets."""
+    return gcd(*(side for each in shapes for side in each))
+
+
+def square(shape: tuple[int, int, int], shapes: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
+    """What a network's usual depth is decided for: with buckets a square of about their pixels, as divisible as they.
+
+    (C, H, W) of the model, (H, W) of its buckets -> (C, H, W).
+    """
+    if not shapes:
+        return shape
+    common = common_step(shapes)
+    pixels = sum(h * w for h, w in shapes) / len(shapes)
+    side = max(1, round(sqrt(pixels) / common)) * common
+    return shape[0], side, side
+
+
+def check_buckets(model: ModelConfig) -> None:
+    """Refuse buckets of an autoencoder, and those whose sides the network, the codec or the task cannot take.
+
+    Raises: Error.
+    """
+    if model.shapes and model.network.kind == "autoencoder":
+        raise Error(
+            "data.resize = buckets with objective autoencoder: it is trained on pictures of one shape, and takes any "
+            "afterwards; use --data.resize random_crop."
+        )
+    whole = lcm(factor(model), model.task.scale if isinstance(model.task, SuperResolution) else 1)
+    wrong = [f"{w}x{h}" for h, w in model.shapes if h % whole or w % whole]
+    if wrong:
+        more = ", ..." if len(wrong) > SHOWN else ""
+        raise Error(
+            f"{len(wrong)} of {len(model.shapes)} buckets ({', '.join(wrong[:SHOWN])}{more}) do not fit this model: "
+            f"sides must be multiples of {whole}. Set --data.bucket-step {whole}, and --data.size to a multiple of it."
+        )
+
+
+def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
+    """Refuse a network that does not fit the pictures, or their latents. Raises: Error."""
+    cells = model.walk_shape
+    what = "the pictures" if model.codec.kind == "pixels" else "the pictures' latents"
+    for name, wanted in (("in_channels", cells[0]), ("out_channels", cells[0] * (1 + model.learned_variance))):
+        if getattr(network, name) != wanted:
+            twice = " and a variance is learned" if wanted > cells[0] else ""
+            cure = "leave it out, or set data.channels" if model.codec.kind == "pixels" else "leave it out"
+            raise Error(
+                f"model.network.{name} = {getattr(network, name)}, but {what} have {cells[0]} channel(s)"
+                f"{twice}: {wanted} are needed; {cure}."
+            )
+    if network.classes != len(model.task.class_names):
+        raise Error(
+            f"model.network.classes = {network.classes}, but {len(model.task.class_names)} classes are trained "
+            f"on: leave it out; --labels sets it from the data."
+        )
+    if network.context_width != width(model.text):
+        raise Error(
+            f"model.network.context_width = {network.context_width}, but model.text.kind = {model.text.kind} "
+            f"tells it of text in {width(model.text) or 0} channels: leave it out; it follows from the text."
+        )
+    wanted = model.task.concat_channels(cells[0])
+    if network.concat_channels != wanted:
+        raise Error(
+            f"model.network.concat_channels = {network.concat_channels}, but task {model.task.kind} joins "
+            f"{wanted} channel(s) to {what}: leave it out; it follows from the task."
+        )
+    if network.concat_skip and model.prediction != "x0":
+        raise Error(
+            f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is a picture, as x0 "
+            f"is and nothing else; leave it out."
+        )
+    _check_sides(model, network)
+
+
+def _check_sides(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
+    _, height, width_ = model.walk_shape
+    factor = network.factor
+    if height % factor or width_ % factor:
+        smaller = "another --model.network.patch" if network.kind == "dit" else "fewer --model.network.multipliers"
+        whole = factor * model.codec.factor
+        of = "" if model.codec.kind == "pixels" else f" (latents of {whole // factor} pixels a cell)"
+        assert model.shape is not None
+        raise Error(
+            f"pictures of {model.shape[1]} x {model.shape[2]} do not fit this network{of}: sides must be multiples of "
+            f"{whole}. Set --data.size to such a number, or {smaller}."
+        )
