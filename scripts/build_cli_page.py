@@ -86,7 +86,7 @@ def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
 
 def setting(option: Option) -> str:
     """A setting of `evaluate` as a row: by the last part of its key, or the short name that a person says."""
-    name = {"request.classes": "class"}.get(option.key, option.key.rpartition(".")[2].replace("_", "-"))
+    name = {"request.classes": "class"}.get(option.key, option.name.rpartition(".")[2].replace("_", "-"))
     flag = f"--{name}" if option.type is bool else f"--{name} {option.type_text}"
     return (
         "| "
@@ -129,7 +129,7 @@ def docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 def group(name: str) -> str:
     """One group of settings as a table."""
     rows = [
-        f"| `{option.key}` | {option.type_text.replace('|', ', ')} | {code(option.default_text)} | {option.doc} |"
+        f"| `{option.name}` | {option.type_text.replace('|', ', ')} | {code(option.default_text)} | {option.doc} |"
         for option in main.groups()[name]
     ]
     return f"### {name}\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join([*rows, ""])

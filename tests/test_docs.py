@@ -32,7 +32,7 @@ def test_every_setting_is_on_the_page_with_its_documentation() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     for option in options(RunConfig).values():
         assert option.doc.strip(), f"{option.key} has no line of documentation"
-        assert f"| `{option.key}` |" in text
+        assert f"| `{option.name}` |" in text
 
 
 def test_a_flag_without_documentation_fails(builder: ModuleType) -> None:

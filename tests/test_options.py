@@ -69,6 +69,32 @@ def test_settings_are_listed_by_dotted_key_with_all_members_of_a_union() -> None
     assert (found["most"].type_text, found["most"].default_text) == ("float", "")
 
 
+@dataclass(frozen=True)
+class Renamed:
+    images: int = field(default=4, metadata={"key": "pictures"})  # how many
+    side: int = 1  # of each
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Renamed = field(default_factory=Renamed)
+
+
+@pytest.mark.parametrize("flag", ["--images", "--pictures", "--inner.images", "--inner.pictures"])
+def test_a_renamed_option_is_typed_by_either_name_and_stored_by_the_old_one(flag: str) -> None:
+    tree, _ = parse([flag, "7"], Outer)
+    assert tree == {"inner": {"pictures": "7"}}
+    made = config.build(Outer, tree)
+    assert made.inner.images == 7
+    assert config.plain(made) == {"inner": {"pictures": 7, "side": 1}}
+    assert config.build(Outer, {"inner": {"images": 7}}) == made
+    assert options(Outer)["inner.pictures"].name == "inner.images"
+    with pytest.raises(Error, match=r"inner.images is given twice: 1, and as pictures 2"):
+        config.build(Outer, {"inner": {"images": 1, "pictures": 2}})
+    with pytest.raises(Error, match=r"Did you mean --inner.images|Did you mean --images"):
+        parse(["--imagse", "7"], Outer)
+
+
 def test_documentation_is_an_attributes_line_or_the_comment_behind_the_field() -> None:
     assert field_docs(Round) == {"radius": "how far it reaches, from the middle.", "kind": ""}
     assert field_docs(Square)["side"] == "of it"

@@ -65,6 +65,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SAMPLERS",
     "DataConfig",
     "DiT",
     "DiTConfig",
@@ -81,7 +82,6 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "Request",
-    "SAMPLERS",
     "UNet",
     "UNetConfig",
     "build",

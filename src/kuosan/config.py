@@ -19,7 +19,7 @@ import yaml
 
 from kuosan.errors import Error, escaped, shown
 from kuosan.options import Tree as Tree
-from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
+from kuosan.options import dataclasses_in, hints, is_bool, members, stored_key, type_text
 from kuosan.regular import SMALL, read_regular
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {stored_key(field): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
@@ -237,6 +237,7 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
     types_of = hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     prefix = f"{key}." if key else ""
+    tree = _named_as_fields(cls, tree, prefix)
     for name in tree:
         if name not in names:
             near = difflib.get_close_matches(shown(name).strip("'"), names, n=1, cutoff=0.5)
@@ -257,6 +258,15 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
     if missing:
         raise Error(f"{', '.join(missing)} must be given.")
     return cls(**given)
+
+
+def _named_as_fields(cls: type, tree: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    """The tree with fields' own names where it has their stored keys. Raises: Error where it has both."""
+    names = {stored_key(field): field.name for field in dataclasses.fields(cls) if stored_key(field) != field.name}
+    for stored, name in names.items():
+        if stored in tree and name in tree:
+            raise Error(f"{prefix}{name} is given twice: {shown(tree[name])}, and as {stored} {shown(tree[stored])}.")
+    return {names.get(name, name): value for name, value in tree.items()} if names else tree
 
 
 @functools.cache

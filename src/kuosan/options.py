@@ -24,12 +24,24 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One leaf of a configuration: its dotted key, type, default (or MISSING) and the line that documents it."""
+    """One leaf of a configuration: its dotted key, type, default (or MISSING) and the line that documents it.
+
+    Attributes:
+        key: as files have it. A field with metadata {"key": KEY} is stored under that name, which it had before.
+        field: the field's own name, which options and help show.
+    """
 
     key: str
     type: Any
     default: Any
     doc: str
+    field: str = ""
+
+    @property
+    def name(self) -> str:
+        """The dotted name that is typed; its stored key is read too."""
+        group, dot, last = self.key.rpartition(".")
+        return f"{group}{dot}{self.field or last}"
 
     @property
     def type_text(self) -> str:
@@ -52,6 +64,12 @@ def options(cls: type) -> dict[str, Option]:
     A field with metadata {"option": False} is filled in by kuosan, and is none.
     """
     return {option.key: option for option in _walk(cls, "")}
+
+
+def stored_key(field: dataclasses.Field[Any]) -> str:
+    """What files call a field: its name, or the one it had before (metadata {"key": ...})."""
+    key: str = field.metadata.get("key", field.name)
+    return key
 
 
 def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = None) -> tuple[Tree, list[str]]:
@@ -121,11 +139,12 @@ def boolean(key: str, text: str) -> bool:
 
 def _resolve(name: str, known: Mapping[str, Option], short: Mapping[str, str]) -> tuple[str, bool]:
     wanted = name.replace("-", "_")
+    names = {option.name: key for key, option in known.items()} | {key: key for key in known}
     for candidate, negated in ((wanted, False), (wanted.removeprefix("no_"), True)):
         if negated and candidate == wanted:
             continue
-        found = [short[candidate]] if candidate in short else [candidate] if candidate in known else []
-        found = found or [key for key in known if key.endswith("." + candidate)]
+        found = [short[candidate]] if candidate in short else [names[candidate]] if candidate in names else []
+        found = found or list(dict.fromkeys(key for each, key in names.items() if each.endswith("." + candidate)))
         if negated:
             found = [key for key in found if is_bool(known[key].type)]
         if len(found) > 1:
@@ -134,8 +153,8 @@ def _resolve(name: str, known: Mapping[str, Option], short: Mapping[str, str]) -
             )
         if found:
             return found[0], negated
-    tails = {key.rsplit(".", 1)[-1]: key for key in known}
-    near = difflib.get_close_matches(wanted, [*known, *tails, *short], n=1, cutoff=0.6)
+    tails = {each.rsplit(".", 1)[-1]: key for each, key in names.items()}
+    near = difflib.get_close_matches(wanted, [*names, *tails, *short], n=1, cutoff=0.6)
     guess = f" Did you mean --{near[0].replace('_', '-')}?" if near else ""
     raise Error(f"unknown option --{name}.{guess} `--help` lists all options.")
 
@@ -198,7 +217,7 @@ def _walk(cls: type, prefix: str) -> Iterator[Option]:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if not nested:
-            yield Option(prefix + field.name, annotation, default, docs.get(field.name, ""))
+            yield Option(prefix + stored_key(field), annotation, default, docs.get(field.name, ""), field.name)
             continue
         kinds = [get_args(hints(member)["kind"])[0] for member in nested if "kind" in hints(member)]
         if len(nested) > 1:

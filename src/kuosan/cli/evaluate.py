@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +85,7 @@ def settings() -> list[Option]:
         if not set(option.key.split(".")).isdisjoint(USELESS):
             continue
         default = (usual[group] if group else usual)[name]
-        found.append(Option(option.key, option.type, None if default is False else default, option.doc))
+        found.append(replace(option, default=None if default is False else default))
     return sorted(found, key=lambda option: ORDER.index(option.key.rpartition(".")[0]))
 
 

@@ -54,7 +54,7 @@ def show(verb: str = "train") -> None:
             kind = (
                 f" ({option.type_text})" if len(option.type_text) <= 30 else f" ({option.type_text.split('|')[0]}|...)"
             )
-            table.add_row(f"--{option.key}", _plain(f"{option.doc}{kind}{default}"))
+            table.add_row(f"--{option.name}", _plain(f"{option.doc}{kind}{default}"))
         console.print(Panel(table, title=group, title_align="left"), soft_wrap=False)
 
 
