@@ -93,7 +93,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
         "run": NAME,
         "step": (0, 2**63 - 1),
         "weights": HASH,
-        "picture": (0, 1_000_000),
+        "index": (0, 1_000_000),
         "compute": (0, 1000),
         "precision": (0, 100),
         "size": SIDE,

@@ -35,7 +35,7 @@ def test_a_recipe_is_read_back_from_its_picture(tmp_path: Path) -> None:
 )
 def test_the_part_that_makes_a_picture_again_is_its_own_batch(request: Request, picture: int) -> None:
     picture %= request.n
-    part, row = replace(RECIPE, request=request, picture=picture).batch_request()
+    part, row = replace(RECIPE, request=request, index=picture).batch_request()
     assert part.seed + row == request.seed + picture and 0 <= row < part.n
     if not request.exact:
         assert part.n == min(request.batch, request.n - picture // request.batch * request.batch)

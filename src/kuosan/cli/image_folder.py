@@ -83,7 +83,7 @@ def _fits(path: Path, recipe: Recipe) -> bool:
     """Whether a file that an older kuosan wrote, which kept no record, is of a recipe."""
     if path.name not in (write.RECIPE, write.SHEET, write.GIF):
         numbers = {write.name_of(recipe, i): i for i in range(recipe.request.n)}
-        return path.name in numbers and same_recipe(path, dataclasses.replace(recipe, picture=numbers[path.name]))
+        return path.name in numbers and same_recipe(path, dataclasses.replace(recipe, index=numbers[path.name]))
     try:
         return bool(json.loads((path.parent / write.RECIPE).read_text(encoding="utf-8")) == _plain(recipe))
     except (OSError, ValueError, RecursionError):

@@ -99,7 +99,7 @@ class Work:
         names: dict[str, Any] = {ASKED: self._told()}
         for path in self.files:
             own = self._recipe(path, self._prints[path], None)
-            names |= {name: trees.plain(replace(own, picture=i, size=(0, 0)))
+            names |= {name: trees.plain(replace(own, index=i, size=(0, 0)))
                       for i, name in enumerate(self._answers(path))}  # fmt: skip
 
         def proof(path: Path) -> bool:
@@ -195,7 +195,7 @@ class Work:
     def _write(self, folder: Path, path: Path, brought: Brought, images: Tensor) -> None:
         recipe = self._recipe(path, fingerprint(brought.picture), (images.shape[3], images.shape[2]))
         for i, (name, picture) in enumerate(zip(self._answers(path), to_uint8(images.cpu().numpy()))):
-            save_png(folder / name, picture, replace(recipe, picture=i).text())
+            save_png(folder / name, picture, replace(recipe, index=i).text())
 
     def _recipe(self, path: Path, start: str, size: tuple[int, int] | None) -> Recipe:
         """What the answers to an image follow from."""

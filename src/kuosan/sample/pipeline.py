@@ -156,7 +156,7 @@ class Pipeline:
             self.step,
             self.weights,
             request,
-            picture=0,
+            index=0,
             compute=str(self.compute),
             precision=precision,
             size=size or sizes.of(self.model.config, request),

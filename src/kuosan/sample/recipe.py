@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Recipe:
     step: int  # of the checkpoint
     weights: str  # sha256 of its averaged weights
     request: Request
-    picture: int  # which of the request's pictures: 0 .. n-1
+    index: int = field(metadata={"key": "picture"})  # which of the request's pictures: 0 .. n-1
     compute: str  # device and precision, in words
     precision: str  # bf16 or fp32
     size: tuple[int, int]  # width, height
@@ -53,7 +53,7 @@ class Recipe:
     @property
     def seed(self) -> int:
         """The picture's own seed."""
-        return self.request.seed + self.picture
+        return self.request.seed + self.index
 
     @property
     def origin(self) -> str:
@@ -62,7 +62,7 @@ class Recipe:
         return (
             f"seed {self.seed}"
             if between is None
-            else "place {} between seeds {} and {}".format(self.picture, *between)
+            else "place {} between seeds {} and {}".format(self.index, *between)
         )
 
     @property
@@ -70,7 +70,7 @@ class Recipe:
         """Class and guidance scales, in the words of the parameters line."""
         request, said = self.request, ""
         if request.classes:
-            said += f"Class: {request.classes[self.picture % len(request.classes)]}, "
+            said += f"Class: {request.classes[self.index % len(request.classes)]}, "
         if request.guidance is not None:
             said += f"CFG scale: {request.guidance:g}, "
         if request.classifier_scale is not None:
@@ -83,7 +83,7 @@ class Recipe:
         request = self.request
         if not request.prompts:
             return ""
-        prompt = " ".join(request.prompts[self.picture % len(request.prompts)].split())
+        prompt = " ".join(request.prompts[self.index % len(request.prompts)].split())
         return prompt + (f"\nNegative prompt: {' '.join(request.negative.split())}" if request.negative else "")
 
     def text(self) -> dict[str, str]:
@@ -101,16 +101,16 @@ class Recipe:
         """The part of the request whose batch held the picture, and the picture's row in it: the same bytes again."""
         request = self.request
         if request.between is not None:  # every place on the arc depends on n
-            return request, self.picture
+            return request, self.index
         size = 1 if request.exact else min(request.batch, request.n)
-        first = self.picture // size * size
+        first = self.index // size * size
         n = min(size, request.n - first)
         turned = {}
         for name in ("classes", "prompts"):
             told = getattr(request, name)
             at = first % max(1, len(told))
             turned[name] = told[at:] + told[:at]
-        return dataclasses.replace(request, n=n, seed=request.seed + first, **turned), self.picture - first
+        return dataclasses.replace(request, n=n, seed=request.seed + first, **turned), self.index - first
 
 
 def fingerprint(start: Tensor | None) -> str:
@@ -180,6 +180,6 @@ def read(path: Path) -> Recipe:
             f"the recipe in {path} has format {shown(tree.get('format'))}; this kuosan reads {FORMAT}. Update kuosan."
         )
     recipe = trees.build(Recipe, tree)
-    if not 0 <= recipe.picture < recipe.request.n:
-        raise Error(f"the recipe in {path} is damaged: picture {recipe.picture} of {recipe.request.n}.")
+    if not 0 <= recipe.index < recipe.request.n:
+        raise Error(f"the recipe in {path} is damaged: picture {recipe.index} of {recipe.request.n}.")
     return recipe

@@ -174,7 +174,7 @@ def pictures(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> li
     """Write pictures `first`, `first` + 1, ... of a request as seed-00000007.png, each with its own recipe."""
     paths = []
     for i, picture in enumerate(to_uint8(images.cpu().numpy()), start=first):
-        own = dataclasses.replace(recipe, picture=i)
+        own = dataclasses.replace(recipe, index=i)
         path = folder / name_of(recipe, i)
         save_png(path, picture, own.text())
         paths.append(path)
