@@ -80,7 +80,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
     "SuperResolution": {**_LABELLED, "scale": (0, 16), "blur": (0, 8), "noise": (0, 100), "jpeg": (0, 95)},
     "Inpainting": {**_LABELLED, "masks": (0, 100)},
     "ByteText": {"length": (0, 512), "width": WIDTH, "depth": (0, 256), "heads": (0, 4096)},
-    "Encoder": {
+    "TextEncoderConfig": {
         "encoder": NAME,
         "hidden": (-1000, 0),
         "length": WIDTH,

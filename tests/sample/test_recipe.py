@@ -76,7 +76,7 @@ def test_the_start_picture_is_known_by_its_pixels() -> None:
 def test_pictures_are_named_by_their_seeds_and_carry_their_own_number(tmp_path: Path) -> None:
     paths = write.pictures(tmp_path, torch.zeros(2, 3, 8, 8), RECIPE, first=3)
     assert [path.name for path in paths] == ["seed-00000013.png", "seed-00000014.png"]
-    assert [recipes.read(path).picture for path in paths] == [3, 4]
+    assert [recipes.read(path).index for path in paths] == [3, 4]
     between = replace(RECIPE, request=Request(2, between=(1, 2)))
     assert ", Seeds: 1 to 2, " in between.text()["parameters"]
     assert [path.name for path in write.pictures(tmp_path, torch.zeros(2, 3, 8, 8), between)] == [
