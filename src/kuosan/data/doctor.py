@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
-from kuosan.data.metadata import WORDS
+from kuosan.data.metadata import ENDINGS, WORDS
 from kuosan.data.near_duplicates import Near
-from kuosan.data.scan import Progress, Scan, by_content, scan
+from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
 from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
 from kuosan.storage.files import write_atomic
@@ -100,10 +100,10 @@ class DataReport:
                 pairs.append((entry.name, first[key]))
         return pairs
 
-    @cached_property
+    @property
     def near(self) -> Near | None:
         """The near duplicates; None where images are not compared."""
-        return Near.of(self.scan.looks) if self.scan.by_pixels else None
+        return self.scan.near
 
     def parted(self) -> list[tuple[str, str]]:
         """Near duplicates that lie on different sides: of the data set's own split, or ends of a chain."""
@@ -180,6 +180,16 @@ class DataReport:
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
         }
 
+    def _columns(self) -> str:
+        """What could be the class, where nothing is."""
+        columns, own = self.scan.listing.columns, self.config.label_column
+        if own in columns:
+            return f"No classes: a list has a column {own}, but names no image here that has anything in it."
+        return (
+            f"No classes; columns beside the pictures: {', '.join(columns[:12])}. Set label_column to one of them to "
+            f"take it as the class."
+        )
+
     def _aside(self) -> list[str]:
         """That the data set's own split is put aside, where a fraction is asked for instead."""
         if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
@@ -232,8 +242,7 @@ class DataReport:
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
             lines.append(f"{len(counts)} classes: {shown}.")
         elif self.scan.listing.columns:
-            lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
-            lines[-1] += " Set label_column to one of them to take it as the class."
+            lines.append(self._columns())
         lines += [*self.scan.listing.notes, *self._aside(), summary(self.scan.entries)]
         ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
@@ -265,6 +274,12 @@ class DataReport:
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
             (without(self.scan.entries), "have no caption, or an empty one"),
             (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
+            (
+                self._lists(),
+                "may be lists of images and are not read (a list names each image in a column file_name, filename or "
+                f"file and has a column text, split or {self.config.label_column}, or the one that --label-column "
+                "names; beside a metadata.csv or .jsonl no other is read)",
+            ),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
@@ -272,6 +287,15 @@ class DataReport:
 
     def _near_line(self) -> list[str]:
         found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
+        crowded = 0 if self.near is None else self.near.found.crowded
+        many = (
+            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like so many others that "
+            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on "
+            "both sides of the split."
+        )
+        return self._groups_line(found, names) + ([many] if crowded else [])
+
+    def _groups_line(self, found: list[list[int]], names: list[str]) -> list[str]:
         if not found:
             return []
         count, many = len(found), sum(map(len, found))
@@ -295,6 +319,10 @@ class DataReport:
     def _orphans(self) -> list[tuple[str, str]]:
         """The files of captions that no image has the name of."""
         return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(WORDS)]
+
+    def _lists(self) -> list[tuple[str, str]]:
+        """The files of tables that were taken for no list of images."""
+        return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(ENDINGS)]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
@@ -328,13 +356,17 @@ class DataReport:
         )
 
 
-def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> DataReport:
+def examine(
+    config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None, memory: Memory | None = None
+) -> DataReport:
     """Look at every file that `config` names as training would, keeping nothing.
 
     Raises:
         Error: the path names no data set. A data set without one usable picture is a report, not an error.
     """
-    return DataReport(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
+    return DataReport(
+        config, scan(find_source(config), config, keep=False, progress=progress, cache=cache, memory=memory)
+    )
 
 
 def write(report: DataReport, folder: Path) -> list[Path]:

@@ -11,9 +11,9 @@ against a model's are read as that run's training images were, and only then bro
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ import numpy as np
 from kuosan.data.config import LABEL, LAYOUT, DataConfig, nearest, scale_of
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import DataReport
-from kuosan.data.headers import Refused
+from kuosan.data.headers import PNG, Refused, png_chunks
 from kuosan.data.layout import understood
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
@@ -47,6 +47,7 @@ OWN = {  # what kuosan writes beside results, and by which of its files a folder
     "between.png": ("between-0000.png",),
     "curve.png": ("log.jsonl", "config.yaml", "index.html"),
 }
+RECIPE = b"kuosan\0\0\0\0\0"  # how the text that holds one begins
 NUMBERED = re.compile(r"(sheet|nearest[\w.-]*|between|real|plot)(-\d+)?\.png")
 SOUNDS = re.compile(
     r"(?:^|[^a-z])(sheets?|grids?|contact|montage|collage|masks?|thumbs?|thumbnails?|previews?|before[-_ ]?after|"
@@ -134,17 +135,14 @@ def _only_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
 
 def recipe_key(content: bytes) -> str:
     """A hash of the recipe that a PNG of kuosan's carries, the same for all images of a request; empty without one."""
-    if content[:8] != b"\x89PNG\r\n\x1a\n":
+    if content[:8] != PNG:
         return ""
-    at = 8
-    while at + 12 <= len(content):
-        (length,), kind = struct.unpack_from(">I", content, at), content[at + 4 : at + 8]
-        body = content[at + 8 : at + 8 + length]
-        if kind == b"iTXt" and body.startswith(b"kuosan\0\0\0\0\0"):
-            return _request_key(body[len(b"kuosan\0\0\0\0\0") :])
-        if kind == b"IDAT":
-            return ""
-        at += 12 + length
+    stream = io.BytesIO(content)
+    for name, size in png_chunks(stream):
+        if name == b"IDAT":
+            break
+        if name == b"iTXt" and (body := stream.read(size)).startswith(RECIPE):
+            return _request_key(body[len(RECIPE) :])
     return ""
 
 

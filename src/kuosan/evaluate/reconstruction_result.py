@@ -41,6 +41,7 @@ from kuosan.evaluate.config import HELD_OUT, ReconstructionConfig
 from kuosan.evaluate.train_overlap import Schooling
 from kuosan.metrics.estimate import Estimate, mean
 from kuosan.models.latents import Measured
+from kuosan.storage.cache import NEAR, Results
 from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def _held_out(
         raise Error(
             f"{run} was trained on {data.path}, which is not here: name pictures: kuosan reconstruct {run} PICTURES."
         )
-    pictures = open_pictures(data if config.size is None else replace(data, size=config.size), progress=progress)
+    sized = data if config.size is None else replace(data, size=config.size)
+    pictures = open_pictures(sized, progress=progress, memory=Results.at(data.cache, NEAR))
     notes = list[str]()
     if len(pictures.buckets.shapes) > 1:
         height, width = pictures.shape[1:]

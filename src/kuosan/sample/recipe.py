@@ -60,9 +60,7 @@ class Recipe:
         """Where the picture's noise comes from, in words."""
         between = self.request.between
         return (
-            f"seed {self.seed}"
-            if between is None
-            else "place {} between seeds {} and {}".format(self.index, *between)
+            f"seed {self.seed}" if between is None else "place {} between seeds {} and {}".format(self.index, *between)
         )
 
     @property

@@ -18,6 +18,7 @@ from kuosan.errors import Error
 from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import Tree
+from kuosan.storage.cache import NEAR, Results
 from kuosan.storage.log import Log
 from kuosan.text.config import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
@@ -80,7 +81,9 @@ def prepare(
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
         data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
         source = data if dataset is None else dataset
-        pictures = open_pictures(source, config=data, progress=progress, outputs=(out,))
+        pictures = open_pictures(
+            source, config=data, progress=progress, memory=Results.at(data.cache, NEAR), outputs=(out,)
+        )
         own = type(network).__name__ if network is not None else None
         encoder, text = _text(tree, pictures, typed)
         config = resolve(
