@@ -22,7 +22,7 @@ from kuosan.options import Tree
 from kuosan.storage.log import Log
 from kuosan.text.config import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
-from kuosan.train.config import SHORT, RunConfig, check, resolve
+from kuosan.train.config import SHORT, RunConfig, check, encoder_named, resolve
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.loop import Run
 from kuosan.train.report import Lines, SilentTraining, TrainingReport, draw
@@ -99,11 +99,6 @@ def prepare(
         leave(world, error)
         raise
     return TrainingSetup(out, config, pictures, compute, world, network, encoder, autoencoder, note)
-
-
-def encoder_named(tree: Mapping[str, Any]) -> str:
-    """The text encoder that a tree of settings names."""
-    return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
