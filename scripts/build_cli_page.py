@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import compare, demo, doctor, evaluate, invert, main, reconstruct, restore, sample, train
+from kuosan.cli import compare, demo, doctor, evaluate, invert, reconstruct, restore, sample, train
+from kuosan.cli import verbs as settings
 from kuosan.options import Option, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -69,7 +70,7 @@ given wins. A schedule's settings belong to its kind, named in front of each.
 def page() -> str:
     """The whole page."""
     verbs = "\n".join(verb(name, usage, function) for name, (usage, function) in VERBS.items())
-    return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in main.groups())
+    return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in settings.groups())
 
 
 def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
@@ -130,7 +131,7 @@ def group(name: str) -> str:
     """One group of settings as a table."""
     rows = [
         f"| `{option.name}` | {option.type_text.replace('|', ', ')} | {code(option.default_text)} | {option.doc} |"
-        for option in main.groups()[name]
+        for option in settings.groups()[name]
     ]
     return f"### {name}\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join([*rows, ""])
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from kuosan.cli import main
+from kuosan.cli import verbs
 from kuosan.diffusion import registry
 from kuosan.options import options
 from kuosan.train.config import SHORT, RunConfig
@@ -44,9 +44,9 @@ def test_a_flag_without_documentation_fails(builder: ModuleType) -> None:
 
 
 def test_groups_hold_every_setting_once() -> None:
-    listed = [option.key for members in main.groups().values() for option in members]
+    listed = [option.key for members in verbs.groups().values() for option in members]
     assert sorted(listed) == sorted(options(RunConfig))
-    assert list(main.groups()) == [
+    assert list(verbs.groups()) == [
         "data",
         "model",
         "model.network",

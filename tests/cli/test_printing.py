@@ -20,7 +20,7 @@ MAIN = [sys.executable, "-m", "kuosan.cli.main"]
 TRAIN = ["train", "pics é", "--out", "run", *QUICK]
 SAMPLE = ["sample", "trained", "-n", "2", "--steps", "2", "--out", "made"]
 SINKS = [("full", [1]), ("reader", [1]), ("terminal", [1, 2]), ("closed", [1, 2]), ("ascii", [1]), ("narrow", [1])]
-PRELOAD = ["train.warmed", "cli.printing", "kuosan.cli.train", "kuosan.cli.sample", "kuosan.cli.main"]
+PRELOAD = ["train.warmed", "cli.printing", "kuosan.cli.train", "kuosan.cli.sample", "kuosan.cli.verbs"]
 PRELOAD += ["kuosan.sample.write", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.font_manager"]
 
 

@@ -13,7 +13,7 @@ import torch
 import kuosan
 from kuosan import config as trees
 from kuosan import options
-from kuosan.cli import main
+from kuosan.cli import verbs
 from kuosan.cli.train import recipe
 from kuosan.errors import Error
 from kuosan.options import Tree
@@ -130,7 +130,7 @@ def test_a_recipe_says_everything_in_which_the_defaults_differ(name: str, side: 
 
 
 def test_the_defaults_that_are_listed_are_those_of_a_new_run() -> None:
-    listed = {option.key: option.default for members in main.groups().values() for option in members}
+    listed = {option.key: option.default for members in verbs.groups().values() for option in members}
     whole = plain({})
     for key, value in defaults.GIVEN.items():
         assert listed[key] == value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import Whole, say
+from kuosan.cli.console import Whole, say, warn
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 
@@ -71,13 +71,17 @@ def invert(
     from kuosan.metrics.image_quality import psnr
     from kuosan.models.model import require_whole
     from kuosan.sample import pipeline as opening
-    from kuosan.sample.inversion import round_trip
+    from kuosan.sample.inversion import Way, check_ends, round_trip
     from kuosan.sample.recipe import fingerprint
     from kuosan.storage import outputs
 
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
+    warn(trained.warnings)
+    Way(trained.model, steps, spacing, iterations, tuple(classes or ()))  # refused before anything is written
+    if between is not None:
+        check_ends(len(pictures), between, classes or ())
     x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
     options: dict[str, Any] = {
         "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kuosan import config as trees
-from kuosan.cli.console import bar, say
+from kuosan.cli.console import bar, say, warn
 from kuosan.cli.image_folder import of_run
 from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
@@ -62,6 +62,7 @@ class Work:
         say(f"compute: {self.trained.compute}")
         for text in self.trained.damaged:
             say(f"warning: a newer checkpoint is damaged and passed over: {text}")
+        warn(self.trained.warnings)
         walk = plan(self.trained.model.config, self.request)
         self._say_plan(walk)
         self._look(walk)

@@ -21,7 +21,7 @@ import kuosan
 from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.evaluate.config import shown
-from kuosan.metrics.estimate import Estimate
+from kuosan.metrics.estimate import Estimate, reach
 from kuosan.metrics.frechet import About, enough, frechet_of_rows, label
 from kuosan.metrics.kid import kid
 from kuosan.metrics.prdc import density_coverage, precision_recall
@@ -320,6 +320,9 @@ def text(estimate: Estimate | None, name: str) -> str:
     times = 1000 if name in THOUSANDFOLD else 1
     value, error = times * estimate.value, times * estimate.error
     digits = 1 if max(abs(value), error) >= 10 else 3 if max(abs(value), error) < 2 and times == 1 else 2
+    below, above = (times * one for one in reach(estimate, name))
+    if below < error or above < error:
+        return f"{value:.{digits}f} +{above:.{digits}f} -{below:.{digits}f}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

@@ -21,6 +21,8 @@ from kuosan.errors import Error, unknown
 from kuosan.tasks import Inpainting, SuperResolution
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kuosan.models.model import ModelConfig
 
 METHODS = {  # by which a model that was not trained for it is held to what is known
@@ -179,6 +181,18 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
     return chosen
 
 
+def implied(config: ModelConfig, damage: Mapping[str, Any]) -> int | None:
+    """The `upscale` that is meant where nothing else is said to be wrong: of a model trained to enlarge, its own.
+
+    Args:
+        damage: what a person said, by the fields of `Restoration`.
+    """
+    said = any(damage.get(name) not in (None, False) for name in ("mask", "outpaint", "deblur", "colorise", "operator"))
+    own = None if said or not isinstance(config.task, SuperResolution) else config.task.scale
+    given: int | None = damage.get("upscale")
+    return own if given is None else given
+
+
 def _linear(config: ModelConfig, asked: Restoration) -> bool:
     """Whether the damage is linear in what is denoised: pixels, or latents of which only a hole is missing."""
     return config.codec.kind == "pixels" or (asked.damage == ("mask",) and not asked.noise)
@@ -234,6 +248,19 @@ def usual(config: ModelConfig, request: Request, *, named: bool) -> Request:
 
 MOST_SIDE = 16_384  # pixels
 MOST_WORDS = 1 << 17  # characters of a prompt: the longest caption that is read, each of them escaped
+FINITE = {  # what its numbers may be
+    "eta": "0 or more, with ddim at most 1",
+    "s_churn": "0 or more",
+    "s_tmin": "0 or more",
+    "s_tmax": "0 or more; for no upper bound a large one, as 1e9",
+    "s_noise": "0 or more; 1 is usual",
+    "guidance": "0 to 1000; 1 is none, 3 a usual scale",
+    "guidance_interval": "0 or more; for no upper bound a large one, as 1e9",
+    "guidance_rescale": "0 (none) to 1",
+    "classifier_scale": "0 (none) to 1000; 1 is Bayes' rule",
+    "threshold": "a percentile above 0, at most 100; 99.5 is usual",
+    "strength": "above 0, at most 1",
+}
 
 
 @dataclass(frozen=True)
@@ -309,9 +336,7 @@ def _check_finite(request: Request) -> None:
         value = getattr(request, field.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise Error(
-                    f"{field.name} = {number} is not allowed: a finite number; for no upper bound a large one, as 1e9."
-                )
+                raise Error(f"{field.name} = {number} is not allowed: a finite number, {FINITE[field.name]}.")
 
 
 def _check_words(request: Request) -> None:

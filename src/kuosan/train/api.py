@@ -25,7 +25,7 @@ from kuosan.train import latents, loop, saving, text_conditioning
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import Lines, SilentTraining, TrainingReport, draw
-from kuosan.train.resolve import check_tree, resolve
+from kuosan.train.resolve import check_tree, encoder_named, resolve
 from kuosan.train.resume import stored, untrained
 from kuosan.train.run import Run
 from kuosan.train.saving import Stop
@@ -102,11 +102,6 @@ def prepare(
         leave(world, error)
         raise
     return TrainingSetup(out, config, pictures, compute, world, network, encoder, autoencoder, note)
-
-
-def encoder_named(tree: Mapping[str, Any]) -> str:
-    """The text encoder that a tree of settings names."""
-    return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
