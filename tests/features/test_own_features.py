@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kuosan.errors import Error
-from kuosan.metrics.features import features
+from kuosan.metrics.features import check_features, features
 from kuosan.metrics.features.network import FeatureNetwork, prepare
 from kuosan.metrics.frechet import About
 from kuosan.seeds import rng

@@ -307,7 +307,7 @@ def _each(
                 tell(what, done, len(jobs))
 
 
-VERSION = 2
+CACHE_VERSION = 2
 
 
 class Ledger:
@@ -316,7 +316,7 @@ class Ledger:
     def __init__(self, path: Path | None, config: DataConfig) -> None:
         self.path = path
         self.head = {
-            "version": VERSION,
+            "version": CACHE_VERSION,
             "path": str(Path(config.path).absolute()),
             "max_pixels": config.max_pixels,
             "background": config.background,  # grey pictures may be seen as grey on one, not on another
