@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, row
+from kuosan.diffusion.denoiser import Denoiser, Prediction, row
 from kuosan.diffusion.level import Level, over
+from kuosan.diffusion.network import Network
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 
 

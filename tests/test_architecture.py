@@ -104,6 +104,8 @@ def test_the_public_names_are_the_lazy_ones_sorted_and_each_is_documented() -> N
     assert list(kuosan._HOMES) == kuosan.__all__
     for name in kuosan.__all__:
         value = getattr(kuosan, name)
+        if inspect.ismodule(value):
+            assert value.__name__ == f"kuosan.diffusion.{name}" and value.__doc__
         if callable(value):
             assert value.__module__.startswith("kuosan."), name
             assert inspect.getdoc(value), f"kuosan.{name} has no docstring"
@@ -116,6 +118,15 @@ def test_the_names_for_type_checkers_are_the_lazy_ones() -> None:
     block = next(node for node in tree.body if isinstance(node, ast.If))
     found = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert found == {name: f"kuosan.{home}" for name, home in kuosan._HOMES.items()}
+
+
+def test_the_rooms_of_the_mathematics_are_public_and_load_when_used() -> None:
+    rooms = ["guidance", "inversion", "likelihood", "operators", "restoration", "samplers"]
+    assert set(rooms) <= set(kuosan.__all__) and set(rooms) <= set(dir(kuosan))
+    for room in rooms:  # each first, in a process of its own
+        code = f"import sys, kuosan; assert 'torch' not in sys.modules; print(kuosan.{room}.__name__)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        assert done.stdout.strip() == f"kuosan.diffusion.{room}"
 
 
 def test_every_module_says_what_it_holds() -> None:
@@ -157,8 +168,9 @@ BARE = re.compile(
 )
 
 
-# torch's dropout draws from the global generator only: the loop seeds it from the step's key, in a fork.
-KEYED = {("kuosan.train.loop", "torch.manual_seed")}
+# torch's dropout draws from the global generator only: the loop seeds it from the step's key, in a fork. A sampler's
+# caller may give a torch.Generator of his own for the noise of its steps.
+KEYED = {("kuosan.train.loop", "torch.manual_seed"), ("kuosan.diffusion.samplers.step", "torch.randn")}
 
 
 def test_every_draw_is_keyed_but_the_introductions() -> None:

@@ -82,6 +82,26 @@ def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, 
     assert torch.allclose(mine, theirs, atol=1e-5)
 
 
+def test_noise_by_seed_and_the_rooms_of_the_mathematics(page: dict[str, dict[str, Any]]) -> None:
+    names = page["The pieces"]
+    assert names["x"].shape == (4, 1, 16, 16) and names["x"].isfinite().all()
+    level = names["schedule"].at(0.5)
+    assert torch.equal(names["held"](names["data"][:4], level).x0, names["data"][:4])  # a mask that keeps all
+
+
+def test_what_users_have_already_is_taken_as_it_is(page: dict[str, dict[str, Any]]) -> None:
+    names = page["What you have already"]
+    assert names["x"].shape == (4, 1, 16, 16) and names["x"].isfinite().all()
+    assert names["walk"] is kuosan.SAMPLERS["dpm_solver_2m"] is kuosan.SAMPLERS["DPM++ 2M"]
+    x, level = torch.zeros(4, 1, 16, 16), names["schedule"].at_t(500)
+    label = torch.tensor([0, 1, 2, 2])
+    with torch.no_grad():
+        theirs = names["unet"](x, 500, class_labels=label).sample
+        ours = names["denoise"](x, level).x0
+    alpha_bar = names["scheduler"].alphas_cumprod[500]
+    torch.testing.assert_close(ours, (x - (1 - alpha_bar).sqrt() * theirs) / alpha_bar.sqrt(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
     from kuosan.data.dataset import Pictures, open_pictures
     from kuosan.ddpm import DiffusionModel
+    from kuosan.diffusion import guidance, likelihood, operators, restoration, samplers
     from kuosan.diffusion.denoiser import Prediction, denoiser
     from kuosan.diffusion.guidance import clamp
     from kuosan.diffusion.level import Level
@@ -58,9 +59,15 @@ _HOMES = {
     "denoiser": "diffusion.denoiser",
     "fit": "train.api",
     "generate": "sample.generate",
+    "guidance": "diffusion",
+    "inversion": "diffusion",
+    "likelihood": "diffusion",
     "load": "sample.pipeline",
     "measure": "evaluate.run",
     "open_pictures": "data.dataset",
+    "operators": "diffusion",
+    "restoration": "diffusion",
+    "samplers": "diffusion",
     "simple_loss": "diffusion.loss",
 }
 
@@ -91,9 +98,15 @@ __all__ = [
     "denoiser",
     "fit",
     "generate",
+    "guidance",
+    "inversion",
+    "likelihood",
     "load",
     "measure",
     "open_pictures",
+    "operators",
+    "restoration",
+    "samplers",
     "simple_loss",
 ]
 
@@ -101,7 +114,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kuosan' has no attribute {name!r}")
-    value = getattr(import_module(f"kuosan.{_HOMES[name]}"), name)
+    home = import_module(f"kuosan.{_HOMES[name]}")
+    # what is no attribute of its home is a module in it that nothing has imported yet
+    value = getattr(home, name) if hasattr(home, name) else import_module(f"{home.__name__}.{name}")
     globals()[name] = value
     return value
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from kuosan.sample import recipe as recipes
 from shell import QUICK, kuosan, picture_folder, refused, tree
 
 SAMPLE = ["--precision", "fp32", "--threads", 1]
@@ -126,6 +127,16 @@ def test_a_second_request_never_overwrites_the_first_ones_pictures(run: Path) ->
     assert "ddim-2-seed0-2" in said.out and tree(run / "samples" / "ddim-2-seed0") == before
     again = kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, *SAMPLE)
     assert "ddim-2-seed0-2" not in again.out and tree(run / "samples" / "ddim-2-seed0") == before
+
+
+def test_a_sampler_by_another_tools_name_is_the_same_request(run: Path) -> None:
+    said = kuosan("sample", run, "-n", 1, "--seed", 3, "--sampler", "DPM++ 2M", "--steps", 2, *SAMPLE)
+    folder = run / "samples" / "dpm_solver_2m-2-seed3"
+    before = tree(folder)
+    assert said.code == 0 and recipes.read(folder / "seed-00000003.png").request.sampler == "dpm_solver_2m"
+    again = kuosan("sample", run, "-n", 1, "--seed", 3, "--sampler", "dpm_solver_2m", "--steps", 2, *SAMPLE)
+    assert "seed3-2" not in again.out and tree(folder) == before
+    refused("sample", run, "--sampler", "dpmp_2m", *SAMPLE, naming=["did you mean 'dpmpp_2m', here 'dpm_solver_2m'?"])
 
 
 def test_a_checkpoint_is_sampled_and_stays_as_it_was(run: Path) -> None:

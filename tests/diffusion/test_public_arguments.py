@@ -4,6 +4,7 @@ gets what its documentation says. A table: one row an argument, a call without i
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -298,8 +299,20 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
         lambda: walked("heun", s_churn=2.0, s_noise=0.5, **WALK),
     ),
 }
+# where the noise of a stochastic walk comes from; a walk that draws none refuses both
+NOISY_OPTIONS: dict[str, dict[str, Any]] = {"ddim": {"eta": 1.0}, "heun": {"s_churn": 3.0}}
+for _name in ("ddpm", "ddim", "euler_ancestral", "heun", "dpm_solver_2s_sde", "dpm_solver_2m_sde", "dpm_solver_3m_sde"):
+    for _key, _given in {"seed": 5, "generator": torch.Generator().manual_seed(5)}.items():
+        _between = WALK if _name in ("heun", "dpm_solver_2s_sde") else {}
+        _call = functools.partial(
+            samplers.SAMPLERS[_name], blurred, X, GRID, **NOISY_OPTIONS.get(_name, {}), **_between
+        )
+        EFFECTS[_name, _key] = (
+            lambda call=_call: last(call()),  # type: ignore[misc]
+            lambda call=_call, key=_key, given=_given: last(call(**{key: given})),  # type: ignore[misc]
+        )
 # the uniform form of a sampler: handed to all, needed by those that ask between the grid's levels (tests/conformance)
-FORM = {"at_log_snr"}
+FORM = {"at_log_snr", "noise"}
 ROOMS = (denoiser, guidance, restoration, operators, likelihood, loss, loss, likelihood, samplers)
 
 

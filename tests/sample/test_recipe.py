@@ -29,6 +29,16 @@ def test_a_recipe_is_read_back_from_its_picture(tmp_path: Path) -> None:
     assert recipes.read(tmp_path / "a.png") == RECIPE
 
 
+@pytest.mark.parametrize(("typed", "own"), [("DPM++ 2M", "dpm_solver_2m"), ("euler_a", "euler_ancestral")])
+def test_a_recipe_holds_our_own_name_of_a_sampler(typed: str, own: str, tmp_path: Path) -> None:
+    made = replace(RECIPE, request=Request(5, sampler=typed))
+    save_png(tmp_path / "a.png", PIXELS, made.text())
+    assert recipes.read(tmp_path / "a.png").request.sampler == own
+    assert f"Sampler: {own}, " in made.text()["parameters"]
+    assert config.build(Request, {"sampler": typed}) == Request(sampler=own)  # of a recipe that holds what was typed
+    assert Request(sampler="dimm").sampler == "dimm"  # refused with a guess when a model is asked
+
+
 @given(
     st.builds(Request, n=st.integers(1, 50), seed=st.integers(0, 99), batch=st.integers(1, 9), exact=st.booleans()),
     st.integers(0, 49),

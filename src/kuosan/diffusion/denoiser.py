@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kuosan.diffusion import registry
 from kuosan.diffusion.level import Level, mix, over
-from kuosan.errors import Error, unknown
+from kuosan.diffusion.network import Network as Network
+from kuosan.diffusion.network import call
+from kuosan.errors import Error
 
 
 class Row(NamedTuple):
@@ -48,13 +51,12 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Row]] = {
 
 def row(prediction: str, level: Level, sigma_data: float = 0.5) -> Row:
     """The coefficients of a prediction at a level. Raises: Error for an unknown name."""
-    if prediction not in PREDICTIONS:
-        raise unknown("prediction", prediction, PREDICTIONS)
-    return PREDICTIONS[prediction](level.alpha, level.sigma, sigma_data)
+    return PREDICTIONS[registry.prediction(prediction)](level.alpha, level.sigma, sigma_data)
 
 
 def target(prediction: str, x0: Tensor, eps: Tensor, level: Level, sigma_data: float = 0.5) -> Tensor:
     """What the network should put out: a·x0 + b·eps."""
+    prediction = registry.prediction(prediction)
     a, b, _ = row(prediction, level, sigma_data)
     if prediction in ("eps", "x0"):
         return eps if prediction == "eps" else x0
@@ -66,6 +68,7 @@ def to_x0(prediction: str, out: Tensor, x: Tensor, level: Level, sigma_data: flo
 
     Raises: Error where it is undefined: eps at alpha = 0, where x holds nothing of the data.
     """
+    prediction = registry.prediction(prediction)
     a, b, _ = row(prediction, level, sigma_data)
     if prediction == "x0":
         return out.to(x.dtype)
@@ -75,6 +78,7 @@ def to_x0(prediction: str, out: Tensor, x: Tensor, level: Level, sigma_data: flo
 
 def to_eps(prediction: str, out: Tensor, x: Tensor, level: Level, sigma_data: float = 0.5) -> Tensor:
     """The noise that an output means, in x's dtype. Raises: Error where it is undefined: x0 at sigma = 0."""
+    prediction = registry.prediction(prediction)
     a, b, _ = row(prediction, level, sigma_data)
     if prediction == "eps":
         return out.to(x.dtype)
@@ -101,7 +105,6 @@ class Prediction(NamedTuple):
 
 
 Denoiser = Callable[[Tensor, Level], Prediction]
-Network = Callable[..., Tensor]  # network(x, t, **cond) -> (B, C or 2C, H, W); t float32 (B,)
 
 
 def denoiser(
@@ -112,8 +115,11 @@ def denoiser(
     learned_variance: bool = False,
     cond: Mapping[str, Any] | None = None,
 ) -> Denoiser:
-    """The denoiser of a network that predicts eps, x0, v, flow or edm.
+    """The denoiser of a network that predicts eps, x0, v, flow or edm, or what other tools call so ("epsilon").
 
+    The network is called with x and t (B,) and the conditions by name; diffusers' networks are taken as they are, and a
+    network that indexes by t gets int64 (`diffusion.network`). `cond`: label (B,), context and context_mask, or any
+    other name of the network's own.
     With `learned_variance` the network puts out 2C channels, the second half v in [-1, 1]; frac = (v + 1)/2
     (Nichol & Dhariwal 2021, eq. 15).
     Raises: Error for an output of another shape, from the denoiser.
@@ -138,8 +144,9 @@ def evaluate(
     cond: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The network's output at a level, input scaled as its prediction wants, and the variance's fraction if learned."""
+    prediction = registry.prediction(prediction)
     scale = row(prediction, level, sigma_data).scale
-    out = network(x * over(scale, x) if prediction == "edm" else x, clock(level, x), **(cond or {}))
+    out = call(network, x * over(scale, x) if prediction == "edm" else x, clock(level, x), cond)
     wanted = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if learned_variance else tuple(x.shape)
     if out.shape != wanted:
         raise Error(

@@ -15,8 +15,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from kuosan.diffusion.denoiser import Denoiser, Network, Prediction, clock, denoiser, target, to_eps, to_x0
+from kuosan.diffusion import registry
+from kuosan.diffusion.denoiser import Denoiser, Prediction, clock, denoiser, target, to_eps, to_x0
 from kuosan.diffusion.level import Level, mix, over
+from kuosan.diffusion.network import Network, call
 from kuosan.diffusion.schedule import Schedule
 from kuosan.errors import Error
 
@@ -177,7 +179,7 @@ def log_prob(
             except Error as error:
                 raise Error(f"the classifier does not know this noise: {error} Or guide within an interval.") from None
             x = x * over(own.alpha / level.alpha, x)
-        logits = network(x, clock(own, x))
+        logits = call(network, x, clock(own, x))
         if logits.ndim != 2 or len(logits) != len(x):
             raise Error(f"the classifier gave {tuple(logits.shape)} for {len(x)} images: need logits (B, classes).")
         if len(label) != len(x):
@@ -253,7 +255,7 @@ def _choose(inside: Tensor, guided: Prediction, plain: Prediction) -> Prediction
 
 def _output(prediction: str, x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """What a network of this prediction would have put out for x0."""
-    return x0 if prediction == "x0" else target(prediction, x0, to_eps("x0", x0, x, level), level)
+    return x0 if registry.prediction(prediction) == "x0" else target(prediction, x0, to_eps("x0", x0, x, level), level)
 
 
 def _spread(x: Tensor) -> Tensor:

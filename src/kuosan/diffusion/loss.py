@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from kuosan.diffusion import registry
-from kuosan.diffusion.denoiser import Network, evaluate, row, target, to_x0
+from kuosan.diffusion.denoiser import evaluate, row, target, to_x0
 from kuosan.diffusion.level import Level, over, there
+from kuosan.diffusion.network import Network
 from kuosan.diffusion.registry import Weight, elbo_weight
 from kuosan.errors import Error, unknown
 

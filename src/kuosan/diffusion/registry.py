@@ -7,14 +7,15 @@ Every name is either understood or refused: `check` raises an Error for what wou
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kuosan.diffusion.grids import LASTS, check_grid
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,11 +70,20 @@ VARIANCES: tuple[str, ...] = ("beta", "posterior", "learned")
 PREDICTION_ALIASES = {
     "epsilon": "eps",
     "noise": "eps",
+    "pred_noise": "eps",
     "sample": "x0",
+    "original_sample": "x0",
+    "start_x": "x0",
+    "x_start": "x0",
+    "pred_x0": "x0",
     "v_prediction": "v",
+    "v_pred": "v",
+    "pred_v": "v",
     "velocity": "v",
     "flow_prediction": "flow",
-}  # diffusers' words
+    "flow_matching": "flow",
+    "rectified_flow": "flow",
+}  # words of diffusers, guided-diffusion and denoising-diffusion-pytorch; case, spaces and dashes do not matter
 VARIANCE_ALIASES = {"fixed_large": "beta", "fixed_small": "posterior", "learned_range": "learned"}
 WEIGHT_ALIASES = {"uniform": "simple", "eps": "snr", "min_snr_gamma": "min_snr", "min-snr": "min_snr", "elbo": "vlb"}
 
@@ -135,33 +145,36 @@ CHURN = {
 SAMPLERS: dict[str, SamplerSpec] = {
     spec.name: spec
     for spec in (
-        SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler",), 1000,
+        SamplerSpec("ddpm", "DDPM (Ho et al. 2020)", ("DDPMScheduler", "DDPMParallelScheduler", "sample_ddpm"), 1000,
                     {"variance": SamplerOption("beta", VARIANCES)}, noise="variance"),
-        SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler",), 50, {"eta": SamplerOption(0.0)}, noise="eta"),
+        SamplerSpec("ddim", "DDIM (Song et al. 2021)", ("DDIMScheduler", "DDIMParallelScheduler", "sample_ddim"),
+                    50, {"eta": SamplerOption(0.0)}, noise="eta"),
         SamplerSpec("euler", "Euler (Karras et al. 2022)", ("k_euler", "sample_euler", "EulerDiscreteScheduler",
                     "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"), 50),
         SamplerSpec("euler_ancestral", "Euler ancestral (k-diffusion)", ("Euler a", "k_euler_a", "k_euler_ancestral",
                     "sample_euler_ancestral", "EulerAncestralDiscreteScheduler"), 50, ETA, noise="eta"),
         SamplerSpec("heun", "Heun, with EDM's churn (Karras et al. 2022)", ("k_heun", "sample_heun",
-                    "HeunDiscreteScheduler"), 25, CHURN, order=2, per_step=2, at_log_snr=True,
-                    noise="s_churn"),
+                    "HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"), 25, CHURN, order=2, per_step=2,
+                    at_log_snr=True, noise="s_churn"),
         SamplerSpec("dpm_solver_2s", "DPM-Solver++ 2S (Lu et al. 2022)", ("DPM++ 2S", "dpmpp_2s", "dpm_solver++_2s",
                     "dpm_solver_pp_2s", "DPMSolverSinglestepScheduler", "dpm_solver_singlestep"), 10, order=2,
                     per_step=2, at_log_snr=True),
         SamplerSpec("dpm_solver_2m", "DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M", "dpmpp_2m", "k_dpmpp_2m",
                     "sample_dpmpp_2m", "dpm_solver++", "dpmsolver++", "dpm_solver++_2m", "dpm_solver_pp_2m",
-                    "DPMSolverMultistepScheduler", "dpm_solver_multistep"), 20, order=2),
+                    "DPMSolverMultistepScheduler", "dpm_solver_multistep", "EDMDPMSolverMultistepScheduler"), 20,
+                    order=2),
         SamplerSpec("dpm_solver_3m", "DPM-Solver++ 3M as published (Lu et al. 2022)", ("DPM++ 3M", "dpmpp_3m",
                     "dpm_solver++_3m", "dpm_solver_pp_3m"), 20, order=2),
         SamplerSpec("dpm_solver_3m_corrected", "DPM-Solver++ 3M with third order's weight", (), 20, order=3),
         SamplerSpec("dpm_solver_2s_sde", "SDE-DPM-Solver++ 2S (Lu et al. 2022)", ("DPM++ SDE", "dpmpp_sde",
-                    "k_dpmpp_sde", "sample_dpmpp_sde", "DPMSolverSDEScheduler", "dpm_solver_sde"), 15, ETA, order=2,
-                    per_step=2, at_log_snr=True, noise="eta"),
+                    "k_dpmpp_sde", "sample_dpmpp_sde", "dpmpp_sde_gpu", "DPMSolverSDEScheduler", "dpm_solver_sde"), 15,
+                    ETA, order=2, per_step=2, at_log_snr=True, noise="eta"),
         SamplerSpec("dpm_solver_2m_sde", "SDE-DPM-Solver++ 2M (Lu et al. 2022)", ("DPM++ 2M SDE", "dpmpp_2m_sde",
-                    "k_dpmpp_2m_sde", "sample_dpmpp_2m_sde", "sde_dpm_solver++", "sde_dpmsolver++",
+                    "k_dpmpp_2m_sde", "sample_dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "sde_dpm_solver++", "sde_dpmsolver++",
                     "dpm_solver++_2m_sde"), 30, ETA, order=2, noise="eta"),
         SamplerSpec("dpm_solver_3m_sde", "SDE-DPM-Solver++ 3M (k-diffusion)", ("DPM++ 3M SDE", "dpmpp_3m_sde",
-                    "k_dpmpp_3m_sde", "sample_dpmpp_3m_sde", "dpm_solver++_3m_sde"), 30, ETA, order=2, noise="eta"),
+                    "k_dpmpp_3m_sde", "sample_dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "dpm_solver++_3m_sde"), 30, ETA,
+                    order=2, noise="eta"),
         SamplerSpec("unipc", "UniPC-2 (Zhao et al. 2023)", ("uni_pc", "uni_pc_bh2", "unipc_2", "unipc_bh2",
                     "UniPCMultistepScheduler", "unipc_multistep"), 20, order=3),
         SamplerSpec("unipc_3", "UniPC-3 (Zhao et al. 2023)", ("uni_pc_3",), 20, order=4),
@@ -177,6 +190,7 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_\-.]", "", name.lower()).replace("++", "pp").removesuffix("scheduler")
 
 
+ALIASES = {alias: spec.name for spec in SAMPLERS.values() for alias in spec.aliases}
 SPELLINGS = {plain(alias): spec.name for spec in SAMPLERS.values() for alias in (spec.name, *spec.aliases)}
 
 
@@ -189,15 +203,29 @@ def sampler(name: str) -> str:
         if key.endswith(spacing) and key.removesuffix(spacing) in SPELLINGS:
             cure = "karras" if spacing == "karras" else "log_snr"
             raise Error(f"sampler {name!r}: say sampler {SPELLINGS[key.removesuffix(spacing)]!r} and spacing {cure!r}.")
-    raise unknown("sampler", name, SAMPLERS)
+    raise unknown_among("sampler", name, SAMPLERS, ALIASES)
 
 
 def prediction(name: str) -> str:
-    """The canonical name of a prediction; diffusers' words are understood. Raises: Error."""
-    found = PREDICTION_ALIASES.get(name, name)
+    """The canonical name of a prediction; other tools' words are understood. Raises: Error, with the nearest name."""
+    if name in PREDICTIONS:
+        return name
+    key = re.sub(r"[\s-]", "_", str(name).strip().lower())
+    found = PREDICTION_ALIASES.get(key, key)
     if found not in PREDICTIONS:
-        raise unknown("prediction", name, PREDICTIONS)
+        raise unknown_among("prediction", name, PREDICTIONS, PREDICTION_ALIASES)
     return found
+
+
+def unknown_among(thing: str, name: object, own: Iterable[str], aliases: Mapping[str, str]) -> Error:
+    """An `Error` for a name that is neither ours nor an alias, with the one of ours that is meant by the nearest."""
+    own = tuple(own)
+    near = difflib.get_close_matches(str(name).lower(), [*own, *aliases], n=1, cutoff=0.5)
+    error = unknown(thing, name, own)
+    if not near or near[0] in own:
+        return error
+    guess = f"did you mean {near[0]!r}, here {aliases[near[0]]!r}?"
+    return Error(f"unknown {thing} {shown(name)}: {guess} Allowed: {', '.join(own)}.")
 
 
 def variance(name: str) -> str:

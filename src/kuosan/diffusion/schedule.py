@@ -31,7 +31,7 @@ from kuosan.diffusion.grids import (
     normal_quantile,
     sigmoid,
 )
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, shown, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +80,24 @@ class Discrete:
 
     def __post_init__(self) -> None:
         check_discrete(self)
+
+    @staticmethod
+    def from_betas(betas: ArrayLike | Tensor) -> OwnDiscrete:
+        """The schedule of betas of one's own, (T,), least noise first: diffusers' `trained_betas`.
+
+        The last may be 1: then the last level is pure noise.
+        Raises: Error for betas outside (0, 1), not finite, or not one row; it names the place.
+        """
+        return OwnDiscrete.of(alpha_bar_of_betas(betas))
+
+    @staticmethod
+    def from_alphas_cumprod(alphas_cumprod: ArrayLike | Tensor) -> OwnDiscrete:
+        """The schedule of alpha_bar_t of one's own, (T,), least noise first: `scheduler.alphas_cumprod`.
+
+        The last may be 0: then the last level is pure noise.
+        Raises: Error for numbers that do not fall strictly from below 1, or are not finite; it names the place.
+        """
+        return OwnDiscrete.of(alpha_bar_of(alphas_cumprod))
 
     @property
     def alpha_bar(self) -> Array:
@@ -159,6 +177,32 @@ class Discrete:
         first = 1 / posterior_beta(self.alpha_bar, min(1, self.T - 1))
         rise = torch.from_numpy(np.append(first, -np.diff(snr)))
         return self.T / 2 * level.sigma**2 * rise[level.t.long()]
+
+
+@dataclass(frozen=True, repr=False)
+class OwnDiscrete(Discrete):
+    """T levels by a table of one's own, made by `Discrete.from_betas` and `Discrete.from_alphas_cumprod`."""
+
+    table: tuple[float, ...] = ()  # alpha_bar
+
+    def __post_init__(self) -> None:
+        array = np.array(self.table, dtype=np.float64)
+        array.flags.writeable = False
+        object.__setattr__(self, "_alpha_bar", array)
+
+    @classmethod
+    def of(cls, alpha_bar: Array) -> OwnDiscrete:
+        """The schedule of a checked table."""
+        return cls(T=len(alpha_bar), zero_terminal_snr=bool(alpha_bar[-1] == 0), table=tuple(map(float, alpha_bar)))
+
+    def __repr__(self) -> str:
+        return f"Discrete.from_alphas_cumprod([{self.table[0]:.6g}, ..., {self.table[-1]:.6g}])  # T={self.T}"
+
+    @property
+    def alpha_bar(self) -> Array:
+        """(T,) float64, read-only."""
+        table: Array = vars(self)["_alpha_bar"]
+        return table
 
 
 @dataclass(frozen=True)
@@ -298,6 +342,9 @@ def join(*levels: Level) -> Level:
     return Level(t, alpha, sigma)
 
 
+MOST_STEPS = 100_000
+
+
 @lru_cache(maxsize=64)
 def discrete_alpha_bar(schedule: Discrete) -> Array:
     """(T,) float64, read-only: the cumulative product of 1 - beta, rescaled if the schedule says so."""
@@ -348,3 +395,60 @@ def check_discrete(schedule: Discrete) -> None:
         raise Error(f"beta_start {start:g}, beta_end {end:g}: betas 'cosine' has neither; leave them out.")
     if schedule.zero_terminal_snr and schedule.T < 2:
         raise Error("zero_terminal_snr needs T of at least 2: with one step nothing but noise would be left.")
+
+
+def table_of(values: object, name: str) -> Array:
+    """An array or tensor of numbers as float64 (T,). Raises: Error for another shape, no numbers, NaN or infinity."""
+    if hasattr(values, "detach"):  # a tensor, on whatever device
+        values = values.detach().cpu().double().numpy()
+    try:
+        table: Array = np.array(values, dtype=np.float64)  # a copy, which nobody changes later
+    except (TypeError, ValueError):
+        raise Error(
+            f"{name} {shown(values)}: need an array or tensor of T numbers, as in torch.linspace(1e-4, 0.02, 1000)."
+        ) from None
+    if table.ndim != 1 or not len(table):
+        raise Error(f"{name} of shape {table.shape}: need one number a step, (T,), at least one.")
+    if len(table) > MOST_STEPS:
+        raise Error(f"{name} of {len(table):,} steps: allowed are at most {MOST_STEPS:,}.")
+    if not np.all(np.isfinite(table)):
+        i = int(np.argmin(np.isfinite(table)))
+        raise Error(f"{name}[{i}] = {table[i]}: need finite numbers.")
+    return table
+
+
+def alpha_bar_of_betas(values: object) -> Array:
+    """prod(1 - beta) of given betas. Raises: Error for betas that are none."""
+    betas = table_of(values, "betas")
+    last = len(betas) - 1
+    for i in np.flatnonzero((betas <= 0) | (betas > 1) | ((betas == 1) & (np.arange(len(betas)) < last))):
+        cure = "1 only at the last step, which is then pure noise" if betas[i] == 1 else "each above 0, below 1"
+        more = "; these look like alphas_cumprod: use from_alphas_cumprod" if _falls(betas) and betas[0] > 0.9 else ""
+        raise Error(f"betas[{i}] = {betas[i]:g}: need {cure}{more}.")
+    return checked_alpha_bar(np.cumprod(1 - betas, dtype=np.float64), "betas give alphas_cumprod, which")
+
+
+def alpha_bar_of(values: object) -> Array:
+    """Given alphas_cumprod. Raises: Error for numbers that do not fall from below 1 to 0 or above."""
+    return checked_alpha_bar(table_of(values, "alphas_cumprod"), "alphas_cumprod")
+
+
+def checked_alpha_bar(table: Array, name: str) -> Array:
+    """A table that falls strictly within (0, 1), or to 0 at its last step. Raises: Error."""
+    if len(table) == 1 and table[0] == 0:
+        raise Error(f"{name} of one step is 0: nothing but noise would be left.")
+    outside = np.flatnonzero((table >= 1) | (table < 0) | ((table == 0) & (np.arange(len(table)) < len(table) - 1)))
+    if len(outside):
+        i = int(outside[0])
+        cure = "0 only at the last step" if table[i] == 0 else "each above 0, below 1; the last may be 0"
+        raise Error(f"{name}[{i}] = {table[i]:.9g}: need {cure}.")
+    rises = np.flatnonzero(np.diff(table) >= 0)
+    if len(rises):
+        i = int(rises[0])
+        cure = "turn the table round: t = 0 is the least noise" if _falls(table[::-1]) else "each step adds noise"
+        raise Error(f"{name}[{i + 1}] = {table[i + 1]:.9g} after {table[i]:.9g}: need a table that falls; {cure}.")
+    return table
+
+
+def _falls(table: Array) -> bool:
+    return bool(np.all(np.diff(table) < 0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kuosan import config as trees
 from kuosan import limits
-from kuosan.diffusion.schedule import Discrete, Flow, Karras
+from kuosan.diffusion.schedule import Discrete, Flow, Karras, OwnDiscrete
 from kuosan.errors import Error, shown
 from kuosan.models.codec import PIXELS, Codec, Latents, Pixels
 from kuosan.networks.autoencoder_config import AutoencoderConfig
@@ -76,6 +76,7 @@ class ModelConfig:
         _check_shapes(self)
         object.__setattr__(self, "prediction", registry.prediction(self.prediction))
         registry.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
+        stored_schedule(self.schedule)
         if not self.sigma_data > 0:
             raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
 
@@ -84,6 +85,17 @@ class ModelConfig:
         """Channels, height, width of what is denoised: of a picture, or of its latents."""
         assert self.shape is not None, "the data decide the shape"
         return self.codec.walk_shape(self.shape)
+
+
+def stored_schedule(schedule: object) -> object:
+    """A schedule that a run's configuration holds. Raises: Error for a table of the caller's own."""
+    if isinstance(schedule, OwnDiscrete):
+        raise Error(
+            f"model.schedule is a table of your own ({schedule.T} steps), which a run's configuration does not hold: "
+            "train and sample with kuosan.simple_loss, kuosan.denoiser and kuosan.SAMPLERS, or give betas as a word: "
+            "linear, scaled_linear, cosine or sigmoid."
+        )
+    return schedule
 
 
 def _check_shapes(config: ModelConfig) -> None:

@@ -19,6 +19,7 @@ from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
 from kuosan.data.pixels import is_grey, luma, with_channels
 from kuosan.data.reading import OLDER, Reading, refused
+from kuosan.diffusion.network import Called
 from kuosan.diffusion.operators import (
     Measurement,
     Operator,
@@ -208,7 +209,8 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
             told = " and ".join(map(str, sides))
             raise Error(f"{name} {told}: this is a model of latents of {factor} pixels a cell; multiples of {factor}.")
     overlap = min(height, width) // 4 if overlap is None else overlap
-    network = Tiled(model.network, (height // factor, width // factor), overlap // factor, batch)
+    asked = Called(model.network) if model.config.network.kind == "own" else model.network
+    network = Tiled(asked, (height // factor, width // factor), overlap // factor, batch)
     large = replace(model, config=whole, network=network, codec=model.codec.tiled(max(height, width)))
     return large, network.tile_count(*large.walk_shape[1:])
 

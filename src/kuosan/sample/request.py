@@ -299,6 +299,8 @@ class Request:
     exact: bool = False  # bit-equal pictures whatever n and batch: every batch is padded to 8
 
     def __post_init__(self) -> None:
+        # a recipe holds our own name of a sampler; what is none is refused where the request meets a model
+        object.__setattr__(self, "sampler", registry.SPELLINGS.get(registry.plain(self.sampler), self.sampler))
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "prompts", tuple(self.prompts))
         _check_finite(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +15,8 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.data.dataset import Pictures, first_rows, open_pictures
 from kuosan.device import Compute, choose
-from kuosan.errors import Error
-from kuosan.models.model import ModelConfig
+from kuosan.errors import Error, shown
+from kuosan.models.model import ModelConfig, stored_schedule
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.cache import NEAR, Results
@@ -218,6 +219,7 @@ def fit(
             transformer if `**{"network.kind": "dit"}`.
         data: a Dataset of pictures (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
+        settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
         size: of kuosan's network, tiny to large; small if none. The pictures' is `**{"data.size": 64}`.
 
     Raises:
@@ -228,8 +230,15 @@ def fit(
             f"size = {size!r} is of kuosan's networks, and a network of your own was given: leave it out. "
             'Pixels a side are **{"data.size": 64}.'
         )
+    schedule = settings.pop("schedule") if dataclasses.is_dataclass(settings.get("schedule")) else None
     tokens = [word for key, value in settings.items() for word in options.words(key, value)]
     tree, _ = options.parse(tokens, RunConfig, SHORT)
+    if schedule is not None:
+        if also := tree.get("model", {}).get("schedule"):
+            raise Error(
+                f"schedule {shown(schedule)} holds all of its numbers, so {', '.join(also)} beside it is refused."
+            )
+        tree = trees.merge(tree, {"model": {"schedule": trees.plain(stored_schedule(schedule))}})
     dataset = None if isinstance(data, str | Path) else data
     if data is None and "path" not in tree.get("data", {}):
         raise Error("no pictures given: pass data=, a torch Dataset or a path ('portraits' are built in).")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from kuosan.diffusion.grids import logit_normal
 from kuosan.diffusion.loss import Chain, bound_loss, discrete_chain, hybrid_loss, simple_loss, weight
+from kuosan.diffusion.network import call, settled
 from kuosan.diffusion.registry import Weight
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
     from kuosan.data.dataset import Batch, Pictures
     from kuosan.device import Compute
-    from kuosan.diffusion.denoiser import Network
     from kuosan.diffusion.level import Level
+    from kuosan.diffusion.network import Network
     from kuosan.metrics.image_quality import PerceptualLoss
     from kuosan.models.codec import Codec
     from kuosan.models.model import ModelConfig
@@ -93,7 +94,7 @@ class Diffusion:
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Each picture's loss: (B,) float32."""
-        called, eps = autocast(network, self.compute), drawn.eps
+        called, eps = settled(autocast(partial(_asked, network), self.compute)), drawn.eps
         if self.history is None:
             return self._losses(called, drawn.batch, self.level(drawn.u), eps, drawn.drop)
         assert isinstance(self.model.schedule, Discrete)
@@ -160,7 +161,11 @@ class Diffusion:
         return discrete_chain(self.model.schedule)
 
 
-def autocast(network: nn.Module, compute: Compute) -> Network:
+def _asked(network: nn.Module, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+    return call(network, x, t, cond)
+
+
+def autocast(network: Network, compute: Compute) -> Network:
     """The network as it is called in training: in the device's precision."""
 
     def called(*inputs: Tensor, **cond: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from kuosan.diffusion.samplers.step import (
     Step,
     blend,
     combine,
+    draws,
     fraction,
     need_levels,
     pair,
@@ -68,6 +69,7 @@ def series(h: float, k: int) -> float:
     return total
 
 
+@draws
 def dpm_solver_2m(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2), multistep, second order.
 
@@ -76,6 +78,7 @@ def dpm_solver_2m(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> 
     return multistep(denoise, x, levels, noise, order=2)
 
 
+@draws
 def dpm_solver_3m(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """DPM-Solver++ 3M as published and as other tools have it: its second-difference weight is half of what third
     order needs, so it converges with order 2, with a small constant.
@@ -83,16 +86,19 @@ def dpm_solver_3m(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> 
     return multistep(denoise, x, levels, noise, order=3)
 
 
+@draws
 def dpm_solver_3m_corrected(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """DPM-Solver++ 3M with the whole second-difference weight: third order."""
     return multistep(denoise, x, levels, noise, order=3, curvature=1.0)
 
 
+@draws
 def dpm_solver_2m_sde(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, eta: float = 1.0) -> Iterator[Step]:
     """SDE-DPM-Solver++ 2M (Lu et al. 2022, eq. 19, midpoint form); eta 0 is dpm_solver_2m."""
     return multistep(denoise, x, levels, noise, order=2, eta=fraction("eta", eta))
 
 
+@draws
 def dpm_solver_3m_sde(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, eta: float = 1.0) -> Iterator[Step]:
     """k-diffusion's DPM++ 3M SDE, with the published second-difference weight; eta 0 is dpm_solver_3m."""
     return multistep(denoise, x, levels, noise, order=3, eta=fraction("eta", eta))
@@ -154,6 +160,7 @@ def extrapolation(p: Pair, lams: list[float], eta: float, curvature: float) -> l
     return [1 + newest, -newest - older, older]
 
 
+@draws
 def dpm_solver_2s(
     denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, at_log_snr: LevelAt | None = None
 ) -> Iterator[Step]:
@@ -161,6 +168,7 @@ def dpm_solver_2s(
     return singlestep("dpm_solver_2s", denoise, x, levels, noise, 0.0, at_log_snr)
 
 
+@draws
 def dpm_solver_2s_sde(
     denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, eta: float = 1.0, at_log_snr: LevelAt | None = None
 ) -> Iterator[Step]:

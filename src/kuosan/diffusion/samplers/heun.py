@@ -6,19 +6,20 @@ In y = x/alpha against s = sigma/alpha:  y' = y + (s' - s)·(d + d')/2,  d = (y 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from torch import Tensor
 
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.samplers.step import LevelAt, Noise, Pair, Step, blend, need_levels, one_slope, pair
+from kuosan.diffusion.samplers.step import LevelAt, Noise, Step, blend, draws, need_levels, pair, predict
 from kuosan.errors import Error
 
 CHURN_MOST = math.sqrt(2) - 1  # a step adds at most as much noise as is there (Karras et al. 2022, algorithm 2)
 
 
+@draws
 def heun(
     denoise: Denoiser,
     x: Tensor,
@@ -32,35 +33,50 @@ def heun(
 ) -> Iterator[Step]:
     """Heun's method (Karras et al. 2022, algorithm 1); Euler's at a steep step: to sigma = 0, or from alpha = 0.
 
-    With s_churn a step within s_tmin <= s <= s_tmax first goes back to s·(1 + gamma), gamma = min(s_churn/N, sqrt(2)
-    - 1), by fresh noise of std s_noise (algorithm 2); never past the walk's first level, which is the noisiest that
-    the network knows.
+    d is the paper's (y - x0)/s: with y = x/alpha and s = sigma/alpha it is (x - alpha·x0)/sigma, DDIM's eps, finite at
+    alpha = 0. With s_churn a step within s_tmin <= s <= s_tmax first goes back to s·(1 + gamma), gamma =
+    min(s_churn/N, sqrt(2) - 1), by fresh noise of std s_noise (algorithm 2); never past the walk's first level, which
+    is the noisiest that the network knows.
     """
-    gamma = churn_rate(s_churn, len(levels) - 1, s_tmin, s_tmax, s_noise)
-    at = need_levels("heun with s_churn", at_log_snr) if gamma > 0 else None
-    highest = float(levels.sigma[0] / levels.alpha[0])
+    churn = churning(levels, noise, at_log_snr, s_churn, s_tmin, s_tmax, s_noise)
     for i, (now, to) in enumerate(pairwise(levels)):
-        if at is not None and not pair(now, to).still:
-            s = float(now.sigma / now.alpha)
-            raised = min(s * (1 + gamma), highest)
-            if s_tmin <= s <= s_tmax and raised > s:
-                up = at(-2 * math.log(raised))
-                x = churned(x, float(now.alpha), s, noise(i, up, now), up, s_noise)
-                now = up
-        p = pair(now, to)
-        x0 = denoise(x, now).x0
+        x, now = churn(i, x, now, to)
+        p, x0 = pair(now, to), predict(denoise, x, now).x0
         if not p.still:
-            euler_x = one_slope(x, x0, p)
-            x = euler_x if p.steep else heun_corrected(p, x, x0, denoise(euler_x, to).x0, euler_x)
+            d = (x - p.alpha * x0) / p.sigma
+            x_to = p.alpha_to * x0 + p.sigma_to * d  # Euler's: y + (s' - s)·d, times alpha'
+            if not p.steep:
+                d = (d + (x_to - p.alpha_to * predict(denoise, x_to, to).x0) / p.sigma_to) / 2
+                x_to = p.alpha_to * (x / p.alpha + (p.s_to - p.s) * d)
+            x = x_to
         yield Step(x, x0)
 
 
-def heun_corrected(p: Pair, x: Tensor, x0: Tensor, x0_to: Tensor, euler_x: Tensor) -> Tensor:
-    """The step with the mean of the slopes at both ends: d = (x/alpha - x0)/s, s = sigma/alpha, h = s' - s."""
-    s, s_to = p.sigma / p.alpha, p.sigma_to / p.alpha_to
-    half = p.alpha_to * (s_to - s) / 2
-    x_next = blend(x, p.alpha_to / p.alpha + half / (s * p.alpha), x0, -half / s)
-    return x_next.add_(euler_x, alpha=half / p.sigma_to).add_(x0_to.to(x.dtype), alpha=-half / s_to)
+def churning(
+    levels: Level,
+    noise: Noise,
+    at_log_snr: LevelAt | None,
+    s_churn: float,
+    s_tmin: float,
+    s_tmax: float,
+    s_noise: float,
+) -> Callable[[int, Tensor, Level, Level], tuple[Tensor, Level]]:
+    """What happens to the state before step i from `now` to `to`: it goes up to a noisier level, or nothing does."""
+    gamma = churn_rate(s_churn, len(levels) - 1, s_tmin, s_tmax, s_noise)
+    at = need_levels("heun with s_churn", at_log_snr) if gamma > 0 else None
+    highest = float(levels.sigma[0] / levels.alpha[0])
+
+    def churn(i: int, x: Tensor, now: Level, to: Level) -> tuple[Tensor, Level]:
+        if at is None or pair(now, to).still:
+            return x, now
+        s = float(now.sigma / now.alpha)
+        raised = min(s * (1 + gamma), highest)
+        if not (s_tmin <= s <= s_tmax and raised > s):
+            return x, now
+        up = at(-2 * math.log(raised))
+        return churned(x, float(now.alpha), s, noise(i, up, now), up, s_noise), up
+
+    return churn
 
 
 def churned(x: Tensor, alpha: float, s: float, z: Tensor, up: Level, s_noise: float) -> Tensor:

@@ -21,6 +21,7 @@ from kuosan.diffusion.samplers.step import (
     Step,
     blend,
     combine,
+    draws,
     need_levels,
     one_slope,
     pair,
@@ -37,6 +38,7 @@ WARM_UP = 3  # steps of pndm by Runge-Kutta
 HALVINGS = 60  # of the search for a level's clock: to float64's rounding
 
 
+@draws
 def plms(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """The linear multistep from its first step: that one with the mean of eps at both its ends, the next with two eps,
     three, then four; Stable Diffusion's PLMS, diffusers' skip_prk_steps.
@@ -44,6 +46,7 @@ def plms(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[
     return linear_multistep(denoise, x, levels, None)
 
 
+@draws
 def pndm(
     denoise: Denoiser, x: Tensor, levels: Level, noise: Noise, at_log_snr: LevelAt | None = None
 ) -> Iterator[Step]:

@@ -1,20 +1,26 @@
 """What samplers share: the form of one, the numbers of one step, and how a state is put together from them.
 
 `sampler(denoise, x, levels, noise, **options)` yields a Step for each pair (now, to); `noise(i, now, to)` gives a
-standard normal tensor like x, i the number of the draw, which no other draw of the walk has.
+standard normal tensor like x, i the number of the draw, which no other draw of the walk has. Where the caller gives
+none, `draws` makes it of a seed or of a torch.Generator.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kuosan import seeds
+from kuosan.diffusion import registry
+from kuosan.diffusion.denoiser import Denoiser, Prediction
 from kuosan.diffusion.level import Level
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 
 STEEP = 100.0  # Karras's grid of 5 steps or more has no such step before its last
 
@@ -46,6 +52,16 @@ class Pair(NamedTuple):
     def still(self) -> bool:
         """Whether the step has no length."""
         return self.alpha == self.alpha_to and self.sigma == self.sigma_to
+
+    @property
+    def s(self) -> float:
+        """sigma/alpha before the step: EDM's sigma, of x/alpha."""
+        return self.sigma / self.alpha
+
+    @property
+    def s_to(self) -> float:
+        """sigma/alpha after the step."""
+        return self.sigma_to / self.alpha_to
 
     @property
     def s2(self) -> float:
@@ -103,6 +119,12 @@ def pair(now: Level, to: Level) -> Pair:
     return p
 
 
+def predict(denoise: Denoiser, x: Tensor, level: Level) -> Prediction:
+    """What a denoiser predicts, the data in the state's dtype, which no step may leave."""
+    x0, frac = denoise(x, level)
+    return Prediction(x0.to(x.dtype), frac)
+
+
 def half_log_snr(alpha: float, sigma: float) -> float:
     """lambda = log(alpha/sigma), infinite at the ends."""
     if sigma == 0:
@@ -145,3 +167,70 @@ def fraction(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise Error(f"{name} {value}: need 0 (no noise) to 1 (DDPM's).")
     return value
+
+
+def draws(sampler: Sampler) -> Sampler:
+    """A sampler that takes its noise in any form: a function, `seed=`, `generator=`, or nothing, which is seed 0.
+
+    Row r of x has seed + r: its noise depends on nothing else, and is that of `kuosan sample --seed`. A generator draws
+    for the whole batch, in x's shape, dtype and the walk's order, as diffusers' schedulers do.
+    Raises: Error for noise in two forms, and for a seed or generator where a walk draws nothing.
+    """
+    spec, signature = registry.SAMPLERS[sampler.__name__], inspect.signature(sampler)
+
+    @functools.wraps(sampler)
+    def walk(
+        denoise: Denoiser,
+        x: Tensor,
+        levels: Level,
+        noise: Noise | None = None,
+        *args: Any,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Iterator[Step]:
+        given = {"noise": noise, "seed": seed, "generator": generator}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise Error(f"{' and '.join(given)}: each says where the noise of the steps comes from; give one of them.")
+        asked = signature.bind(denoise, x, levels, noise, *args, **options).arguments
+        if (seed is not None or generator is not None) and not spec.stochastic(asked):
+            off = f" with {spec.noise} {asked.get(spec.noise, spec.options[spec.noise].default)}" if spec.noise else ""
+            raise Error(f"{', '.join(given)}: sampler {spec.name!r}{off} draws no noise; leave it out.")
+        return sampler(denoise, x, levels, noise_of(x, noise, seed, generator), *args, **options)
+
+    walk.__signature__ = _with_noise(signature, bool(spec.noise))  # type: ignore[attr-defined]
+    return walk
+
+
+def _with_noise(signature: inspect.Signature, stochastic: bool) -> inspect.Signature:
+    """A sampler's signature as its callers see it."""
+    made = [each.replace(default=None) if each.name == "noise" else each for each in signature.parameters.values()]
+    if stochastic:
+        more = {"seed": "int | None", "generator": "torch.Generator | None"}
+        kind = inspect.Parameter.KEYWORD_ONLY
+        made += [inspect.Parameter(name, kind, default=None, annotation=hint) for name, hint in more.items()]
+    return signature.replace(parameters=made)
+
+
+def noise_of(x: Tensor, noise: Noise | None, seed: int | None, generator: torch.Generator | None) -> Noise:
+    """The function that draws a walk's noise for x (B, ...). Raises: Error for what is none of the forms."""
+    if noise is not None:
+        if not callable(noise):
+            form = "generator=" if isinstance(noise, torch.Generator) else "seed="
+            raise Error(f"noise {shown(noise)}: need a function (i, now, to) -> tensor like x; or give {form} instead.")
+        return noise
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise Error(f"generator {shown(generator)}: need a torch.Generator; a number is seed=.")
+        made = generator
+        return lambda i, now, to: torch.randn(x.shape, generator=made, device=made.device, dtype=x.dtype).to(x.device)
+    if isinstance(seed, bool) or not isinstance(seed, int | None):
+        raise Error(f"seed {shown(seed)}: need a whole number, as in seed=0; a torch.Generator is generator=.")
+    first = seed or 0
+
+    def keyed(i: int, now: Level, to: Level) -> Tensor:
+        keys = [(first + row, "sample/step", i, 0) for row in range(len(x))]
+        return seeds.normal(keys, tuple(x.shape[1:])).to(x.device, x.dtype)
+
+    return keyed

@@ -20,7 +20,7 @@ from torch import Tensor
 from kuosan.diffusion.denoiser import Denoiser
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers.dpm_solver import Past, moments
-from kuosan.diffusion.samplers.step import Noise, Pair, Step, blend, combine, pair
+from kuosan.diffusion.samplers.step import Noise, Pair, Step, blend, combine, draws, pair
 
 
 class Taken(NamedTuple):
@@ -32,11 +32,13 @@ class Taken(NamedTuple):
     past: list[Past]  # newest first, as many as the predictor used
 
 
+@draws
 def unipc(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """UniPC with predictor and corrector of order 2."""
     return predict_correct(denoise, x, levels, order=2)
 
 
+@draws
 def unipc_3(denoise: Denoiser, x: Tensor, levels: Level, noise: Noise) -> Iterator[Step]:
     """UniPC with predictor and corrector of order 3."""
     return predict_correct(denoise, x, levels, order=3)
