@@ -1,11 +1,11 @@
-"""Whether the tiles of an autoencoder show: large pictures encoded and decoded in tiles, against in one piece.
+"""Whether the tiles of an autoencoder show: large images encoded and decoded in tiles, against in one piece.
 
     python benchmarks/autoencoder_seams.py RUN photos/large --tile 128 --tile 256 --overlap 0 --overlap 0.25
 
 A row for each way to encode and to decode, in one piece (0) or in tiles of so many pixels: gradient energy at the
-tiles' edges and in the middle of their overlaps, over that of the same picture in one piece (1 is no seam; geometric
-mean over pictures, ± one standard error); the largest and the root mean square difference to one piece in grey
-levels; PSNR to the truth less that in one piece, picture by picture.
+tiles' edges and in the middle of their overlaps, over that of the same image in one piece (1 is no seam; geometric
+mean over images, ± one standard error); the largest and the root mean square difference to one piece in grey
+levels; PSNR to the truth less that in one piece, image by image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=12)
     asked = parser.parse_args()
     trained = kuosan.load(asked.run, compute=choose(ComputeConfig(precision=asked.precision)))
-    files = sorted(asked.pictures.glob("*.png"))[: asked.n]
+    files = sorted(asked.images.glob("*.png"))[: asked.n]
     sides = asked.tile or [trained.model.shape[1]]
     found: dict[Way, list[list[float]]] = {}
     alone = []
@@ -53,7 +53,7 @@ def main() -> None:
             made = there_and_back(trained, truth, way)
             found.setdefault(way, []).append(apart(made, one, truth, way[2] or way[1], way[0]))
         print(f"{path.name}: {alone[-1]:.2f} dB in one piece", flush=True)
-    print(f"\n{len(files)} pictures, {np.mean(alone):.2f} dB in one piece, {trained.compute}\n")
+    print(f"\n{len(files)} images, {np.mean(alone):.2f} dB in one piece, {trained.compute}\n")
     print(f"| {' | '.join(HEADS)} |", "|" + "---:|" * len(HEADS), sep="\n")
     for (overlap, into, out), rows in found.items():
         print(f"| {overlap:g} | {into or 'one piece'} | {out or 'one piece'} | {' | '.join(told(np.array(rows)))} |")
@@ -66,7 +66,7 @@ def ways(sides: list[int], overlaps: list[float]) -> list[Way]:
 
 
 def there_and_back(trained: kuosan.Trained, truth: Tensor, way: Way) -> Tensor:
-    """A picture encoded and decoded: (1, C, H, W)."""
+    """An image encoded and decoded: (1, C, H, W)."""
     overlap, into, out = way
     factor = trained.model.config.network.factor  # type: ignore[union-attr]
 
@@ -95,7 +95,7 @@ def apart(made: Tensor, one: Tensor, truth: Tensor, side: int, part: float) -> l
 
 
 def told(rows: np.ndarray) -> list[str]:
-    """The cells of a row from a picture's figures each."""
+    """The cells of a row from an image's figures each."""
     error = 1 / np.sqrt(len(rows))
     cells = []
     for values in np.log(rows[:, :2]).T:

@@ -16,9 +16,9 @@ BLACK, RED = (0, 0, 0), (190, 0, 0)
 def sheet(
     path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], across: int = 2
 ) -> None:
-    """Write a sheet of cells: a prompt, and above it one picture (H, W, 3) uint8 a column with a remark in red.
+    """Write a sheet of cells: a prompt, and above it one image (H, W, 3) uint8 a column with a remark in red.
 
-    Cells stand `across` beside each other; `columns` are the headings of the pictures in each.
+    Cells stand `across` beside each other; `columns` are the headings of the images in each.
     """
     side = max(96, rows[0][1][0][0].shape[0])
     wide = len(columns) * (side + GAP) + GAP

@@ -5,17 +5,17 @@
     python benchmarks/cifar.py CIFAR --out runs/cifar --minutes 0.2 -n 50 --likelihood 16      # a quick look
 
 Each contestant first takes a few steps to learn what one costs, then trains as many as the core-minutes hold (its
-process's own time, one thread; opening the pictures is free). All see 32-pixel pictures in batches of 32, mirrored.
+process's own time, one thread; opening the images is free). All see 32-pixel images in batches of 32, mirrored.
 
     ddpm       linear betas, eps, simple loss, lr 2e-4, and DDPM's U-Net (four levels 1 2 2 2, two blocks, attention at
                16, dropout 0.1) a quarter as wide, trained by kuosan in its own precision
-    kuosan     the recipe `portraits`: predict the picture, min-SNR weight, cosine betas and rate, 2 x 2 patches
+    kuosan     the recipe `portraits`: predict the image, min-SNR weight, cosine betas and rate, 2 x 2 patches
     diffusers  train_unconditional.py re-made from its parts (fp32, AdamW, cosine rate, clipping, EMA at every step, lr
                1e-4) on a UNet2DModel of ddpm's shape; its weights are then kuosan's by `convert`
 
 A run this short has no use for the published warm-ups (5,000 and 500 steps) nor for an average over 10,000 steps: the
 first tenth of the steps warms up, and kuosan's runs average as kuosan does. All are then judged by the same code:
-the variational bound on test pictures in fp32, and KID against training pictures. CIFAR-10 has no licence: measure, do
+the variational bound on test images in fp32, and KID against training images. CIFAR-10 has no licence: measure, do
 not ship; nor the runs, which hold what was learnt of it.
 """
 
@@ -105,7 +105,7 @@ def train_diffusers(data: Path, out: Path, steps: int) -> dict[str, float]:
     import numpy as np
     import torch
     from diffusers import UNet2DModel
-    from training_contestants import Pictures
+    from training_contestants import Images
 
     from kuosan import config as trees
     from kuosan.convert.diffusers import unet_from_diffusers
@@ -114,7 +114,7 @@ def train_diffusers(data: Path, out: Path, steps: int) -> dict[str, float]:
 
     torch.manual_seed(0)
     with np.load(data / "train.npz") as found:
-        pictures = np.moveaxis(found["x_train"], 3, 1)
+        images = np.moveaxis(found["x_train"], 3, 1)
     levels = range(len(NETWORK["multipliers"]))
     kinds = ["AttnDownBlock2D" if NETWORK["attention"][i] else "DownBlock2D" for i in levels]
     network = UNet2DModel(
@@ -133,7 +133,7 @@ def train_diffusers(data: Path, out: Path, steps: int) -> dict[str, float]:
         flip_sin_to_cos=False,
         freq_shift=1,
     )
-    loader = torch.utils.data.DataLoader(Pictures(pictures), batch_size=BATCH, shuffle=True, num_workers=0)
+    loader = torch.utils.data.DataLoader(Images(images), batch_size=BATCH, shuffle=True, num_workers=0)
     clock, average = loop_of_diffusers(network, loader, steps)
     ours, state = unet_from_diffusers(dict(network.config), average)
     asked = prepare(out, tree_of("ddpm", data, steps))
@@ -197,7 +197,7 @@ def work(name: str, data: Path, out: Path, minutes: float) -> dict[str, Any]:
 
 
 def figures(run: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Bits/dim on test pictures, and KID by network evaluations, of one run."""
+    """Bits/dim on test images, and KID by network evaluations, of one run."""
     from kuosan import measure
 
     compute = {"device": "cpu", "threads": 1}
@@ -211,7 +211,7 @@ def figures(run: Path, asked: argparse.Namespace) -> dict[str, Any]:
         sweep=tuple(f"steps={asked.steps}".split(",")),
         **compute,
     )
-    bits = measure(str(run), likelihood=True, likelihood_pictures=asked.likelihood, ode_pictures=0, **compute)
+    bits = measure(str(run), likelihood=True, likelihood_images=asked.likelihood, ode_images=0, **compute)
     assert bits.likelihood is not None
     bound = bits.likelihood["bound"]
     return {
@@ -234,7 +234,7 @@ def table(told: dict[str, Any], steps: list[str]) -> str:
         cells += ["{:.0f} ± {:.0f}".format(*(1000 * value for value in each["kid"][int(n)])) for n in steps]
         lines.append("| " + " | ".join(cells) + " |")
     floor = "{:.1f} ± {:.1f}".format(*(1000 * value for value in next(iter(told.values()))["floor"]))
-    lines.append("| real pictures | | | | | " + " | ".join([floor] + [""] * (len(steps) - 1)) + " |")
+    lines.append("| real images | | | | | " + " | ".join([floor] + [""] * (len(steps) - 1)) + " |")
     return "\n".join(lines)
 
 
@@ -245,11 +245,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder for the runs and cifar.json")
     parser.add_argument("--minutes", type=float, default=5, help="core-minutes of training each")
     parser.add_argument("--contestants", default=",".join(NAMES))
-    parser.add_argument("-n", type=int, default=500, help="pictures made at each number of steps")
-    parser.add_argument("--real", type=int, default=2000, help="real pictures that they are compared with")
+    parser.add_argument("-n", type=int, default=500, help="images made at each number of steps")
+    parser.add_argument("--real", type=int, default=2000, help="real images that they are compared with")
     parser.add_argument("--steps", default="5,10,20,50")
     parser.add_argument("--sampler", default="dpm_solver_2m")
-    parser.add_argument("--likelihood", type=int, default=200, help="test pictures whose bits/dim are told")
+    parser.add_argument("--likelihood", type=int, default=200, help="test images whose bits/dim are told")
     parser.add_argument("--features", default="lite0-128")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Whether a text model draws the emoji it is asked for: is a picture nearest the real ones of its own concept?
+"""Whether a text model draws the emoji it is asked for: is an image nearest the real ones of its own concept?
 
     python benchmarks/emoji_retrieval.py RUN --emoji EMOJI                    # seen and held-out concepts, two scales
     python benchmarks/emoji_retrieval.py RUN --emoji EMOJI -n 64 --guidance none,2,4 --styles noto,fluent
@@ -6,17 +6,17 @@
 
 EMOJI is what scripts/build_emoji.py makes. Prompts are captions of one concept a root (docs/data.md: "man cook" and
 "woman cook" are one root), each in one of the styles in turn: of the concepts the model was trained on (seen) and of
-those held out in every style. The features of what was made (EfficientNet-Lite0, their mean over real pictures taken
-away, compared by the cosine) are held against those of real pictures, one score a root, its most alike picture's:
+those held out in every style. The features of what was made (EfficientNet-Lite0, their mean over real images taken
+away, compared by the cosine) are held against those of real images, one score a root, its most alike image's:
 
-    part       real pictures of the prompt's style, of as many roots of the same part as there are prompts
+    part       real images of the prompt's style, of as many roots of the same part as there are prompts
     all        of that style, of all roots
     other      as part, of the other styles, whose drawings are others: the shape must be right, not the line
-    style      the style of the most alike picture of all is the one asked for
+    style      the style of the most alike image of all is the one asked for
 
 Told are how often the own root is the first, is among the first five, and the mean of 1 / its place, with what chance
-gives. "real" is the same asked of real pictures of other styles, the most that can be expected: of noto against the
-three that share drawings, and those among themselves. KID is of all pictures of a setting against the real ones of the
+gives. "real" is the same asked of real images of other styles, the most that can be expected: of noto against the
+three that share drawings, and those among themselves. KID is of all images of a setting against the real ones of the
 same concepts and styles, and of all others of their part (x 1000). Errors are over prompts.
 """
 
@@ -53,23 +53,23 @@ ROWS = 32  # of a sheet
 
 @dataclass(frozen=True)
 class Real:
-    """All real pictures: what each is (metadata's row), its pixels (S, S, 3), its features (N, D)."""
+    """All real images: what each is (metadata's row), its pixels (S, S, 3), its features (N, D)."""
 
     rows: list[dict[str, str]]
     pixels: np.ndarray
     features: np.ndarray
 
     def where(self, **wanted: str) -> np.ndarray:
-        """Numbers of the pictures whose row says so."""
+        """Numbers of the images whose row says so."""
         return np.array([i for i, row in enumerate(self.rows) if all(row[k] == v for k, v in wanted.items())], int)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing asked for: the words, and the real picture (its number) that was never shown or was."""
+    """One thing asked for: the words, and the real image (its number) that was never shown or was."""
 
     text: str
-    picture: int
+    image: int
     root: str
     style: str
 
@@ -92,11 +92,11 @@ class Places:
         }
 
 
-# --- pictures and prompts ---------------------------------------------------------------------------------------------
+# --- images and prompts ---------------------------------------------------------------------------------------------
 
 
 def load_real(folder: Path, network: FeatureNetwork, size: int | None, out: Path) -> Real:
-    """Both parts' pictures, averaged down to `size` where a model makes smaller ones; features are kept in `out`."""
+    """Both parts' images, averaged down to `size` where a model makes smaller ones; features are kept in `out`."""
     rows, pixels = [], []
     archives = sorted(folder.glob("train*.zip")) + sorted(folder.glob("test*.zip"))
     if len(archives) != 2:
@@ -121,7 +121,7 @@ def load_real(folder: Path, network: FeatureNetwork, size: int | None, out: Path
 
 
 def names_of(rows: Sequence[Mapping[str, str]]) -> str:
-    """Which pictures these are."""
+    """Which images these are."""
     return "\n".join(row["file_name"] for row in rows)
 
 
@@ -143,11 +143,11 @@ def choose(real: Real, part: str, styles: Sequence[str], n: int | None, seed: in
         there = by_root[roots[k]]
         style = styles[count % len(styles)]
         there = [i for i in there if real.rows[i]["style"] == style] or there
-        picture = there[int(rng(seed, f"emoji concept {part}", 0, int(k)).integers(len(there)))]
-        row = real.rows[picture]
+        image = there[int(rng(seed, f"emoji concept {part}", 0, int(k)).integers(len(there)))]
+        row = real.rows[image]
         said = f"{row['style']} style"
         text = row["text"] if row["text"].endswith(said) else f"{row['text']}, {said}"
-        prompts.append(Prompt(text, picture, row["root"], row["style"]))
+        prompts.append(Prompt(text, image, row["root"], row["style"]))
     return prompts
 
 
@@ -172,7 +172,7 @@ def places(queries: np.ndarray, roots: Sequence[str], gallery: np.ndarray, of: S
 
 
 def retrieve(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> dict[str, Places]:
-    """Where each made picture's (Q, D) own root stands in each gallery."""
+    """Where each made image's (Q, D) own root stands in each gallery."""
     mean = real.features.mean(0)
     queries, gallery = directions(made, mean), directions(real.features, mean)
     asked = {prompt.root for prompt in prompts}
@@ -195,7 +195,7 @@ def retrieve(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> dict[st
 
 
 def right_style(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> list[float]:
-    """How often the most alike real picture of all is of the style asked for: [value, error]."""
+    """How often the most alike real image of all is of the style asked for: [value, error]."""
     mean = real.features.mean(0)
     nearest = (directions(made, mean) @ directions(real.features, mean).T).argmax(1)
     right = np.array([real.rows[i]["style"] == prompt.style for i, prompt in zip(nearest, prompts)])
@@ -203,7 +203,7 @@ def right_style(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> list
 
 
 def nearest_names(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> list[str]:
-    """The name of the most alike real picture of the prompt's style, where it is none of its own root."""
+    """The name of the most alike real image of the prompt's style, where it is none of its own root."""
     mean = real.features.mean(0)
     gallery = directions(real.features, mean)
     names = []
@@ -215,7 +215,7 @@ def nearest_names(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> li
 
 
 def between_styles(real: Real, part: str) -> dict[str, dict[str, Places]]:
-    """Real pictures of one style sought among those of another, one a concept: the most to be expected."""
+    """Real images of one style sought among those of another, one a concept: the most to be expected."""
     mean = real.features.mean(0)
     gallery = directions(real.features, mean)
     pairs = {
@@ -239,8 +239,8 @@ def between_styles(real: Real, part: str) -> dict[str, dict[str, Places]]:
 
 
 def distances(real: Real, prompts: Sequence[Prompt], made: np.ndarray, part: str) -> dict[str, list[float]]:
-    """KID of what was made to the prompts' real pictures, to the others of the part; and of those to each other."""
-    own = [prompt.picture for prompt in prompts]
+    """KID of what was made to the prompts' real images, to the others of the part; and of those to each other."""
+    own = [prompt.image for prompt in prompts]
     styles = {prompt.style for prompt in prompts}
     others = [i for i in real.where(split=part) if real.rows[i]["style"] in styles and i not in set(own)]
     rows = real.features
@@ -252,7 +252,7 @@ def distances(real: Real, prompts: Sequence[Prompt], made: np.ndarray, part: str
 def head() -> None:
     """The table's heading."""
     columns = [f"{gallery}, {what}" for gallery in ("part", "all", "other") for what in ("top 1", "top 5", "MRR")]
-    print("| pictures | n | " + " | ".join(columns) + " | style | KID to the same | to others |", flush=True)
+    print("| images | n | " + " | ".join(columns) + " | style | KID to the same | to others |", flush=True)
     print("|---" * (len(columns) + 5) + "|")
 
 
@@ -311,16 +311,16 @@ def of_part(
     """Sample, judge and show the prompts of one part at each scale of guidance."""
     figures: dict[str, object] = {}
     shown: dict[str, tuple[np.ndarray, list[str]]] = {
-        "real": (real.pixels[[prompt.picture for prompt in prompts]], [""] * len(prompts))
+        "real": (real.pixels[[prompt.image for prompt in prompts]], [""] * len(prompts))
     }
     for scale in asked.guidance.split(","):
         name = "unguided" if scale == "none" else f"guidance {scale}"
         options = {} if scale == "none" else {"guidance": float(scale)}
         texts = [prompt.text for prompt in prompts]
-        pictures: Tensor = model.sample(  # type: ignore[attr-defined]
+        images: Tensor = model.sample(  # type: ignore[attr-defined]
             len(texts), prompts=texts, seed=asked.seed, sampler=asked.sampler, steps=asked.steps, **options
         )
-        pixels = np.asarray(to_uint8(pictures.float().cpu().numpy()))
+        pixels = np.asarray(to_uint8(images.float().cpu().numpy()))
         made = of_bytes(network, pixels)
         told = {gallery: found.figures() for gallery, found in retrieve(real, prompts, made).items()}
         style, kids = right_style(real, prompts, made), distances(real, prompts, made, part)
@@ -342,7 +342,7 @@ def of_part(
 def main() -> None:
     """Read the command line, sample, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", help="a run that is told captions of emoji; none: real pictures alone")
+    parser.add_argument("run", nargs="?", help="a run that is told captions of emoji; none: real images alone")
     parser.add_argument("--emoji", type=Path, required=True, help="the folder that scripts/build_emoji.py made")
     parser.add_argument("-n", type=int, help="prompts a part; as many as roots are held out, if none")
     parser.add_argument("--styles", default="noto,fluent,gradient,3d")

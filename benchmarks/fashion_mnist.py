@@ -10,8 +10,8 @@ import numpy as np
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
 
-def pictures(folder: Path = FOLDER, part: str = "train") -> np.ndarray:
-    """The pictures of `part` ("train" 60,000, "t10k" 10,000) with two black pixels around: (N, 1, 32, 32) uint8."""
+def images(folder: Path = FOLDER, part: str = "train") -> np.ndarray:
+    """The images of `part` ("train" 60,000, "t10k" 10,000) with two black pixels around: (N, 1, 32, 32) uint8."""
     path = Path(folder) / f"{part}-images-idx3-ubyte.gz"
     if not path.exists():
         raise SystemExit(f"{path} is missing: apt-get install dataset-fashion-mnist, or give --data FOLDER")

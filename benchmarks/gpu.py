@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for gpu.json and gpu.md")
     parser.add_argument("--only", default=",".join((*LOW, *FULL)), help="comma-separated contestants")
     parser.add_argument("--networks", default="32,64,small", help="those that are trained")
-    parser.add_argument("--samples", type=int, default=64, help="pictures sampled at once")
+    parser.add_argument("--samples", type=int, default=64, help="images sampled at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=150, help="no part begins after these")
     parser.add_argument("--smoke", action="store_true", help="tiny networks and few steps")
@@ -301,7 +301,7 @@ class Race:
             f"{peak:.0f} TFLOP/s, the data sheet says {NOMINAL:.0f}. {card['tf32']}. {args.rounds} rounds in turns; "
             f"median (lowest-highest).",
         ]
-        head = "| loop | parameters | images / s | ms a step | faster than diffusers-fp32 | peak GiB | GFLOP a picture "
+        head = "| loop | parameters | images / s | ms a step | faster than diffusers-fp32 | peak GiB | GFLOP an image "
         head += "| TFLOP/s | of the product | of the data sheet | processor |"
         for network, each in found["train"].items():
             batches = ", ".join(sorted({str(told["batch"]) for told in each.values()}))
@@ -316,7 +316,7 @@ class Race:
                 )
         if found["sample"]:
             lines += [
-                f"\nSampling {args.samples} pictures of 32 px, {3 if args.smoke else 50} DDIM steps:\n",
+                f"\nSampling {args.samples} images of 32 px, {3 if args.smoke else 50} DDIM steps:\n",
                 "| sampler | seconds | images / s | faster than diffusers-fp32 | peak GiB | dB to diffusers-fp32 |",
                 "|---|---|---|---|---|---|",
             ]
@@ -328,7 +328,7 @@ class Race:
                     f"| {told.get('db', '-')} |"
                 )
         if found["forward"]:
-            lines += [f"\nOne forward pass of {args.samples} pictures in sampling, bf16:\n"]
+            lines += [f"\nOne forward pass of {args.samples} images in sampling, bf16:\n"]
             lines += ["| how | ms | first call, s | off by |", "|---|---|---|---|"]
             for how, told in found["forward"].items():
                 lines.append(f"| {how} | {1000 * told['seconds']:.2f} | {told['first']:.1f} | {told['off']:.1e} |")
@@ -352,7 +352,7 @@ class Race:
             lines += [
                 f"\nOne training step of kuosan-bf16 at 32 px: {1000 * told['wall']:.1f} ms, of which kernels run "
                 f"{1000 * told['busy']:.1f} ms; {told['launches']} launches; waits for the device at {told['waits']}; "
-                f"noise of 256 pictures takes {told['draw']} s in one thread.\n",
+                f"noise of 256 images takes {told['draw']} s in one thread.\n",
                 "| kernel | ms | launches |",
                 "|---|---|---|",
             ]

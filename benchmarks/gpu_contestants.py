@@ -59,17 +59,17 @@ def network_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def batch_of(args: argparse.Namespace, name: str) -> int:
-    """Pictures a step: few enough that four contestants fit one card beside each other."""
+    """Images a step: few enough that four contestants fit one card beside each other."""
     return 4 if args.smoke else BATCH[name]
 
 
 def side_of(name: str) -> int:
-    """Pixels a side of a network's pictures."""
+    """Pixels a side of a network's images."""
     return 64 if name == "64" else 32
 
 
 def pixels(side: int, n: int) -> np.ndarray:
-    """Pictures of random colours and edges: (N, H, W, 3) uint8."""
+    """Images of random colours and edges: (N, H, W, 3) uint8."""
     draw = np.random.default_rng(0)
     return draw.integers(0, 256, (n, side // 8, side // 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
 
@@ -92,7 +92,7 @@ def wait(args: argparse.Namespace) -> None:
 
 
 def flops(args: argparse.Namespace, call: Callable[[Tensor, Tensor], Tensor], side: int) -> float:
-    """Floating-point operations of products and convolutions that one picture's forward and backward pass takes."""
+    """Floating-point operations of products and convolutions that one image's forward and backward pass takes."""
     from torch.utils.flop_counter import FlopCounterMode
 
     x, t = torch.randn(2, 3, side, side, device=args.device), torch.full((2,), 500.0, device=args.device)
@@ -105,10 +105,10 @@ def flops(args: argparse.Namespace, call: Callable[[Tensor, Tensor], Tensor], si
 
 
 def train_diffusers(args: argparse.Namespace, name: str) -> Built:
-    """diffusers' train_unconditional.py as its README runs it (--use_ema), the pictures on the device already.
+    """diffusers' train_unconditional.py as its README runs it (--use_ema), the images on the device already.
 
     AdamW (0.95, 0.999), cosine rate with warm-up, clipping to 1, EMA at every step, `loss.item()` at every step; fp32
-    unless --mixed_precision bf16, through accelerate. Loading and mirroring pictures is not counted against it.
+    unless --mixed_precision bf16, through accelerate. Loading and mirroring images is not counted against it.
     """
     from accelerate import Accelerator
     from diffusers import DDPMScheduler, UNet2DModel
@@ -152,7 +152,7 @@ def train_diffusers(args: argparse.Namespace, name: str) -> Built:
 
 
 def train_kuosan(args: argparse.Namespace, name: str) -> Built:
-    """kuosan's own loop, from pictures in memory to the log: draws, EMA, clipping, non-finite guard, every step's row.
+    """kuosan's own loop, from images in memory to the log: draws, EMA, clipping, non-finite guard, every step's row.
 
     Saves, held-out losses and previews lie beyond the last step, as in the peer. It runs in a thread that waits for its
     turn in the report that the loop makes at the end of each step.
@@ -266,7 +266,7 @@ def theirs(args: argparse.Namespace) -> Any:
 
 
 def sample_diffusers(args: argparse.Namespace, half: bool) -> Built:
-    """diffusers' DDIMPipeline as it comes; under bf16 autocast (its pictures cannot be bf16); or with fp16 weights."""
+    """diffusers' DDIMPipeline as it comes; under bf16 autocast (its images cannot be bf16); or with fp16 weights."""
     from diffusers import DDIMPipeline, DDIMScheduler
 
     pipeline = DDIMPipeline(theirs(args), DDIMScheduler(beta_schedule="linear", clip_sample=True))

@@ -1,4 +1,4 @@
-"""Training images per second with what is kept of pictures and captions, against encoding as they are shown; one core.
+"""Training images per second with what is kept of images and captions, against encoding as they are shown; one core.
 
     python benchmarks/latent_cache.py                                              # the built-in portraits, 3 rounds
     python benchmarks/latent_cache.py --encoder minilm                             # and their captions, encoded
@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import turns
 
-NAMES = {"kept": "all kept", "encoding": "pictures encoded as they are shown", "reading": "captions encoded as shown"}
+NAMES = {"kept": "all kept", "encoding": "images encoded as they are shown", "reading": "captions encoded as shown"}
 NEVER = 10**9  # steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="portraits", help="pictures, as kuosan train takes them")
+    parser.add_argument("--data", default="portraits", help="images, as kuosan train takes them")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--factor", type=int, default=4, help="of the autoencoder")
     parser.add_argument("--autoencoder", default="small", help="its size: tiny, small, medium, large")
@@ -92,7 +92,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     heard = Turns()
     run = start(asked, heard)
     if args.worker == "encoding":
-        run.draws.pictures.kept = None
+        run.draws.images.kept = None
     if args.worker == "reading":
         from kuosan.train.text_conditioning import Live, captions
 
@@ -101,7 +101,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
                 self.known.clear()
                 return super().of(ids, dropped)
 
-        run.draws.texts = Forgetful([*captions(asked.pictures), ""], asked.encoder)
+        run.draws.texts = Forgetful([*captions(asked.images), ""], asked.encoder)
 
     advance = heard.pace(run)
     advance(2)

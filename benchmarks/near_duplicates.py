@@ -27,8 +27,8 @@ def image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def array(picture: Image.Image) -> np.ndarray:
-    values = np.asarray(picture)
+def array(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
     return values[..., None] if values.ndim == 2 else values
 
 

@@ -1,19 +1,19 @@
-"""Whether a text model makes the portraits it is asked for: each attribute read off the pictures by an exact judge.
+"""Whether a text model makes the portraits it is asked for: each attribute read off the images by an exact judge.
 
     python benchmarks/portrait_attributes.py RUN                          # unguided and guided 3, 346 held-out captions
     python benchmarks/portrait_attributes.py RUN --guidance none,2,3,5 -n 200 --steps 10
-    python benchmarks/portrait_attributes.py RUN --suffix ", portrait style"   # a model that knows other pictures too
-    python benchmarks/portrait_attributes.py                              # the judge alone: real pictures, and chance
+    python benchmarks/portrait_attributes.py RUN --suffix ", portrait style"   # a model that knows other images too
+    python benchmarks/portrait_attributes.py                              # the judge alone: real images, and chance
 
 The prompts are the captions of the built-in portraits' held-out part: combinations of hair, hair colour, hair at the
-back, beard and skin that the model never saw (ten attributes a picture, docs/data.md). The judge is a network of 0.3 M
+back, beard and skin that the model never saw (ten attributes an image, docs/data.md). The judge is a network of 0.3 M
 parameters that never saw such a head either (portrait_judge.py, its weights beside it); how many of the real held-out
-portraits' attributes it reads is printed every time. A model of larger pictures is averaged down to 32 pixels.
+portraits' attributes it reads is printed every time. A model of larger images is averaged down to 32 pixels.
 
 Judged are the attributes that a caption names. Hair at the back and beard are left unsaid where there is none; whether
-the picture then has none is told apart from the rest ("unsaid"). "real" are the held-out portraits with their own
+the image then has none is told apart from the rest ("unsaid"). "real" are the held-out portraits with their own
 captions, "shuffled" the same with the caption of another: what a model gets that does not listen. An error is
-the standard error over pictures: with other prompts and seeds a figure varies by about that.
+the standard error over images: with other prompts and seeds a figure varies by about that.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Read:
     all_named: Estimate  # over all attributes that captions name
     each: dict[str, Estimate]  # of one attribute, where it is named
     unsaid: Estimate  # that nothing is seen where nothing is said
-    whole: Estimate  # pictures in which every named attribute is right
+    whole: Estimate  # images in which every named attribute is right
     shut: Estimate  # mouths, where smiling and sad count as one
 
     def plain(self) -> dict[str, object]:
@@ -73,7 +73,7 @@ def pair(estimate: Estimate) -> list[float]:
 
 
 def share(right: np.ndarray, asked: np.ndarray) -> Estimate:
-    """The share of `right` among `asked`, both (N, K) bool, a row a picture; the jackknife leaves out pictures."""
+    """The share of `right` among `asked`, both (N, K) bool, a row an image; the jackknife leaves out images."""
     hits, tries = (right & asked).sum(1).astype(float), asked.sum(1).astype(float)
     if not tries.sum():
         return Estimate(float("nan"), float("nan"))
@@ -104,7 +104,7 @@ def named_in(wanted: np.ndarray) -> np.ndarray:  # (N, 10) bool
 
 
 def wrong_words(seen: np.ndarray, wanted: np.ndarray) -> str:
-    """What one picture (10,) shows in place of what was asked for."""
+    """What one image (10,) shows in place of what was asked for."""
     said = [
         f"{name.replace('_', ' ')}: {list(words)[seen[k]]}"
         for k, (name, words) in enumerate(WORDS.items())
@@ -113,23 +113,21 @@ def wrong_words(seen: np.ndarray, wanted: np.ndarray) -> str:
     return ", ".join(said)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
-def small(pictures: Tensor) -> np.ndarray:  # (N, 32, 32, 3)
-    """Pictures (N, 3, S, S) in [-1, 1] as bytes of 32 pixels, each the mean of those it covers."""
-    if pictures.shape[1] != 3 or pictures.shape[-1] % SIDE or pictures.shape[-1] != pictures.shape[-2]:
-        raise Error(
-            f"pictures {tuple(pictures.shape[1:])} are no portraits: RGB of a multiple of {SIDE} pixels a side."
-        )
-    return np.asarray(to_uint8(F.avg_pool2d(pictures.float().cpu(), pictures.shape[-1] // SIDE).numpy()))
+def small(images: Tensor) -> np.ndarray:  # (N, 32, 32, 3)
+    """Images (N, 3, S, S) in [-1, 1] as bytes of 32 pixels, each the mean of those it covers."""
+    if images.shape[1] != 3 or images.shape[-1] % SIDE or images.shape[-1] != images.shape[-2]:
+        raise Error(f"images {tuple(images.shape[1:])} are no portraits: RGB of a multiple of {SIDE} pixels a side.")
+    return np.asarray(to_uint8(F.avg_pool2d(images.float().cpu(), images.shape[-1] // SIDE).numpy()))
 
 
 def main() -> None:
     """Read the command line, sample, judge, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="a run of portraits that is told their captions; none: the judge alone")
-    parser.add_argument("-n", type=int, help="pictures a setting; all held-out captions, if none")
+    parser.add_argument("-n", type=int, help="images a setting; all held-out captions, if none")
     parser.add_argument("--guidance", default="none,3", help="scales, none is unguided")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--sampler", default="dpm_solver_2m")
@@ -148,8 +146,8 @@ def main() -> None:
 def examine(asked: argparse.Namespace) -> None:
     """All that the command line asks for."""
     judge = load()
-    pictures, attributes, held_out = load_sheet()
-    seen_real, told_real = read(judge, pictures[held_out]), values(attributes)[held_out]
+    images, attributes, held_out = load_sheet()
+    seen_real, told_real = read(judge, images[held_out]), values(attributes)[held_out]
     real = compare(seen_real, told_real)
     head()
     line("real, held out", real)
@@ -158,11 +156,11 @@ def examine(asked: argparse.Namespace) -> None:
     chosen = np.flatnonzero(~held_out if asked.seen else held_out)
     chosen = chosen[rng(asked.seed, "portrait prompts").permutation(len(chosen))][: asked.n or held_out.sum()]
     wanted = values([attributes[i] for i in chosen])
-    line("real, shuffled", compare(np.roll(read(judge, pictures[chosen]), 1, axis=0), wanted))
+    line("real, shuffled", compare(np.roll(read(judge, images[chosen]), 1, axis=0), wanted))
     if asked.run is None:
         return
     prompts = [caption(attributes[i]) + asked.suffix for i in chosen]
-    made = {"real": pictures[chosen]}
+    made = {"real": images[chosen]}
     made |= {name: small(sampled(asked, asked.run, prompts, scale)) for name, scale in scales(asked.guidance).items()}
     if asked.unconditional:
         made["unconditional"] = small(sampled(asked, asked.unconditional, None, None, len(prompts)))
@@ -185,7 +183,7 @@ def scales(text: str) -> dict[str, float | None]:
 def sampled(
     asked: argparse.Namespace, run: str, prompts: list[str] | None, guidance: float | None, n: int | None = None
 ) -> Tensor:
-    """A picture a prompt."""
+    """An image a prompt."""
     options = {} if prompts is None else {"prompts": prompts}
     options |= {} if guidance is None else {"guidance": guidance}
     count = len(prompts) if prompts is not None else n
@@ -196,7 +194,7 @@ def sampled(
 def head() -> None:
     """The table's heading."""
     words = [*(name.replace("_", " ") for name in NAMES), "mouth, smiling and sad as one"]
-    print("| pictures | all named | every one right | unsaid | " + " | ".join(words) + " |", flush=True)
+    print("| images | all named | every one right | unsaid | " + " | ".join(words) + " |", flush=True)
     print("|---" * (len(words) + 4) + "|")
 
 

@@ -22,7 +22,7 @@ from kuosan.seeds import normal, permutation, rng, uniform
 
 FILE = Path(__file__).with_suffix(".safetensors")
 NAMES = tuple(WORDS)
-COLOURS = ("hair_color", "skin", "clothes_color")  # not asked of pictures in other colours
+COLOURS = ("hair_color", "skin", "clothes_color")  # not asked of images in other colours
 STEPS, BATCH, RATE, DECAY, SEED = 2000, 64, 3e-3, 1e-2, 5
 NOISE, MIX = 0.04, 0.4  # of training: sigma at most; how far channels are mixed
 FINE = 24.0  # by how much fine detail is amplified
@@ -54,10 +54,10 @@ def parts(logits: Tensor) -> tuple[Tensor, ...]:
     return logits.split([len(options) for options in WORDS.values()], dim=1)
 
 
-def read(judge: Judge, pictures: np.ndarray) -> np.ndarray:  # (N, 10)
-    """Which value of each attribute the judge sees in pictures (N, 32, 32, 3) uint8."""
+def read(judge: Judge, images: np.ndarray) -> np.ndarray:  # (N, 10)
+    """Which value of each attribute the judge sees in images (N, 32, 32, 3) uint8."""
     with torch.no_grad():
-        x = torch.from_numpy(from_uint8(pictures))
+        x = torch.from_numpy(from_uint8(images))
         seen = [torch.stack([part.argmax(1) for part in parts(judge(each))], 1) for each in x.split(256)]
     return torch.cat(seen).numpy()
 
@@ -68,7 +68,7 @@ def values(attributes: Sequence[Mapping[str, str]]) -> np.ndarray:  # (N, 10)
 
 
 def altered(x: Tensor, step: int) -> Tensor:
-    """A batch with noise of a drawn strength, as pictures that a model makes are not spotless; its second half in
+    """A batch with noise of a drawn strength, as images that a model makes are not spotless; its second half in
     other colours, so that shapes are told by their shape.
     """
     keys = [(SEED, "judge noise", step, i) for i in range(len(x))]
@@ -80,9 +80,9 @@ def altered(x: Tensor, step: int) -> Tensor:
     return mixed + sigma.view(-1, 1, 1, 1) * normal(keys, tuple(x.shape[1:]))
 
 
-def train(pictures: np.ndarray, wanted: np.ndarray) -> Judge:
-    """The judge of pictures (N, 32, 32, 3) uint8 and their values (N, 10); the same draws give the same one."""
-    x, y = torch.from_numpy(from_uint8(pictures)), torch.from_numpy(wanted)
+def train(images: np.ndarray, wanted: np.ndarray) -> Judge:
+    """The judge of images (N, 32, 32, 3) uint8 and their values (N, 10); the same draws give the same one."""
+    x, y = torch.from_numpy(from_uint8(images)), torch.from_numpy(wanted)
     judge = Judge()
     initialise(judge, SEED)
     optimizer = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=DECAY)

@@ -1,10 +1,10 @@
 """Whether few steps are as good as all: KID of fast samplers beside DDPM's 1000 steps, on one run's weights.
 
-    python benchmarks/quality.py runs/fashion                # 500 pictures a side; DDPM is hours on a small machine
+    python benchmarks/quality.py runs/fashion                # 500 images a side; DDPM is hours on a small machine
     python benchmarks/quality.py runs/fashion -n 100         # a quick look
 
-All samplers get the same weights and the same seeds, so the difference of two is told picture by picture, and its
-error is far below that of either distance. Pictures and features are kept in RUN/evaluations, where `kuosan evaluate`
+All samplers get the same weights and the same seeds, so the difference of two is told image by image, and its
+error is far below that of either distance. Images and features are kept in RUN/evaluations, where `kuosan evaluate`
 keeps them: the command can be stopped and given again.
 """
 
@@ -35,7 +35,7 @@ SAMPLERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder, or one checkpoint in it")
-    parser.add_argument("-n", type=int, default=500, help="pictures a side")
+    parser.add_argument("-n", type=int, default=500, help="images a side")
     parser.add_argument(
         "--samplers", default=",".join(SAMPLERS), help="SAMPLER:STEPS[:SPACING],..., the yardstick first"
     )
@@ -83,13 +83,13 @@ def head(prepared: EvaluationSetup, reference: np.ndarray) -> None:
     assert prepared.network is not None and prepared.model is not None
     one, other = (side_rows(prepared.home, side, prepared.network, SilentEvaluation()) for side in prepared.floor)
     floor = kid(one, other)
-    print(f"{prepared.target}, step {prepared.model.step}: {len(reference)} training pictures, {prepared.network.name}")
+    print(f"{prepared.target}, step {prepared.model.step}: {len(reference)} training images, {prepared.network.name}")
     print(f"floor: {1000 * floor.value:.1f} ± {1000 * floor.error:.1f}; computed on {prepared.model.compute}")
     print(f"{'sampler':30} {'evals':>5} {'KID x 1000':>16} {'more than the first':>22}  seconds of sampling")
 
 
 def rows(prepared: EvaluationSetup, made: bool = False) -> np.ndarray:
-    """The features of the pictures made, which are made if they lack, or of the real ones."""
+    """The features of the images made, which are made if they lack, or of the real ones."""
     assert prepared.network is not None and prepared.model is not None
     if not made:
         return side_rows(prepared.home, prepared.reference, prepared.network, SilentEvaluation())

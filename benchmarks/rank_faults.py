@@ -28,7 +28,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from train.made_runs import SMALL, differences, outcome, pictures
+from train.made_runs import SMALL, differences, images, outcome
 
 STAGES = ("start-up", "joining", "training", "preview", "save", "end")
 LIMIT = 120.0
@@ -216,7 +216,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        data = pictures(folder / "images.npz")
+        data = images(folder / "images.npz")
         begin = time.monotonic()
         first = Job("torchrun", folder / "whole", data)
         while b"compute:" not in first.printed.read_bytes():

@@ -5,7 +5,7 @@
 
 The network has the shape of google/ddpm-cifar10-32 (35.7 M parameters) with random weights, which kuosan takes over
 through `kuosan.convert.diffusers`. diffusers runs as its pipeline does by default: eager, fp32, NCHW. Both start from
-the same noise, so the pictures are compared too. `use_clipped_model_output=True` is given to the pipeline, since kuosan
+the same noise, so the images are compared too. `use_clipped_model_output=True` is given to the pipeline, since kuosan
 recomputes eps after clipping x0; it takes no time.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
-    """The worker's sampler: `advance(steps)` makes one batch and leaves the pictures, [-1, 1], in a file."""
+    """The worker's sampler: `advance(steps)` makes one batch and leaves the images, [-1, 1], in a file."""
     make = {"diffusers": pipeline, "kuosan": kuosan, "kuosan-fp32": kuosan}[args.worker](args)
     make(1)  # what is set up on the first call is not timed
 
@@ -81,10 +81,10 @@ def unet():  # -> UNet2DModel
 
 
 def primed(network, steps: int):
-    """Teaches the network a little denoising, on pictures of plain random colours.
+    """Teaches the network a little denoising, on images of plain random colours.
 
     With weights straight from the seed almost every pixel ends clipped at -1 or 1, where two programs agree however far
-    they have drifted; a few dozen steps leave pictures with something between.
+    they have drifted; a few dozen steps leave images with something between.
     """
     import torch
     from diffusers import DDPMScheduler
@@ -160,7 +160,7 @@ def kuosan(args: argparse.Namespace) -> Callable[[int], np.ndarray]:
 def report(
     args: argparse.Namespace, about: dict, taken: dict[str, list[turns.Turn]], made: dict[str, np.ndarray]
 ) -> None:
-    """A markdown table: seconds a batch, how much faster than the slowest peer, how far from its pictures."""
+    """A markdown table: seconds a batch, how much faster than the slowest peer, how far from its images."""
     reference = "diffusers" if "diffusers" in taken else next(iter(taken))
     theirs, rows, figures = made[reference], [], {"processor": turns.processor()}
     for name, mine in taken.items():

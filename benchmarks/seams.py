@@ -1,10 +1,10 @@
-"""Whether tiles show: large pictures restored in tiles, and the gradient energy where tiles meet against elsewhere.
+"""Whether tiles show: large images restored in tiles, and the gradient energy where tiles meet against elsewhere.
 
     python benchmarks/seams.py RUN photos/large --upscale 4 --size 192x256 -n 12
     python benchmarks/seams.py RUN photos/large --colorise
 
-Asked at the tiles' edges, and in the middle of their overlaps, where blended tiles disagree most. A picture's own
-texture at those lines is not 1, so the same is asked of the same picture restored in one piece from the same noise (a
+Asked at the tiles' edges, and in the middle of their overlaps, where blended tiles disagree most. An image's own
+texture at those lines is not 1, so the same is asked of the same image restored in one piece from the same noise (a
 U-Net takes any size), and of the truth; the ratio to the one in one piece is what tiles add: 1 is no seam. --apart
 restores each tile by itself and lays them side by side, which is what blending and one noise are to prevent.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     trained = kuosan.load(asked.run)
     height, width = (int(side) for side in asked.size.split("x"))
     rows = []
-    for i, path in enumerate(sorted(asked.pictures.glob("*.png"))[: asked.n]):
+    for i, path in enumerate(sorted(asked.images.glob("*.png"))[: asked.n]):
         truth = middle(path, height, width)
         rows.append(energies(trained, truth, asked, seed=1000 * i))
         print(f"{path.name}: " + ", ".join(f"{value:.3f}" for value in rows[-1]), flush=True)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def middle(path: Path, height: int, width: int) -> torch.Tensor:
-    """The middle of a picture: (1, 3, height, width)."""
+    """The middle of an image: (1, 3, height, width)."""
     pixels = decode(path).pixels
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return torch.from_numpy(from_uint8(pixels[top : top + height, left : left + width]))[None]
@@ -86,8 +86,8 @@ def energies(trained: kuosan.Trained, truth: torch.Tensor, asked: argparse.Names
     starts = [tiles(length, side, overlap) for length in size]
     inner = side - overlap
     found = []
-    for picture in (made[0], one[0], truth[0]):
-        pixels = torch.from_numpy(to_uint8(picture.numpy())).movedim(-1, 0)
+    for image in (made[0], one[0], truth[0]):
+        pixels = torch.from_numpy(to_uint8(image.numpy())).movedim(-1, 0)
         found.append(seam_energy(pixels, *starts, side))
         found.append(seam_energy(pixels, *([start + overlap // 2 for start in each] for each in starts), inner))
     return found

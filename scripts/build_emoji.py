@@ -17,7 +17,7 @@ OUT/train64.zip and OUT/test64.zip hold lossless WebP, RGB on white, and a metad
 caption), style, concept (its code points), root, name, group, split. all64.zip has both parts. The parts are split by
 root: a concept without its gender and direction, so "man cook" is never in one part and "woman cook" in the other, and
 in all styles at once, since those of Microsoft share drawings. CREDITS.md names authors and licences, emoji.json the
-counts and the SHA-256 of the pixels of every picture. The same packages give the same pictures.
+counts and the SHA-256 of the pixels of every image. The same packages give the same images.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HELD_OUT, SEED = 0.1, 9  # of the roots; of the captions
 LEFT_OUT = ("component", "symbols", "flags")  # groups
 ARTICLE, BARE, NO_STYLE = 0.5, 0.25, 0.1  # how often a caption has "a", no keyword, and (training only) no style
 KEYWORDS = 3  # at most
-EMPTY = 0.01  # a picture of which less is not white shows nothing
+EMPTY = 0.01  # an image of which less is not white shows nothing
 NAMES = "emojibase-data@17.0.0"
 WITHOUT = {"fe0f", "200d", "2640", "2642", "27a1", "1f468", "1f469", "1f9d1"}  # joiners, genders, direction
 
@@ -357,7 +357,7 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 
 def write_zip(path: Path, files: Mapping[str, bytes], rows: list[dict[str, str]]) -> None:
-    """A zip that depends on nothing but what is in it: pictures and their metadata.jsonl."""
+    """A zip that depends on nothing but what is in it: images and their metadata.jsonl."""
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo("metadata.jsonl"), lines)
@@ -382,8 +382,8 @@ def row_of(style: Style, concept: Concept) -> dict[str, str]:
 def chosen(
     drawn: Iterator[tuple[Style, Concept, np.ndarray]],
 ) -> tuple[list[dict[str, str]], dict[str, np.ndarray], dict[str, list[str]]]:
-    """Rows and pictures to keep, and the names of those left out by reason: empty, or seen in the other part."""
-    rows, pictures = [], {}
+    """Rows and images to keep, and the names of those left out by reason: empty, or seen in the other part."""
+    rows, images = [], {}
     left_out: dict[str, list[str]] = {"empty": [], "same as one held out": []}
     for style, concept, pixels in drawn:
         row = row_of(style, concept)
@@ -391,13 +391,13 @@ def chosen(
             left_out["empty"].append(row["file_name"])
             continue
         rows.append(row)
-        pictures[row["file_name"]] = pixels
-    held = {pictures[row["file_name"]].tobytes() for row in rows if row["split"] == "test"}
-    doubled = [row for row in rows if row["split"] == "train" and pictures[row["file_name"]].tobytes() in held]
+        images[row["file_name"]] = pixels
+    held = {images[row["file_name"]].tobytes() for row in rows if row["split"] == "test"}
+    doubled = [row for row in rows if row["split"] == "train" and images[row["file_name"]].tobytes() in held]
     for row in doubled:
         left_out["same as one held out"].append(row["file_name"])
-        del pictures[row["file_name"]]
-    return [row for row in rows if row["file_name"] in pictures], pictures, left_out
+        del images[row["file_name"]]
+    return [row for row in rows if row["file_name"] in images], images, left_out
 
 
 def credits_page(rows: list[dict[str, str]]) -> str:
@@ -408,7 +408,7 @@ def credits_page(rows: list[dict[str, str]]) -> str:
         "",
         "Drawn from the packages named here, laid on white and reduced; the licences are those of the drawings.",
         "",
-        "| style | pictures | drawings | author | licence | home | package |",
+        "| style | images | drawings | author | licence | home | package |",
         "|---|---|---|---|---|---|---|",
     ]
     for style in STYLES:
@@ -455,15 +455,15 @@ def build(out: Path, work: Path, size: int) -> dict[str, Any]:
     modules = fetch(work)
     names = modules / NAMES.rpartition("@")[0]
     concepts = read_concepts(read_json(names / "en/data.json"), read_json(names / "meta/groups.json"))
-    rows, pictures, left_out = chosen(draw_all(modules, concepts, size))
+    rows, images, left_out = chosen(draw_all(modules, concepts, size))
     told = counted(rows, left_out)
-    files = {name: encoded(pixels) for name, pixels in pictures.items()}
+    files = {name: encoded(pixels) for name, pixels in images.items()}
     with staged(out) as folder:
         for part in ("train", "test", "all"):
             write_zip(folder / f"{part}{size}.zip", files, [row for row in rows if part in ("all", row["split"])])
         (folder / "CREDITS.md").write_text(credits_page(rows), "utf-8")
         # of the pixels, row by row, so that another WebP writer changes nothing
-        hashes = {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in sorted(pictures.items())}
+        hashes = {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in sorted(images.items())}
         digest = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()
         told |= {"size": size, "digest": digest}
         record = {"counts": told, "packages": [NAMES, *(style.package for style in STYLES)], "pictures": hashes}

@@ -37,7 +37,7 @@ SHORT = 1000  # a shorter side of more pixels is divided by the smallest whole n
 HELD_OUT = 0.15  # of the photographs
 FLAT = 6.0  # a tile whose luma varies less (standard deviation, of 255) shows nothing
 LARGE, LARGE_COUNT = (384, 512), 12  # height and width of the held-out crops, and how many
-SAME_PHOTOGRAPH, SAME_TILE = 8, 4  # bits of 64 in which two hashes of the same picture differ at most
+SAME_PHOTOGRAPH, SAME_TILE = 8, 4  # bits of 64 in which two hashes of the same image differ at most
 SAME_LEVELS = 6.0  # and of 255, by which two equal tiles differ in the mean at most
 TRAIN_ZIP_BYTES, TEST_ZIP_TILES, WEBP_QUALITY = 24_000_000, 300, 92
 # What sets made of the packages of Debian 12 share: sha256 of the sorted sha256 of their photographs
@@ -143,7 +143,7 @@ SOURCES = [
     Source(
         "lomiri-wallpapers-16.04",
         "usr/share/backgrounds",
-        "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace "
+        "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Image_0B_by_freespace Image_1A_by_freespace "
         "Wine_by_Jakkub_Mede aitzgorri_by_Aitzol_Berasategi free_by_Peter_Nerlich friends_by_Aitzol_Berasategi "
         "greentock_by_Peter_Nerlich life_by_Aitzol_Berasategi picosdeeuropa_by_Aitzol_Berasategi "
         "seeding_by_Clements_Engelhardt sunset_by_Aitzol_Berasategi",
@@ -305,7 +305,7 @@ def stanzas(text: str) -> Iterator[dict[str, list[str]]]:
 
 
 def credit_of(text: str, name: str, package: str) -> tuple[str, str]:
-    """Author and licence that a Debian copyright file gives for a file; the suffix of a picture does not count."""
+    """Author and licence that a Debian copyright file gives for a file; the suffix of an image does not count."""
     suffix = re.compile(r"\.(jpe?g|png|webp)$", re.IGNORECASE)
     author, licence = "", ""
     for fields in stanzas(text):
@@ -373,7 +373,7 @@ def gather(work: Path) -> list[Photograph]:
 
 
 def look(pixels: np.ndarray) -> np.ndarray:
-    """64 signs (-1 or 1) that say what a picture looks like: its lowest frequencies against their median."""
+    """64 signs (-1 or 1) that say what an image looks like: its lowest frequencies against their median."""
     small = np.asarray(Image.fromarray(luma(pixels)[..., 0]).resize((32, 32), Image.Resampling.BOX), np.float64)
     k, n = np.arange(8)[:, None], np.arange(32)
     waves = np.cos(np.pi * k * (2 * n + 1) / 64)
@@ -388,7 +388,7 @@ def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def group_alike(looks: np.ndarray, limit: int = SAME_PHOTOGRAPH) -> list[list[int]]:
-    """Numbers of the pictures (N, 64) that look the same, grouped; chains count."""
+    """Numbers of the images (N, 64) that look the same, grouped; chains count."""
     near = differing(looks, looks) <= limit
     groups: list[list[int]] = []
     left = set(range(len(looks)))
@@ -411,7 +411,7 @@ def is_held_out(sha256: str, fraction: float = HELD_OUT) -> bool:
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
-    """The picture divided by the smallest whole number that makes its shorter side at most SHORT; Lanczos."""
+    """The image divided by the smallest whole number that makes its shorter side at most SHORT; Lanczos."""
     height, width = pixels.shape[:2]
     factor = -(-min(height, width) // SHORT)
     if factor == 1:
@@ -436,7 +436,7 @@ def is_flat(tile: np.ndarray) -> bool:
 
 
 def centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a picture."""
+    """The middle of an image."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]
 
@@ -465,7 +465,7 @@ def evenly(tiles: dict[str, list[str]]) -> list[str]:
 
 
 def encoded(pixels: np.ndarray, kind: str) -> bytes:
-    """A picture file: PNG, or WebP of WEBP_QUALITY."""
+    """An image file: PNG, or WebP of WEBP_QUALITY."""
     stream = io.BytesIO()
     options: dict[str, int] = {"optimize": 1} if kind == "PNG" else {"quality": WEBP_QUALITY, "method": 6}
     Image.fromarray(pixels).save(stream, kind, **options)
@@ -568,9 +568,9 @@ def build(out: Path, work: Path) -> dict[str, object]:
         "large": len(large),
     }
     with staged(out) as folder:
-        for part, pictures in (*parts.items(), ("large", large)):
+        for part, images in (*parts.items(), ("large", large)):
             (folder / part).mkdir()
-            for name, pixels in pictures.items():
+            for name, pixels in images.items():
                 (folder / part / f"{name}.png").write_bytes(encoded(pixels, "PNG"))
         light = light_train(parts["train"])
         write_zip(folder / "train128.zip", light)
@@ -604,8 +604,8 @@ def build(out: Path, work: Path) -> dict[str, object]:
             ],
             "tiles": {  # of the pixels, row by row, so that another PNG writer changes nothing
                 f"{part}/{name}.png": hashlib.sha256(pixels.tobytes()).hexdigest()
-                for part, pictures in (*parts.items(), ("large", large))
-                for name, pixels in sorted(pictures.items())
+                for part, images in (*parts.items(), ("large", large))
+                for name, pixels in sorted(images.items())
             },
         }
         (folder / "photographs.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")

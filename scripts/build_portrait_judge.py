@@ -41,9 +41,9 @@ def draw_codes() -> list[str]:
 def main(node_folder: Path) -> None:
     """Draw, train, check, write."""
     codes = draw_codes()
-    pictures = np.stack([rasterise(svg) for svg in draw_svgs(codes, node_folder)])
+    images = np.stack([rasterise(svg) for svg in draw_svgs(codes, node_folder)])
     print(f"{len(codes):,} portraits drawn", flush=True)
-    judge = train(pictures, np.array([[int(digit) for digit in code] for code in codes]))
+    judge = train(images, np.array([[int(digit) for digit in code] for code in codes]))
     real, attributes, held_out = load_sheet()
     wanted = values(attributes)[held_out]
     right = (read(judge, real[held_out]) == wanted).mean(0)

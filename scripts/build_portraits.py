@@ -28,7 +28,7 @@ from kuosan.seeds import rng
 COUNT, COLUMNS, SEED = 4096, 64, 9
 HELD_OUT = 0.1  # of the combinations of HEAD
 BACKGROUND = (214, 230, 242)  # a plain light blue: neither skin, hair, white clothes nor black ones vanish in it
-VIEW = "32 28 704 704"  # of 768 x 768: the head fills the picture, the collar stays in it
+VIEW = "32 28 704 704"  # of 768 x 768: the head fills the image, the collar stays in it
 FINER = 4  # drawn at 128 pixels, each pixel then the mean of 16
 ASSETS = Path(__file__).parents[1] / "src/kuosan/data/assets"
 
@@ -113,8 +113,8 @@ def main(node_folder: Path) -> None:
     assert [len(values) for _, values in DRAWN.values()] == [len(words) for words in WORDS.values()]
     assert list(DRAWN) == list(WORDS)
     codes = draw_codes()
-    pictures = np.stack([rasterise(svg) for svg in draw_svgs(codes, node_folder)])
-    sheet = pictures.reshape(-1, COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2).reshape(-1, COLUMNS * SIDE, 3)
+    images = np.stack([rasterise(svg) for svg in draw_svgs(codes, node_folder)])
+    sheet = images.reshape(-1, COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2).reshape(-1, COLUMNS * SIDE, 3)
     ASSETS.mkdir(exist_ok=True)
     Image.fromarray(sheet).save(ASSETS / "portraits.webp", lossless=True, quality=100, method=6, exact=True)
     told = {"codes": codes, "held_out_heads": draw_held_out()}

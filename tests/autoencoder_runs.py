@@ -10,7 +10,7 @@ import torch
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.models import latents as codecs
 from kuosan.models.codec import Latents
 from kuosan.models.model import Model, ModelConfig, build
@@ -21,10 +21,10 @@ from tiny_models import UNET
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4, critic_channels=4, critic_layers=1)
 
 
-def autoencoder_run(path: Path, pictures: Path | str, size: int = 16, **settings: Any) -> Path:
+def autoencoder_run(path: Path, images: Path | str, size: int = 16, **settings: Any) -> Path:
     """A run folder of a tiny autoencoder of factor 4, no weight of which is zero; `settings` are of the data."""
-    data = DataConfig(str(pictures), size=size, hold_out=0.5, **settings)
-    opened = open_pictures(data)
+    data = DataConfig(str(images), size=size, hold_out=0.5, **settings)
+    opened = open_images(data)
     network = trees.build(AutoencoderConfig, trees.plain(TINY) | {"in_channels": opened.shape[0]})
     model = with_weights(ModelConfig(opened.shape, network))
     return saved(path, model, data, opened.fingerprint)
@@ -44,7 +44,7 @@ def latent_run(path: Path, autoencoder: Path, scale: tuple[float, ...] = (2.0, 2
         trees.build(ModelConfig, {"shape": list(own.shape), "network": unet, "codec": trees.plain(codec)})
     )
     data = trees.build(DataConfig, kept.config["data"])
-    run = saved(path, model, data, open_pictures(data).fingerprint)
+    run = saved(path, model, data, open_images(data).fingerprint)
     codecs.write(run, held)
     return run
 

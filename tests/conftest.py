@@ -56,10 +56,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three steps on six pictures of 8 x 8, shared: copy it before changing it."""
-    from shell import QUICK, kuosan, picture_folder
+    """A run of three steps on six images of 8 x 8, shared: copy it before changing it."""
+    from shell import QUICK, image_folder, kuosan
 
     home = tmp_path_factory.mktemp("trained")
-    said = kuosan("train", picture_folder(home / "pictures"), "--out", home / "run", "--hold-out", 0, *QUICK)
+    said = kuosan("train", image_folder(home / "pictures"), "--out", home / "run", "--hold-out", 0, *QUICK)
     assert said.code == 0, said
     return home / "run"

@@ -1,5 +1,5 @@
 """Autoencoders for tests: one without training, as a run that others name; and one that is linear, whose latents are
-the picture itself in other coordinates, so that what is right in pixels says what is right in latents."""
+the image itself in other coordinates, so that what is right in pixels says what is right in latents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY = AutoencoderConfig(channels=8, multipliers=(1, 1), blocks=1, middle_attent
 
 
 def autoencoder_run(path: Path, config: AutoencoderConfig = TINY, seed: int = 3) -> Path:
-    """A run whose autoencoder was never trained: its latents are some function of pictures, its pictures are noise."""
+    """A run whose autoencoder was never trained: its latents are some function of images, its images are noise."""
     state = Autoencoder(config, seed).state_dict()
     for i, (name, weight) in enumerate(state.items()):  # what starts at zero would hide mistakes
         if not weight.any():

@@ -56,7 +56,7 @@ def mixture(means: Tensor, std: float, weights: Tensor | None = None) -> Denoise
 
 
 def points(data: Tensor) -> Denoiser:
-    """Data that is one of finitely many pictures, (K, C, H, W)."""
+    """Data that is one of finitely many images, (K, C, H, W)."""
     return mixture(data, 0.0)
 
 

@@ -9,7 +9,7 @@ from kuosan.diffusion.operators import Measurement, Operator
 
 
 def dense(operator: Operator, shape: tuple[int, int, int]) -> Tensor:
-    """The operator's matrix (d, D) on pictures of a shape (C, H, W), float64."""
+    """The operator's matrix (d, D) on images of a shape (C, H, W), float64."""
     size = shape[0] * shape[1] * shape[2]
     columns = operator.apply(torch.eye(size, dtype=torch.float64).reshape(size, *shape))
     return columns.flatten(1).T

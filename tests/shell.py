@@ -19,7 +19,7 @@ from kuosan import seeds
 from kuosan.cli import console
 from kuosan.cli.main import main
 
-# A run of seconds: a network of one level on 8-pixel pictures.
+# A run of seconds: a network of one level on 8-pixel images.
 QUICK = [
     *["--size", "8", "--channels", "rgb", "--model.network.channels", "32", "--multipliers", "1"],
     *["--attention", "false", "--groups", "8", "--max-steps", "3", "--batch", "4", "--evaluate-every", "0"],
@@ -88,7 +88,7 @@ def mostly_slow(cases: Iterable[Any], *kept: Any) -> list[Any]:
     return [case if case in kept else slow for case, slow in zip(every, marked, strict=True)]
 
 
-def picture_folder(path: Path, count: int = 6, side: int = 8) -> Path:
+def image_folder(path: Path, count: int = 6, side: int = 8) -> Path:
     """A folder of small colour PNGs."""
     path.mkdir(parents=True)
     for i in range(count):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from scripted import load_script
 
@@ -28,7 +28,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def made(script: ModuleType, work: Path, swapped: bool = False) -> dict[str, np.ndarray]:
-    """An archive in the package's form, of pictures with CIFAR-10's channel means."""
+    """An archive in the package's form, of images with CIFAR-10's channel means."""
     draw = np.random.default_rng(4)
     work.mkdir()
     parts = {}
@@ -53,10 +53,10 @@ def made(script: ModuleType, work: Path, swapped: bool = False) -> dict[str, np.
     return parts
 
 
-def test_pictures_and_classes_arrive_with_their_test_part_held_out(script: ModuleType, tmp_path: Path) -> None:
+def test_images_and_classes_arrive_with_their_test_part_held_out(script: ModuleType, tmp_path: Path) -> None:
     parts = made(script, tmp_path / "work")
     script.build(tmp_path / "out", tmp_path / "work")
-    opened = open_pictures(DataConfig(path=str(tmp_path / "out" / "cifar10.npz")))
+    opened = open_images(DataConfig(path=str(tmp_path / "out" / "cifar10.npz")))
     assert (len(opened.train), len(opened.held_out)) == (100, 20)
     assert opened.classes == tuple(sorted(script.NAMES))
     batch = opened.batch(opened.held_out)
@@ -66,7 +66,7 @@ def test_pictures_and_classes_arrive_with_their_test_part_held_out(script: Modul
         assert test["y"][:3].tolist() == ["airplane", "automobile", "bird"]
 
 
-def test_other_pictures_than_cifar_s_are_refused(script: ModuleType, tmp_path: Path) -> None:
+def test_other_images_than_cifar_s_are_refused(script: ModuleType, tmp_path: Path) -> None:
     made(script, tmp_path / "work", swapped=True)
     with pytest.raises(Error, match="BGR"):
         script.build(tmp_path / "out", tmp_path / "work")
@@ -78,7 +78,7 @@ def test_other_pictures_than_cifar_s_are_refused(script: ModuleType, tmp_path: P
     stream = io.BytesIO()
     Image.new("RGB", (1000, 2)).save(stream, "PNG")
     with pytest.raises(Error, match="1000 pixels wide"):
-        script.pictures(stream.getvalue(), "data_batch_1.png")
+        script.images(stream.getvalue(), "data_batch_1.png")
 
 
 def test_a_damaged_package_and_a_strangers_folder_are_refused(script: ModuleType, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from scripted import load_script
 
@@ -148,18 +148,18 @@ def test_vectors_are_drawn_in_the_middle_and_aliases_mirrored(script: ModuleType
         drawings.draw("turned", 16)
 
 
-def test_empty_pictures_and_training_pictures_that_are_held_out_are_left_out(script: ModuleType) -> None:
+def test_empty_images_and_training_images_that_are_held_out_are_left_out(script: ModuleType) -> None:
     held = next(concept for concept in concepts(script, 400) if concept.held_out)
     kept = [concept for concept in concepts(script, 400) if not concept.held_out][:3]
     noto = script.STYLES[0]
     white, black = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
     grey = np.full((4, 4, 3), 99, np.uint8)
-    rows, pictures, left_out = script.chosen(
+    rows, images, left_out = script.chosen(
         iter([(noto, kept[0], white), (noto, kept[1], black), (noto, kept[2], grey), (noto, held, black)])
     )
     assert [row["concept"] for row in rows] == [kept[2].points, held.points]
     assert [row["split"] for row in rows] == ["train", "test"]
-    assert set(pictures) == {row["file_name"] for row in rows}
+    assert set(images) == {row["file_name"] for row in rows}
     assert left_out == {
         "empty": [f"noto/{kept[0].points}.webp"],
         "same as one held out": [f"noto/{kept[1].points}.webp"],
@@ -175,7 +175,7 @@ def test_a_written_zip_opens_with_its_captions(script: ModuleType, tmp_path: Pat
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert len([json.loads(line) for line in archive.read("metadata.jsonl").splitlines()]) == 20
-    opened = open_pictures(DataConfig(path=str(tmp_path / "a.zip"), size=16, hold_out=0.0))
+    opened = open_images(DataConfig(path=str(tmp_path / "a.zip"), size=16, hold_out=0.0))
     assert opened.test.tolist(), "its own test part stays one, whatever is held out"
     batch = opened.batch(np.concatenate([opened.train, opened.test]))
     assert sorted(batch.caption) == sorted(row["text"] for row in told)

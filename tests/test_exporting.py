@@ -1,4 +1,4 @@
-"""A model as one folder to hand on: it makes the pictures that the run makes, and says nothing of where things lay."""
+"""A model as one folder to hand on: it makes the images that the run makes, and says nothing of where things lay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_an_exported_model_makes_the_same_pictures(run: Path, tmp_path: Path) -> None:
+def test_an_exported_model_makes_the_same_images(run: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(run, parts=("ema",))
     out = export(saved, tmp_path / "model", bf16=False)
     own, theirs = (load(path).sample(2, steps=2, prompt="a person") for path in (run, out))
@@ -36,7 +36,7 @@ def test_an_exported_model_makes_the_same_pictures(run: Path, tmp_path: Path) ->
         export(saved, out)
 
 
-def test_bf16_halves_the_weights_and_hardly_moves_a_picture(run: Path, tmp_path: Path) -> None:
+def test_bf16_halves_the_weights_and_hardly_moves_a_image(run: Path, tmp_path: Path) -> None:
     said = kuosan("export", run, tmp_path / "model")
     assert said.code == 0, said.err
     sizes = [(path / "ema.safetensors").stat().st_size for path in (checkpoint.folder(run, 3), tmp_path / "model")]

@@ -20,11 +20,11 @@ from torch import Tensor
 
 import kuosan as package
 from evaluate.measured import folder, network
-from evaluate.measured import pictures as shades
+from evaluate.measured import images as shades
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.diffusion.registry import SAMPLERS
 from kuosan.evaluate.likelihood import likelihood
@@ -37,12 +37,12 @@ from kuosan.train.estimate import measure
 from kuosan.train.report import SilentTraining
 from kuosan.train.run import Run
 from latent_models import autoencoder_run
-from shell import QUICK, kuosan, picture_folder
+from shell import QUICK, image_folder, kuosan
 
 pytestmark = pytest.mark.gpu
 
 GPU = "cuda"
-DB = 45.0  # pictures of two devices, peak to peak 2
+DB = 45.0  # images of two devices, peak to peak 2
 STEPS = 20
 SAID = ["--size", "8", "--channels", "rgb", "--max-steps", STEPS, "--batch", "8", "--warmup", "1", "--lr", "2e-3",
         "--evaluate-every", STEPS // 2, "--evaluate-pictures", "16", "--hold-out", "0.2", "--workers", "0",
@@ -73,7 +73,7 @@ def on(device: str, precision: str = "fp32") -> Compute:
 
 
 def decibels(one: Tensor, other: Tensor) -> float:
-    """The peak signal-to-noise ratio of pictures in [-1, 1]."""
+    """The peak signal-to-noise ratio of images in [-1, 1]."""
     error = float((one.cpu().double() - other.cpu().double()).square().mean())
     return 10 * math.log10(4 / max(error, 1e-20))
 
@@ -142,12 +142,12 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "trained in bf16": ("bf16", {"guidance": 2.0}),
     "exact": ("labelled", {"exact": True}),
     "between two seeds": ("plain", {"between": (1, 2)}),
-    "from a picture": ("plain", {"strength": 0.5}),
+    "from an image": ("plain", {"strength": 0.5}),
 }
 
 
 def asked(runs: Callable[[str], Path], name: str, device: str, precision: str = "fp32", **more: Any) -> Tensor:
-    """The pictures that an entry of ASKED names, made on a device."""
+    """The images that an entry of ASKED names, made on a device."""
     kind, options = ASKED[name]
     options = {"seed": 0 if "between" in options else 3, "steps": 10, **options, **more}
     if options.get("reference"):
@@ -162,7 +162,7 @@ def asked(runs: Callable[[str], Path], name: str, device: str, precision: str = 
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_fp32_pictures_of_a_gpu_are_within_45_db_of_the_cpus(runs, name: str):
+def test_fp32_images_of_a_gpu_are_within_45_db_of_the_cpus(runs, name: str):
     cpu, gpu = (asked(runs, name, device) for device in ("cpu", GPU))
     assert cpu.std() > 0.05
     found = decibels(cpu, gpu)
@@ -170,14 +170,14 @@ def test_fp32_pictures_of_a_gpu_are_within_45_db_of_the_cpus(runs, name: str):
 
 
 @pytest.mark.parametrize("name", ["ddim", "guided", "by a classifier", "DiT", "learned variance"])
-def test_bf16_pictures_of_a_gpu_are_near_fp32s(runs, name: str):
+def test_bf16_images_of_a_gpu_are_near_fp32s(runs, name: str):
     full, low = asked(runs, name, GPU), asked(runs, name, GPU, "bf16")
     assert bool(torch.isfinite(low).all()) and float(low.abs().max()) <= 1.01
     found = decibels(full, low)
     assert found >= 35, f"{name}: bf16 is {found:.1f} dB from fp32"
 
 
-def test_a_picture_hardly_depends_on_what_stands_beside_it(runs):
+def test_a_image_hardly_depends_on_what_stands_beside_it(runs):
     found = decibels(asked(runs, "guided", GPU), asked(runs, "guided", GPU, batch=2))
     assert found >= DB, f"{found:.1f} dB"
 
@@ -217,7 +217,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of 32 pixels, where the U-Net enlarges by its four small kernels."""
+    """Images of 32 pixels, where the U-Net enlarges by its four small kernels."""
     path = tmp_path_factory.mktemp("gpu") / "larger.npz"
     pixels = shades(30).repeat(4, 1).repeat(4, 2)
     np.savez(path, images=pixels, labels=(pixels.max((1, 2, 3)) > 100).astype(int))
@@ -266,7 +266,7 @@ def test_losses_and_gradients_of_a_gpu_are_the_cpus(larger: Path, kind: str):
 
 @pytest.mark.parametrize("kind", ["labelled", "hybrid", "flow", "dit"])
 def test_the_likelihood_of_a_gpu_is_the_cpus(runs, data: Path, kind: str):
-    held = open_pictures(DataConfig(str(data), hold_out=0.2, size=8))
+    held = open_images(DataConfig(str(data), hold_out=0.2, size=8))
     ids = held.held_out[:4]
     batch = held.batch(ids)
     labels = batch.label.numpy() if batch.label is not None and kind in ("labelled", "dit") else None
@@ -279,7 +279,7 @@ def test_the_likelihood_of_a_gpu_is_the_cpus(runs, data: Path, kind: str):
     assert found[1] == pytest.approx(found[0], rel=5e-3), f"{kind}: bound and ODE in bits/dim, CPU then GPU: {found}"
 
 
-def test_a_picture_goes_to_its_noise_and_back_as_on_the_cpu(runs):
+def test_a_image_goes_to_its_noise_and_back_as_on_the_cpu(runs):
     x0 = torch.from_numpy(shades(2) / 127.5 - 1).float().permute(0, 3, 1, 2)
     cpu, gpu = (round_trip(package.load(runs("plain"), compute=on(device)).model, x0, steps=10)
                 for device in ("cpu", GPU))  # fmt: skip
@@ -351,15 +351,15 @@ def test_the_time_and_memory_told_at_the_start_are_of_a_gpus_step(larger: Path):
     ],
     ids=str,
 )
-def test_restored_pictures_of_a_gpu_are_within_45_db_of_the_cpus(trained_run: Path, how: dict[str, Any]) -> None:
+def test_restored_images_of_a_gpu_are_within_45_db_of_the_cpus(trained_run: Path, how: dict[str, Any]) -> None:
     how = {"steps": 6, **how}
     side = 8 // how.get("upscale", 1)
-    pictures = seeds.normal([(i, "test/gpu", 0, 0) for i in range(2)], (3, side, side)).clamp(-2, 2) / 2
+    images = seeds.normal([(i, "test/gpu", 0, 0) for i in range(2)], (3, side, side)).clamp(-2, 2) / 2
     if "colorise" in how:
-        pictures = pictures[:, :1].expand(-1, 3, -1, -1)
+        images = images[:, :1].expand(-1, 3, -1, -1)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1
-    given = [pictures, mask] if how.pop("mask", False) else [pictures]
+    given = [images, mask] if how.pop("mask", False) else [images]
     made = []
     for device in ("cpu", "cuda"):
         trained = package.load(trained_run, compute=choose(ComputeConfig(device, "fp32")))
@@ -373,7 +373,7 @@ def test_training_to_restore_runs_on_a_gpu_and_shows_its_previews(tmp_path: Path
     own = {"--preview-every": "3"}
     flags = [own.get(before, word) for before, word in zip(["", *QUICK], QUICK, strict=False)]
     scale = ["--scale", "2"] if task == "super_resolution" else []
-    said = kuosan("train", picture_folder(tmp_path / "p"), "--task", task, *scale, "--preview-steps", 2,
+    said = kuosan("train", image_folder(tmp_path / "p"), "--task", task, *scale, "--preview-steps", 2,
                   "--out", tmp_path / "run", "--device", "cuda", *flags)  # fmt: skip
     assert said.code == 0, said
     assert (tmp_path / "run" / "samples" / "step-00000003.png").is_file()
@@ -393,8 +393,8 @@ def test_latents_are_encoded_trained_on_and_sampled_on_a_gpu_as_on_a_cpu(
     hole = torch.zeros(1, 1, 8, 8)
     hole[..., :4] = 1
     for damage in ({"mask": hole}, {"colorise": True, "method": "dps"}, {"deblur": 1.0, "method": "ddnm"}):
-        picture = made[:1].cpu() if "mask" in damage or "deblur" in damage else made[:1, :1].cpu()
-        answers = [each.restore(picture, steps=4, **damage) for each in (model, other)]
+        image = made[:1].cpu() if "mask" in damage or "deblur" in damage else made[:1, :1].cpu()
+        answers = [each.restore(image, steps=4, **damage) for each in (model, other)]
         assert decibels(*answers) > 30, damage
 
 

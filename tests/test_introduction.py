@@ -170,7 +170,7 @@ def test_forward_gives_the_model_t_of_shape_one_or_batch_in_long() -> None:
     assert network.calls == [((1,), torch.int64), ((1,), torch.int64), ((3,), torch.int64)]
 
 
-def test_forward_without_noise_draws_it_like_the_picture() -> None:
+def test_forward_without_noise_draws_it_like_the_image() -> None:
     diffusion, x0 = DiffusionModel(net(), 10, 1e-4, 0.2), torch.zeros(2, 3, 4, 4)
     torch.manual_seed(0)
     drawn = diffusion(x0, torch.tensor([3]))

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks that judge text models: places among real pictures, shares of attributes."""
+"""The arithmetic of the benchmarks that judge text models: places among real images, shares of attributes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def benchmarks() -> dict[str, ModuleType]:
         sys.path.remove(str(BENCHMARKS))
 
 
-def test_a_place_counts_roots_that_are_nearer_by_their_nearest_picture(benchmarks: dict[str, ModuleType]) -> None:
+def test_a_place_counts_roots_that_are_nearer_by_their_nearest_image(benchmarks: dict[str, ModuleType]) -> None:
     gallery = np.eye(4)
     of = ["fox", "cat", "cat", "owl"]
     queries = np.array([[1.0, 0.0, 0.9, 0.0], [0.5, 0.6, 0.7, 0.1], [0.3, 0.2, 0.1, 0.0]])
     at, among = benchmarks["emoji_retrieval"].places(queries, ["fox", "fox", "owl"], gallery, of)
-    assert among == 3  # roots, not pictures
+    assert among == 3  # roots, not images
     assert at.tolist() == [1, 2, 3]  # two cats that are nearer than the fox are one root
 
 
@@ -64,9 +64,9 @@ def test_every_prompt_names_its_style_and_no_root_comes_twice(benchmarks: dict[s
     prompts = module.choose(real, "train", ["noto", "3d"], None, seed=1)
     assert sorted(prompt.root for prompt in prompts) == sorted(map(str, range(10)))
     for i, prompt in enumerate(prompts):
-        assert prompt.style == ("noto", "3d")[i % 2] == rows[prompt.picture]["style"]
+        assert prompt.style == ("noto", "3d")[i % 2] == rows[prompt.image]["style"]
         assert prompt.text.endswith(f", {prompt.style} style")
-        assert rows[prompt.picture]["root"] == prompt.root
+        assert rows[prompt.image]["root"] == prompt.root
     assert len(module.choose(real, "train", ["noto"], 3, seed=1)) == 3
     assert module.choose(real, "train", ["noto"], 3, seed=2) != module.choose(real, "train", ["noto"], 3, seed=1)
 
@@ -97,15 +97,15 @@ def test_only_what_a_caption_names_is_judged(benchmarks: dict[str, ModuleType]) 
 
 def test_the_judge_reads_real_portraits_that_were_held_out(benchmarks: dict[str, ModuleType]) -> None:
     judge = importlib.import_module("portrait_judge")
-    pictures, attributes, held_out = load_sheet()
-    seen = judge.read(judge.load(), pictures[held_out])
+    images, attributes, held_out = load_sheet()
+    seen = judge.read(judge.load(), images[held_out])
     right = seen == judge.values(attributes)[held_out]
     assert right.mean() >= 0.998
     assert right.mean(0).min() >= 0.99
-    assert (judge.read(judge.load(), pictures[:50]) == judge.values(attributes[1:51])).mean() < 0.5  # others' captions
+    assert (judge.read(judge.load(), images[:50]) == judge.values(attributes[1:51])).mean() < 0.5  # others' captions
 
 
-def test_the_error_of_a_share_is_that_of_independent_pictures(benchmarks: dict[str, ModuleType]) -> None:
+def test_the_error_of_a_share_is_that_of_independent_images(benchmarks: dict[str, ModuleType]) -> None:
     module = benchmarks["portrait_attributes"]
     draw = np.random.default_rng(7)
     right = draw.random((500, 1)) < 0.8

@@ -25,7 +25,7 @@ def script() -> ModuleType:
 
 
 def scene(seed: int, height: int = 300, width: int = 400) -> np.ndarray:
-    """A picture with structure at every size, as photographs have."""
+    """An image with structure at every size, as photographs have."""
     draw = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for side in (3, 6, 12, 24):

@@ -11,7 +11,7 @@ import pytest
 from kuosan.data import near_duplicates
 from kuosan.errors import Error
 from kuosan.storage.cache import Results
-from shell import QUICK, kuosan, picture_folder
+from shell import QUICK, image_folder, kuosan
 
 
 def test_what_was_computed_is_kept_and_what_was_damaged_is_computed_again(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_doctor_training_going_on_and_evaluation_compare_the_same_images_once(
     monkeypatch.setattr(
         near_duplicates, "groups", lambda views, *rest: (compared.append(len(views)), groups(views, *rest))[1]
     )
-    images, run = picture_folder(tmp_path / "images", 12), tmp_path / "run"
+    images, run = image_folder(tmp_path / "images", 12), tmp_path / "run"
     assert kuosan("doctor", images).code == 0
     assert compared == [12] and len(list((tmp_path / "cache" / "near").glob("*.result"))) == 1
     few = [*QUICK[: QUICK.index("--max-steps")], *QUICK[QUICK.index("--max-steps") + 2 :]]

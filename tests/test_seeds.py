@@ -19,7 +19,7 @@ def test_the_same_key_gives_the_same_bits_in_another_process() -> None:
 
 
 def test_the_bits_are_those_of_the_first_release() -> None:
-    # a change here changes every picture and every resumed run
+    # a change here changes every image and every resumed run
     assert seeds.rng(0, "sample/start").integers(2**32, size=3).tolist() == EXPECTED
 
 
@@ -68,7 +68,7 @@ def test_streams_of_neighbouring_keys_are_uncorrelated() -> None:
     assert float(off.abs().max()) < 6 / math.sqrt(1000)
 
 
-def test_a_permutation_holds_every_picture_once_and_changes_with_the_epoch() -> None:
+def test_a_permutation_holds_every_image_once_and_changes_with_the_epoch() -> None:
     first, second = seeds.permutation(100, 1, 0), seeds.permutation(100, 1, 1)
     assert sorted(first) == list(range(100)) and not np.array_equal(first, second)
     assert np.array_equal(first, seeds.permutation(100, 1, 0))

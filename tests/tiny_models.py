@@ -41,7 +41,7 @@ def tiny_model(
 
 
 def tiny_classifier(schedule: Discrete | Karras | Flow | None = None, names: tuple[str, ...] = ("a", "b")) -> Model:
-    """A noisy classifier of 8 x 8 colour pictures."""
+    """A noisy classifier of 8 x 8 colour images."""
     network = ClassifierConfig(
         in_channels=3, classes=len(names), channels=32, multipliers=(1, 2), attention=(False, True), groups=8
     )
@@ -66,7 +66,7 @@ def _weighted(config: ModelConfig) -> nn.Module:
 
 
 class Counted(nn.Module):
-    """A network that counts its calls and the pictures in them, and remembers whether gradients were on."""
+    """A network that counts its calls and the images in them, and remembers whether gradients were on."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""kuosan: diffusion models on your own pictures. Train, resume, sample, look.
+"""kuosan: diffusion models on your own images. Train, resume, sample, look.
 
 Names load when they are used: importing kuosan imports neither torch nor anything else that takes long.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
-    from kuosan.data.dataset import Pictures, open_pictures
+    from kuosan.data.dataset import Images, open_images
     from kuosan.ddpm import DiffusionModel
     from kuosan.diffusion import guidance, likelihood, operators, restoration, samplers
     from kuosan.diffusion.denoiser import Prediction, denoiser
@@ -45,7 +45,7 @@ _HOMES = {
     "Level": "diffusion.level",
     "Model": "models.model",
     "ModelConfig": "models.model",
-    "Pictures": "data.dataset",
+    "Images": "data.dataset",
     "Pipeline": "sample.pipeline",
     "Prediction": "diffusion.denoiser",
     "Request": "sample.request",
@@ -64,7 +64,7 @@ _HOMES = {
     "likelihood": "diffusion",
     "load": "sample.pipeline",
     "measure": "evaluate.run",
-    "open_pictures": "data.dataset",
+    "open_images": "data.dataset",
     "operators": "diffusion",
     "restoration": "diffusion",
     "samplers": "diffusion",
@@ -81,11 +81,11 @@ __all__ = [
     "Error",
     "Flow",
     "Frame",
+    "Images",
     "Karras",
     "Level",
     "Model",
     "ModelConfig",
-    "Pictures",
     "Pipeline",
     "Prediction",
     "Request",
@@ -103,7 +103,7 @@ __all__ = [
     "likelihood",
     "load",
     "measure",
-    "open_pictures",
+    "open_images",
     "operators",
     "restoration",
     "samplers",

@@ -24,7 +24,7 @@ TABLES = ("betas", "alphas", "alpha_bars")
 
 
 class DiffusionModel(nn.Module):
-    """A network that predicts noise, with its diffusion: `forward` is the training loss, `sample` makes pictures.
+    """A network that predicts noise, with its diffusion: `forward` is the training loss, `sample` makes images.
 
     `model(x, t)` takes x (B, ...) and t, a LongTensor (1,) or (B,) of steps 0..T-1, and returns x's shape. `betas`,
     `alphas` and `alpha_bars` are non-persistent buffers (T,): they follow `.to()`, and state dicts with or without
@@ -56,7 +56,7 @@ class DiffusionModel(nn.Module):
         Raises: Error for t outside 0..T-1 or not integer, and for shapes that do not fit.
         """
         if not x0.is_floating_point():
-            raise Error(f"x0 has dtype {x0.dtype}: need pictures as floats in [-1, 1], as in x / 127.5 - 1.")
+            raise Error(f"x0 has dtype {x0.dtype}: need images as floats in [-1, 1], as in x / 127.5 - 1.")
         steps = self._steps(t, x0)
         noise = torch.randn_like(x0) if noise is None else noise
         if noise.shape != x0.shape:
@@ -67,7 +67,7 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, shape: Sequence[int]) -> Tensor:
-        """Pictures of this shape, on the buffers' device: `randn(shape)`, then one more draw a step while t > 0.
+        """Images of this shape, on the buffers' device: `randn(shape)`, then one more draw a step while t > 0.
 
         Raises: Error for a shape that is none.
         """

@@ -78,5 +78,5 @@ def uniform(keys: Iterable[Key]) -> np.ndarray:
 
 
 def permutation(n: int, seed: int, epoch: int, id: int = 0) -> np.ndarray:
-    """The order of `n` pictures in one epoch (of the bucket `id`): (n,) int64, each index exactly once."""
+    """The order of `n` images in one epoch (of the bucket `id`): (n,) int64, each index exactly once."""
     return rng(seed, "order", epoch, id).permutation(n)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from kuosan.sample.recipe import Recipe
 from kuosan.storage import manifest
-from shell import QUICK, kuosan, picture_folder, refused, tree
+from shell import QUICK, image_folder, kuosan, refused, tree
 
 SAMPLE = ["-n", 1, "--steps", 1, "--precision", "fp32", "--threads", 1]
 
@@ -26,12 +26,12 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
-# Pictures
+# Images
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused("train", tmp_path / "empty", "--out", tmp_path / "run", *QUICK, naming=["empty", "put pictures"])
+    refused("train", tmp_path / "empty", "--out", tmp_path / "run", *QUICK, naming=["empty", "put images"])
     assert not (tmp_path / "run").exists()
 
 
@@ -39,14 +39,14 @@ def test_a_folder_of_text_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
     for i in range(3):
-        (folder / f"{i}.txt").write_text("a caption without a picture")
+        (folder / f"{i}.txt").write_text("a caption without an image")
     refused("train", folder, "--out", tmp_path / "run", *QUICK, naming=["text"])
-    (folder / "x.png").write_text("no picture")
-    refused("train", folder, "--out", tmp_path / "run", *QUICK, naming=["0.txt", "not a picture", "doctor"])
+    (folder / "x.png").write_text("no image")
+    refused("train", folder, "--out", tmp_path / "run", *QUICK, naming=["0.txt", "not an image", "doctor"])
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_refused(tmp_path: Path) -> None:
     refused("train", tmp_path / "nowhere", "--out", tmp_path / "run", naming=["nowhere"])
     refused("doctor", tmp_path / "nowhere", naming=["nowhere"])
     refused("train", naming=["kuosan train FOLDER", "portraits"])
@@ -56,14 +56,14 @@ def test_pictures_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_picture_trains(tmp_path: Path) -> None:
-    said = kuosan("train", picture_folder(tmp_path / "one", 1), "--out", tmp_path / "run", *QUICK)
+def test_one_image_trains(tmp_path: Path) -> None:
+    said = kuosan("train", image_folder(tmp_path / "one", 1), "--out", tmp_path / "run", *QUICK)
     assert said.code == 0, said
     assert kuosan("sample", tmp_path / "run", *SAMPLE).code == 0
 
 
 def test_mixed_sizes_and_modes_train(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path / "mixed", 2)
+    folder = image_folder(tmp_path / "mixed", 2)
     noise = np.random.Generator(np.random.Philox(1)).integers(0, 256, (17, 40, 4), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "alpha.png")
     Image.fromarray(noise[..., 0]).save(folder / "grey.png")
@@ -72,7 +72,7 @@ def test_mixed_sizes_and_modes_train(tmp_path: Path) -> None:
     Image.fromarray(noise[..., :3]).save(folder / "wide.webp")
     Image.fromarray(noise[:1, :1, :3]).save(folder / "dot.bmp")
     said = kuosan("train", folder, "--out", tmp_path / "run", *QUICK)
-    assert said.code == 0 and "8 pictures used" in said.out, said
+    assert said.code == 0 and "8 images used" in said.out, said
 
 
 # Words and numbers
@@ -125,8 +125,8 @@ TRAIN = {
 
 @pytest.mark.parametrize("words", TRAIN)
 def test_what_train_cannot_do_is_refused_and_nothing_is_written(words: str, tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures", 1)
-    refused("train", pictures, "--out", tmp_path / "run", *words.split(), naming=TRAIN[words])
+    images = image_folder(tmp_path / "pictures", 1)
+    refused("train", images, "--out", tmp_path / "run", *words.split(), naming=TRAIN[words])
     assert not (tmp_path / "run").exists()
 
 
@@ -179,9 +179,9 @@ def test_what_sample_cannot_do_is_refused_and_nothing_is_written(words: str, tra
 
 
 def test_a_run_whose_noise_is_pure_at_its_end_is_sampled_by_heun_and_refuses_even_log_snr(tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures")
+    images = image_folder(tmp_path / "pictures")
     words = [*QUICK, "--zero-terminal-snr"]
-    assert kuosan("train", pictures, "--out", tmp_path / "run", *words).code == 0
+    assert kuosan("train", images, "--out", tmp_path / "run", *words).code == 0
     refused("sample", tmp_path / "run", "--spacing", "log_snr", naming=["log_snr", "zero_terminal_snr", "use trailing"])
     assert kuosan("sample", tmp_path / "run", "--sampler", "heun", *SAMPLE).code == 0
 
@@ -239,9 +239,9 @@ def test_every_verb_guesses_what_a_misspelt_option_was_meant_as(words: str) -> N
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(text: str, naming: list[str], tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures", 1)
+    images = image_folder(tmp_path / "pictures", 1)
     (tmp_path / "c.yaml").write_text(text)
-    refused("train", pictures, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *QUICK[:4], naming=naming)
+    refused("train", images, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run", *QUICK[:4], naming=naming)
     assert not (tmp_path / "run").exists()
 
 
@@ -252,7 +252,7 @@ def test_a_run_that_is_not_there_or_none_is_refused(tmp_path: Path) -> None:
     refused("sample", tmp_path / "nowhere", naming=["nowhere", "does not exist"])
     (tmp_path / "empty").mkdir()
     refused("sample", tmp_path / "empty", naming=["empty", "not a run"])
-    refused("sample", picture_folder(tmp_path / "pictures"), naming=["pictures", "not a run"])
+    refused("sample", image_folder(tmp_path / "pictures"), naming=["pictures", "not a run"])
     refused("sample", tmp_path / "pictures" / "0.png", naming=["0.png"])
     refused("sample", naming=["kuosan sample RUN"])
 
@@ -303,7 +303,7 @@ def test_a_pickled_checkpoint_is_refused_unread(tmp_path: Path) -> None:
 
 def test_a_run_of_no_step_says_that_it_makes_noise(run: Path, tmp_path: Path) -> None:
     first = run / "checkpoints" / "step-00000000"
-    image = picture_folder(tmp_path / "pictures", 1) / "0.png"
+    image = image_folder(tmp_path / "pictures", 1) / "0.png"
     out = tmp_path / "out"
     for words in (["sample", first, *SAMPLE], ["restore", first, image, "--noise", 9, "--steps", 2],
                   ["invert", first, image, "--steps", 2]):  # fmt: skip
@@ -321,7 +321,7 @@ def test_a_run_of_no_step_says_that_it_makes_noise(run: Path, tmp_path: Path) ->
     assert kuosan("sample", begun, *SAMPLE, "--out", out / "begun").err == ""
 
 
-def test_pictures_with_nan_weights_are_not_written(run: Path, tmp_path: Path) -> None:
+def test_images_with_nan_weights_are_not_written(run: Path, tmp_path: Path) -> None:
     from kuosan.storage import checkpoint
 
     saved = checkpoint.load(run)
@@ -337,12 +337,12 @@ def test_pictures_with_nan_weights_are_not_written(run: Path, tmp_path: Path) ->
 
 
 def test_a_folder_of_something_else_is_not_trained_into(tmp_path: Path) -> None:
-    pictures, other = picture_folder(tmp_path / "pictures"), tmp_path / "thesis"
+    images, other = image_folder(tmp_path / "pictures"), tmp_path / "thesis"
     other.mkdir()
     (other / "thesis.tex").write_text("precious")
-    refused("train", pictures, "--out", other, *QUICK, naming=["thesis", "not empty", "--out"])
-    refused("train", pictures, "--out", other / "thesis.tex", *QUICK, naming=["thesis.tex"])
-    refused("train", pictures, "--out", pictures, *QUICK, naming=["pictures"])
+    refused("train", images, "--out", other, *QUICK, naming=["thesis", "not empty", "--out"])
+    refused("train", images, "--out", other / "thesis.tex", *QUICK, naming=["thesis.tex"])
+    refused("train", images, "--out", images, *QUICK, naming=["pictures"])
     assert tree(other) == {"thesis.tex": b"precious"}
 
 
@@ -350,9 +350,9 @@ def test_another_configuration_is_not_trained_into_a_run(run: Path, tmp_path: Pa
     before = tree(run)
     refused("train", "--out", run, "--lr", "0.5", naming=["train.lr", "0.001", "0.5", "--out ANOTHER", "--init"])
     refused("train", "--out", run, "--schedule", "flow", naming=["model.schedule.kind", "flow", "discrete"])
-    other = picture_folder(tmp_path / "other", 3, side=9)
+    other = image_folder(tmp_path / "other", 3, side=9)
     same = [*QUICK, "--data.hold_out", "0"]
-    refused("train", other, "--out", run, *same, naming=["pictures are not the ones", "--accept-new-data"])
+    refused("train", other, "--out", run, *same, naming=["images are not the ones", "--accept-new-data"])
     refused("train", "--out", run, "--init", run, naming=["--init", "ignored"])
     assert tree(run) == before
 
@@ -369,11 +369,11 @@ def test_a_run_of_ones_own_network_is_for_python(run: Path) -> None:
 def test_without_permission_to_write_nothing_starts(run: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    refused("train", picture_folder(tmp_path / "p"), "--out", locked / "run", *QUICK, naming=["locked"], code=74)
+    refused("train", image_folder(tmp_path / "p"), "--out", locked / "run", *QUICK, naming=["locked"], code=74)
     refused("sample", run, *SAMPLE, "--out", locked / "x", naming=["locked"], code=74)
 
 
-def test_a_file_in_the_way_of_the_pictures_is_named(run: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_the_images_is_named(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     refused("sample", run, *SAMPLE, "--out", tmp_path / "file", naming=["file is a file", "name a folder"])
     refused("sample", run, *SAMPLE, "--out", tmp_path / "file" / "x", naming=["file/x", "is a file"], code=74)
@@ -385,15 +385,15 @@ def test_ctrl_c_while_sampling_keeps_what_is_finished(
 ) -> None:
     from kuosan.sample import write
 
-    real = write.pictures
+    real = write.images
 
-    def pictures(folder: Path, images: torch.Tensor, recipe: Recipe, first: int) -> object:
+    def images(folder: Path, made: torch.Tensor, recipe: Recipe, first: int) -> object:
         if first == 2:
             raise KeyboardInterrupt
-        return real(folder, images, recipe, first)
+        return real(folder, made, recipe, first)
 
-    monkeypatch.setattr(write, "pictures", pictures)
+    monkeypatch.setattr(write, "pictures", images)
     said = kuosan("sample", run, "-n", 4, "--batch", 2, "--steps", 1, "--out", tmp_path / "out")
     assert said.code == 130 and said.err == "kuosan: stopped.\n"
-    assert "stopped: 2 of 4 pictures are finished" in said.out
+    assert "stopped: 2 of 4 images are finished" in said.out
     assert len(list((tmp_path / "out").glob("seed-*.png"))) == 2

@@ -20,7 +20,7 @@ from kuosan.evaluate.train_overlap import Schooling, chosen
 from kuosan.sample.generate import generate
 from kuosan.storage import checkpoint, outputs
 from shell import QUICK as TRAIN
-from shell import kuosan, picture_folder, refused, smooth_folder
+from shell import image_folder, kuosan, refused, smooth_folder
 
 QUICK = ["-n", 3, "--variants", 2, "--batch", 4, "--precision", "fp32", "--threads", 1]
 SHIFTS = {"shift_r", "shift_g", "shift_b"}
@@ -38,13 +38,13 @@ class Means:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `whole`, a model of whole pictures, `twice`, which enlarges, and the `pictures` of both."""
+    """A folder with `whole`, a model of whole images, `twice`, which enlarges, and the `images` of both."""
     home = tmp_path_factory.mktemp("compared")
     for name, more in (("whole", ()), ("twice", ("--task", "super_resolution", "--scale", 2))):
-        more = (*more, "--hold-out", 0)  # the pictures are few: all are trained on
+        more = (*more, "--hold-out", 0)  # the images are few: all are trained on
         data = home / "pictures"
         if not data.exists():
-            picture_folder(data, 6)
+            image_folder(data, 6)
         said = kuosan("train", data, "--out", home / name, *TRAIN, *more)
         assert said.code == 0, said
     return home
@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
-    """Pictures that no run has seen, larger than the models'."""
+    """Images that no run has seen, larger than the models'."""
     return smooth_folder(tmp_path / "others", 4, 16)
 
 
@@ -69,12 +69,12 @@ def test_enlarging_by_a_trained_model_a_held_one_and_by_rule(runs: Path, others:
     said = kuosan("compare", others, "--upscale", 2, *words, *QUICK)
     assert said.code == 0 and said.err == "", said
     for part in (
-        "pictures: 3 of",
+        "images: 3 of",
         "8x8 colour, 2 times smaller by area",
         "contestant: twice: as it was trained, ddim, 50 steps, 50 network evaluations an answer",
         "contestant: whole: ddnm: ddnm, ddim, 3 steps, 3 network evaluations an answer",
         "each with its gradient",
-        "2 answers to each picture, 6 by each contestant, 918 network evaluations",
+        "2 answers to each image, 6 by each contestant, 918 network evaluations",
         "The truth's own consistency is 0.",
         "PSNR - first",
         "written: ",
@@ -126,51 +126,51 @@ def test_answers_do_not_depend_on_the_batch_and_those_of_one_run_share_noise(run
         assert found[0]["whole: ddnm, steps 2, eta 0.85"].values[name] == found[0]["whole: ddnm, steps 2"].values[name]
 
 
-def test_one_answer_to_a_noisy_picture_has_neither_spread_nor_consistency(runs: Path, others: Path) -> None:
+def test_one_answer_to_a_noisy_image_has_neither_spread_nor_consistency(runs: Path, others: Path) -> None:
     result = compare(others, [f"{runs / 'whole'},steps=2"], noise=20, n=2, variants=1, distance=Means())
     assert [one.name for one in result.everybody] == ["as it is", "whole"]
     assert set(result.contestants[0].values) == ALWAYS and result.floor is None
 
 
-def test_pictures_that_a_run_was_trained_on_are_refused(runs: Path, tmp_path: Path) -> None:
+def test_images_that_a_run_was_trained_on_are_refused(runs: Path, tmp_path: Path) -> None:
     words = ["--upscale", 2, "--with", runs / "twice,steps=2", *QUICK]
-    said = refused("compare", runs / "pictures", *words, naming=["3 of the 3 pictures", "--unseen", "--force"])
+    said = refused("compare", runs / "pictures", *words, naming=["3 of the 3 images", "--unseen", "--force"])
     assert f"trained on by {runs / 'twice'}" in said.err and said.err.count(".png") == 3
     copies = tmp_path / "copies"
     copies.mkdir()
     for path in (runs / "pictures").iterdir():
         with Image.open(path) as image:
             image.save(copies / f"{path.stem}.bmp")  # the same pixels in another file
-    refused("compare", copies, *words, naming=["3 of the 3 pictures were trained on by", "--unseen"])
+    refused("compare", copies, *words, naming=["3 of the 3 images were trained on by", "--unseen"])
     forced = kuosan("compare", copies, *words, "--force", "--dry-run")
-    assert forced.code == 0 and "warning: 3 of the 3 pictures were trained on by" in forced.out
+    assert forced.code == 0 and "warning: 3 of the 3 images were trained on by" in forced.out
     assert not Path("comparisons").exists()
 
 
-def test_unseen_leaves_training_pictures_out(runs: Path, others: Path) -> None:
+def test_unseen_leaves_training_images_out(runs: Path, others: Path) -> None:
     for path in (runs / "pictures").iterdir():
         shutil.copy(path, others / f"seen-{path.name}")
     words = ["--upscale", 2, "--with", runs / "twice", "-n", 10, "--unseen", "--dry-run"]
     said = kuosan("compare", others, *words)
-    assert said.code == 0 and "6 pictures are left out: they were trained on" in said.out, said
-    assert "there are 4 such pictures, not 10: all are taken" in said.out
+    assert said.code == 0 and "6 images are left out: they were trained on" in said.out, said
+    assert "there are 4 such images, not 10: all are taken" in said.out
 
 
 def test_only_the_training_part_of_a_run_counts(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path / "some", 30)
+    folder = image_folder(tmp_path / "some", 30)
     config = ComparisonConfig(str(folder), ("run",), upscale=2, n=30, unseen=True)
     found = chosen(config, (3, 8, 8), {"run": Schooling({"path": str(folder), "hold_out": 0.5}, None)})
     assert 2 <= len(found.ids) < 28
     portraits = ComparisonConfig("portraits", ("run",), upscale=2, n=400)
     data = {"path": "portraits", "size": 32}
     held = chosen(portraits, (3, 32, 32), {"run": Schooling(data, None)})
-    assert len(held.ids) == 346 and set(held.ids) == set(held.pictures.held_out)
+    assert len(held.ids) == 346 and set(held.ids) == set(held.images.held_out)
 
 
 def test_data_that_are_gone_or_changed_are_said_aloud(runs: Path, others: Path, tmp_path: Path) -> None:
     config = ComparisonConfig(str(others), ("run",), upscale=2, n=4)
     gone = chosen(config, (3, 8, 8), {"run": Schooling({"path": str(tmp_path / "gone")}, "x")})
-    assert "is not here: whether it saw these pictures is not known" in gone.notes[0]
+    assert "is not here: whether it saw these images is not known" in gone.notes[0]
     changed = chosen(config, (3, 8, 8), {"run": Schooling({"path": str(runs / "pictures")}, "x")})
     assert "has changed since run was trained on it" in changed.notes[0]
 
@@ -206,7 +206,7 @@ def test_mistakes_are_refused_at_once(runs: Path, others: Path, trained_run: Pat
         ([others, "--upscale", 2, "--with", f"{whole}:repaint"], ["repaint fills holes"]),
         ([others, "--mask", "half", "--with", f"{whole}:repaint,sampler=ddim"], ["sampler 'ddim' with method repaint"]),
         ([others, "--upscale", 3, "--with", whole], ["upscale = 3", "must divide both sides"]),
-        ([others, "--mask", "4,4,8,8", "--with", whole], ["mask 4,4,8,8 is no part of the pictures, 8x8"]),
+        ([others, "--mask", "4,4,8,8", "--with", whole], ["mask 4,4,8,8 is no part of the images, 8x8"]),
     ):
         refused("compare", *words, *QUICK, naming=naming)
     assert not Path("comparisons").exists()

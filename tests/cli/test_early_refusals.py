@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import warm_processes
-from shell import QUICK, picture_folder, refused
+from shell import QUICK, image_folder, refused
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
     "door, why", [("classes", "--labels sets it"), ("concat-channels", "but task generation joins 0")]
 )
 def test_a_door_that_nothing_enters_by_is_refused_before_a_folder_is_made(door: str, why: str, tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures")
-    words = ["train", pictures, "--out", tmp_path / "run", *QUICK, f"--model.network.{door}", "2"]
+    images = image_folder(tmp_path / "pictures")
+    words = ["train", images, "--out", tmp_path / "run", *QUICK, f"--model.network.{door}", "2"]
     refused(*words, naming=[f"model.network.{door.replace('-', '_')} = 2", why])
     assert not (tmp_path / "run").exists()
 
@@ -53,13 +53,13 @@ def test_an_environment_of_several_processes_without_a_rank_is_an_error(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    pictures = picture_folder(tmp_path / "pictures")
-    refused("train", pictures, "--out", tmp_path / "run", *QUICK, naming=["WORLD_SIZE=2", "not RANK", "torchrun"])
+    images = image_folder(tmp_path / "pictures")
+    refused("train", images, "--out", tmp_path / "run", *QUICK, naming=["WORLD_SIZE=2", "not RANK", "torchrun"])
 
 
 def test_several_processes_do_a_dry_run_together(tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures")
-    words = ["train", str(pictures), "--out", str(tmp_path / "run"), *QUICK, "--device", "cpu", "--dry-run"]
+    images = image_folder(tmp_path / "pictures")
+    words = ["train", str(images), "--out", str(tmp_path / "run"), *QUICK, "--device", "cpu", "--dry-run"]
     processes = [warm_processes.kuosan(*words, env=env) for env in warm_processes.ranks(2)]
     said = [process.communicate(timeout=150) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
@@ -109,7 +109,7 @@ def test_a_refusal_leaves_no_folder(words: str, run: Path, tmp_path: Path, monke
     """Neither where --out says, nor where a verb writes by itself."""
     monkeypatch.chdir(tmp_path)
     shutil.move(run, "RUN")
-    picture_folder(tmp_path / "IMAGES", 2)
+    image_folder(tmp_path / "IMAGES", 2)
     typed = [word.replace("IMAGE", "IMAGES/0.png") if word == "IMAGE" else word for word in words.split()]
     before = sorted(tmp_path.rglob("*"))
     for place in ([], ["--out", "new/folder"]):

@@ -13,7 +13,7 @@ import torch
 from kuosan.evaluate import prepare
 from kuosan.metrics.features.network import FeatureNetwork
 from shell import QUICK as TRAIN
-from shell import kuosan, picture_folder, refused, tree
+from shell import image_folder, kuosan, refused, tree
 
 QUICK = ["--n", 6, "--batch", 4, "--precision", "fp32", "--threads", 1]
 
@@ -39,14 +39,14 @@ def test_it_says_what_it_will_do_and_then_what_it_found(run: Path) -> None:
     assert said.code == 0 and said.err == ""
     for part in (
         "compute: cpu",
-        "6 pictures by dpm_solver_2m, 2 steps (trailing), 2 network evaluations each",
-        "against: 6 training pictures",
+        "6 images by dpm_solver_2m, 2 steps (trailing), 2 network evaluations each",
+        "against: 6 training images",
         "measured: kid, on means",
-        "to make: 6 pictures, 12 network evaluations",
+        "to make: 6 images, 12 network evaluations",
         "kept in: ",
         "sampling: about",
         "KID x 1000",
-        "real pictures",
+        "real images",
         "written: ",
     ):
         assert part in said.out, part
@@ -57,14 +57,14 @@ def test_it_says_what_it_will_do_and_then_what_it_found(run: Path) -> None:
 def test_the_same_command_again_makes_nothing_and_says_so(run: Path) -> None:
     kuosan("evaluate", run, "--steps", 2, "--metrics", "kid", *QUICK)
     said = kuosan("evaluate", run, "--steps", 2, "--metrics", "kid,prdc", *QUICK)
-    assert "to make: 0 pictures, 0 network evaluations; 6 pictures are there already" in said.out
+    assert "to make: 0 images, 0 network evaluations; 6 images are there already" in said.out
     assert "precision" in said.out
 
 
 def test_a_dry_run_writes_nothing(run: Path) -> None:
     before = tree(run)
     said = kuosan("evaluate", run, "--sweep", "steps=1,2", "--sweep", "sampler=ddim,heun", "--dry-run", *QUICK)
-    assert said.code == 0 and "4 combinations of 6 pictures from the same seeds, 1 to 3 network evaluations" in said.out
+    assert said.code == 0 and "4 combinations of 6 images from the same seeds, 1 to 3 network evaluations" in said.out
     assert "nothing was written" in said.out and tree(run) == before
 
 
@@ -100,20 +100,20 @@ def test_ctrl_c_says_what_is_kept_and_the_command_goes_on(run: Path, monkeypatch
 
     monkeypatch.setattr(Bars, "progress", interrupted)
     said = kuosan("evaluate", run, "--steps", 2, "--metrics", "kid", *QUICK)
-    assert said.code == 130 and "4 of 6 pictures are kept in" in said.out and "the same command goes on" in said.out
+    assert said.code == 130 and "4 of 6 images are kept in" in said.out and "the same command goes on" in said.out
     monkeypatch.setattr(Bars, "progress", progress)
-    assert "to make: 2 pictures" in kuosan("evaluate", run, "--steps", 2, "--metrics", "kid", *QUICK).out
+    assert "to make: 2 images" in kuosan("evaluate", run, "--steps", 2, "--metrics", "kid", *QUICK).out
 
 
-def test_a_folder_of_pictures_is_measured_against_another(tmp_path: Path) -> None:
-    one, other = picture_folder(tmp_path / "one", 8), picture_folder(tmp_path / "other", 9)
+def test_a_folder_of_images_is_measured_against_another(tmp_path: Path) -> None:
+    one, other = image_folder(tmp_path / "one", 8), image_folder(tmp_path / "other", 9)
     said = kuosan("evaluate", one, "--against", other, "--metrics", "kid")
     assert said.code == 0, said
-    assert "8 pictures" in said.out and next((tmp_path / "evaluations").glob("one-against-other-*/result.json"))
+    assert "8 images" in said.out and next((tmp_path / "evaluations").glob("one-against-other-*/result.json"))
 
 
-def test_likelihood_alone_makes_no_pictures(tmp_path: Path) -> None:
-    data, held = picture_folder(tmp_path / "pictures", 30), tmp_path / "held"
+def test_likelihood_alone_makes_no_images(tmp_path: Path) -> None:
+    data, held = image_folder(tmp_path / "pictures", 30), tmp_path / "held"
     assert kuosan("train", data, "--out", held, "--hold-out", 0.4, *TRAIN).code == 0
     said = kuosan(
         "evaluate", held, "--likelihood", "--likelihood-pictures", 4, "--ode-pictures", 2,
@@ -139,7 +139,7 @@ def test_likelihood_alone_makes_no_pictures(tmp_path: Path) -> None:
         (["RUN", "--features", "inception"], ["inception:PATH"]),
         (["RUN", "--sweep", "stepz=3"], ["did you mean 'steps'"]),
         (["RUN", "--ode-steps", 10], ["ode_steps has no effect without likelihood"]),
-        (["RUN", "--likelihood", "--steps", 3], ["likelihood alone makes no pictures"]),
+        (["RUN", "--likelihood", "--steps", 3], ["likelihood alone makes no images"]),
         (["RUN", "--sampler", "dimm"], ["unknown sampler 'dimm'"]),
         (["RUN", "--class", "cat"], ["trained without classes"]),
         (["RUN", "--guidance", 3], ["trained without classes"]),
@@ -152,7 +152,7 @@ def test_what_cannot_be_done_is_refused(run: Path, words: list[object], naming: 
 
 
 def test_images_that_were_moved_are_asked_for_by_the_command_that_names_them(tmp_path: Path) -> None:
-    data = picture_folder(tmp_path / "images", 12)
+    data = image_folder(tmp_path / "images", 12)
     assert kuosan("train", data, "--out", "moved run", *TRAIN).code == 0
     data.rename(tmp_path / "elsewhere")
     gone = f"was trained on {data}, which is not here"

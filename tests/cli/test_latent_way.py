@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 
 from latent_models import autoencoder_run
-from shell import QUICK, Said, kuosan, picture_folder, refused
+from shell import QUICK, Said, image_folder, kuosan, refused
 
 LATENT = [*QUICK[:1], "16", *QUICK[2:]]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures, an autoencoder's run, and the run of a model of its latents."""
+    """A folder with images, an autoencoder's run, and the run of a model of its latents."""
     folder = tmp_path_factory.mktemp("latents")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUOSAN_CACHE", str(folder / "cache"))
         autoencoder_run(folder / "ae")
-        picture_folder(folder / "pictures", 12, side=16)
+        image_folder(folder / "pictures", 12, side=16)
         said = train(folder, "run")
     assert "12 encoded in" in said.out and "as 4x8x8 latents of" in said.out
     return folder
@@ -44,7 +44,7 @@ def size_of(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def test_pictures_are_sampled_with_an_animation_and_made_again_byte_for_byte(home: Path, tmp_path: Path) -> None:
+def test_images_are_sampled_with_an_animation_and_made_again_byte_for_byte(home: Path, tmp_path: Path) -> None:
     said = kuosan("sample", home / "run", "-n", "3", "--steps", "3", "--gif", "--out", tmp_path / "made")
     assert said.code == 0, said
     first = tmp_path / "made" / "seed-00000001.png"
@@ -62,16 +62,16 @@ def test_a_run_moved_with_its_codec_works_and_without_it_says_what_is_missing(ho
 
 
 def test_holes_are_filled_and_known_pixels_kept_bit_for_bit(home: Path, tmp_path: Path) -> None:
-    picture, out = home / "pictures" / "0.png", tmp_path / "out"
-    said = kuosan("restore", home / "run", picture, "--mask", "4,4,7,6", "--steps", "3", "--out", out)
+    image, out = home / "pictures" / "0.png", tmp_path / "out"
+    said = kuosan("restore", home / "run", image, "--mask", "4,4,7,6", "--steps", "3", "--out", out)
     assert said.code == 0, said
-    before, after = pixels_of(picture), pixels_of(out / "0.png")
+    before, after = pixels_of(image), pixels_of(out / "0.png")
     hole = np.zeros((16, 16), bool)
     hole[4:10, 4:11] = True
     assert (before == after)[~hole].all() and (before != after)[hole].any()
 
 
-def test_pictures_of_another_size_are_restored_in_tiles_of_whole_cells(home: Path, tmp_path: Path) -> None:
+def test_images_of_another_size_are_restored_in_tiles_of_whole_cells(home: Path, tmp_path: Path) -> None:
     Image.fromarray(pixels_of(home / "pictures" / "0.png").repeat(2, 0)[:25, :13]).save(tmp_path / "odd.png")
     said = kuosan("restore", home / "run", tmp_path / "odd.png", "--deblur", "1", "--steps", "2", "--out", tmp_path)
     assert said.code == 2 and "would be written over" in said.err
@@ -82,12 +82,10 @@ def test_pictures_of_another_size_are_restored_in_tiles_of_whole_cells(home: Pat
 
 
 def test_what_latents_cannot_do_is_refused_with_the_reason(home: Path) -> None:
-    run, picture = home / "run", home / "pictures" / "0.png"
+    run, image = home / "run", home / "pictures" / "0.png"
     refused("sample", run, "--threshold", "99", naming=["threshold = 99.0", "no black and white"])
     refused("sample", run, "--no-clip", naming=["clip = false", "never clipped"])
-    refused(
-        "restore", run, picture, "--upscale", "2", "--method", "pigdm", naming=["pigdm", "not linear", "ddnm or dps"]
-    )
+    refused("restore", run, image, "--upscale", "2", "--method", "pigdm", naming=["pigdm", "not linear", "ddnm or dps"])
     refused("evaluate", run, "--likelihood", naming=["likelihood", "density of latents", "KID"])
     refused(
         "train", home / "pictures", "--codec", home / "nothing", "--out", home / "no", naming=["nothing does not exist"]

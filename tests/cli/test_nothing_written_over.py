@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kuosan.storage import outputs
-from shell import kuosan, picture_folder, refused, tree
+from shell import image_folder, kuosan, refused, tree
 
 Words = Callable[[Path, Path, Path], list[object]]  # run, images, out -> the command
 STEPS = ("--steps", 2, "--threads", 1)
@@ -74,7 +74,7 @@ VERBS: dict[str, tuple[Words, Words, str]] = {
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    return picture_folder(tmp_path / "images")
+    return image_folder(tmp_path / "images")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -117,7 +117,7 @@ def test_images_are_restored_one_by_one_into_a_folder(trained_run: Path, images:
     for name in ("0.png", "1.png", "0.png"):
         assert kuosan("restore", trained_run, images / name, *words).code == 0
     assert {"0.png", "1.png", "sheet.png", "sheet-2.png", "request.json"} == set(tree(tmp_path / "out"))
-    other = picture_folder(tmp_path / "other", 2)
+    other = image_folder(tmp_path / "other", 2)
     (other / "1.png").rename(other / "0.png")  # another image of the first one's name
     refused("restore", trained_run, other / "0.png", *words, naming=["0.png", "nothing is written over"])
 
@@ -158,7 +158,7 @@ def test_a_strangers_config_is_no_run_to_be_written_over(images: Path, tmp_path:
 def test_results_do_not_go_among_the_images_that_are_read(
     trained_run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, before = picture_folder(tmp_path / "other"), tree(images)
+    other, before = image_folder(tmp_path / "other"), tree(images)
     refused("evaluate", images, "--against", other, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("evaluate", other, "--against", images, "--metrics", "kid", "--out", images, naming=["that are read"])
     refused("restore", trained_run, images, "--noise", 5, *STEPS, "--out", images, naming=["that are read"])
@@ -180,7 +180,7 @@ def test_a_stopped_set_says_that_it_is_unfinished(
     from kuosan.sample import write
 
     words = ["sample", trained_run, "-n", 2, "--batch", 1, *STEPS, "--out", tmp_path / "out"]
-    real = write.pictures
+    real = write.images
 
     def stopped(*given: object) -> list[Path]:
         real(*given)  # type: ignore[arg-type]

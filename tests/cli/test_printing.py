@@ -14,7 +14,7 @@ import pytest
 
 from faults.harness import ForkServer, Outcome, build
 from kuosan.storage import checkpoint
-from shell import QUICK, mostly_slow, picture_folder
+from shell import QUICK, image_folder, mostly_slow
 
 MAIN = [sys.executable, "-m", "kuosan.cli.main"]
 TRAIN = ["train", "pics é", "--out", "run", *QUICK]
@@ -29,7 +29,7 @@ class Place:
 
     def __init__(self, folder: Path, trained: Path, shim: Path) -> None:
         self.folder = folder
-        picture_folder(folder / "pics é")
+        image_folder(folder / "pics é")
         shutil.copytree(trained, folder / "trained")
         self.server = ForkServer(shim, PRELOAD)
 

@@ -14,7 +14,7 @@ import pytest
 
 import warm_processes
 from kuosan.storage import checkpoint
-from shell import QUICK, picture_folder, signals_reach_children
+from shell import QUICK, image_folder, signals_reach_children
 from warm_processes import WarmProcess
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -53,7 +53,7 @@ def test_ctrl_c_while_sampling_ends_cleanly(trained_run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_training_saves_and_says_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     words = [word if word != "3" else "100000" for word in QUICK]
-    process = start("train", picture_folder(tmp_path / "pictures"), "--out", tmp_path / "run", *words)
+    process = start("train", image_folder(tmp_path / "pictures"), "--out", tmp_path / "run", *words)
     log = tmp_path / "run" / "log.jsonl"
     wait_for(lambda: log.exists() and log.read_text().count("\n") > 3, process)
     process.send_signal(number)
@@ -132,7 +132,7 @@ def test_sigterm_of_one_rank_under_torchrun_is_a_save_and_143_of_every_rank(tmp_
     """The launcher sends SIGTERM to the others once the first has ended, wherever they are in ending themselves."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     words = [word if word != "3" else "100000" for word in QUICK]
-    words = ["train", str(picture_folder(tmp_path / "pictures")), "--out", str(tmp_path / "run"), *words]
+    words = ["train", str(image_folder(tmp_path / "pictures")), "--out", str(tmp_path / "run"), *words]
     command = [*launch, "--rdzv-endpoint", "localhost:0", "-m", "kuosan.cli.main", *words, "--device", "cpu"]
     with signals_reach_children():
         process = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -21,7 +21,7 @@ from kuosan.evaluate.train_overlap import Schooling
 from kuosan.sample import inversion, pipeline
 from kuosan.sample.recipe import fingerprint
 from kuosan.seeds import rng
-from shell import QUICK, kuosan, picture_folder, refused
+from shell import QUICK, image_folder, kuosan, refused
 
 BACKGROUND = (16, 64, 200)
 FLAGS = ("--background", "#1040c8", "--resize", "pad")
@@ -31,7 +31,7 @@ FLAGS = ("--background", "#1040c8", "--resize", "pad")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 8 x 8 images, padded, on a blue background."""
     home = tmp_path_factory.mktemp("blue")
-    assert kuosan("train", picture_folder(home / "pictures"), "--out", home / "run", *FLAGS, *QUICK).code == 0
+    assert kuosan("train", image_folder(home / "pictures"), "--out", home / "run", *FLAGS, *QUICK).code == 0
     return home / "run"
 
 
@@ -142,7 +142,7 @@ def test_images_are_read_as_in_training(run: Path, kind: str, tmp_path: Path, mo
     config = ReconstructionConfig(str(path.parent), n=2, features="none")  # compare and reconstruct
     chosen = train_overlap.chosen(config, shape, schooling)
     at = [i for i, name in zip(chosen.ids, chosen.names) if name == "image.png"]
-    assert torch.equal(chosen.pictures.batch(at).x0[0], as_tensor(own))
+    assert torch.equal(chosen.images.batch(at).x0[0], as_tensor(own))
     assert kind == "grey" or any("as in training" in note or "laid on" in note for note in chosen.notes)
 
 

@@ -27,7 +27,7 @@ from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.metrics.image_quality import psnr, ssim
 from kuosan.metrics.kid import kid_of_pairs
 from kuosan.storage import checkpoint
-from shell import kuosan, picture_folder, refused, smooth_folder, tree
+from shell import image_folder, kuosan, refused, smooth_folder, tree
 
 QUICK = ["--precision", "fp32", "--threads", 1]
 
@@ -40,21 +40,21 @@ class Means:
 
 
 def corners(x: Tensor) -> Tensor:
-    """Some features of pictures (B, 3, H, W) in [0, 255]."""
+    """Some features of images (B, 3, H, W) in [0, 255]."""
     return x[:, :, ::5, ::5].flatten(1)[:, :12] / 255
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ae`, `latent`, which carries it, and the `pictures` of both."""
+    """A folder with `ae`, `latent`, which carries it, and the `images` of both."""
     home = tmp_path_factory.mktemp("reconstructed")
-    latent_run(home / "latent", autoencoder_run(home / "ae", picture_folder(home / "pictures", 14, 16)))
+    latent_run(home / "latent", autoencoder_run(home / "ae", image_folder(home / "pictures", 14, 16)))
     return home
 
 
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
-    """Smooth pictures that no run has seen, larger than the runs'."""
+    """Smooth images that no run has seen, larger than the runs'."""
     return smooth_folder(tmp_path / "others", 5, 20)
 
 
@@ -73,14 +73,14 @@ def told(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / "reconstruction.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_the_held_out_pictures_of_an_autoencoder_are_measured(runs: Path) -> None:
+def test_the_held_out_images_of_an_autoencoder_are_measured(runs: Path) -> None:
     said = kuosan("reconstruct", runs / "ae", "--out", "report", *QUICK)
     assert said.code == 0 and said.err == "", said
     for part in (
         "autoencoder: ",
         "step 3, factor 4, latents 4x4x4",
-        f"held-out pictures of {runs / 'pictures'}, 16x16 colour",
-        "such pictures, not 256: all are taken",
+        f"held-out images of {runs / 'pictures'}, 16x16 colour",
+        "such images, not 256: all are taken",
         "features: corners (16 px",
         "12 times fewer; in bytes 6 times less",
         "PSNR (dB)",
@@ -131,7 +131,7 @@ def test_a_latent_model_is_measured_by_the_autoencoder_it_carries(runs: Path, ot
     refused("reconstruct", moved, others, *QUICK, naming=["its autoencoder is missing", "codec/"])
 
 
-def test_a_run_of_grey_pictures_is_measured_on_grey(others: Path, tmp_path: Path) -> None:
+def test_a_run_of_grey_images_is_measured_on_grey(others: Path, tmp_path: Path) -> None:
     grey = tmp_path / "grey"
     grey.mkdir()
     for i in range(6):
@@ -144,7 +144,7 @@ def test_a_run_of_grey_pictures_is_measured_on_grey(others: Path, tmp_path: Path
     assert said.code == 0 and "its colours are left out" in said.out, said
 
 
-def test_a_large_picture_file_goes_in_tiles_and_comes_back_at_its_own_size(runs: Path, tmp_path: Path) -> None:
+def test_a_large_image_file_goes_in_tiles_and_comes_back_at_its_own_size(runs: Path, tmp_path: Path) -> None:
     rows = np.linspace(0, 255, 301)[:, None, None] * np.ones((1, 33, 3))
     Image.fromarray(rows.astype(np.uint8)).save("large.png")
     said = kuosan("reconstruct", runs / "ae", "large.png", "--out", "report", *QUICK)
@@ -152,7 +152,7 @@ def test_a_large_picture_file_goes_in_tiles_and_comes_back_at_its_own_size(runs:
     found = told("report")
     assert found["shape"] == [3, 301, 33] and found["latent_shape"] == [4, 76, 9] and found["kid"] is None
     assert found["figures"]["psnr"]["error"] is None
-    assert Path("report/table.md").read_text().count("±") == 1  # where it is explained: one picture has no error
+    assert Path("report/table.md").read_text().count("±") == 1  # where it is explained: one image has no error
     with Image.open("report/reconstruction.png") as made:
         assert made.size == (33, 301)
         after = torch.from_numpy(np.asarray(made).copy()).movedim(-1, 0)[None]
@@ -161,7 +161,7 @@ def test_a_large_picture_file_goes_in_tiles_and_comes_back_at_its_own_size(runs:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (7, 5)])
-def test_the_smallest_pictures_are_taken(runs: Path, size: tuple[int, int]) -> None:
+def test_the_smallest_images_are_taken(runs: Path, size: tuple[int, int]) -> None:
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save("small.png")
     said = kuosan("reconstruct", runs / "ae", "small.png", "--out", "report", *QUICK)
     assert said.code == 0, said
@@ -225,11 +225,11 @@ def test_without_out_the_report_lies_in_the_run_and_a_checkpoint_is_a_run(runs: 
     shutil.copytree(runs / "ae", run)
     for target in (run, run / "checkpoints" / "step-00000003"):
         assert kuosan("reconstruct", target, "-n", 4, *QUICK).code == 0
-    (folder,) = (run / "reconstructions").iterdir()  # the same weights, pictures and settings: the same place
+    (folder,) = (run / "reconstructions").iterdir()  # the same weights, images and settings: the same place
     assert folder.name.startswith("held-out-n4-") and told(folder)["step"] == 3
 
 
-def test_pictures_that_were_trained_on_are_refused_unless_left_out_or_forced(runs: Path) -> None:
+def test_images_that_were_trained_on_are_refused_unless_left_out_or_forced(runs: Path) -> None:
     words = ["reconstruct", runs / "ae", runs / "pictures", "--size", 16, *QUICK]
     refused(*words, naming=["were trained on by", "--unseen", "--force"])
     assert "were trained on" in kuosan(*words, "--unseen", "--out", "unseen").out
@@ -251,17 +251,17 @@ def test_pictures_that_were_trained_on_are_refused_unless_left_out_or_forced(run
         (["--batch", 0], ["batch = 0"]),
         (["--features", "lite"], ["lite", "did you mean 'lite0'?"]),
         (["--unseen", "--force"], ["cannot both be given"]),
-        (["--force"], ["force has no effect on the run's own held-out pictures"]),
+        (["--force"], ["force has no effect on the run's own held-out images"]),
         (["nowhere"], ["there is no nowhere"]),
         (["empty"], ["empty is empty"]),
-        (["large.png", "--size", 16], ["size has no effect on one picture file"]),
+        (["large.png", "--size", 16], ["size has no effect on one image file"]),
         (["words.txt"], ["words.txt is no data set kuosan knows"]),
         (["torn.png"], ["torn.png cannot be used", "damaged"]),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_written(runs: Path, words: list[object], naming: list[str]) -> None:
     Path("empty").mkdir()
-    Path("words.txt").write_text("no picture")
+    Path("words.txt").write_text("no image")
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save("large.png")
     noise = seeds.rng(0, "test/noise").integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save("torn.png")
@@ -279,13 +279,13 @@ def test_a_run_without_an_autoencoder_is_refused(trained_run: Path, tmp_path: Pa
     refused("reconstruct", tmp_path, *QUICK, naming=[str(tmp_path)])
 
 
-def test_a_run_whose_pictures_have_gone_wants_others(runs: Path, others: Path, tmp_path: Path) -> None:
-    gone = picture_folder(tmp_path / "gone", 6, 16)
+def test_a_run_whose_images_have_gone_wants_others(runs: Path, others: Path, tmp_path: Path) -> None:
+    gone = image_folder(tmp_path / "gone", 6, 16)
     run = autoencoder_run(tmp_path / "ae", gone)
     shutil.rmtree(gone)
-    refused("reconstruct", run, *QUICK, naming=["which is not here", f"kuosan reconstruct {run} PICTURES"])
+    refused("reconstruct", run, *QUICK, naming=["which is not here", f"kuosan reconstruct {run} IMAGES"])
     said = kuosan("reconstruct", run, others, "--out", "report", *QUICK)
-    assert said.code == 0 and "whether it saw these pictures is not known" in said.out, said
+    assert said.code == 0 and "whether it saw these images is not known" in said.out, said
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -42,7 +42,7 @@ def test_the_usual_request_of_the_embedded_model_is_guided_unless_said_otherwise
     assert embedded.name(Request(prompts=("狐狸",))) == "狐狸-seed0"
 
 
-def test_prompts_of_a_run_take_turns_and_are_written_into_each_picture(tmp_path: Path) -> None:
+def test_prompts_of_a_run_take_turns_and_are_written_into_each_image(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert kuosan("train", "portraits", "--out", run, *QUICK, "--text", "bytes", "--model.text.width", "16",
                   "--model.text.depth", "1", "--model.text.heads", "2").code == 0  # fmt: skip

@@ -1,4 +1,4 @@
-"""Train, go on, sample, look, and make a picture again, as a person would type it."""
+"""Train, go on, sample, look, and make an image again, as a person would type it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from kuosan.sample import recipe as recipes
-from shell import QUICK, kuosan, picture_folder, refused, tree
+from shell import QUICK, image_folder, kuosan, refused, tree
 
 SAMPLE = ["--precision", "fp32", "--threads", 1]
 
@@ -23,12 +23,12 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def test_training_says_what_it_will_do_before_and_what_to_do_next(tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures")
-    said = kuosan("train", pictures, "--out", tmp_path / "run", *QUICK)
+    images = image_folder(tmp_path / "pictures")
+    said = kuosan("train", images, "--out", tmp_path / "run", *QUICK)
     assert said.code == 0 and said.err == ""
     for part in (
         "compute: cpu",
-        "6 pictures used",
+        "6 images used",
         "model:",
         "predicts x0",
         "training: 3 steps of 4",
@@ -58,19 +58,19 @@ def test_a_finished_run_is_not_trained_again(run: Path) -> None:
 
 def test_a_grey_run_goes_on_too(tmp_path: Path) -> None:
     words = [word if word != "rgb" else "grey" for word in QUICK]
-    assert kuosan("train", picture_folder(tmp_path / "grey"), "--out", tmp_path / "run", *words).code == 0
+    assert kuosan("train", image_folder(tmp_path / "grey"), "--out", tmp_path / "run", *words).code == 0
     said = kuosan("train", "--out", tmp_path / "run", "--max-steps", 4)
     assert said.code == 0, said
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    said = kuosan("train", picture_folder(tmp_path / "pictures"), "--out", tmp_path / "run", "--dry-run", *QUICK)
+    said = kuosan("train", image_folder(tmp_path / "pictures"), "--out", tmp_path / "run", "--dry-run", *QUICK)
     assert said.code == 0 and "nothing was written" in said.out and "training: 3 steps" in said.out
     assert not (tmp_path / "run").exists()
 
 
 def test_settings_from_a_file_give_way_to_those_on_the_command_line(tmp_path: Path) -> None:
-    settings = {"data": {"path": str(picture_folder(tmp_path / "pictures"))}, "train": {"lr": 0.5, "seed": 9}}
+    settings = {"data": {"path": str(image_folder(tmp_path / "pictures"))}, "train": {"lr": 0.5, "seed": 9}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     said = kuosan("train", "--config", tmp_path / "mine.yaml", "--out", tmp_path / "run", "--lr", "1e-3", *QUICK)
     assert said.code == 0, said
@@ -79,11 +79,11 @@ def test_settings_from_a_file_give_way_to_those_on_the_command_line(tmp_path: Pa
 
 
 def test_init_starts_from_another_runs_weights(run: Path, tmp_path: Path) -> None:
-    said = kuosan("train", picture_folder(tmp_path / "more"), "--out", tmp_path / "second", "--init", run, *QUICK)
+    said = kuosan("train", image_folder(tmp_path / "more"), "--out", tmp_path / "second", "--init", run, *QUICK)
     assert said.code == 0 and "starting from the averaged weights" in said.out
 
 
-def test_sixteen_pictures_a_sheet_and_their_recipe_are_written(run: Path) -> None:
+def test_sixteen_images_a_sheet_and_their_recipe_are_written(run: Path) -> None:
     said = kuosan("sample", run, "-n", 16, "--steps", 2, "--seed", 7, *SAMPLE)
     assert said.code == 0, said
     folder = run / "samples" / "dpm_solver_2m-2-seed7"
@@ -120,7 +120,7 @@ def test_the_animation_has_the_denoising_in_it(run: Path) -> None:
     assert np.abs(last - final).mean() < np.abs(first - final).mean()
 
 
-def test_a_second_request_never_overwrites_the_first_ones_pictures(run: Path) -> None:
+def test_a_second_request_never_overwrites_the_first_ones_images(run: Path) -> None:
     kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, *SAMPLE)
     before = tree(run / "samples" / "ddim-2-seed0")
     said = kuosan("sample", run, "-n", 2, "--sampler", "ddim", "--steps", 2, "--eta", 1, *SAMPLE)
@@ -164,17 +164,17 @@ def test_like_makes_the_very_same_bytes_again(
     run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a recipe opens what lies below the working folder
-    start = picture_folder(tmp_path / "start", 1, side=20) / "0.png"
+    start = image_folder(tmp_path / "start", 1, side=20) / "0.png"
     words = [start if word == "IMAGE" else word for word in REQUESTS[kind]]
     common = ["--threads", 1] if kind == "bf16" else SAMPLE
     assert kuosan("sample", run, *words, "--steps", 3, "--out", tmp_path / "made", *common).code == 0
-    for picture in sorted((tmp_path / "made").glob("[sp]*-0*.png")):
-        said = kuosan("sample", "--like", picture)
+    for image in sorted((tmp_path / "made").glob("[sp]*-0*.png")):
+        said = kuosan("sample", "--like", image)
         assert said.code == 0, said
-        assert picture.with_name(f"{picture.stem}-again.png").read_bytes() == picture.read_bytes(), picture.name
+        assert image.with_name(f"{image.stem}-again.png").read_bytes() == image.read_bytes(), image.name
 
 
-def test_like_finds_a_run_that_was_moved_with_its_pictures(run: Path, tmp_path: Path) -> None:
+def test_like_finds_a_run_that_was_moved_with_its_images(run: Path, tmp_path: Path) -> None:
     kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE)
     moved = Path(shutil.move(run, tmp_path / "elsewhere"))
     said = kuosan("sample", "--like", moved / "samples" / "dpm_solver_2m-1-seed0" / "seed-00000000.png")
@@ -185,18 +185,18 @@ def test_like_refuses_other_weights_and_another_start(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    start = picture_folder(tmp_path / "start", 2) / "0.png"
+    start = image_folder(tmp_path / "start", 2) / "0.png"
     made = tmp_path / "made"
     assert kuosan("sample", run, "-n", 1, "--steps", 2, "--image", start, "--out", made, *SAMPLE).code == 0
-    picture = made / "seed-00000000.png"
+    image = made / "seed-00000000.png"
     shutil.copy(tmp_path / "start" / "1.png", start)
-    refused("sample", "--like", picture, naming=["0.png", "other pixels"])
+    refused("sample", "--like", image, naming=["0.png", "other pixels"])
     start.unlink()
-    refused("sample", "--like", picture, naming=["0.png"])
+    refused("sample", "--like", image, naming=["0.png"])
     kuosan("train", "--out", run, "--max-steps", 5, "--keep", 2, "--save-every", 1)
     assert not (run / "checkpoints" / "step-00000003").exists()
-    refused("sample", "--like", picture, naming=["other weights", "step 3", "checkpoint is gone"])
-    refused("sample", "--like", picture, tmp_path / "nowhere", naming=["nowhere"])
+    refused("sample", "--like", image, naming=["other weights", "step 3", "checkpoint is gone"])
+    refused("sample", "--like", image, tmp_path / "nowhere", naming=["nowhere"])
 
 
 def test_relative_paths_are_looked_for_and_the_message_says_where(
@@ -204,7 +204,7 @@ def test_relative_paths_are_looked_for_and_the_message_says_where(
 ) -> None:
     (tmp_path / "shelf").mkdir()
     shutil.move(run, tmp_path / "shelf" / "own")
-    start = picture_folder(tmp_path / "shelf" / "start", 1) / "0.png"
+    start = image_folder(tmp_path / "shelf" / "start", 1) / "0.png"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(tmp_path / "shelf")
@@ -233,27 +233,27 @@ def test_relative_paths_are_looked_for_and_the_message_says_where(
     assert kuosan("sample", "--like", inside, "--allow-path", elsewhere, "--out", tmp_path / "last.png").code == 0
 
 
-def test_like_needs_a_picture_of_kuosans(run: Path, tmp_path: Path) -> None:
+def test_like_needs_a_image_of_kuosans(run: Path, tmp_path: Path) -> None:
     refused("sample", "--like", run / "curve.png", naming=["curve.png", "no kuosan recipe"])
     refused("sample", "--like", run / "config.yaml", naming=["config.yaml", "no readable PNG"])
-    refused("sample", "--like", tmp_path / "none.png", naming=["none.png", "no such picture"])
+    refused("sample", "--like", tmp_path / "none.png", naming=["none.png", "no such image"])
     refused("sample", "--like", run / "curve.png", "--steps", 5, naming=["--steps", "no effect"])
     refused("sample", "--like", run / "curve.png", "--gif", naming=["--gif", "no effect"])
 
 
 def test_doctor_lists_what_would_be_used(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path / "pictures")
+    folder = image_folder(tmp_path / "pictures")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     before = tree(folder)
     said = kuosan("doctor", folder, "--out", tmp_path / "report")
-    assert said.code == 0 and "6 pictures" in said.out
+    assert said.code == 0 and "6 images" in said.out
     assert "broken.png" in (tmp_path / "report" / "rejected.csv").read_text()
     assert tree(folder) == before
 
 
 def test_doctor_shows_how_an_older_run_understands_a_folder(run: Path, tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path / "data" / "train")
-    picture_folder(tmp_path / "data" / "test", 2)
+    folder = image_folder(tmp_path / "data" / "train")
+    image_folder(tmp_path / "data" / "test", 2)
     new = kuosan("doctor", folder.parent)
     old = kuosan("doctor", folder.parent, "--layout", 1, "--split-version", 1)
     assert new.code == old.code == 0
@@ -282,26 +282,26 @@ def test_the_curve_and_the_log_can_be_read(trained_run: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] > 0 for row in rows)
 
 
-def test_a_sheet_is_told_apart_from_a_single_picture(run: Path) -> None:
+def test_a_sheet_is_told_apart_from_a_single_image(run: Path) -> None:
     kuosan("sample", run, "-n", 1, "--steps", 1, *SAMPLE)
     sheet = run / "samples" / "dpm_solver_2m-1-seed0" / "sheet.png"
-    refused("sample", "--like", sheet, naming=["sheet.png", "single pictures", "not its sheets"])
+    refused("sample", "--like", sheet, naming=["sheet.png", "single images", "not its sheets"])
 
 
-def test_pictures_between_seeds_are_named_by_both(run: Path) -> None:
+def test_images_between_seeds_are_named_by_both(run: Path) -> None:
     assert kuosan("sample", run, "-n", 3, "--steps", 2, "--between", 4, 9, *SAMPLE).code == 0
     said = kuosan("sample", "--like", run / "samples" / "dpm_solver_2m-2-seeds4-9" / "place-0001.png")
     assert "place 1 between seeds 4 and 9" in said.out, said
 
 
 def test_commands_to_copy_are_quoted(run: Path, tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "my pictures")
-    said = kuosan("train", pictures, "--out", tmp_path / "my run", *QUICK)
+    images = image_folder(tmp_path / "my images")
+    said = kuosan("train", images, "--out", tmp_path / "my run", *QUICK)
     assert f"kuosan sample '{tmp_path / 'my run'}' -n 16" in said.out
     kuosan("sample", tmp_path / "my run", "-n", 1, "--steps", 1, "--out", tmp_path / "my out", *SAMPLE)
     shutil.rmtree(tmp_path / "my run")
-    picture = tmp_path / "my out" / "seed-00000000.png"
-    refused("sample", "--like", picture, naming=[f"kuosan sample RUN --like '{picture}'"])
+    image = tmp_path / "my out" / "seed-00000000.png"
+    refused("sample", "--like", image, naming=[f"kuosan sample RUN --like '{image}'"])
 
 
 @pytest.mark.parametrize("text", [None, "x: [", "model: {prediction: eps}", "surprise: 1"])

@@ -16,13 +16,13 @@ from kuosan.networks.autoencoder import Autoencoder
 from latent_models import TINY, linear_codec, linear_latents
 
 
-def pictures(n: int = 4, side: int = 8) -> torch.Tensor:
+def images(n: int = 4, side: int = 8) -> torch.Tensor:
     return seeds.normal([(0, "test/pictures", 0, i) for i in range(n)], (3, side, side)).mul(0.3).clamp(-1, 1)
 
 
-def test_a_linear_autoencoder_gives_back_the_picture_whatever_its_shift_and_scale() -> None:
+def test_a_linear_autoencoder_gives_back_the_image_whatever_its_shift_and_scale() -> None:
     codec = linear_codec(linear_latents(shift=0.3, scale=2.5))
-    x = pictures()
+    x = images()
     z = codec.encode(x)
     assert z.shape == (4, 12, 4, 4)
     assert torch.allclose(codec.decode(z), x, atol=1e-6)
@@ -32,11 +32,11 @@ def test_a_linear_autoencoder_gives_back_the_picture_whatever_its_shift_and_scal
 def test_encoding_with_noise_draws_from_the_posterior() -> None:
     codec = linear_codec(linear_latents(scale=2.0))
     codec.network.std = 0.1
-    x, noise = pictures(), seeds.normal([(0, "test/noise", 0, i) for i in range(4)], (12, 4, 4))
+    x, noise = images(), seeds.normal([(0, "test/noise", 0, i) for i in range(4)], (12, 4, 4))
     assert torch.allclose(codec.encode(x, noise), codec.encode(x) + 2 * 0.1 * noise, atol=1e-5)
 
 
-def test_finished_pictures_lie_within_black_and_white_and_one_by_one_they_do_not_depend_on_the_batch() -> None:
+def test_finished_images_lie_within_black_and_white_and_one_by_one_they_do_not_depend_on_the_batch() -> None:
     config = Latents(network=TINY, shift=(0.1,) * 4, scale=(1.0,) * 4, weights="x")
     codec = LatentCodec(config, Autoencoder(TINY, 1).eval().requires_grad_(False))
     z = 20 * seeds.normal([(0, "test/z", 0, i) for i in range(5)], (4, 8, 8))
@@ -62,12 +62,12 @@ def test_measured_latents_have_mean_zero_and_standard_deviation_one() -> None:
 
 def test_a_latent_channel_that_holds_nothing_is_named() -> None:
     mean = torch.zeros(2, 3, 4, 4)
-    mean[:, :2] = pictures(2, 4)[:, :2]
+    mean[:, :2] = images(2, 4)[:, :2]
     with pytest.raises(Error, match=r"latent channel 2 .* holds nothing: train the autoencoder longer"):
         measure([(mean, torch.zeros_like(mean))])
 
 
-def test_latents_say_their_shape_and_refuse_pictures_that_do_not_fit() -> None:
+def test_latents_say_their_shape_and_refuse_images_that_do_not_fit() -> None:
     latents = Latents(network=TINY)
     assert latents.walk_shape((3, 16, 24)) == (4, 8, 12)
     assert Pixels().walk_shape((3, 16, 24)) == (3, 16, 24)
@@ -91,10 +91,10 @@ def test_two_latent_spaces_are_the_same_only_with_the_same_autoencoder_and_nearl
     assert apart(one, one) is None and apart(Pixels(), Pixels()) is None
     assert apart(one, replace(one, run="elsewhere", scale=(2.01,) * 4)) is None
     assert "another autoencoder" in str(apart(one, replace(one, weights="2" * 64)))
-    assert "other pictures" in str(apart(one, replace(one, shift=(0.6,) * 4)))
-    assert "pictures themselves, and this model an autoencoder's latents" in str(apart(one, Pixels()))
+    assert "other images" in str(apart(one, replace(one, shift=(0.6,) * 4)))
+    assert "images themselves, and this model an autoencoder's latents" in str(apart(one, Pixels()))
 
 
 def test_the_codec_of_pixels_changes_nothing() -> None:
-    x = pictures()
+    x = images()
     assert PIXELS.encode(x) is x and PIXELS.decode(x) is x and PIXELS.finish(x) is x and PIXELS.tiled(8) is PIXELS

@@ -25,7 +25,7 @@ VP = Discrete()
 
 
 def cdf(x: np.ndarray | float, alpha: float = 1.0, sigma: float = 0.0) -> np.ndarray:
-    """The chance of a noisy picture below x."""
+    """The chance of a noisy image below x."""
     spread = math.sqrt(alpha**2 * STD**2 + sigma**2)
     return np.asarray((WEIGHTS * norm.cdf((np.asarray(x)[..., None] - alpha * MEANS) / spread)).sum(-1))
 

@@ -67,7 +67,7 @@ def ours(model: Any) -> Autoencoder:
 
 @pytest.mark.parametrize("change", OTHERS)
 @torch.no_grad()
-def test_moments_and_pictures_are_those_of_diffusers(change: dict[str, Any]) -> None:
+def test_moments_and_images_are_those_of_diffusers(change: dict[str, Any]) -> None:
     model = theirs({**SCALED, **change})
     network = ours(model)
     x = seeds.normal([(2, "x", 0, i) for i in range(2)], (model.config.in_channels, 64, 48))
@@ -80,7 +80,7 @@ def test_moments_and_pictures_are_those_of_diffusers(change: dict[str, Any]) -> 
 
 
 @torch.no_grad()
-def test_pictures_large_enough_for_the_quick_enlargement_are_the_same_too() -> None:
+def test_images_large_enough_for_the_quick_enlargement_are_the_same_too() -> None:
     model = theirs({**SCALED, "block_out_channels": [16, 32], "down_block_types": ["DownEncoderBlock2D"] * 2,
                     "up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 1})  # fmt: skip
     z = seeds.normal([(3, "z", 0, 0)], (4, 24, 32))

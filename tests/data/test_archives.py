@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_files import picture, saved
+from made_files import drawn_image, saved
 from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.archives import member_name
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.doctor import examine
 from kuosan.errors import Error
 from shell import kuosan
 
 
 def image(name: str) -> bytes:
-    return saved(picture(8, 8, 3, name), "PNG")
+    return saved(drawn_image(8, 8, 3, name), "PNG")
 
 
 def tar_of(path: Path, *names: str, mode: str = "w") -> Path:
@@ -158,7 +158,7 @@ def test_archives_within_archives_are_no_images(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as pack:
         pack.writestr("inner.tar", inner)
         pack.writestr("b.png", image("b"))
-    assert "not a picture" in refused(tmp_path / "outer.zip")["inner.tar"]
+    assert "not an image" in refused(tmp_path / "outer.zip")["inner.tar"]
 
 
 def test_a_file_is_what_its_bytes_say_and_links_out_of_the_folder_are_followed(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_a_file_is_what_its_bytes_say_and_links_out_of_the_folder_are_followed(t
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "far" / "x.png")
     (tmp_path / "data" / "folder").symlink_to(tmp_path / "far")
     (tmp_path / "data" / ".hidden.png").write_bytes(image("hidden"))
-    pictures = opened(tmp_path / "data")
-    assert {pictures.name(i) for i in range(4)} == {"wrong.jpg", "no-suffix", "link.png", "folder/x.png"}
-    assert {text for text in pictures.captions or []} == {None, "a caption"}
+    images = opened(tmp_path / "data")
+    assert {images.name(i) for i in range(4)} == {"wrong.jpg", "no-suffix", "link.png", "folder/x.png"}
+    assert {text for text in images.captions or []} == {None, "a caption"}
     assert refused(tmp_path / "data") == {".hidden.png": "hidden"}
 
 
@@ -204,8 +204,8 @@ def test_what_kuosan_wrote_is_no_data_and_other_folders_with_such_files_are(tmp_
     for name, text in {**OWN, "cook/recipe.json": '{"salt": 1}', "dump/data.json": "[1]"}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    pictures = opened(tmp_path)
-    assert {pictures.name(i) for i in range(len(pictures))} == {"a.png", "cook/soup.png", "dump/b.png"}
+    images = opened(tmp_path)
+    assert {images.name(i) for i in range(len(images))} == {"a.png", "cook/soup.png", "dump/b.png"}
     folders = {name.split("/")[0] for name in OWN}
     found = {name: why for name, why in refused(tmp_path).items() if why.startswith("written by kuosan")}
     assert set(found) == folders and found["run2"] == "written by kuosan: a run"
@@ -216,20 +216,20 @@ def test_the_folder_that_is_written_to_is_no_data(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "out/b.png", "other/out/c.png")
     config = DataConfig(path=str(tmp_path), hold_out=0)
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    pictures = open_pictures(config, outputs=[tmp_path / "link"])
-    assert {pictures.name(i) for i in range(len(pictures))} == {"a.png", "other/out/c.png"}
-    assert dict(pictures.report.scan.refused)["out"] == "the folder that is written to"
+    images = open_images(config, outputs=[tmp_path / "link"])
+    assert {images.name(i) for i in range(len(images))} == {"a.png", "other/out/c.png"}
+    assert dict(images.report.scan.refused)["out"] == "the folder that is written to"
 
 
 def test_labels_of_a_python_data_set_may_be_numbers_of_every_kind() -> None:
     labels = [3, 3.0, "3", np.int64(3), np.float32(3), torch.tensor(3.0), torch.tensor(3), 10]
-    pictures = open_pictures(
+    images = open_images(
         Items(*((X, label) if not isinstance(label, str) else {"image": X, "label": label} for label in labels)),
         SETTINGS,
     )
-    assert pictures.classes == ("3", "10") and pictures.labels is not None
-    assert pictures.labels.tolist() == [0] * 7 + [1]
-    odd = open_pictures(Items((X, 0.25), (X, float("nan")), (X, True)), SETTINGS)
+    assert images.classes == ("3", "10") and images.labels is not None
+    assert images.labels.tolist() == [0] * 7 + [1]
+    odd = open_images(Items((X, 0.25), (X, float("nan")), (X, True)), SETTINGS)
     assert odd.classes == ("true",) and odd.labels is not None and odd.labels.tolist() == [-1, -1, 0]
     assert odd.report.scan.listing.missing == [
         ("item 0", "has no class: a class is a whole number or text, not a float of float64")

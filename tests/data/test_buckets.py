@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: which shapes there are, where each picture goes, what is cut, and that nothing is dropped."""
+"""Aspect-ratio buckets: which shapes there are, where each image goes, what is cut, and that nothing is dropped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_files import picture, saved
+from made_files import image, saved
 
 from kuosan.data.config import MOST_ASTRAY, DataConfig, cut, nearest, shapes, sorted_into, usual_step
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.doctor import examine, write
 from kuosan.data.pixels import cover
 from kuosan.errors import Error
@@ -28,7 +28,7 @@ SIZES = [(64, 64)] * 3 + [(60, 90)] * 4 + [(90, 60)] * 2 + [(64, 70), (20, 300),
 def folder(path: Path) -> DataConfig:
     path.mkdir(exist_ok=True)
     for i, (h, w) in enumerate(SIZES):
-        (path / f"{i:02}.png").write_bytes(saved(picture(h, w, 3, f"bucket {i}"), "PNG"))
+        (path / f"{i:02}.png").write_bytes(saved(image(h, w, 3, f"bucket {i}"), "PNG"))
     return DataConfig(str(path), size=32, resize="buckets", hold_out=0.0)
 
 
@@ -54,7 +54,7 @@ def test_every_shape_keeps_to_the_rule(side: int, step: int, aspect: float) -> N
 
 
 @given(h=st.integers(1, 3000), w=st.integers(1, 3000), size=st.sampled_from([16, 64, 96]))
-def test_a_picture_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -> None:
+def test_a_image_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -> None:
     every = shapes(size, usual_step(size), 2.0)
     chosen = every[nearest(every, h, w)]
     scale = max(chosen[0] / h, chosen[1] / w)  # until it covers
@@ -72,69 +72,69 @@ def test_the_usual_step_is_an_eighth_of_the_size_and_divides_it() -> None:
 
 
 def test_covering_cuts_the_centre_evenly_and_copies_what_fits() -> None:
-    pixels = picture(48, 90)
+    pixels = image(48, 90)
     assert (cover(pixels, 48, 88) == pixels[:, 1:89]).all()
     assert (cover(pixels, 48, 90) == pixels).all()
-    assert (cover(picture(91, 48), 88, 48) == picture(91, 48)[1:89]).all()
+    assert (cover(image(91, 48), 88, 48) == image(91, 48)[1:89]).all()
     made = cover(np.repeat(np.arange(240, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2), 24, 40)
     assert made.shape == (24, 40, 3)  # 60 x 100 of 60 x 240 is kept, 70 columns are cut on either side
     assert abs(float(made[:, :, 0].mean()) - 119.5) < 1 and (made[:, 0] > 69).all() and (made[:, -1] < 170).all()
 
 
-def test_every_picture_is_used_in_the_bucket_of_its_shape(tmp_path: Path) -> None:
+def test_every_image_is_used_in_the_bucket_of_its_shape(tmp_path: Path) -> None:
     config = folder(tmp_path / "data")
-    pictures = open_pictures(config)
-    assert len(pictures) == len(pictures.train) == len(SIZES) and pictures.shape == (3, 32, 32)
+    images = open_images(config)
+    assert len(images) == len(images.train) == len(SIZES) and images.shape == (3, 32, 32)
     every = shapes(32, 4, 2.0)
-    for i, look in enumerate(pictures.scan.looks):
+    for i, look in enumerate(images.scan.looks):
         place = nearest(every, look.height, look.width)
-        assert pictures.buckets.shapes[pictures.buckets.of[i]] == every[place]
-        assert pictures.batch([i]).x0.shape[2:] == every[place]
-    assert pictures.pixels(0).flags["C_CONTIGUOUS"]
-    assert {(44, 24), (24, 44)} <= set(pictures.buckets.shapes), "the widest and the tallest went somewhere too"
+        assert images.buckets.shapes[images.buckets.of[i]] == every[place]
+        assert images.batch([i]).x0.shape[2:] == every[place]
+    assert images.pixels(0).flags["C_CONTIGUOUS"]
+    assert {(44, 24), (24, 44)} <= set(images.buckets.shapes), "the widest and the tallest went somewhere too"
 
 
 def test_in_memory_from_disk_from_a_zip_and_from_python_are_the_same(tmp_path: Path) -> None:
     config = folder(tmp_path / "data")
-    whole = open_pictures(config)
-    read = open_pictures(replace(config, memory_gib=0.0))
+    whole = open_images(config)
+    read = open_images(replace(config, memory_gib=0.0))
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as packed:
         for file in sorted((tmp_path / "data").iterdir()):
             packed.write(file, file.name)
-    zipped = open_pictures(replace(config, path=str(tmp_path / "data.zip")))
+    zipped = open_images(replace(config, path=str(tmp_path / "data.zip")))
     assert whole.in_memory and zipped.in_memory and not read.in_memory
     assert whole.fingerprint == read.fingerprint == zipped.fingerprint
     groups = [np.flatnonzero(whole.buckets.of == place) for place in range(len(whole.buckets.shapes))]
     for made in (read, zipped):
         batches = list(made.batches([(ids, None) for ids in groups]))
         assert all(torch.equal(batch.x0, whole.batch(ids).x0) for batch, ids in zip(batches, groups))
-    items = [(picture(h, w, 3, f"bucket {i}"), i % 2) for i, (h, w) in enumerate(SIZES)]
-    given = open_pictures(items, replace(config, path="items"))
+    items = [(image(h, w, 3, f"bucket {i}"), i % 2) for i, (h, w) in enumerate(SIZES)]
+    given = open_images(items, replace(config, path="items"))
     assert Counter(given.buckets.of.tolist()) == Counter(whole.buckets.of.tolist())
     assert given.buckets.shapes == whole.buckets.shapes and given.labels is not None
 
 
 def test_a_batch_of_several_buckets_is_refused(tmp_path: Path) -> None:
-    pictures = open_pictures(folder(tmp_path / "data"))
+    images = open_images(folder(tmp_path / "data"))
     with pytest.raises(Error, match="of several buckets"):
-        pictures.batch(range(len(pictures)))
+        images.batch(range(len(images)))
 
 
 def test_one_bucket_alone_keeps_its_numbers(tmp_path: Path) -> None:
-    pictures = open_pictures(replace(folder(tmp_path / "data"), hold_out=0.4))
-    for place, shape in enumerate(pictures.buckets.shapes):
-        some = pictures.only(shape)
+    images = open_images(replace(folder(tmp_path / "data"), hold_out=0.4))
+    for place, shape in enumerate(images.buckets.shapes):
+        some = images.only(shape)
         assert some.shape == (3, *shape)
-        assert some.train.tolist() == [i for i in pictures.train if pictures.buckets.of[i] == place]
-        assert some.held_out.tolist() == [i for i in pictures.held_out if pictures.buckets.of[i] == place]
-    assert pictures.shape == (3, 32, 32)
-    with pytest.raises(Error, match="no pictures of 64x64"):
-        pictures.only((64, 64))
+        assert some.train.tolist() == [i for i in images.train if images.buckets.of[i] == place]
+        assert some.held_out.tolist() == [i for i in images.held_out if images.buckets.of[i] == place]
+    assert images.shape == (3, 32, 32)
+    with pytest.raises(Error, match="no images of 64x64"):
+        images.only((64, 64))
 
 
 def test_mirroring_is_along_the_width_of_any_shape(tmp_path: Path) -> None:
     config = folder(tmp_path / "data")
-    plain, flipped = open_pictures(config), open_pictures(replace(config, flip=True))
+    plain, flipped = open_images(config), open_images(replace(config, flip=True))
     assert plain.fingerprint != flipped.fingerprint
     wide = int(np.flatnonzero(plain.buckets.of == len(plain.buckets.shapes) - 1)[0])
     seen = [flipped.batch([wide], [(0, "augment", step, 0)]).x0 for step in range(20)]
@@ -143,27 +143,27 @@ def test_mirroring_is_along_the_width_of_any_shape(tmp_path: Path) -> None:
     assert all(same or torch.equal(each, x0) for same, each in zip(mirrored, seen)) and 3 < sum(mirrored) < 17
 
 
-def test_square_pictures_give_one_bucket_and_the_pixels_of_a_crop(tmp_path: Path) -> None:
+def test_square_images_give_one_bucket_and_the_pixels_of_a_crop(tmp_path: Path) -> None:
     for i in range(3):
-        (tmp_path / f"{i}.png").write_bytes(saved(picture(40, 40, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(image(40, 40, 3, f"{i}"), "PNG"))
     config = DataConfig(str(tmp_path), size=32, resize="buckets")
-    square, cropped = open_pictures(config), open_pictures(replace(config, resize="crop"))
+    square, cropped = open_images(config), open_images(replace(config, resize="crop"))
     assert square.buckets.shapes == cropped.buckets.shapes == ((32, 32),)
     assert torch.equal(square.batch(range(3)).x0, cropped.batch(range(3)).x0)
 
 
-def test_without_square_pictures_the_shape_is_the_commonest_buckets(tmp_path: Path) -> None:
+def test_without_square_images_the_shape_is_the_commonest_buckets(tmp_path: Path) -> None:
     for i, (h, w) in enumerate([(40, 60), (40, 60), (60, 40)]):
-        (tmp_path / f"{i}.png").write_bytes(saved(picture(h, w, 3, f"{i}"), "PNG"))
-    pictures = open_pictures(DataConfig(str(tmp_path), size=64, resize="buckets", hold_out=0.0))
-    assert pictures.buckets.shapes == ((80, 48), (48, 80)) and pictures.shape == (3, 48, 80)
+        (tmp_path / f"{i}.png").write_bytes(saved(image(h, w, 3, f"{i}"), "PNG"))
+    images = open_images(DataConfig(str(tmp_path), size=64, resize="buckets", hold_out=0.0))
+    assert images.buckets.shapes == ((80, 48), (48, 80)) and images.shape == (3, 48, 80)
 
 
 def test_the_fingerprint_follows_the_shapes(tmp_path: Path) -> None:
     config = replace(folder(tmp_path / "data"), size=64)
     changes = ({}, {"bucket_step": 16}, {"bucket_aspect": 1.5}, {"size": 32})
-    assert len({open_pictures(replace(config, **change)).fingerprint for change in changes}) == 4
-    assert open_pictures(replace(config, bucket_step=8)).fingerprint == open_pictures(config).fingerprint
+    assert len({open_images(replace(config, **change)).fingerprint for change in changes}) == 4
+    assert open_images(replace(config, bucket_step=8)).fingerprint == open_images(config).fingerprint
 
 
 def test_sideways_photographs_go_to_the_bucket_they_are_seen_in(tmp_path: Path) -> None:
@@ -171,10 +171,10 @@ def test_sideways_photographs_go_to_the_bucket_they_are_seen_in(tmp_path: Path) 
 
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right by a quarter
-    (tmp_path / "a.jpg").write_bytes(saved(picture(40, 60), "JPEG", exif=exif))
-    pictures = open_pictures(DataConfig(str(tmp_path), size=64, resize="buckets"))
-    ((h, w),) = pictures.buckets.shapes
-    assert h > w and pictures.pixels(0).shape == (h, w, 3)
+    (tmp_path / "a.jpg").write_bytes(saved(image(40, 60), "JPEG", exif=exif))
+    images = open_images(DataConfig(str(tmp_path), size=64, resize="buckets"))
+    ((h, w),) = images.buckets.shapes
+    assert h > w and images.pixels(0).shape == (h, w, 3)
 
 
 def test_the_doctor_tells_the_buckets_with_their_counts_and_what_is_cut(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_doctor_tells_the_buckets_with_their_counts_and_what_is_cut(tmp_path
     assert told["cut_on_average"] == pytest.approx(sum(cuts) / len(cuts), abs=1e-4)
     assert told["resized"] == len(SIZES) and told["enlarged"] == 2
     (line,) = [line for line in report.lines() if "buckets" in line]
-    assert "24x44 1" in line and f"at most {max(cuts):.1%} of a picture is cut" in line
+    assert "24x44 1" in line and f"at most {max(cuts):.1%} of an image is cut" in line
     accepted = list(csv.DictReader(write(report, tmp_path / "out")[0].read_text().splitlines()))
     assert Counter(row["to"] for row in accepted) == Counter(told["buckets"])  # type: ignore[arg-type]
 
@@ -210,4 +210,4 @@ def test_settings_of_buckets_are_checked(settings: dict[str, object], says: str)
 def test_a_step_that_leaves_squares_without_a_bucket_is_refused(tmp_path: Path) -> None:
     config = replace(folder(tmp_path / "data"), size=64, bucket_step=24)
     with pytest.raises(Error, match="bucket_step = 24 does not divide size = 64"):
-        open_pictures(config)
+        open_images(config)

@@ -1,4 +1,4 @@
-"""Captions and split of pictures: what counts as one, where it is looked for, and what a person is told of it."""
+"""Captions and split of images: what counts as one, where it is looked for, and what a person is told of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.captions import read_lists
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import Pictures, first_rows, open_pictures
+from kuosan.data.dataset import Images, first_rows, open_images
 from kuosan.data.doctor import examine
 from kuosan.data.text_files import Beside, Finder
 from shell import kuosan
@@ -20,12 +20,12 @@ from work import instructions
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 
 
-def captions(pictures: Pictures) -> dict[str, str | None]:
-    return {pictures.name(i): text for i, text in enumerate(pictures.captions or [])}
+def captions(images: Images) -> dict[str, str | None]:
+    return {images.name(i): text for i, text in enumerate(images.captions or [])}
 
 
-def problems(pictures: Pictures) -> list[tuple[str, str]]:
-    return pictures.report.scan.listing.missing
+def problems(images: Images) -> list[tuple[str, str]]:
+    return images.report.scan.listing.missing
 
 
 def metadata(folder: Path, *rows: dict[str, object], name: str = "metadata.jsonl") -> None:
@@ -34,22 +34,22 @@ def metadata(folder: Path, *rows: dict[str, object], name: str = "metadata.jsonl
 
 def test_without_captions_there_is_no_list_of_them_and_the_report_says_so(tmp_path: Path) -> None:
     put(tmp_path, *NAMES)
-    pictures = opened(tmp_path)
-    assert pictures.captions is None and pictures.batch([0]).caption is None
-    assert "No picture has a caption." in pictures.describe()
-    assert first_rows(pictures) == [f"{pictures.name(int(i))} -> (no caption)" for i in pictures.train[:5]]
+    images = opened(tmp_path)
+    assert images.captions is None and images.batch([0]).caption is None
+    assert "No image has a caption." in images.describe()
+    assert first_rows(images) == [f"{images.name(int(i))} -> (no caption)" for i in images.train[:5]]
 
 
-def test_pictures_without_a_caption_are_counted_and_named_where_others_have_one(tmp_path: Path) -> None:
+def test_images_without_a_caption_are_counted_and_named_where_others_have_one(tmp_path: Path) -> None:
     put(tmp_path, *NAMES)
     metadata(tmp_path, {"file_name": "a.png", "text": "a fox"}, {"file_name": "c.png", "text": "a red fox in snow"})
-    pictures = opened(tmp_path)
-    assert captions(pictures) == {"a.png": "a fox", "b.png": None, "c.png": "a red fox in snow", "d.png": None}
-    said = "\n".join(pictures.describe())
-    assert "2 of 4 pictures have a caption, 2 different ones; the longest has 17 characters: c.png -> a red fox" in said
+    images = opened(tmp_path)
+    assert captions(images) == {"a.png": "a fox", "b.png": None, "c.png": "a red fox in snow", "d.png": None}
+    said = "\n".join(images.describe())
+    assert "2 of 4 images have a caption, 2 different ones; the longest has 17 characters: c.png -> a red fox" in said
     assert "2 have no caption, or an empty one: " in said and "b.png" in said
-    assert pictures.report.summary()["longest_caption"] == 17
-    assert sorted(pictures.batch(range(4)).caption or []) == ["", "", "a fox", "a red fox in snow"]
+    assert images.report.summary()["longest_caption"] == 17
+    assert sorted(images.batch(range(4)).caption or []) == ["", "", "a fox", "a red fox in snow"]
 
 
 @pytest.mark.parametrize("empty", ["", "   ", "\n\t", None, [], [" "]])
@@ -57,9 +57,9 @@ def test_an_empty_caption_is_none(tmp_path: Path, empty: object) -> None:
     put(tmp_path, *NAMES)
     metadata(tmp_path, {"file_name": "a.png", "text": empty}, {"file_name": "b.png", "text": "b"})
     (tmp_path / "c.txt").write_text(" \n")
-    pictures = opened(tmp_path)
-    assert captions(pictures) == {"a.png": None, "b.png": "b", "c.png": None, "d.png": None}
-    assert problems(pictures) == []
+    images = opened(tmp_path)
+    assert captions(images) == {"a.png": None, "b.png": "b", "c.png": None, "d.png": None}
+    assert problems(images) == []
 
 
 @pytest.mark.parametrize("column", ["text", "caption", "prompt"])
@@ -76,9 +76,9 @@ def test_three_columns_are_read_as_captions_the_first_that_says_something(tmp_pa
 def test_a_caption_that_is_no_text_is_reported_with_its_line(tmp_path: Path, value: object) -> None:
     put(tmp_path, *NAMES)
     metadata(tmp_path, {"file_name": "b.png", "text": "b"}, {"file_name": "a.png", "text": value})
-    pictures = opened(tmp_path)
-    assert captions(pictures)["a.png"] is None
-    ((place, reason),) = problems(pictures)
+    images = opened(tmp_path)
+    assert captions(images)["a.png"] is None
+    ((place, reason),) = problems(images)
     assert place == "metadata.jsonl line 2" and reason.startswith("has no caption in text: ")
 
 
@@ -97,23 +97,23 @@ def test_one_list_of_another_name_is_accepted_with_a_note(tmp_path: Path, name: 
         (tmp_path / "set" / name).write_text(f"{column},caption,author\na.png,a fox,me\n")
     else:
         metadata(tmp_path / "set", {column: "a.png", "caption": "a fox", "author": "me"}, name=name)
-    pictures = opened(tmp_path)
-    assert captions(pictures) == {"set/a.png": "a fox", "set/b.png": None}
-    assert pictures.report.scan.refused == [] and problems(pictures) == []
-    note = f"set/{name} is read as the list of its folder's pictures, with file_name, caption, author."
-    assert note in pictures.describe()
+    images = opened(tmp_path)
+    assert captions(images) == {"set/a.png": "a fox", "set/b.png": None}
+    assert images.report.scan.refused == [] and problems(images) == []
+    note = f"set/{name} is read as the list of its folder's images, with file_name, caption, author."
+    assert note in images.describe()
 
 
-def test_a_list_beside_metadata_or_that_lists_no_pictures_is_skipped_as_no_picture(tmp_path: Path) -> None:
+def test_a_list_beside_metadata_or_that_lists_no_images_is_skipped_as_no_image(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "sub/b.png")
     metadata(tmp_path, {"file_name": "a.png", "text": "a"})
     (tmp_path / "captions.csv").write_text("file_name,text\na.png,other\n")
     (tmp_path / "sub" / "prices.csv").write_text("item,price\nb.png,3\n")
     (tmp_path / "sub" / "noise.jsonl").write_bytes(b"\xff\x00\xfe{")
     (tmp_path / "sub" / "empty.csv").write_bytes(b"")
-    pictures = opened(tmp_path)
-    assert captions(pictures) == {"a.png": "a", "sub/b.png": None}
-    skipped = [name for name, _ in pictures.report.scan.refused]
+    images = opened(tmp_path)
+    assert captions(images) == {"a.png": "a", "sub/b.png": None}
+    skipped = [name for name, _ in images.report.scan.refused]
     assert skipped == ["captions.csv", "sub/empty.csv", "sub/noise.jsonl", "sub/prices.csv"]
 
 
@@ -121,13 +121,13 @@ def test_two_lists_in_one_folder_are_not_chosen_between(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     (tmp_path / "long.csv").write_text("file_name,text\na.png,a long one\n")
     (tmp_path / "short.csv").write_text("file_name,text\na.png,short\n")
-    pictures = opened(tmp_path)
-    assert pictures.captions is None
+    images = opened(tmp_path)
+    assert images.captions is None
     reason = "one of 2 lists in its folder: call the right one metadata.csv"
-    assert problems(pictures) == [("long.csv", reason), ("short.csv", reason)]
+    assert problems(images) == [("long.csv", reason), ("short.csv", reason)]
 
 
-def test_two_files_that_caption_a_picture_differently_are_reported(tmp_path: Path) -> None:
+def test_two_files_that_caption_a_image_differently_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "sub/a.png")
     metadata(tmp_path, {"file_name": "sub/a.png", "text": "one"})
     metadata(tmp_path / "sub", {"file_name": "a.png", "text": "two"})
@@ -136,33 +136,33 @@ def test_two_files_that_caption_a_picture_differently_are_reported(tmp_path: Pat
 
 
 @pytest.mark.parametrize("word", ["test", "validation", "held_out", "Held-Out", "VAL", " valid ", "dev", "Testing"])
-def test_a_split_beside_the_pictures_holds_out_what_it_says(tmp_path: Path, word: str) -> None:
+def test_a_split_beside_the_images_holds_out_what_it_says(tmp_path: Path, word: str) -> None:
     put(tmp_path, *NAMES)
     rows = [{"file_name": name, "split": "train"} for name in NAMES[:3]] + [{"file_name": "d.png", "split": word}]
     metadata(tmp_path, *rows)
-    pictures = opened(tmp_path, hold_out=None)
-    assert [pictures.name(int(i)) for i in pictures.held_out] == ["d.png"]
-    assert "4 pictures used: 3 to train on, 1 held out." in pictures.describe()
+    images = opened(tmp_path, hold_out=None)
+    assert [images.name(int(i)) for i in images.held_out] == ["d.png"]
+    assert "4 images used: 3 to train on, 1 held out." in images.describe()
     given = opened(tmp_path, hold_out=0.0)
     trained = {given.name(int(i)) for i in given.train}
     assert ("d.png" in trained) == ("test" not in word.lower())  # test images are never trained on
-    assert len(given.held_out) == 0 and given.fingerprint != pictures.fingerprint
-    assert "The pictures' own split is not used, because hold_out is 0." in given.describe()
+    assert len(given.held_out) == 0 and given.fingerprint != images.fingerprint
+    assert "The images' own split is not used, because hold_out is 0." in given.describe()
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as pack:
         for file in sorted(tmp_path.glob("*.*n*")):
             pack.write(file, file.name)
-    assert opened(tmp_path / "pack.zip", hold_out=None).fingerprint == pictures.fingerprint
+    assert opened(tmp_path / "pack.zip", hold_out=None).fingerprint == images.fingerprint
 
 
-def test_pictures_that_no_split_names_are_trained_on_and_counted(tmp_path: Path) -> None:
+def test_images_that_no_split_names_are_trained_on_and_counted(tmp_path: Path) -> None:
     put(tmp_path, *(f"{i}.png" for i in range(60)))
     (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,test\n1.png,later\n2.png,\n3.png,train\n")
-    pictures = opened(tmp_path, hold_out=None)
-    assert [pictures.name(int(i)) for i in pictures.held_out] == ["0.png"]  # by content, a few more would be
-    said = "\n".join(pictures.describe())
+    images = opened(tmp_path, hold_out=None)
+    assert [images.name(int(i)) for i in images.held_out] == ["0.png"]  # by content, a few more would be
+    said = "\n".join(images.describe())
     assert "58 say nothing of their split where others do: they are trained on: " in said
     known = "known are train, training, val, valid, validation, dev, test, testing, held_out"
-    assert problems(pictures) == [("metadata.csv line 3", f"says split 'later': {known}")]
+    assert problems(images) == [("metadata.csv line 3", f"says split 'later': {known}")]
     (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,1\n1.png,2\n")
     others = opened(tmp_path, hold_out=None)
     assert len(problems(others)) == 2 and set(others.held_out) == set(examine(others.config).split()[0])
@@ -171,22 +171,22 @@ def test_pictures_that_no_split_names_are_trained_on_and_counted(tmp_path: Path)
 def test_a_split_that_holds_everything_out_is_said_and_all_are_used(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,split\na.png,test\nb.png,test\n")
-    pictures = opened(tmp_path, hold_out=None)
-    assert len(pictures.train) == 2
-    assert "none held out (their split holds out every one, so all are used)." in "\n".join(pictures.describe())
+    images = opened(tmp_path, hold_out=None)
+    assert len(images.train) == 2
+    assert "none held out (their split holds out every one, so all are used)." in "\n".join(images.describe())
 
 
 def test_a_split_asked_for_as_the_class_is_the_class(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,split,breed\na.png,test,x\nb.png,train,y\n")
     assert opened(tmp_path, label_column="split", hold_out=None).classes == ("test", "train")
-    assert "columns beside the pictures: breed." in "\n".join(opened(tmp_path).describe())
+    assert "columns beside the images: breed." in "\n".join(opened(tmp_path).describe())
 
 
 def test_a_python_data_sets_captions_are_the_same(tmp_path: Path) -> None:
     items = ({"image": X, "prompt": " a\nfox "}, {"image": X, "text": ["", "b"]}, {"image": X, "text": ""}, (X, " "))
-    assert open_pictures(Items(*items), SETTINGS).captions == ["a fox", "b", None, None]
-    odd = open_pictures(Items({"image": X, "text": "\ud800"}), SETTINGS)
+    assert open_images(Items(*items), SETTINGS).captions == ["a fox", "b", None, None]
+    odd = open_images(Items({"image": X, "text": "\ud800"}), SETTINGS)
     assert odd.captions is None and problems(odd)[0][0] == "item 0"
 
 
@@ -196,18 +196,18 @@ def test_the_doctor_shows_the_first_captions(tmp_path: Path) -> None:
     said = kuosan("doctor", tmp_path).out
     rows = [line for line in said.splitlines() if " -> " in line and line.startswith("  ")]
     assert "The first captions:" in said and len(rows) == 5
-    pictures = opened(tmp_path)
+    images = opened(tmp_path)
     for i, row in enumerate(rows):
-        assert row.startswith(f"  {pictures.name(i)} -> ")
-        caption = (pictures.captions or [])[i]
+        assert row.startswith(f"  {images.name(i)} -> ")
+        caption = (images.captions or [])[i]
         assert row.endswith("..." if caption else "(no caption)") and len(row) < 150
 
 
 def test_the_portraits_rows_can_be_shown_before_training() -> None:
-    pictures = open_pictures(DataConfig())
-    rows = first_rows(pictures, 3)
+    images = open_images(DataConfig())
+    rows = first_rows(images, 3)
     assert len(rows) == 3 and all(" -> a portrait of a person with" in row for row in rows)
-    assert rows[0].startswith(f"{pictures.name(int(pictures.train[0]))} -> ")
+    assert rows[0].startswith(f"{images.name(int(images.train[0]))} -> ")
 
 
 NO_TEXT = {"GBK": "一只红色的狐狸在雪地里".encode("gbk"), "Shift-JIS": "赤い狐が雪の中にいる".encode("shift_jis")}
@@ -223,12 +223,12 @@ def test_a_list_in_another_encoding_is_a_problem_and_its_images_are_read(
     text = NO_TEXT.get(kind, "un café".encode("latin-1"))
     begin = b"file_name,text\na.png," if name.endswith("csv") else b'{"file_name": "a.png", "text": "'
     (tmp_path / name).write_bytes(begin + text + (b"\n" if name.endswith("csv") else b'"}\n'))
-    pictures = opened(tmp_path, layout=layout)
-    assert len(pictures.report.scan.entries) == len(NAMES)
+    images = opened(tmp_path, layout=layout)
+    assert len(images.report.scan.entries) == len(NAMES)
     if kind == "Latin-1" and layout > 1:
-        assert captions(pictures)["a.png"] == "un café"
+        assert captions(images)["a.png"] == "un café"
     else:
-        ((place, what),) = problems(pictures)
+        ((place, what),) = problems(images)
         assert place == name and what.startswith("captions not readable")
 
 
@@ -241,9 +241,9 @@ def test_a_list_damaged_in_its_zip_is_a_problem_and_its_images_are_read(tmp_path
         archive.writestr("metadata.csv", "file_name,text\na.png,a red fox\n")
     content = (tmp_path / "set.zip").read_bytes()
     (tmp_path / "set.zip").write_bytes(content.replace(b"a red fox", b"a rad fox"))
-    pictures = opened(tmp_path / "set.zip", layout=layout)
-    assert len(pictures.report.scan.entries) == len(NAMES)
-    ((place, what),) = problems(pictures)
+    images = opened(tmp_path / "set.zip", layout=layout)
+    assert len(images.report.scan.entries) == len(NAMES)
+    ((place, what),) = problems(images)
     assert place == "metadata.csv" and what.startswith("captions not readable")
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import chunk, grey_profile, picture, png, saved, smooth, tiff
+from made_files import chunk, grey_profile, image, png, saved, smooth, tiff
 from PIL import Image, ImageFile, PngImagePlugin
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.decoding import decode
 from kuosan.data.doctor import examine, write
 from kuosan.data.headers import Refused
@@ -29,10 +29,10 @@ MOST = 50_000  # of Python's instructions for a file of a few kB; 19,000 are nee
 
 def bases() -> dict[str, bytes]:
     """21 sound files of every format."""
-    small, grey, rgba = picture(40, 48), picture(40, 48, 1), picture(40, 48, 4)
+    small, grey, rgba = image(40, 48), image(40, 48, 1), image(40, 48, 4)
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = [Image.fromarray(picture(20, 20, 3, f"frame {i}")) for i in range(3)]
+    frames = [Image.fromarray(image(20, 20, 3, f"frame {i}")) for i in range(3)]
     animated: dict[str, object] = {"save_all": True, "append_images": frames[1:], "duration": 40}
     return {
         "rgb.png": saved(small, "PNG"),
@@ -111,9 +111,9 @@ def test_thousands_of_damaged_files_are_all_accounted_for_and_none_is_fatal(tmp_
     assert used | skipped == set(before) and not used & skipped
     assert all(reason for _, reason in report.scan.refused)
     assert len(skipped) > count / 4 and len(used) > count / 20  # the mutations bite, and do not bite everything
-    pictures = open_pictures(config)
-    assert len(pictures) == len(used)
-    assert pictures.batch(np.arange(len(pictures))).x0.isfinite().all()
+    images = open_images(config)
+    assert len(images) == len(used)
+    assert images.batch(np.arange(len(images))).x0.isfinite().all()
     assert tree(tmp_path) == before
 
 
@@ -148,17 +148,17 @@ def test_each_damaged_file_is_judged_with_little_work(loaded: list[tuple[int, in
 
 def _claims(w: int, h: int) -> dict[str, bytes]:
     """Small files whose headers claim w x h pixels."""
-    tif = bytearray(saved(picture(4, 4), "TIFF"))
+    tif = bytearray(saved(image(4, 4), "TIFF"))
     at = struct.unpack_from("<I", tif, 4)[0] + 2
     for i in range(struct.unpack_from("<H", tif, at - 2)[0]):
         tag = struct.unpack_from("<H", tif, at + 12 * i)[0]
         if tag in (256, 257):
             struct.pack_into("<HHII", tif, at + 12 * i, tag, 4, 1, w if tag == 256 else h)
-    jpg = bytearray(saved(picture(16, 16), "JPEG"))
+    jpg = bytearray(saved(image(16, 16), "JPEG"))
     struct.pack_into(">HH", jpg, jpg.index(b"\xff\xc0") + 5, min(h, 65535), min(w, 65535))
-    gif = bytearray(saved(picture(4, 4), "GIF"))
+    gif = bytearray(saved(image(4, 4), "GIF"))
     struct.pack_into("<HH", gif, 6, min(w, 65535), min(h, 65535))
-    bmp = bytearray(saved(picture(4, 4), "BMP"))
+    bmp = bytearray(saved(image(4, 4), "BMP"))
     struct.pack_into("<ii", bmp, 18, w, h)
     side = min(w, h, 16383) - 1
     body = b"\x2f" + struct.pack("<I", side | side << 14) + bytes(16)
@@ -201,7 +201,7 @@ BOMBS = bombs()
 
 def test_fifty_bombs_are_refused_before_they_are_decoded(loaded: list[tuple[int, int]]) -> None:
     assert len(BOMBS) >= 49
-    decode(saved(picture(), "PNG"))  # what is loaded once is not the bomb's
+    decode(saved(image(), "PNG"))  # what is loaded once is not the bomb's
     assert loaded
     loaded.clear()
 
@@ -211,7 +211,7 @@ def test_fifty_bombs_are_refused_before_they_are_decoded(loaded: list[tuple[int,
             pixels = decode(content).pixels
             assert harmless and pixels.shape == (4, 4, 3), f"{name}: let in"
         except Refused as reason:
-            assert "too large" in str(reason) or "damaged" in str(reason) or "not a picture" in str(reason), name
+            assert "too large" in str(reason) or "damaged" in str(reason) or "not an image" in str(reason), name
 
     for name, content in BOMBS.items():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -220,7 +220,7 @@ def test_fifty_bombs_are_refused_before_they_are_decoded(loaded: list[tuple[int,
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 64 << 10, name  # kB
 
 
-def test_a_larger_limit_lets_a_large_picture_in() -> None:
+def test_a_larger_limit_lets_a_large_image_in() -> None:
     content = saved(np.zeros((900, 1000, 1), np.uint8), "PNG")
     assert decode(content, max_pixels=900_000).pixels.shape == (900, 1000, 1)
     with pytest.raises(Refused, match="1000x900 is more than 899,999"):
@@ -254,7 +254,7 @@ def test_what_no_option_lets_in_is_to_be_scaled_down() -> None:
 def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("ok.png", saved(picture(), "PNG"))
+        file.writestr("ok.png", saved(image(), "PNG"))
         with file.open("bomb.png", "w") as member:
             for _ in range(40):
                 member.write(bytes(1 << 20))
@@ -266,9 +266,9 @@ def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) 
 def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     (folder / "named.png").mkdir(parents=True)
-    (folder / "named.png" / "inside.png").write_bytes(saved(picture(), "PNG"))
+    (folder / "named.png" / "inside.png").write_bytes(saved(image(), "PNG"))
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture at all")
+    (folder / "text.jpg").write_text("not an image at all")
     (folder / "jpeg_inside.png").write_bytes(saved(smooth(), "JPEG"))
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "a" / "b").mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in report.scan.entries) == ["jpeg_inside.png", "named.png/inside.png"]
     reasons = dict(report.scan.refused)
     assert reasons["empty.png"] == "empty file"
-    assert reasons["text.jpg"].startswith("not a picture")
+    assert reasons["text.jpg"].startswith("not an image")
     assert reasons[".DS_Store"] == "hidden"
     assert reasons["a/b/up"] == "link in a circle"
     assert reasons["dangling.png"].startswith("unreadable")
@@ -295,7 +295,7 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
 
 def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ok.png", "shut.png"):
-        (tmp_path / name).write_bytes(saved(picture(), "PNG"))
+        (tmp_path / name).write_bytes(saved(image(), "PNG"))
     opened = os.open
 
     def forbidden(file: os.PathLike[str], *rest: int, **more: int) -> int:  # root may read everything
@@ -310,15 +310,15 @@ def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_that_goes_after_the_scan_is_an_error_that_names_it(tmp_path: Path) -> None:
     for i in range(6):
-        (tmp_path / f"{i}.png").write_bytes(saved(picture(name=f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(image(name=f"{i}"), "PNG"))
     config = DataConfig(path=str(tmp_path), size=8, memory_gib=0, hold_out=0)
-    for spoil in (Path.unlink, lambda file: file.write_bytes(saved(picture(name="other"), "PNG"))):
-        pictures = open_pictures(config)
-        gone = tmp_path / pictures.name(2)
+    for spoil in (Path.unlink, lambda file: file.write_bytes(saved(image(name="other"), "PNG"))):
+        images = open_images(config)
+        gone = tmp_path / images.name(2)
         kept = gone.read_bytes()
         spoil(gone)
         with pytest.raises(Error, match=gone.name):
-            list(pictures.batches([([0, 1], None), ([2, 3], None), ([4, 5], None)]))
+            list(images.batches([([0, 1], None), ([2, 3], None), ([4, 5], None)]))
         gone.write_bytes(kept)
 
 
@@ -343,7 +343,7 @@ JPEGS: dict[str, dict[str, object]] = {
 def jpeg(kind: str) -> tuple[bytes, np.ndarray]:
     """A JPEG of noise, and its pixels."""
     options = dict(JPEGS[kind])
-    content = saved(picture(45, 70, 1 if options.pop("grey", False) else 3), "JPEG", **options)
+    content = saved(image(45, 70, 1 if options.pop("grey", False) else 3), "JPEG", **options)
     assert content.endswith(b"\xff\xd9")
     return content, decode(content).pixels
 
@@ -382,7 +382,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
 def test_packed_texts_of_a_png_are_read_up_to_the_bound_of_all_texts(kind: str) -> None:
-    plain, bound = saved(picture(), "PNG"), PngImagePlugin.MAX_TEXT_CHUNK
+    plain, bound = saved(image(), "PNG"), PngImagePlugin.MAX_TEXT_CHUNK
 
     def with_text(count: int) -> bytes:
         packed = zlib.compress(b"a" * count)

@@ -34,4 +34,4 @@ def test_every_rule_and_format_is_named() -> None:
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     exec(code, {})
-    assert "4,096 pictures used" in capsys.readouterr().out
+    assert "4,096 images used" in capsys.readouterr().out

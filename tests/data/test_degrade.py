@@ -1,4 +1,4 @@
-"""Noise and JPEG: what they do to a picture, whatever stands beside it."""
+"""Noise and JPEG: what they do to an image, whatever stands beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rngs(count: int, first: int = 0) -> list[np.random.Generator]:
 
 
 def smooth(batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Pictures with a slope, a wave and a colour of their own."""
+    """Images with a slope, a wave and a colour of their own."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     one = [0.4 * torch.sin(3 * x + i) + 0.4 * y * (1 - c) for i in range(batch) for c in range(channels)]
     return torch.stack(one).unflatten(0, (batch, channels))
@@ -32,12 +32,12 @@ def test_noise_has_the_std_asked_for_and_no_mean() -> None:
     x = torch.zeros(3, 3, 64, 64)
     noise = gaussian_noise(x, [0.1, 0.5, 2.0], rngs(3))
     assert noise.dtype == torch.float32
-    for picture, std in zip(noise, (0.1, 0.5, 2.0)):
-        assert abs(picture.std() / std - 1) < 0.03
-        assert abs(picture.mean()) < 0.03 * std
+    for image, std in zip(noise, (0.1, 0.5, 2.0)):
+        assert abs(image.std() / std - 1) < 0.03
+        assert abs(image.mean()) < 0.03 * std
 
 
-def test_noise_is_the_generators_own_added_to_the_picture() -> None:
+def test_noise_is_the_generators_own_added_to_the_image() -> None:
     x = smooth(2, 3, 9, 7)
     drawn = np.stack([rng.standard_normal((3, 9, 7), np.float32) for rng in rngs(2)])
     assert torch.equal(
@@ -45,14 +45,14 @@ def test_noise_is_the_generators_own_added_to_the_picture() -> None:
     )
 
 
-def test_noise_depends_on_the_pictures_own_generator_alone() -> None:
+def test_noise_depends_on_the_images_own_generator_alone() -> None:
     x, stds = smooth(4, 3, 8, 8), np.array([0.1, 0.2, 0.3, 0.4])
     together = gaussian_noise(x, stds, rngs(4))
     alone = torch.cat([gaussian_noise(x[i : i + 1], stds[i : i + 1], rngs(1, i)) for i in range(4)])
     assert torch.equal(together, alone)
 
 
-def test_std_zero_gives_the_picture_back_and_uses_up_as_many_draws() -> None:
+def test_std_zero_gives_the_image_back_and_uses_up_as_many_draws() -> None:
     x, silent, loud = smooth(1, 3, 8, 8), rngs(1), rngs(1)
     assert torch.equal(gaussian_noise(x, [0.0], silent), x)
     gaussian_noise(x, [1.0], loud)
@@ -118,7 +118,7 @@ BAD_NOISE: list[tuple[Any, int, str]] = [
     ([0.1, float("nan")], 2, "finite"),
     ([0.1], 2, r"stds has shape \(1,\); wanted is \(2,\)"),
     (0.1, 2, r"stds has shape \(\)"),
-    ([0.1, 0.2], 3, "3 generators for 2 pictures"),
+    ([0.1, 0.2], 3, "3 generators for 2 images"),
 ]
 
 
@@ -133,7 +133,7 @@ BAD_JPEG: list[tuple[tuple[int, ...], Any, str]] = [
     ((2, 3, 8, 8), [50, -1], "not allowed"),
     ((2, 3, 8, 8), [50.0, 60.0], "whole numbers"),
     ((2, 3, 8, 8), [50], r"wanted is \(2,\)"),
-    ((1, 4, 8, 8), [50], "pictures of 4 channels"),
+    ((1, 4, 8, 8), [50], "images of 4 channels"),
     ((3, 8, 8), [50, 50, 50], r"\(3, 8, 8\): allowed is \(B, C, H, W\)"),
 ]
 

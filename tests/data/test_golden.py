@@ -29,7 +29,7 @@ from made_files import (
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.decoding import decode, decode_image, opacity, read_header
 from kuosan.data.headers import Refused
 
@@ -540,7 +540,7 @@ for order, scale in (("<", b"-1.0"), (">", b"1.0")):
 REFUSED["PFM of another scale"] = (lambda: b"Pf\n1 1\n-2.0\n" + struct.pack("<f", 0.5), "scale")
 REFUSED["PAM"] = (
     lambda: b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n\0",
-    "not a picture",
+    "not an image",
 )
 
 
@@ -749,7 +749,7 @@ def test_a_pillow_image_in_memory_means_what_its_mode_says(name: str) -> None:
     assert np.abs(decode_image(image, BACKGROUND).pixels - want.astype(float)).max() <= 2
     items = [(image.copy(), 0), (image.copy(), 1)]
     config = DataConfig(path="mine", size=16, resize="centre", background="#c8285a", hold_out=0)
-    got = open_pictures(items, config).pixels(1)[3 : 3 + H, 2 : 2 + W].astype(float)
+    got = open_images(items, config).pixels(1)[3 : 3 + H, 2 : 2 + W].astype(float)
     assert np.abs(got - want).max() <= 2
 
 
@@ -780,14 +780,14 @@ def test_a_folder_a_zip_and_a_python_data_set_read_the_same_file_alike(tmp_path:
             file.write(path, path.name)
     settings = {"size": 16, "resize": "centre", "channels": "rgb", "hold_out": 0, "background": "#c8285a"}
     found = [
-        open_pictures(DataConfig(path=str(path), workers=0, **settings))  # type: ignore[arg-type]
+        open_images(DataConfig(path=str(path), workers=0, **settings))  # type: ignore[arg-type]
         for path in (folder, tmp_path / "files.zip")
     ]
-    one, other = ({pictures.name(i): pictures.pixels(i) for i in range(len(pictures))} for pictures in found)
+    one, other = ({images.name(i): images.pixels(i) for i in range(len(images))} for images in found)
     assert len(one) == len(names) > 10 and one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
     opened = [(i, Image.open(io.BytesIO(c))) for i, c in enumerate(contents) if not c.startswith((b"II", b"MM"))]
-    items = open_pictures([image for _, image in opened], DataConfig(path="mine", **settings))  # type: ignore[arg-type]
+    items = open_images([image for _, image in opened], DataConfig(path="mine", **settings))  # type: ignore[arg-type]
     assert len(items) > 5
     assert all((items.pixels(n) == one[f"{i:03}"]).all() for n, (i, _) in enumerate(opened))
 
@@ -798,6 +798,6 @@ def test_a_set_whose_files_are_read_otherwise_than_before_is_another_and_others_
     changed = tiff_file(np.full((8, 8, 1), 4095), 1, 12)
     (tmp_path / "a.png").write_bytes(plain)
     config = DataConfig(path=str(tmp_path), hold_out=0, split_version=1)
-    assert open_pictures(config).fingerprint == "30cc4d182c38a5f0eee23725b981585d"
+    assert open_images(config).fingerprint == "30cc4d182c38a5f0eee23725b981585d"
     (tmp_path / "a.png").write_bytes(changed)
-    assert open_pictures(config).fingerprint != "2611580cd0c71f26938b196a40edc30b"
+    assert open_images(config).fingerprint != "2611580cd0c71f26938b196a40edc30b"

@@ -1,4 +1,4 @@
-"""Pictures of several shapes kept in memory as bytes."""
+"""Images of several shapes kept in memory as bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kuosan.data.scan import PixelStore
 SHAPES = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4), (4, 6)]
 
 
-def test_each_picture_is_written_and_read_in_its_own_place() -> None:
+def test_each_image_is_written_and_read_in_its_own_place() -> None:
     kept = PixelStore.room(SHAPES, 3)
     assert len(kept) == 6 and [kept[i].shape for i in range(6)] == [(*shape, 3) for shape in SHAPES]
     for i in range(6):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import picture, saved
+from made_files import image, saved
 from test_sources import ARRAY, SETTINGS, Items, X, by_name, opened, put
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.doctor import examine
 from kuosan.data.text_files import class_name
 from kuosan.errors import Error
@@ -46,12 +46,12 @@ def problems(path: Path, **settings: object) -> list[tuple[str, str]]:
 def test_a_csv_gives_classes_and_captions(tmp_path: Path, dialect: dict[str, object]) -> None:
     put(tmp_path, *(name for name, _, _ in ROWS))
     write_csv(tmp_path / "metadata.csv", ROWS, ("file_name", "label", "text"), **dialect)  # type: ignore[arg-type]
-    pictures = opened(tmp_path)
-    assert by_name(pictures) == {"a.png": "sun, high", "sub/b.png": "3", "é ü.png": "moon"}
-    assert pictures.classes == ("3", "moon", "sun, high")
-    captions = {pictures.name(i): text for i, text in enumerate(pictures.captions or [])}
+    images = opened(tmp_path)
+    assert by_name(images) == {"a.png": "sun, high", "sub/b.png": "3", "é ü.png": "moon"}
+    assert images.classes == ("3", "moon", "sun, high")
+    captions = {images.name(i): text for i, text in enumerate(images.captions or [])}
     assert captions == {"a.png": 'he said "shine"', "sub/b.png": "two lines", "é ü.png": None}
-    assert pictures.report.scan.refused == [] and pictures.report.scan.listing.missing == []
+    assert images.report.scan.refused == [] and images.report.scan.listing.missing == []
 
 
 def test_csv_and_jsonl_of_the_same_rows_give_the_same_data_set(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_columns_that_could_be_classes_are_named_where_there_are_none(tmp_path: 
     put(tmp_path, "a.png")
     write_csv(tmp_path / "metadata.csv", [("a.png", "x", "t")], ("file_name", "breed", "text"))
     said = " ".join(opened(tmp_path).describe())
-    assert "columns beside the pictures: breed. Set label_column" in said
+    assert "columns beside the images: breed. Set label_column" in said
 
 
 def test_a_column_without_any_metadata_is_refused(tmp_path: Path) -> None:
@@ -182,24 +182,24 @@ def test_the_doctor_counts_classes_and_writes_them(tmp_path: Path) -> None:
 
 def test_items_that_are_dicts_may_name_their_class_in_words_and_under_any_key() -> None:
     items = [{"image": X, "label": "dog", "text": "a dog", "breed": 2}, {"image": X, "label": "cat", "breed": 1}]
-    pictures = open_pictures(Items(*items), SETTINGS)
-    assert pictures.classes == ("cat", "dog") and pictures.captions == ["a dog", None]
-    chosen = open_pictures(Items(*items), DataConfig(path="mine", hold_out=0, label_column="breed"))
+    images = open_images(Items(*items), SETTINGS)
+    assert images.classes == ("cat", "dog") and images.captions == ["a dog", None]
+    chosen = open_images(Items(*items), DataConfig(path="mine", hold_out=0, label_column="breed"))
     assert chosen.classes == ("1", "2")
     with pytest.raises(Error, match=r"unknown label_column of item 0 'bred': did you mean 'breed'\? .*label, text"):
-        open_pictures(Items(*items), DataConfig(path="mine", hold_out=0, label_column="bred"))
+        open_images(Items(*items), DataConfig(path="mine", hold_out=0, label_column="bred"))
     with pytest.raises(Error, match="item 0 is a tuple, which has no keys"):
-        open_pictures(Items((X, 3)), DataConfig(path="mine", hold_out=0, label_column="breed"))
+        open_images(Items((X, 3)), DataConfig(path="mine", hold_out=0, label_column="breed"))
 
 
 def test_any_attribute_of_the_portraits_can_be_their_class() -> None:
-    pictures = open_pictures(DataConfig(label_column="beard"))
-    assert pictures.classes[0] == "none" and len(pictures.classes) == 6
-    assert pictures.labels is not None and pictures.attributes is not None
-    told = Counter(pictures.classes[label] for label in pictures.labels)
-    assert told == Counter(attributes["beard"] for attributes in pictures.attributes)
+    images = open_images(DataConfig(label_column="beard"))
+    assert images.classes[0] == "none" and len(images.classes) == 6
+    assert images.labels is not None and images.attributes is not None
+    told = Counter(images.classes[label] for label in images.labels)
+    assert told == Counter(attributes["beard"] for attributes in images.attributes)
     with pytest.raises(Error, match="did you mean 'beard'"):
-        open_pictures(DataConfig(label_column="berd"))
+        open_images(DataConfig(label_column="berd"))
 
 
 LABELS = [("0.png", "cat"), ("1.png", "dog"), ("2.png", "cat"), ("3.png", "dog")]
@@ -223,7 +223,7 @@ def test_a_labels_csv_beside_images_is_used_or_the_doctor_says_what_to_do(
     header: str, names: list[tuple[str, str]], settings: dict[str, str], says: list[str], tmp_path: Path
 ) -> None:
     for i in range(4):
-        (tmp_path / f"{i}.png").write_bytes(saved(picture(name=f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(image(name=f"{i}"), "PNG"))
     mark = ";" if ";" in header else ","
     text = "\n".join([header, *(mark.join(row) for row in names)]).lstrip("\n")
     (tmp_path / "labels.csv").write_text(text)
@@ -233,7 +233,7 @@ def test_a_labels_csv_beside_images_is_used_or_the_doctor_says_what_to_do(
 
 
 def test_a_list_beside_a_metadata_file_is_named_as_not_read(tmp_path: Path) -> None:
-    (tmp_path / "0.png").write_bytes(saved(picture(), "PNG"))
+    (tmp_path / "0.png").write_bytes(saved(image(), "PNG"))
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a cat\n")
     (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
     said = "\n".join(examine(DataConfig(str(tmp_path))).lines())

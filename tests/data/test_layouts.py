@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from made_files import picture, saved
+from made_files import image, saved
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.doctor import examine
 
 E_ACUTE, E_AND_ACUTE = "caf\u00e9.png", unicodedata.normalize("NFD", "caf\u00e9.png")
@@ -238,7 +238,7 @@ CASES: dict[str, Case] = {
     ),
     "a mask beside its image": Case(
         of("a.png"),
-        beside={"a-masklabel.png": saved(picture(8, 8, 1, "mask"), "PNG"), "a.txt": "one"},
+        beside={"a-masklabel.png": saved(image(8, 8, 1, "mask"), "PNG"), "a.txt": "one"},
         captions={"a.png": "one"},
         says=("the mask of another image",),
     ),
@@ -540,15 +540,13 @@ CASES: dict[str, Case] = {
         packing="zip",
         says=("5 a name that leads out of the zip",),
     ),
-    "Synology's thumbnails": Case(
-        of("a.png"), beside={"@eaDir/a.png/SYNO.jpg": saved(picture(8, 8, 3, "thumb"), "PNG")}
-    ),
+    "Synology's thumbnails": Case(of("a.png"), beside={"@eaDir/a.png/SYNO.jpg": saved(image(8, 8, 3, "thumb"), "PNG")}),
 }
 
 
 def content(case: Case) -> dict[str, bytes]:
     """Each file's name in its data set -> its bytes; every image is another."""
-    made = {case.stored.get(name, name): saved(picture(8, 8, 3, name), "PNG") for name in case.images}
+    made = {case.stored.get(name, name): saved(image(8, 8, 3, name), "PNG") for name in case.images}
     beside = {name: text.encode() if isinstance(text, str) else text for name, text in case.beside.items()}
     return {**made, **beside}
 
@@ -610,35 +608,35 @@ def test_a_layout_is_understood_as_its_own_tool_means_it(tmp_path: Path, name: s
     hold_out = 0 if case.held is None else None
     settings = {"workers": 0, "hold_out": hold_out, **case.settings}
     config = DataConfig(path=str(packed(case, tmp_path)), **settings)  # type: ignore[arg-type]
-    pictures = open_pictures(config)
-    found = [pictures.name(i) for i in range(len(pictures))]
+    images = open_images(config)
+    found = [images.name(i) for i in range(len(images))]
     assert sorted(found) == sorted(case.images)
-    labels = pictures.labels if pictures.labels is not None else [-1] * len(found)
-    classes = {n: pictures.classes[k] if k >= 0 else None for n, k in zip(found, labels)}
+    labels = images.labels if images.labels is not None else [-1] * len(found)
+    classes = {n: images.classes[k] if k >= 0 else None for n, k in zip(found, labels)}
     assert classes == dict(case.images)
-    numbers = all(each.isdigit() for each in pictures.classes)
-    assert list(pictures.classes) == sorted({c for c in classes.values() if c}, key=int if numbers else str)
-    captions = {n: text for n, text in zip(found, pictures.captions or []) if text is not None}
+    numbers = all(each.isdigit() for each in images.classes)
+    assert list(images.classes) == sorted({c for c in classes.values() if c}, key=int if numbers else str)
+    captions = {n: text for n, text in zip(found, images.captions or []) if text is not None}
     assert captions == dict(case.captions)
-    parts = [{found[i] for i in ids} for ids in (pictures.train, pictures.held_out, pictures.test)]
+    parts = [{found[i] for i in ids} for ids in (images.train, images.held_out, images.test)]
     held, test = {*(case.held or ())}, {*case.test}
     assert parts == [{*case.images} - held - test, held, test]
-    said = "\n".join(pictures.describe())
+    said = "\n".join(images.describe())
     for each in case.says:
         assert each in said, said
-    assert examine(config).lines() == pictures.describe()
+    assert examine(config).lines() == images.describe()
 
 
 @pytest.mark.parametrize("beside", ["", ".json", ".npz", ".caption", ".aaa"])
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
 def test_a_caption_is_its_images_whatever_else_has_its_name(tmp_path: Path, beside: str, ending: str) -> None:
     for i in range(2):
-        (tmp_path / f"{i:04}{ending}").write_bytes(saved(picture(8, 8, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i:04}{ending}").write_bytes(saved(image(8, 8, 3, f"{i}"), "PNG"))
         (tmp_path / f"{i:04}.txt").write_text(f"caption {i}")
         if beside:
             (tmp_path / f"{i:04}{beside}").write_bytes(b"{}")
-    pictures = open_pictures(DataConfig(path=str(tmp_path), hold_out=0, workers=0))
-    assert {pictures.name(i): text for i, text in enumerate(pictures.captions or [])} == {
+    images = open_images(DataConfig(path=str(tmp_path), hold_out=0, workers=0))
+    assert {images.name(i): text for i, text in enumerate(images.captions or [])} == {
         f"{i:04}{ending}": f"caption {i}" for i in range(2)
     }
 

@@ -10,12 +10,12 @@ import pytest
 from made_files import (
     P3_D50,
     chunk,
+    drawn_image,
     grey_profile,
     lab_to_srgb,
     lut_profile,
     matrix_profile,
     over,
-    picture,
     png,
     png16,
     saved,
@@ -31,9 +31,9 @@ from kuosan.data.headers import Refused
 
 Case = tuple[bytes, np.ndarray]  # file, expected (H, W, 1 or 3)
 CASES: dict[str, Callable[[], Case]] = {}
-P = picture()
-GREY, ALPHA = picture(channels=1, name="grey"), picture(channels=1, name="alpha")
-WIDE = picture(name="high").astype(np.uint16) * 256 + picture(name="low")  # 16 bits
+P = drawn_image()
+GREY, ALPHA = drawn_image(channels=1, name="grey"), drawn_image(channels=1, name="alpha")
+WIDE = drawn_image(name="high").astype(np.uint16) * 256 + drawn_image(name="low")  # 16 bits
 
 
 def case(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
@@ -71,8 +71,8 @@ def _() -> Case:
 
 
 def _palette() -> tuple[Image.Image, np.ndarray]:
-    indices = picture(channels=1, name="indices") % 16
-    colours = picture(16, 1, 3, "colours")[:, 0]
+    indices = drawn_image(channels=1, name="indices") % 16
+    colours = drawn_image(16, 1, 3, "colours")[:, 0]
     image = Image.fromarray(indices[..., 0]).convert("L")
     image.putpalette(colours.flatten().tolist())
     return image, colours[indices[..., 0]].astype(float)
@@ -143,7 +143,7 @@ def _() -> Case:
 
 @case("PNG 16-bit rgba")
 def _() -> Case:
-    alpha = picture(channels=1, name="alpha16").astype(np.uint16) * 257
+    alpha = drawn_image(channels=1, name="alpha16").astype(np.uint16) * 257
     return png16(np.concatenate([WIDE, alpha], 2), 6), over(WIDE / 257.0, alpha / 257.0)
 
 
@@ -151,7 +151,7 @@ for depth in (1, 2, 4):
 
     @case(f"PNG {depth}-bit grey")
     def _(depth: int = depth) -> Case:
-        levels = picture(8, 8, 1, "levels")[..., 0] % 2**depth
+        levels = drawn_image(8, 8, 1, "levels")[..., 0] % 2**depth
         bits = ((levels[..., None] >> np.arange(depth - 1, -1, -1)) & 1).reshape(8, -1).astype(np.uint8)
         rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
         return png(8, 8, depth, 0, rows), levels[..., None] * 255.0 / (2**depth - 1)
@@ -223,7 +223,7 @@ def _without_profile(inks: np.ndarray) -> np.ndarray:
 
 @case("TIFF CMYK")
 def _() -> Case:
-    inks = picture(channels=4, name="inks")
+    inks = drawn_image(channels=4, name="inks")
     return saved(_cmyk(inks), "TIFF"), _without_profile(inks)
 
 
@@ -245,14 +245,14 @@ def _() -> Case:
         elif c + m + y == 0:
             corners[c, m, y, k] = (255, 128, 128)  # paper is white
         lab[c, m, y, k] = corners[c, m, y, k] * [100 / 255, 1, 1] - [0, 128, 128]
-    inks = picture(channels=4, name="corners") % 2
+    inks = drawn_image(channels=4, name="corners") % 2
     want = lab_to_srgb(lab[tuple(inks.transpose(2, 0, 1))])
     return saved(_cmyk(inks * 255), "TIFF", icc_profile=lut_profile(corners)), want
 
 
 @case("PNG Display P3 gamma 2.2")
 def _() -> Case:
-    calm = 60 + picture() // 2  # inside sRGB, where no clipping rule matters
+    calm = 60 + drawn_image() // 2  # inside sRGB, where no clipping rule matters
     return saved(calm, "PNG", icc_profile=matrix_profile(P3_D50, 2.2)), through_matrix(calm, P3_D50, 2.2)
 
 
@@ -265,7 +265,7 @@ def _() -> Case:
 
 @case("PNG P3 with alpha")
 def _() -> Case:
-    calm = 60 + picture() // 2
+    calm = 60 + drawn_image() // 2
     made = saved(np.concatenate([calm, ALPHA], 2), "PNG", icc_profile=matrix_profile(P3_D50, 2.2))
     return made, over(through_matrix(calm, P3_D50, 2.2), ALPHA)
 
@@ -372,7 +372,7 @@ def _() -> Case:
 
 
 for h, w in ((1, 20000), (20000, 1)):
-    CASES[f"PNG {w}x{h}"] = lambda h=h, w=w: (saved(picture(h, w), "PNG"), picture(h, w))
+    CASES[f"PNG {w}x{h}"] = lambda h=h, w=w: (saved(drawn_image(h, w), "PNG"), drawn_image(h, w))
 
 SRGB = np.array([[0.4360, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
 
@@ -430,21 +430,21 @@ def test_the_darkest_colour_of_a_profile_is_black_and_its_paper_white() -> None:
 
 
 REFUSED = {
-    "empty": (b"", "not a picture"),
-    "text": (b"hello, I am text\n" * 9, "not a picture"),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "not a picture"),
-    "PDF": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "not a picture"),
-    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-    "ICO": (saved(P, "ICO"), "not a picture"),
-    "TGA": (saved(P, "TGA"), "not a picture"),
-    "JPEG 2000": (saved(P, "JPEG2000"), "not a picture"),
+    "empty": (b"", "not an image"),
+    "text": (b"hello, I am text\n" * 9, "not an image"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "not an image"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "not an image"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    "ICO": (saved(P, "ICO"), "not an image"),
+    "TGA": (saved(P, "TGA"), "not an image"),
+    "JPEG 2000": (saved(P, "JPEG2000"), "not an image"),
     "TIFF float beyond 1": (tiff(np.full((4, 4, 1), 7.5, np.float32), 1, 3, 32), "floating point outside"),
     "TIFF float below 0": (tiff(np.full((4, 4, 1), -0.1, np.float32), 1, 3, 32), "floating point outside"),
     "TIFF NaN": (tiff(np.full((4, 4, 1), np.nan, np.float32), 1, 3, 32), "floating point outside"),
     "TIFF 32-bit integers": (tiff(np.full((4, 4, 1), 70000, np.int32), 1, 2, 32), "which value is white"),
-    "PNG cut in its pixels": (saved(picture(64, 64), "PNG")[:-4000], "damaged"),
-    "JPEG cut in its pixels": (saved(picture(64, 64), "JPEG")[:-900], "damaged"),
-    "PNG's first bytes only": (saved(P, "PNG")[:20], "not a picture|damaged"),
+    "PNG cut in its pixels": (saved(drawn_image(64, 64), "PNG")[:-4000], "damaged"),
+    "JPEG cut in its pixels": (saved(drawn_image(64, 64), "JPEG")[:-900], "damaged"),
+    "PNG's first bytes only": (saved(P, "PNG")[:20], "not an image|damaged"),
 }
 
 

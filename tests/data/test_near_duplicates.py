@@ -13,7 +13,7 @@ from PIL import Image
 
 from kuosan.config import as_begun
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.data.doctor import DataReport, examine
 from kuosan.data.near_duplicates import View, _candidates, groups, near_duplicates
 from kuosan.data.sources import load_sheet
@@ -126,7 +126,7 @@ def folder(path: Path, images: dict[str, bytes]) -> Path:
 
 def sides(path: Path, **settings: object) -> dict[str, bool]:
     """Whether each file is held out."""
-    opened = open_pictures(replace(DataConfig(str(path), hold_out=0.3), **settings))  # type: ignore[arg-type]
+    opened = open_images(replace(DataConfig(str(path), hold_out=0.3), **settings))  # type: ignore[arg-type]
     held = set(opened.held_out.tolist())
     return {opened.name(i): i in held for i in range(len(opened))}
 
@@ -171,8 +171,8 @@ def test_the_doctor_counts_groups_and_says_where_they_lie(tmp_path: Path) -> Non
     )
 
 
-def opened(path: Path, version: int = 2) -> Pictures:
-    return open_pictures(DataConfig(str(path), split_version=version))
+def opened(path: Path, version: int = 2) -> Images:
+    return open_images(DataConfig(str(path), split_version=version))
 
 
 def test_the_fingerprint_is_of_pixels_and_of_what_a_run_uses(tmp_path: Path) -> None:
@@ -229,9 +229,9 @@ def test_near_duplicates_are_kept_and_compared_again_only_where_a_file_changed(
     monkeypatch.setattr("kuosan.data.scan.REMEMBERED", 10)
     path, memory, said = some_images(tmp_path / "a"), Counting(), list[str]()
     config = DataConfig(str(path), hold_out=0.3)
-    plain = open_pictures(config)
+    plain = open_images(config)
     for _ in range(3):
-        opened = open_pictures(config, memory=memory, progress=lambda what, done, of: said.append(what))
+        opened = open_images(config, memory=memory, progress=lambda what, done, of: said.append(what))
         assert opened.report.roles == plain.report.roles
         assert opened.report.near is not None and plain.report.near is not None
         assert opened.report.near.groups == plain.report.near.groups

@@ -11,16 +11,16 @@ from PIL import Image
 
 from kuosan.data import sources
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.sources import HEAD, WORDS, caption, load_sheet
 from kuosan.errors import Error
 from work import calls
 
 
 def test_there_are_4096_different_portraits_of_32_pixels() -> None:
-    pictures, attributes, _ = load_sheet()
-    assert pictures.shape == (4096, 32, 32, 3) and pictures.dtype == np.uint8
-    assert len({picture.tobytes() for picture in pictures}) == 4096
+    images, attributes, _ = load_sheet()
+    assert images.shape == (4096, 32, 32, 3) and images.dtype == np.uint8
+    assert len({image.tobytes() for image in images}) == 4096
     assert len({tuple(each.values()) for each in attributes}) == 4096
 
 
@@ -34,7 +34,7 @@ def test_they_open_with_one_image_read_and_little_work_a_portrait(monkeypatch: p
     read = Image.open
     monkeypatch.setattr(Image, "open", lambda file, *args, **kwargs: opened.append(file) or read(file, *args, **kwargs))
     load_sheet.cache_clear()
-    assert calls(lambda: open_pictures(DataConfig(workers=0))) < 330 * 4096
+    assert calls(lambda: open_images(DataConfig(workers=0))) < 330 * 4096
     assert len(opened) == 1, "the sheet, and no portrait by itself"
 
 
@@ -82,24 +82,24 @@ def test_a_caption_reads_as_a_sentence() -> None:
 
 def test_colours_are_where_the_attributes_say() -> None:
     """The mean colour of the forehead follows the skin, that of the collar the clothes."""
-    pictures, attributes, _ = load_sheet()
+    images, attributes, _ = load_sheet()
     skin = np.array([each["skin"] for each in attributes])
-    forehead = pictures[:, 16:18, 15:18].mean((1, 2))  # between the eyes
+    forehead = images[:, 16:18, 15:18].mean((1, 2))  # between the eyes
     light = {value: forehead[skin == value].mean() for value in WORDS["skin"]}
     assert light["light"] > light["rosy"] > light["tan"] > light["brown"] > light["dark"]
-    chest = pictures[:, 31, 11:21].mean(1)
+    chest = images[:, 31, 11:21].mean(1)
     clothes = np.array([f"{each['clothes']} {each['clothes_color']}" for each in attributes])
     for colour, channel in (("red", 0), ("green", 1), ("blue", 2)):
         assert chest[clothes == f"turtleneck {colour}"].mean(0).argmax() == channel
 
 
 def test_the_background_is_plain() -> None:
-    pictures, _, _ = load_sheet()
-    assert len(np.unique(pictures[:, :2, 0].reshape(-1, 3), axis=0)) == 1
+    images, _, _ = load_sheet()
+    assert len(np.unique(images[:, :2, 0].reshape(-1, 3), axis=0)) == 1
 
 
 def test_opened_they_have_labels_captions_and_their_own_split() -> None:
-    opened = open_pictures(DataConfig())
+    opened = open_images(DataConfig())
     assert opened.shape == (3, 32, 32) and len(opened) == 4096
     assert opened.classes == tuple(WORDS["hair_color"])
     assert opened.labels is not None and opened.captions is not None and opened.attributes is not None
@@ -112,6 +112,6 @@ def test_opened_they_have_labels_captions_and_their_own_split() -> None:
 
 
 def test_a_fraction_to_hold_out_is_refused_and_none_trains_on_all() -> None:
-    assert len(open_pictures(DataConfig(hold_out=0)).train) == 4096
+    assert len(open_images(DataConfig(hold_out=0)).train) == 4096
     with pytest.raises(Error, match="bring their own held-out part"):
-        open_pictures(DataConfig(hold_out=0.2))
+        open_images(DataConfig(hold_out=0.2))

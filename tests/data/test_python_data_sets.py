@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from kuosan.data.captions import read_beside
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from work import instructions
 
@@ -43,8 +43,8 @@ class SharedFile(Dataset):  # type: ignore[type-arg]
 def test_a_data_set_is_never_read_by_two_threads_at_once(tmp_path: Path) -> None:
     (tmp_path / "pixels").write_bytes(bytes(i for i in range(40) for _ in range(64)))
     dataset = SharedFile(tmp_path / "pixels", 40)
-    pictures = open_pictures(dataset, DataConfig(path="mine", hold_out=0, workers=4))
-    assert [int(pictures.pixels(i)[0, 0, 0]) for i in range(40)] == list(range(40))
+    images = open_images(dataset, DataConfig(path="mine", hold_out=0, workers=4))
+    assert [int(images.pixels(i)[0, 0, 0]) for i in range(40)] == list(range(40))
     assert dataset.most == 1
     dataset.file.close()
 
@@ -53,7 +53,7 @@ def test_a_data_set_is_never_read_by_two_threads_at_once(tmp_path: Path) -> None
 def test_values_beyond_minus_one_and_one_are_refused_and_never_cut_off(low: float, high: float) -> None:
     x = torch.linspace(low, high, 64).reshape(1, 1, 8, 8)
     with pytest.raises(Error, match=rf"floats from {low:g} to {high:g}.*undo the normalisation"):
-        open_pictures(TensorDataset(x), DataConfig(path="mine", hold_out=0))
+        open_images(TensorDataset(x), DataConfig(path="mine", hold_out=0))
 
 
 def test_captions_of_many_files_take_no_more_work_a_file_than_those_of_few() -> None:

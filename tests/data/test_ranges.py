@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from kuosan.data.config import DataConfig, scale_of
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.data.doctor import examine
 from kuosan.errors import Error
 from kuosan.seeds import rng
@@ -156,23 +156,23 @@ class Items(Dataset):  # type: ignore[type-arg]
         return torch.from_numpy(np.moveaxis(item, 2, 0).astype(item.dtype.newbyteorder("=")))
 
 
-def opened(values: np.ndarray, kind: str, folder: Path, **settings: object) -> Pictures:
+def opened(values: np.ndarray, kind: str, folder: Path, **settings: object) -> Images:
     """The same numbers as an .npz, an .npy, in the order (N, C, H, W), as items of arrays or of tensors."""
     config = DataConfig(path="mine", hold_out=0, workers=0, **settings)  # type: ignore[arg-type]
     if kind in ("items", "tensors"):
-        return open_pictures(Items(values, kind == "tensors"), config)
+        return open_images(Items(values, kind == "tensors"), config)
     path = folder / ("a.npy" if kind == "npy" else "a.npz")
     values = np.moveaxis(values, 3, 1) if kind == "channels first" else values
     np.save(path, values) if kind == "npy" else np.savez(path, x=values)
-    return open_pictures(DataConfig(path=str(path), hold_out=0, workers=0, **settings))  # type: ignore[arg-type]
+    return open_images(DataConfig(path=str(path), hold_out=0, workers=0, **settings))  # type: ignore[arg-type]
 
 
 def expected(values: np.ndarray, black: float, white: float) -> np.ndarray:
     return np.clip((values.astype(np.float64) - black) / (white - black), 0, 1) * 255
 
 
-def shown(pictures: Pictures, like: np.ndarray) -> np.ndarray:
-    return np.stack([pictures.pixels(i) for i in range(len(like))])[..., : like.shape[3]].astype(float)
+def shown(images: Images, like: np.ndarray) -> np.ndarray:
+    return np.stack([images.pixels(i) for i in range(len(like))])[..., : like.shape[3]].astype(float)
 
 
 def test_there_are_sixty_ranges_at_least() -> None:
@@ -183,9 +183,9 @@ def test_there_are_sixty_ranges_at_least() -> None:
 @pytest.mark.parametrize("name", READ)
 def test_numbers_that_fit_a_range_are_read_so_and_the_line_says_it(name: str, kind: str, tmp_path: Path) -> None:
     values, black, white = READ[name]
-    pictures = opened(values, kind, tmp_path)
-    assert np.abs(shown(pictures, values) - expected(values, black, white)).max() <= 1
-    (line,) = [line for line in pictures.describe() if line.startswith("Numbers: ")]
+    images = opened(values, kind, tmp_path)
+    assert np.abs(shown(images, values) - expected(values, black, white)).max() <= 1
+    (line,) = [line for line in images.describe() if line.startswith("Numbers: ")]
     if values.dtype == bool:
         assert "true is white" in line
         return
@@ -209,10 +209,10 @@ def test_numbers_that_fit_no_range_are_refused_with_the_cure(name: str, kind: st
 @pytest.mark.parametrize("name", GIVEN)
 def test_the_setting_range_decides_where_it_is_given(name: str, kind: str, tmp_path: Path) -> None:
     values, scale = GIVEN[name]
-    pictures = opened(values, kind, tmp_path, range=scale)
+    images = opened(values, kind, tmp_path, range=scale)
     black, white = scale_of(scale) or (0, 0)
-    assert np.abs(shown(pictures, values) - expected(values, black, white)).max() <= 1
-    assert any(f"read from {black:g} (black) to {white:g} (white)" in line for line in pictures.describe())
+    assert np.abs(shown(images, values) - expected(values, black, white)).max() <= 1
+    assert any(f"read from {black:g} (black) to {white:g} (white)" in line for line in images.describe())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -220,14 +220,14 @@ def test_arrays_with_nan_are_refused_and_items_with_nan_are_skipped(value: float
     values = one(U, value)
     with pytest.raises(Error, match="1 of 12 images have NaN or infinite values, the first is number 0"):
         opened(values, "npz", tmp_path)
-    pictures = opened(values, "items", tmp_path)
-    assert len(pictures) == 11 and "NaN" in pictures.report.scan.refused[0][1]
+    images = opened(values, "items", tmp_path)
+    assert len(images) == 11 and "NaN" in images.report.scan.refused[0][1]
 
 
 def test_the_range_is_decided_over_the_test_part_as_well(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=U[4:8] * 0.5, x_test=U[:4] * 2 - 1)
     with pytest.raises(Error, match=r"no number below 0|fit none"):
-        open_pictures(DataConfig(path=str(tmp_path / "a.npz")))
+        open_images(DataConfig(path=str(tmp_path / "a.npz")))
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_transparency_of_floats_from_minus_one_is_refused_and_from_zero_is_laid_
     alpha = rng(2, "ranges").random((12, 16, 16, 1))
     with pytest.raises(Error, match="nobody has agreed what is clear"):
         opened(np.concatenate([U * 2 - 1, alpha], 3), "npz", tmp_path)
-    pictures = opened(np.concatenate([U, alpha], 3), "npz", tmp_path, background="black")
-    assert np.abs(shown(pictures, U) - 255 * U * alpha).max() <= 2
-    assert any("red, green, blue and transparency" in line for line in pictures.describe())
+    images = opened(np.concatenate([U, alpha], 3), "npz", tmp_path, background="black")
+    assert np.abs(shown(images, U) - 255 * U * alpha).max() <= 2
+    assert any("red, green, blue and transparency" in line for line in images.describe())
 
 
 AXES = {  # shape of an .npy: how it is read, or words of the refusal
@@ -285,10 +285,10 @@ def test_axes_are_read_and_said_or_refused_where_they_may_be_two(shape: tuple[in
     config = DataConfig(path=str(tmp_path / "a.npy"), hold_out=0, background="black")
     if not AXES[shape].startswith("("):
         with pytest.raises(Error, match=AXES[shape]):
-            open_pictures(config)
+            open_images(config)
         return
-    pictures = open_pictures(config)
-    assert f"The axes {shape} are read as {AXES[shape]}." in pictures.describe()
+    images = open_images(config)
+    assert f"The axes {shape} are read as {AXES[shape]}." in images.describe()
     item = (
         values[1][..., None]
         if len(shape) == 3
@@ -297,7 +297,7 @@ def test_axes_are_read_and_said_or_refused_where_they_may_be_two(shape: tuple[in
         else values[1].transpose(1, 2, 0)
     )
     want = item[..., :3] * (item[..., 3:] / 255.0) if item.shape[2] == 4 else item
-    assert np.abs(pictures.pixels(1).astype(float) - want).max() <= 1
+    assert np.abs(images.pixels(1).astype(float) - want).max() <= 1
 
 
 ITEMS = {  # shape of an item: how an array and how a tensor of it is read
@@ -324,9 +324,9 @@ def test_axes_of_items_are_read_and_said_or_refused(shape: tuple[int, ...], tens
     how = ITEMS[shape][tensor]
     if not how.startswith("("):
         with pytest.raises(Error, match=how):
-            open_pictures(items, DataConfig(path="mine", hold_out=0))
+            open_images(items, DataConfig(path="mine", hold_out=0))
         return
-    assert f"2 items are read as {how}." in open_pictures(items, DataConfig(path="mine", hold_out=0)).describe()
+    assert f"2 items are read as {how}." in open_images(items, DataConfig(path="mine", hold_out=0)).describe()
 
 
 @pytest.mark.parametrize(
@@ -340,8 +340,8 @@ def test_axes_of_items_are_read_and_said_or_refused(shape: tuple[int, ...], tens
     ids=["bfloat16", "with gradient", "bool", "float image"],
 )
 def test_items_that_numpy_does_not_take_as_they_are_are_read(item: object) -> None:
-    pictures = open_pictures([item, item], DataConfig(path="mine", hold_out=0))
-    assert int(pictures.pixels(0)[0, 0, 0]) in (128, 255)
+    images = open_images([item, item], DataConfig(path="mine", hold_out=0))
+    assert int(images.pixels(0)[0, 0, 0]) in (128, 255)
 
 
 @pytest.mark.parametrize(
@@ -354,18 +354,18 @@ def test_items_that_numpy_does_not_take_as_they_are_are_read(item: object) -> No
 )
 def test_items_without_an_agreed_meaning_are_errors(item: object, words: str) -> None:
     with pytest.raises(Error, match=words):
-        open_pictures([item], DataConfig(path="mine", hold_out=0))
+        open_images([item], DataConfig(path="mine", hold_out=0))
 
 
 def test_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=B.astype(np.uint8), y=np.arange(12), images=B.astype(np.uint8), extra=np.zeros(3))
-    lines = open_pictures(DataConfig(path=str(tmp_path / "a.npz"), hold_out=0)).describe()
+    lines = open_images(DataConfig(path=str(tmp_path / "a.npz"), hold_out=0)).describe()
     assert "Of its arrays x, y are read, and not images, extra." in lines
 
 
 def test_a_label_that_is_none_is_reported() -> None:
     items = [(B[i].astype(np.uint8), torch.eye(3)[i % 3]) for i in range(12)]
-    lines = open_pictures(items, DataConfig(path="mine", hold_out=0)).describe()
+    lines = open_images(items, DataConfig(path="mine", hold_out=0)).describe()
     assert any("12 captions or labels not used: item 0 (has no class" in line for line in lines)
 
 
@@ -384,9 +384,9 @@ def test_the_doctor_says_the_range(tmp_path: Path) -> None:
 def test_the_range_of_float_files_may_be_given_and_files_of_bytes_keep_their_own(tmp_path: Path) -> None:
     Image.fromarray(np.linspace(0, 255, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a.tiff")
     (tmp_path / "b.png").write_bytes(png_file(np.full((8, 8, 1), 200), 8, 0))
-    assert len(open_pictures(DataConfig(path=str(tmp_path), hold_out=0))) == 1
-    pictures = open_pictures(DataConfig(path=str(tmp_path), hold_out=0, range="0,255"))
-    assert {pictures.name(i): int(pictures.pixels(i).max()) for i in (0, 1)} == {"a.tiff": 255, "b.png": 200}
+    assert len(open_images(DataConfig(path=str(tmp_path), hold_out=0))) == 1
+    images = open_images(DataConfig(path=str(tmp_path), hold_out=0, range="0,255"))
+    assert {images.name(i): int(images.pixels(i).max()) for i in (0, 1)} == {"a.tiff": 255, "b.png": 200}
 
 
 @pytest.mark.parametrize("kind", ["npz", "items"])
@@ -403,7 +403,7 @@ def test_the_range_of_old_runs_gives_their_fingerprint_and_auto_that_of_the_righ
 
 def test_a_range_that_changes_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(png_file(np.full((8, 8, 1), 200), 8, 0))
-    lines = open_pictures(DataConfig(path=str(tmp_path), hold_out=0, range="0,16")).describe()
+    lines = open_images(DataConfig(path=str(tmp_path), hold_out=0, range="0,16")).describe()
     assert "range 0,16 changes nothing: these images say which number is white." in lines
 
 
@@ -428,11 +428,11 @@ def test_dark_numbers_are_read_by_one_rule_whatever_they_lie_in_and_the_line_say
 ) -> None:
     values = (np.linspace(0, high, 6 * 8 * 8).reshape(6, 8, 8)).astype(dtype)
     if kind == "items":
-        lines = open_pictures(list(values)).describe()
+        lines = open_images(list(values)).describe()
     else:
         path = tmp_path / f"a.{kind}"
         np.save(path, values) if kind == "npy" else np.savez(path, x=values)
-        lines = open_pictures(DataConfig(str(path))).describe()
+        lines = open_images(DataConfig(str(path))).describe()
     (line,) = [line for line in lines if line.startswith("Numbers: ")]
     assert says in line
     assert ("None is above" in line) == ("None is above" in says)

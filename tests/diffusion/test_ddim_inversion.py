@@ -1,4 +1,4 @@
-"""DDIM inversion: to a picture's noise and back, with the order the method has, or exactly."""
+"""DDIM inversion: to an image's noise and back, with the order the method has, or exactly."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ GAUSSIAN = oracle.gaussian(torch.zeros(1, 1, 2), torch.tensor([[STD**2, 0.0], [0
 MEANS = torch.tensor([[[[-0.7, 0.3]]], [[[0.6, 0.5]]], [[[0.1, -0.8]]]])
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     """Draws from the mixture's blobs: (12, 1, 1, 2)."""
     draw = torch.Generator().manual_seed(0)
     return MEANS.double().repeat(4, 1, 1, 1) + 0.2 * torch.randn(12, 1, 1, 2, generator=draw, dtype=torch.float64)
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
-    """10·log10(2²/mean squared difference), over all pictures."""
+    """10·log10(2²/mean squared difference), over all images."""
     return 10 * math.log10(4 / float(((x - y) ** 2).mean()))
 
 
 def there_and_back(levels: Level, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    exact, x = oracle.mixture(MEANS, 0.2), pictures()
+    exact, x = oracle.mixture(MEANS, 0.2), images()
     *_, noise = ddim_inversion(exact, x, levels, iterations)
     *_, back = ddim(exact, noise.x, levels, lambda *_: x)
     return x, noise.x, back.x
@@ -70,7 +70,7 @@ def test_fixed_point_iterations_make_the_way_back_exact() -> None:
     assert gaps == sorted(gaps, reverse=True) and gaps[2] < gaps[0] / 10 and gaps[-1] < 1e-7
 
 
-def test_the_noise_of_pictures_is_standard_normal() -> None:
+def test_the_noise_of_images_is_standard_normal() -> None:
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(4000, 1, 1, 2, generator=draw, dtype=torch.float64) * torch.tensor([STD, 0.2])
     *_, last = ddim_inversion(GAUSSIAN, x, Discrete().grid(1000, "log_snr", "first"))
@@ -86,13 +86,13 @@ def test_the_first_level_asked_is_the_first_trained_one_and_the_last_is_not() ->
         asked.append(float(level.t))
         return Prediction(x)
 
-    assert len(list(ddim_inversion(watched, pictures(), levels))) == 10
+    assert len(list(ddim_inversion(watched, images(), levels))) == 10
     assert asked == levels.t.flip(0)[:-1].tolist()
 
 
 @pytest.mark.parametrize("prediction_at_0", [True, False])
 def test_a_walk_up_to_alpha_0_and_back(prediction_at_0: bool) -> None:
-    """Zero terminal SNR: the noisiest level holds nothing of the picture but the noise found."""
+    """Zero terminal SNR: the noisiest level holds nothing of the image but the noise found."""
     levels = Discrete(zero_terminal_snr=True).grid(50, "trailing", "first")
     x, noise, back = there_and_back(levels, 3 if prediction_at_0 else 0)
     assert noise.isfinite().all() and float(levels.alpha[0]) == 0
@@ -100,7 +100,7 @@ def test_a_walk_up_to_alpha_0_and_back(prediction_at_0: bool) -> None:
 
 
 def test_what_cannot_be_inverted_is_refused() -> None:
-    x = pictures()
+    x = images()
     with pytest.raises(Error, match='last="first"'):
         next(ddim_inversion(GAUSSIAN, x, Discrete().grid(5)))
     with pytest.raises(Error, match="iterations -1"):

@@ -1,4 +1,4 @@
-"""Step by step against diffusers' schedulers, each given our levels' pictures and the same network outputs."""
+"""Step by step against diffusers' schedulers, each given our levels' images and the same network outputs."""
 
 from __future__ import annotations
 

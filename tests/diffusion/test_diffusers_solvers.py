@@ -131,7 +131,7 @@ def test_dpm_solver_2s_is_diffusers_on_a_grid_even_in_log_snr(betas: str, predic
 def test_plms_is_diffusers(betas: str, steps: int, last: str) -> None:
     """For eps: of other predictions diffusers averages the outputs, not eps, and its walk is another.
 
-    Stable Diffusion 1 is last "first"; a walk to "clean" ends at x0 here, at an extrapolated picture there.
+    Stable Diffusion 1 is last "first"; a walk to "clean" ends at x0 here, at an extrapolated image there.
     """
     schedule, config = make(betas, 1000)
     theirs = diffusers.PNDMScheduler(

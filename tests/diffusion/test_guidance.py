@@ -31,7 +31,7 @@ from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet
 
-SHAPE = (3, 4, 6, 6)  # latent pictures: nothing here assumes three channels
+SHAPE = (3, 4, 6, 6)  # latent images: nothing here assumes three channels
 
 
 def noise(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -43,7 +43,7 @@ LEVEL = Discrete().at_t(400)
 
 
 class Asked:
-    """A denoiser of its own picture that counts how often it is asked."""
+    """A denoiser of its own image that counts how often it is asked."""
 
     def __init__(self, name: str, size: float = 0.7, frac: float | None = None) -> None:
         self.x0 = noise(name, *SHAPE) * size
@@ -118,7 +118,7 @@ def test_an_interval_asks_the_plain_denoiser_once_outside_and_never_inside() -> 
     assert interval(guided, plain) is guided
 
 
-def test_an_interval_knows_each_picture_of_a_batch_of_levels_and_pure_noise() -> None:
+def test_an_interval_knows_each_image_of_a_batch_of_levels_and_pure_noise() -> None:
     guided, plain = Asked("a", frac=0.1), Asked("b", frac=0.2)
     level = Level.of([1.0, 2.0, 3.0], [0.9, 0.5, 0.0], [0.1, 0.5, 1.0])
     out = interval(guided, plain, 0.5, 5.0)(X, level)
@@ -152,13 +152,13 @@ def test_rescale_is_diffusers_on_the_named_output(prediction: str, phi: float) -
     assert ours.frac is not None and (ours.frac == 0.3).all()
 
 
-def test_rescale_by_one_gives_each_picture_the_plain_spread() -> None:
+def test_rescale_by_one_gives_each_image_the_plain_spread() -> None:
     plain = Asked("a")
     ours = rescale(classifier_free(plain, Asked("b"), 9.0), plain, 1.0)(X, LEVEL).x0
     torch.testing.assert_close(ours.flatten(1).std(1), plain(X, LEVEL).x0.flatten(1).std(1))
 
 
-def test_rescale_by_nothing_is_the_guided_denoiser_and_a_flat_picture_stays_as_it_is() -> None:
+def test_rescale_by_nothing_is_the_guided_denoiser_and_a_flat_image_stays_as_it_is() -> None:
     guided, plain = Asked("a"), Asked("b")
     assert rescale(guided, plain, 0.0) is guided
     out = rescale(lambda x, level: Prediction(torch.full_like(x, 0.5)), plain, 0.7)(X, LEVEL).x0
@@ -192,7 +192,7 @@ def test_a_shared_denoiser_is_asked_anew_for_another_x_level_or_gradient_mode() 
     once, x = shared(asked), X.clone()
     once(x, LEVEL), once(x, LEVEL)
     assert asked.calls == 1
-    x.add_(1)  # in place: the same tensor, another picture
+    x.add_(1)  # in place: the same tensor, another image
     assert torch.equal(once(x, LEVEL).x0, Asked("a")(x, LEVEL).x0) and asked.calls == 2
     once(x.clone(), LEVEL)
     once(x, Discrete().at_t(400))
@@ -214,7 +214,7 @@ def test_dynamic_thresholding_is_diffusers(percentile: float, size: float) -> No
     assert ours.frac is not None and (ours.frac == 0.4).all()
 
 
-def test_a_picture_within_bounds_keeps_its_bits_whatever_stands_beside_it() -> None:
+def test_a_image_within_bounds_keeps_its_bits_whatever_stands_beside_it() -> None:
     quiet, loud = noise("q", 1, 3, 5, 5).clamp(-1, 1), noise("l", 1, 3, 5, 5) * 9
     both = torch.cat([quiet, loud])
     out = dynamic_threshold(lambda x, level: Prediction(both))(both, LEVEL).x0
@@ -253,7 +253,7 @@ def test_the_doubled_batch_is_the_two_calls(prediction: str, dtype: torch.dtype)
             one = doubled(network, prediction, {"label": label}, {"label": null}, **options)
             ours = rescale(classifier_free(*one, 3.0), one[0], 0.7)(x, level)
             assert sizes == [8]
-            one_level = 0.0 if level.t.ndim == 0 else 1e-2  # told one time, bf16 rounds a picture alike beside any
+            one_level = 0.0 if level.t.ndim == 0 else 1e-2  # told one time, bf16 rounds an image alike beside any
             rounding = 1e-5 if dtype == torch.float32 else one_level
             scale = float(wanted.x0.abs().max())
             assert float((ours.x0 - wanted.x0).abs().max()) <= rounding * scale

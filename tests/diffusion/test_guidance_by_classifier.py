@@ -18,7 +18,7 @@ from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from oracle import gaussian, level_at, mixture, network
 
-SHAPE = (4, 3, 3)  # a latent picture: nothing assumes three channels
+SHAPE = (4, 3, 3)  # a latent image: nothing assumes three channels
 STD = 0.4
 SCHEDULES = {"linear": Discrete(), "cosine": Discrete(betas="cosine"), "karras": Karras(), "flow": Flow()}
 INNER = (0.15, 0.5, 0.85)  # where on a schedule
@@ -35,7 +35,7 @@ ALL: Denoiser = mixture(MEANS, STD, WEIGHTS)
 
 
 def of_class(x: Tensor, level: Level) -> Prediction:
-    """E[x0 | x_t, y]: each picture's own blob alone."""
+    """E[x0 | x_t, y]: each image's own blob alone."""
     parts = [
         gaussian(MEANS[y], STD**2)(x[i : i + 1], level if level.t.ndim == 0 else level[i : i + 1]).x0
         for i, y in enumerate(LABEL.tolist())
@@ -174,7 +174,7 @@ def test_a_classifier_of_one_schedule_guides_a_model_of_any_other(trained: str, 
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_log_prob_of_a_batch_of_levels_is_each_pictures_own(name: str) -> None:
+def test_log_prob_of_a_batch_of_levels_is_each_images_own(name: str) -> None:
     schedule = SCHEDULES[name]
     level = schedule.at([0.2, 0.4, 0.6, 0.8])
     told = log_prob(clock_network(schedule), schedule, LABEL)
@@ -196,7 +196,7 @@ def test_a_level_that_the_classifier_was_never_shown_is_refused() -> None:
         (lambda x, level: x.detach().flatten(1).sum(1), "does not depend on x"),
     ],
 )
-def test_a_function_without_a_gradient_of_each_picture_is_refused(told: LogProb, message: str) -> None:
+def test_a_function_without_a_gradient_of_each_image_is_refused(told: LogProb, message: str) -> None:
     with pytest.raises(Error, match=message):
         classifier(ALL, told, 1.0)(noise("x", 4), Discrete().at_t(10))
 

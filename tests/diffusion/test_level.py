@@ -1,4 +1,4 @@
-"""Levels: how a coefficient meets a picture."""
+"""Levels: how a coefficient meets an image."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_log_snr_is_infinite_where_clean_and_minus_infinite_where_nothing_is_lef
     assert float(log_snr[1]) == pytest.approx(2 * torch.log(torch.tensor(0.75, dtype=torch.float64)).item())
 
 
-def test_a_batch_s_levels_are_shaped_and_cast_to_the_picture() -> None:
+def test_a_batch_s_levels_are_shaped_and_cast_to_the_image() -> None:
     over = GRID.over(torch.zeros(3, 2, 4, 4))
     assert over.alpha.shape == (3, 1, 1, 1) and over.alpha.dtype == torch.float32
     assert GRID.over(torch.zeros(3, 5)).sigma.shape == (3, 1)
 
 
-def test_a_single_level_stays_a_float64_number_and_keeps_the_picture_s_dtype() -> None:
+def test_a_single_level_stays_a_float64_number_and_keeps_the_image_s_dtype() -> None:
     over = GRID[0].over(torch.zeros(3, 2, 4, 4))
     assert over.alpha.shape == () and over.alpha.dtype == torch.float64
     for dtype in (torch.float32, torch.bfloat16, torch.float64):

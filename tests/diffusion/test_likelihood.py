@@ -123,7 +123,7 @@ def test_probes_estimate_the_trace_without_bias(probe: str) -> None:
         torch.testing.assert_close(one, exactly, rtol=0, atol=1e-9)
 
 
-def test_a_picture_s_numbers_do_not_depend_on_its_batch() -> None:
+def test_a_image_s_numbers_do_not_depend_on_its_batch() -> None:
     y, steps = data(4), discrete_chain(Discrete(T=50))
     whole = log_density(exact(), Flow(), y, ids=[3, 1, 4, 9], steps=5, probe="gaussian", probes=2)
     part = log_density(exact(), Flow(), y[1:3], ids=[1, 4], steps=5, probe="gaussian", probes=2)
@@ -144,14 +144,14 @@ def test_weights_get_no_gradient_and_gradients_stay_off_for_the_caller() -> None
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_dequantised_pictures_spread_evenly_over_their_bins() -> None:
+def test_dequantised_images_spread_evenly_over_their_bins() -> None:
     x0 = torch.randint(0, 256, (4, 3, 20, 20), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     noise = (dequantised(x0, ids=range(4)) - x0) / BIN + 0.5
     assert stats.kstest(noise.flatten().numpy(), "uniform").pvalue > 1e-3
     assert dequantised(x0, ids=range(4)).dtype == torch.float32
 
 
-def test_bits_of_a_density_over_8_bit_pictures_are_the_bins_probability_s() -> None:
+def test_bits_of_a_density_over_8_bit_images_are_the_bins_probability_s() -> None:
     """Uniform over the 256 bins is 8 bits; and the bound E[log p] <= log of the bin's probability, by quadrature."""
     whole = 256 * BIN
     assert float(ode_bits(torch.tensor([-12 * math.log(whole)]), 12)) == pytest.approx(8)
@@ -191,7 +191,7 @@ def test_drawn_rows_estimate_the_whole_bound_without_bias_and_know_their_error(v
         variational_bound(biased, steps, x0[:50], ids=range(50 * k, 50 * k + 50), seed=3, evaluations=10, **options)
         for k in range(8)
     ]
-    means = torch.stack([half.total.mean() for half in halves])  # of the same pictures: rows and noise alone
+    means = torch.stack([half.total.mean() for half in halves])  # of the same images: rows and noise alone
     own = float(drawn.total.std()) / math.sqrt(50)
     assert float(means.std()) < 1.8 * own
 
@@ -211,8 +211,8 @@ def test_the_whole_bound_is_each_row_s_term_with_the_keyed_noise() -> None:
     assert terms.size.tolist() == [1] * 6 and terms.first.tolist() == list(range(6))
 
 
-def test_on_gaussian_pictures_the_bound_agrees_with_the_data_s_own_bits() -> None:
-    """8-bit pictures of independent Gaussian pixels: by both estimates, the exact denoiser knows their distribution."""
+def test_on_gaussian_images_the_bound_agrees_with_the_data_s_own_bits() -> None:
+    """8-bit images of independent Gaussian pixels: by both estimates, the exact denoiser knows their distribution."""
     std = 0.2  # none reaches the open bins at the edges
     draws = np.random.Generator(np.random.Philox(3)).normal(0, std, (300, 1, 4, 4))
     x0 = torch.from_numpy(np.clip(np.rint((draws + 1) * 127.5), 0, 255) / 127.5 - 1)

@@ -115,7 +115,7 @@ def test_edm_s_weight_is_its_lambda_and_one_for_its_own_prediction(sigma_data: f
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_simple_is_the_plain_mean_squared_error_a_picture(prediction: str) -> None:
+def test_simple_is_the_plain_mean_squared_error_a_image(prediction: str) -> None:
     level, (x0, eps) = levels(Discrete()), pair()
     network = wrong(prediction, Discrete())
     loss = simple_loss(network, prediction, x0, level, eps)  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def test_simple_is_the_plain_mean_squared_error_a_picture(prediction: str) -> No
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.kind)
-def test_the_exact_network_of_a_single_picture_has_no_loss(prediction: str, schedule: Discrete | Karras | Flow) -> None:
+def test_the_exact_network_of_a_single_image_has_no_loss(prediction: str, schedule: Discrete | Karras | Flow) -> None:
     x0, eps = pair()
     exact = oracle.network(oracle.points(x0[:1]), prediction, schedule)
     loss = simple_loss(exact, prediction, x0[:1].expand(5, 2, 3, 3), levels(schedule), eps)

@@ -108,7 +108,7 @@ def test_solve_is_the_inverse_on_the_range(name: str, tau: float | Tensor) -> No
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_float32_pictures_stay_float32_and_lose_little(name: str) -> None:
+def test_float32_images_stay_float32_and_lose_little(name: str) -> None:
     operator, x = ALL[name], noise("x", 2)
     y = operator.apply(x)
     small = operator.apply(x.float())
@@ -127,7 +127,7 @@ def test_what_is_not_in_the_range_is_left_out_at_tau_zero() -> None:
     torch.testing.assert_close(solve(Mask(KNOWN), y, 0.0), KNOWN * y)
 
 
-def test_a_picture_already_solved_does_not_disturb_its_neighbours() -> None:
+def test_a_image_already_solved_does_not_disturb_its_neighbours() -> None:
     y = noise("y", 3)
     y[1] = 0
     out = solve(Bare(gaussian_blur(1.0, SIZE)), y, 0.1)
@@ -169,7 +169,7 @@ def test_blur_is_scipys_with_mirrored_borders(std: float, radius: int | None) ->
     wanted = ndimage.gaussian_filter(x[0, 0].numpy(), std, mode="reflect", radius=wide)
     blur = gaussian_blur(std, SIZE, radius)
     torch.testing.assert_close(blur.apply(x)[0, 0], torch.from_numpy(wanted), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(blur.rows, blur.rows.T)  # so a flat picture and the mean both stay
+    torch.testing.assert_close(blur.rows, blur.rows.T)  # so a flat image and the mean both stay
 
 
 def test_grey_of_grey_is_itself_and_composition_goes_left_to_right() -> None:
@@ -181,7 +181,7 @@ def test_grey_of_grey_is_itself_and_composition_goes_left_to_right() -> None:
                                                            .sum(1, keepdim=True), 2))  # fmt: skip
 
 
-def test_a_mask_may_be_each_pictures_own() -> None:
+def test_a_mask_may_be_each_images_own() -> None:
     known = torch.cat([KNOWN, 1 - KNOWN])
     x = noise("x", 2)
     assert torch.equal(Mask(known).apply(x), x * known)
@@ -206,7 +206,7 @@ def test_a_wrong_adjoint_is_found_and_its_equations_refused() -> None:
     crooked = Crooked(Identity())
     with pytest.raises(Error, match="adjoint is not the transpose of apply"):
         check_adjoint(crooked, (2, *SHAPE))
-    with pytest.raises(Error, match=r"adjoint gave \(2, 3, 4, 6\).*must give a picture, \(2, 3, 8, 12\)"):
+    with pytest.raises(Error, match=r"adjoint gave \(2, 3, 4, 6\).*must give an image, \(2, 3, 8, 12\)"):
         check_adjoint(Small(area(2, SIZE)), (2, *SHAPE))
     with pytest.raises(Error, match=r"diverged.*check_adjoint"):
         solve(crooked, noise("y", 2), 0.1)
@@ -230,7 +230,7 @@ class Small(Bare):
         (lambda: Mask(KNOWN[0]), r"mask of shape \(1, 8, 12\)"),
         (lambda: Mask(KNOWN * 0.5), "mask with values from 0 to 0.5"),
         (lambda: Mask(KNOWN).apply(torch.zeros(1, 3, 4, 4)), "sizes must agree"),
-        (lambda: area(2, SIZE).apply(torch.zeros(1, 3, 4, 4)), r"pictures of \(1, 3, 4, 4\).*8, 12"),
+        (lambda: area(2, SIZE).apply(torch.zeros(1, 3, 4, 4)), r"images of \(1, 3, 4, 4\).*8, 12"),
         (lambda: area(2, SIZE).adjoint(torch.zeros(1, 3, 8, 12)), r"measurements of .*4, 6"),
         (lambda: Greyscale().apply(torch.zeros(1, 4, 4, 4)), "greyscale of 4 channels"),
         (lambda: Compose(()), "compose of no operators"),

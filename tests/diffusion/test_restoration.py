@@ -248,10 +248,10 @@ def test_scale_zero_is_the_denoiser_itself_and_what_is_known_already_changes_not
 
 def test_colours_and_size_are_restored_together_by_a_composition() -> None:
     operator = Compose((Greyscale(), area(2, (4, 4))))
-    picture = seeds.normal([(0, "colours", 0, 0)], (3, 4, 4))
-    measurement = Measurement(operator, operator.apply(picture))
+    image = seeds.normal([(0, "colours", 0, 0)], (3, 4, 4))
+    measurement = Measurement(operator, operator.apply(image))
     denoise, level = gaussian(torch.zeros(3, 4, 4), torch.tensor(STD**2)), Discrete().at_t(200)
-    x = level.add(picture, seeds.normal([(0, "eps", 0, i) for i in range(2)], (3, 4, 4)))
+    x = level.add(image, seeds.normal([(0, "eps", 0, i) for i in range(2)], (3, 4, 4)))
     for held in (ddnm(denoise, measurement, STD), pigdm(denoise, measurement, STD)):
         assert float(measurement.residual(held(x, level).x0).abs().max()) < 1e-5
 
@@ -271,7 +271,7 @@ def test_the_learned_variance_passes_and_x_is_left_alone() -> None:
         assert not out.x0.requires_grad and not x.requires_grad and x._version == version
 
 
-def test_pictures_may_be_on_another_device_than_levels_and_measurement() -> None:
+def test_images_may_be_on_another_device_than_levels_and_measurement() -> None:
     """On torch's meta device, which computes nothing but refuses what a GPU refuses: tensors of two devices."""
     levels = Discrete().grid(4)
     x = noise("x", 2).float().to("meta")
@@ -423,7 +423,7 @@ def test_ddnm_travels_in_time_by_the_same_times() -> None:
             lambda d, m, g: repaint(d, noise("x", 1), g, draws(1), measured("inpainting", 0.1)),
             r"repaint with noise 0.1",
         ),
-        (lambda d, m, g: resampled(d, noise("x", 1), g[:5], draws(1), 2, 2), r"ends at a clean picture.*last"),
+        (lambda d, m, g: resampled(d, noise("x", 1), g[:5], draws(1), 2, 2), r"ends at a clean image.*last"),
         (lambda d, m, g: resampled(d, noise("x", 1), g, draws(1), 10, 2), r"jump_length 10 with 10 steps"),
         (lambda d, m, g: repaint_times(10, 0, 1), r"jump_length 0: need a whole number"),
         (lambda d, m, g: repaint_evaluations(10, 2, 0), r"jumps 0"),

@@ -270,7 +270,7 @@ def test_walks_from_alpha_0_work_where_the_limit_exists(name: str, prediction: s
         assert float(levels.alpha[0]) == 0
         x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction), schedule)
         nearest = (x[:, None] - data).flatten(2).norm(dim=-1).min(1).values
-        assert float(nearest.max()) < 1e-3  # every walk ends on a picture of the data
+        assert float(nearest.max()) < 1e-3  # every walk ends on an image of the data
 
 
 def test_zero_terminal_snr_s_first_step_is_the_limit_of_ever_less_signal() -> None:
@@ -308,7 +308,7 @@ def test_no_noise_is_asked_for_at_a_step_to_sigma_0_or_by_deterministic_samplers
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_last_step_to_clean_gives_the_predicted_picture(name: str) -> None:
+def test_the_last_step_to_clean_gives_the_predicted_image(name: str) -> None:
     for grid in ("linear", "karras", "one"):
         *_, last = SAMPLERS[name](smooth, start(GRIDS[grid]), GRIDS[grid], keyed, **between(name, SCHEDULES[grid]))
         torch.testing.assert_close(last.x, last.x0, rtol=1e-12, atol=1e-12)
@@ -378,7 +378,7 @@ def test_float32_follows_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_clamp_holds_every_predicted_picture_in_range(name: str) -> None:
+def test_the_clamp_holds_every_predicted_image_in_range(name: str) -> None:
     levels = GRIDS["linear"]
     wide = clamp(lambda x, level: Prediction(x * 5, torch.sigmoid(x)))
     for step in SAMPLERS[name](wide, start(levels), levels, keyed, **between(name, VP)):
@@ -501,7 +501,7 @@ def test_what_cannot_be_walked_is_refused(run: object, says: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("prediction", registry.PREDICTIONS)
-def test_no_walk_reads_a_picture_s_values(name: str, prediction: str) -> None:
+def test_no_walk_reads_a_image_s_values(name: str, prediction: str) -> None:
     """On the meta device there are none to read: on a GPU, then, no step waits for one."""
 
     def network(x: Tensor, t: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ JUDGE = ("--objective", "classifier", "--no-noisy", "--max-steps", 40, "--lr", 3
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 pictures of two classes: enough to hold out the 20 that memorisation is judged by."""
+    """150 images of two classes: enough to hold out the 20 that memorisation is judged by."""
     return folder(tmp_path_factory.mktemp("evaluated") / "pictures", 150)
 
 
@@ -30,5 +30,5 @@ def labelled_run(data: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def judge_run(data: Path) -> Path:
-    """A classifier of clean pictures."""
+    """A classifier of clean images."""
     return train(data.parent / "judge", data, *JUDGE)

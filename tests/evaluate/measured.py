@@ -16,32 +16,32 @@ from shell import QUICK, kuosan
 CLASSES = ("dark", "light")
 
 
-def corners(pictures: Tensor) -> Tensor:
+def corners(images: Tensor) -> Tensor:
     """The colours of a 2 x 2 grid: (B, 3, H, W) in [0, 255] -> (B, 12)."""
-    return torch.nn.functional.adaptive_avg_pool2d(pictures / 255, 2).flatten(1)
+    return torch.nn.functional.adaptive_avg_pool2d(images / 255, 2).flatten(1)
 
 
 def network(calls: list[int] | None = None) -> FeatureNetwork:
-    """Features of 12 numbers; `calls` collects how many pictures each call was given."""
+    """Features of 12 numbers; `calls` collects how many images each call was given."""
 
-    def counted(pictures: Tensor) -> Tensor:
+    def counted(images: Tensor) -> Tensor:
         if calls is not None:
-            calls.append(len(pictures))
-        return corners(pictures)
+            calls.append(len(images))
+        return corners(images)
 
     return FeatureNetwork.of("corners", counted, 12, None, hash="1" * 64)
 
 
-def pictures(count: int, seed: int = 0) -> np.ndarray:
-    """Colour pictures (N, 8, 8, 3): about a third light, the rest dark."""
+def images(count: int, seed: int = 0) -> np.ndarray:
+    """Colour images (N, 8, 8, 3): about a third light, the rest dark."""
     draw = seeds.rng(seed, "test/evaluated")
     light = (draw.random(count) < 1 / 3)[:, None, None, None]
     return (draw.integers(0, 100, (count, 8, 8, 3)) + 150 * light).astype(np.uint8)
 
 
 def folder(path: Path, count: int = 60, seed: int = 0) -> Path:
-    """The pictures as PNGs in a folder a class."""
-    for i, pixels in enumerate(pictures(count, seed)):
+    """The images as PNGs in a folder a class."""
+    for i, pixels in enumerate(images(count, seed)):
         place = path / CLASSES[int(pixels.max() > 100)]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{i:04d}.png")

@@ -1,4 +1,4 @@
-"""Label agreement: every picture counted once, and what is no label refused."""
+"""Label agreement: every image counted once, and what is no label refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_classifier_that_sees_what_was_wanted_agrees_wholly():
     assert found.of(1) == wilson(2, 2)
 
 
-def test_the_confusion_counts_every_picture_once():
+def test_the_confusion_counts_every_image_once():
     logits, wanted = rng(0, "logits").standard_normal((500, 4)), rng(0, "wanted").integers(0, 4, 500)
     found = agreement(torch.from_numpy(logits), torch.from_numpy(wanted))
     for i in range(4):

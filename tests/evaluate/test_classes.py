@@ -38,7 +38,7 @@ def evaluated(run: Path, **options: Any) -> Result:
 
 
 def made(run: Path) -> np.ndarray:
-    """The pictures kept, (N, C, H, W)."""
+    """The images kept, (N, C, H, W)."""
     return np.concatenate([np.load(path)["pictures"] for path in sorted(run.rglob("*-*.npz"))])
 
 
@@ -55,9 +55,9 @@ def test_named_classes_take_turns_across_batches_as_in_sampling(run: Path) -> No
 def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
     found = evaluated(run, n=60).found[0]
     prepared = prepare(run, configured(nested({**SMALL, "n": 60, "metrics": ("kid",)})), network=network())
-    labels = prepared.reference.pictures.labels
+    labels = prepared.reference.images.labels
     assert labels is not None
-    share = float((labels[prepared.reference.pictures.train] == 0).mean())
+    share = float((labels[prepared.reference.images.train] == 0).mean())
     assert found.shares[0] == pytest.approx(share, abs=1e-6) and share != 0.5
     assert prepared.jobs[0].wanted(0, 60).count(0) == pytest.approx(60 * share, abs=2)
     names = tuple(CLASSES[i] for i in prepared.jobs[0].wanted(0, 60))
@@ -66,7 +66,7 @@ def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
     assert np.array_equal(made(run), np.moveaxis(to_uint8(expected), -1, 1))
 
 
-def test_pictures_of_named_classes_and_of_all_are_kept_apart(run: Path) -> None:
+def test_images_of_named_classes_and_of_all_are_kept_apart(run: Path) -> None:
     evaluated(run)
     evaluated(run, classes=("dark",))
     assert len(list((run / "evaluations" / "pictures").iterdir())) == 2
@@ -84,9 +84,9 @@ def test_label_agreement_is_the_share_that_the_judge_agrees_with(run: Path, judg
     assert found.judge is not None and found.judge["weights"] == pipeline.load(judge_run).weights
 
 
-def test_the_judges_floor_is_its_accuracy_on_real_pictures(run: Path, judge_run: Path) -> None:
+def test_the_judges_floor_is_its_accuracy_on_real_images(run: Path, judge_run: Path) -> None:
     found = evaluated(run, judge=str(judge_run), metrics=("labels",), real=90)
-    assert found.floor["labels"].value > 0.9  # light against dark pictures is easy
+    assert found.floor["labels"].value > 0.9  # light against dark images is easy
     assert "label agreement" in found.markdown() and "Judge of classes" in found.markdown()
 
 
@@ -98,11 +98,11 @@ def test_a_judge_that_does_not_fit_is_refused_before_anything_is_made(
     with pytest.raises(Error, match="asked to be of no class"):
         measure(plain_run, network=network(), judge=str(judge_run), **SMALL)
     noisy = train(tmp_path / "noisy", data, "--objective", "classifier")
-    with pytest.raises(Error, match="trained on noisy pictures"):
+    with pytest.raises(Error, match="trained on noisy images"):
         evaluated(run, judge=str(noisy), metrics=())
     with pytest.raises(Error, match="knows the classes dark, light"):
         open_judge(str(judge_run), (3, 8, 8), ("cat", "dog"), FULL)
-    with pytest.raises(Error, match="reads pictures of"):
+    with pytest.raises(Error, match="reads images of"):
         open_judge(str(judge_run), (3, 16, 16), CLASSES, FULL)
     assert not (run / "evaluations").exists()
 

@@ -1,4 +1,4 @@
-"""A comparison of restorations in which a text model is told each picture's own caption."""
+"""A comparison of restorations in which a text model is told each image's own caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kuosan.evaluate.compare import compare
 from shell import QUICK, kuosan
 
 
-def test_a_contestant_is_told_each_pictures_own_caption(tmp_path: Path) -> None:
+def test_a_contestant_is_told_each_images_own_caption(tmp_path: Path) -> None:
     run = tmp_path / "run"
     made = kuosan(
         *("train", "portraits", "--out", run, *QUICK, "--task", "super_resolution", "--scale", "2"),
@@ -36,6 +36,6 @@ def test_a_contestant_is_told_each_pictures_own_caption(tmp_path: Path) -> None:
     for i in range(3):
         Image.new("RGB", (32, 32), (80 * i, 90, 200)).save(tmp_path / "told" / f"{i}.png")
         (tmp_path / "told" / f"{i}.txt").write_text("word " * (400 if i == 1 else 2))
-    with pytest.raises(Error, match=r"a caption of the pictures: the text .* has 400 words and marks"):
+    with pytest.raises(Error, match=r"a caption of the images: the text .* has 400 words and marks"):
         compare(tmp_path / "told", [told], upscale=2, n=3, distance=distance, out=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()

@@ -59,7 +59,7 @@ def test_those_of_one_name_are_told_apart() -> None:
         ("runs/a,method=ddnm", "say runs/a:ddnm"),
         ("runs/a,push=0.5", "push = 0.5 belongs to the methods pigdm and dps"),
         ("runs/a:dps,push=1000", "push = 1000.0 is not allowed"),
-        ("runs/a,classes=b,c", "one class for all pictures"),
+        ("runs/a,classes=b,c", "one class for all images"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_typed(text: str, naming: str) -> None:

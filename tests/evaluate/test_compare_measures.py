@@ -28,7 +28,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def truth(n: int = 3, side: int = 16) -> Tensor:
-    """Pictures between 40 and 200 grey levels, so that an error can be added."""
+    """Images between 40 and 200 grey levels, so that an error can be added."""
     pixels = seeds.rng(0, "test/truth").integers(40, 200, (n, side, side, 3), dtype=np.uint8)
     return torch.from_numpy(from_uint8(pixels))
 
@@ -95,7 +95,7 @@ def test_consistency_is_the_error_of_what_was_brought() -> None:
     assert "consistency" not in measure(damaged(noise=20), answers(of, torch.zeros(3, 16, 16)), distance)
 
 
-def test_damage_is_what_the_operators_and_eight_bits_make_and_is_keyed_by_picture() -> None:
+def test_damage_is_what_the_operators_and_eight_bits_make_and_is_keyed_by_image() -> None:
     of = damaged(upscale=4, deblur=1.0)
     blurred = operators.gaussian_blur(1.0, (16, 16)).apply(of.truth)
     torch.testing.assert_close(of.brought, as_written(operators.area(4, (16, 16)).apply(blurred)), atol=0.01, rtol=0)
@@ -113,12 +113,12 @@ def test_noise_has_the_std_that_was_asked_for() -> None:
     assert float((of.brought - of.truth).std() * 127.5) == pytest.approx(12, rel=0.05)
 
 
-def test_grey_pictures_have_no_colours_to_take_and_no_scale_that_does_not_divide() -> None:
+def test_grey_images_have_no_colours_to_take_and_no_scale_that_does_not_divide() -> None:
     with pytest.raises(Error, match="no colours to take"):
         damage(ComparisonConfig("x", ("run",), colorise=True), truth()[:, :1])
     with pytest.raises(Error, match="must divide both sides"):
         damaged(upscale=3)
-    with pytest.raises(Error, match=r"mask 10,0,8,8 is no part of the pictures, 16x16"):
+    with pytest.raises(Error, match=r"mask 10,0,8,8 is no part of the images, 16x16"):
         damaged(mask="10,0,8,8")
 
 
@@ -149,15 +149,15 @@ def test_a_harmonic_fill_solves_laplaces_equation_as_scipy_does() -> None:
     of = damaged(n=2, side=24, mask="blob,border")
     assert of.hole is not None
     filled = harmonic(of.brought, of.hole)
-    for picture, hole, got in zip(of.brought.numpy(), of.hole[:, 0].numpy() > 0, filled.numpy()):
-        np.testing.assert_allclose(got, dirichlet(picture, hole), atol=1e-4)
+    for image, hole, got in zip(of.brought.numpy(), of.hole[:, 0].numpy() > 0, filled.numpy()):
+        np.testing.assert_allclose(got, dirichlet(image, hole), atol=1e-4)
 
 
-def dirichlet(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def dirichlet(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The same by a sparse direct solve: (C, H, W)."""
     number = np.cumsum(hole.ravel()).reshape(hole.shape) - 1
     matrix = scipy.sparse.lil_matrix((int(hole.sum()),) * 2)
-    right = np.zeros((matrix.shape[0], len(picture)))
+    right = np.zeros((matrix.shape[0], len(image)))
     for y, x in np.argwhere(hole):
         for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
             if 0 <= v < hole.shape[0] and 0 <= u < hole.shape[1]:
@@ -165,9 +165,9 @@ def dirichlet(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
                 if hole[v, u]:
                     matrix[number[y, x], number[v, u]] -= 1
                 else:
-                    right[number[y, x]] += picture[:, v, u]
-    out = picture.copy()
-    out[:, hole] = scipy.sparse.linalg.spsolve(matrix.tocsc(), right).reshape(-1, len(picture)).T
+                    right[number[y, x]] += image[:, v, u]
+    out = image.copy()
+    out[:, hole] = scipy.sparse.linalg.spsolve(matrix.tocsc(), right).reshape(-1, len(image)).T
     return out
 
 

@@ -41,7 +41,7 @@ def test_the_distance_is_pytorch_fids(n, m, width):
 
 
 class Flat(torch.nn.Module):
-    """Pictures (B, 3, 4, 4) as 48 features, for torchmetrics."""
+    """Images (B, 3, 4, 4) as 48 features, for torchmetrics."""
 
     num_features = 48
 
@@ -105,9 +105,9 @@ def test_singular_covariances_have_a_distance():
     assert np.isfinite([one_sided.value, one_sided.error]).all()
 
 
-def test_too_few_pictures_are_refused_and_kid_is_named():
+def test_too_few_images_are_refused_and_kid_is_named():
     few, many = skewed("x", 20, 20), skewed("y", 200, 20)
-    with pytest.raises(Error, match=r"20 pictures on 20 features.*more than 20.*Use KID"):
+    with pytest.raises(Error, match=r"20 images on 20 features.*more than 20.*Use KID"):
         frechet_of_rows(many, few)
     with pytest.raises(Error, match="Use KID"):
         frechet(gather([few]), gather([many]))
@@ -135,7 +135,7 @@ def test_the_influence_is_the_derivative_of_the_distance():
     np.testing.assert_allclose(ours - ours.mean(), expected - expected.mean(), rtol=2e-3, atol=2e-3)
 
 
-def test_the_error_is_what_other_pictures_show():
+def test_the_error_is_what_other_images_show():
     pairs = [(skewed("x", 150, 12, 1.2, 0.1, id=i), skewed("y", 120, 12, id=i)) for i in range(120)]
     values = [frechet(gather([x]), gather([y])) for x, y in pairs]
     errors = [frechet_of_rows(x, y).error for x, y in pairs[:20]]

@@ -340,7 +340,7 @@ CASES: dict[str, Callable[[Path], Sides]] = {
     "a grid in a subfolder": beside("more/grid.png"),
     "a run's curve": beside("curve.png", "log.jsonl"),
     "a denoising film": beside("denoising.gif", "recipe.json"),
-    "nearest pictures": beside("nearest-steps2.png", "result.json"),
+    "nearest images": beside("nearest-steps2.png", "result.json"),
     "the reference's sheet": beside("real.png", "result.json"),
     "the way between two": beside("between.png", "between-0000.png"),
     "a sheet in kuosan's record": recorded,

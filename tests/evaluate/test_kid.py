@@ -86,7 +86,7 @@ def test_a_row_left_out_is_the_distance_without_it():
     np.testing.assert_allclose(sums.without_y(), [mmd2(x, np.delete(y, j, 0)) for j in range(7)], rtol=1e-10)
 
 
-def test_the_order_of_the_pictures_and_of_the_sets_changes_nothing():
+def test_the_order_of_the_images_and_of_the_sets_changes_nothing():
     x, y = gaussian("x", 300, 16), gaussian("y", 250, 16, 0.1)
     order_x, order_y = rng(1, "x").permutation(300), rng(1, "y").permutation(250)
     here, there, back = kid(x, y), kid(x[order_x], y[order_y]), kid(y, x)
@@ -143,7 +143,7 @@ def test_kid_of_pairs_is_the_mean_over_all_pairs_of_pairs_but_each_with_itself()
     assert found.error == pytest.approx(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()), rel=1e-8)
 
 
-def test_pictures_given_back_as_they_were_have_no_distance_and_the_plain_one_is_below_it():
+def test_images_given_back_as_they_were_have_no_distance_and_the_plain_one_is_below_it():
     x = gaussian("x", 40, 8)
     assert kid_of_pairs(x, x).value == pytest.approx(0, abs=1e-15)
     assert kid_of_pairs(x, x).error == pytest.approx(0, abs=1e-15)
@@ -170,7 +170,7 @@ def test_kid_of_pairs_needs_pairs():
 @pytest.mark.parametrize(
     ("x", "y", "says"),
     [
-        (np.zeros((2, 4)), np.zeros((5, 4)), "2 pictures"),
+        (np.zeros((2, 4)), np.zeros((5, 4)), "2 images"),
         (np.zeros((5, 4)), np.zeros((5, 3)), "4 and 3 wide"),
         (np.zeros(5), np.zeros((5, 3)), "shape"),
         (np.full((5, 3), np.nan), np.zeros((5, 3)), "not finite: 5 of 5 rows"),

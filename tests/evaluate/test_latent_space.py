@@ -15,7 +15,7 @@ from kuosan.networks.autoencoder import Moments
 
 
 def latents(means: list[float], stds: list[float], noise: list[float], n: int = 64) -> Moments:
-    """Posteriors of n pictures whose means are normal, a mean, std and posterior std a channel."""
+    """Posteriors of n images whose means are normal, a mean, std and posterior std a channel."""
     shape = (len(means), 8, 8)
     drawn = seeds.normal([(0, "test/latents", 0, i) for i in range(n)], shape)
     m, s, e = (torch.tensor(values).view(1, -1, 1, 1) for values in (means, stds, noise))

@@ -51,7 +51,7 @@ def model(schedule: Any = SMALL, prediction: str = "v", **more: Any) -> Model:
 
 
 def pixels(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes of Gaussian pixels (n, 1, 3, 3), and each picture's own surprise in bits a pixel."""
+    """Bytes of Gaussian pixels (n, 1, 3, 3), and each image's own surprise in bits a pixel."""
     draws = np.random.Generator(np.random.Philox(3)).normal(0, STD, (n, 1, 3, 3))
     grey = np.clip(np.rint((draws + 1) * 127.5), 0, 255).astype(np.uint8)
     edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
@@ -66,7 +66,7 @@ def test_both_estimates_agree_with_the_pixels_own_distribution(schedule: Any, pr
     grey, surprise = pixels(60)
     made = likelihood(model(schedule, prediction), grey, evaluations=25, variance="beta", clip=False, ode_steps=25)
     assert made.ode is not None and made.gap is not None
-    assert made.ode.total.value == pytest.approx(surprise.mean(), abs=0.03), "paired: the same pictures"
+    assert made.ode.total.value == pytest.approx(surprise.mean(), abs=0.03), "paired: the same images"
     error = made.bound.total.error
     assert error < 0.2 and abs(made.bound.total.value - surprise.mean() - 0.1) < 0.12 + 3 * error
     assert made.gap.value == pytest.approx(made.bound.total.value - made.ode.total.value)
@@ -75,7 +75,7 @@ def test_both_estimates_agree_with_the_pixels_own_distribution(schedule: Any, pr
     assert sums == pytest.approx(made.bound.total.value)
 
 
-def test_the_errors_are_those_of_other_pictures_rows_and_noise() -> None:
+def test_the_errors_are_those_of_other_images_rows_and_noise() -> None:
     """Twelve disjoint sets: their spread is what one set said of itself."""
     grey, _ = pixels(480)
     sets = [
@@ -91,8 +91,8 @@ def test_the_errors_are_those_of_other_pictures_rows_and_noise() -> None:
 
 def test_every_step_of_the_chain_and_drawn_ones_agree() -> None:
     grey, _ = pixels(80)
-    whole = likelihood(model(), grey, evaluations=None, ode_pictures=0)
-    drawn = likelihood(model(), grey, evaluations=12, ode_pictures=0, seed=1)
+    whole = likelihood(model(), grey, evaluations=None, ode_images=0)
+    drawn = likelihood(model(), grey, evaluations=12, ode_images=0, seed=1)
     assert whole.ode is None and whole.gap is None
     assert whole.bound.evaluations == whole.bound.chain == 60 and drawn.bound.evaluations == 12
     off = abs(whole.bound.total.value - drawn.bound.total.value)
@@ -116,13 +116,13 @@ def test_the_same_call_gives_the_same_numbers_at_any_batch_size() -> None:
 def test_a_learned_variance_is_used_where_there_is_one() -> None:
     grey, _ = pixels(4)
     learned = model(learned_variance=True)
-    assert likelihood(learned, grey, evaluations=3, ode_pictures=0).bound.variance == "learned"
-    assert likelihood(learned, grey, evaluations=3, ode_pictures=0, variance="fixed_large").bound.variance == "beta"
+    assert likelihood(learned, grey, evaluations=3, ode_images=0).bound.variance == "learned"
+    assert likelihood(learned, grey, evaluations=3, ode_images=0, variance="fixed_large").bound.variance == "beta"
     with pytest.raises(Error, match="predicts no variance"):
         likelihood(model(), grey, evaluations=3, variance="learned")
 
 
-def test_a_conditional_model_is_told_each_picture_s_class() -> None:
+def test_a_conditional_model_is_told_each_image_s_class() -> None:
     grey, _ = pixels(4)
     task = Generation(labels=True, drop=0.1, class_names=("a", "b"))
     told = model(task=task)
@@ -130,7 +130,7 @@ def test_a_conditional_model_is_told_each_picture_s_class() -> None:
     assert isinstance(told.network, Exact)
     assert [1, 0, 2] in told.network.told and [1] in told.network.told
     none = model(task=task)
-    likelihood(none, grey, evaluations=2, ode_pictures=0)
+    likelihood(none, grey, evaluations=2, ode_images=0)
     assert isinstance(none.network, Exact) and none.network.told[0] == [2, 2, 2, 2]
     with pytest.raises(Error, match="drop 0"):
         likelihood(model(task=Generation(labels=True, drop=0.0, class_names=("a",))), grey)
@@ -140,7 +140,7 @@ def test_a_conditional_model_is_told_each_picture_s_class() -> None:
         likelihood(told, grey, labels=[0, 0, 0, 2])
 
 
-def test_pictures_that_are_not_8_bit_or_too_few_are_refused() -> None:
+def test_images_that_are_not_8_bit_or_too_few_are_refused() -> None:
     grey, _ = pixels(4)
     as_floats = torch.from_numpy(grey / np.float32(127.5) - 1)
     assert torch.equal(eight_bit(grey, (1, 3, 3)), eight_bit(as_floats, (1, 3, 3)))
@@ -199,14 +199,14 @@ def test_the_u_net_s_trace_is_its_slopes_sum() -> None:
 
 @pytest.fixture(scope="module")
 def made() -> Likelihood:
-    return likelihood(model(), pixels(6)[0], evaluations=6, ode_steps=4, ode_pictures=4)
+    return likelihood(model(), pixels(6)[0], evaluations=6, ode_steps=4, ode_images=4)
 
 
 def test_the_words_say_what_was_measured_and_why_they_differ(made: Likelihood) -> None:
     assert made.ode is not None
     bound, ode, gap = made.sentences()
-    assert f"{made.bound.total.value:.3f} ±" in bound and "6 pictures" in bound and "posterior" in bound
-    assert f"{made.ode.total.value:.3f} ±" in ode and "4 pictures" in ode and "rademacher" in ode
+    assert f"{made.bound.total.value:.3f} ±" in bound and "6 images" in bound and "posterior" in bound
+    assert f"{made.ode.total.value:.3f} ±" in ode and "4 images" in ode and "rademacher" in ode
     for words in ("two models of the data", "60 random steps", "uniform noise of one grey level", "upper bounds"):
         assert words in gap
     assert json.loads(json.dumps(made.plain()))["bound"]["n"] == 6

@@ -1,4 +1,4 @@
-"""What an evaluation measures is refused before pictures are made for it, and its sheets lie where they belong."""
+"""What an evaluation measures is refused before images are made for it, and its sheets lie where they belong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kuosan.evaluate.run import measure
 from kuosan.metrics.estimate import Estimate
 
 
-def test_a_distance_asked_for_with_too_few_pictures_is_refused():
+def test_a_distance_asked_for_with_too_few_images_is_refused():
     with pytest.raises(Error, match="at least 6"):
         chosen(["prdc"], 5, 100, 12, True)
     with pytest.raises(Error, match="at least 3"):
@@ -23,7 +23,7 @@ def test_a_distance_asked_for_with_too_few_pictures_is_refused():
     assert chosen([], 5, 5, 12, False) == ("kid",)
 
 
-def test_memorisation_of_too_few_pictures_is_refused_before_any_is_made(tmp_path: Path):
+def test_memorisation_of_too_few_images_is_refused_before_any_is_made(tmp_path: Path):
     run = train(tmp_path / "run", folder(tmp_path / "pictures", 60))
     with pytest.raises(Error, match=r"19 made.*9 held out"):
         measure(run, network=network(), n=19, steps=1, metrics=("memorisation",))

@@ -1,4 +1,4 @@
-"""Memorisation: planted copies are found, fresh pictures are not accused, and its numbers are scipy's."""
+"""Memorisation: planted copies are found, fresh images are not accused, and its numbers are scipy's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kuosan.seeds import rng
 
 
 def source(purpose, n, id=0, width=24):
-    """Rows from one distribution of clusters, as features of pictures are."""
+    """Rows from one distribution of clusters, as features of images are."""
     draws = rng(0, purpose, 0, id)
     centres = 3 * rng(0, "centres").standard_normal((10, width))
     return centres[draws.integers(0, 10, n)] + draws.standard_normal((n, width))
@@ -43,7 +43,7 @@ def test_five_percent_of_copies_are_found_and_named(train):
     assert (report.made.index[:15, 0] == chosen).all()
 
 
-def test_fresh_pictures_are_flagged_no_more_often_than_chance(train):
+def test_fresh_images_are_flagged_no_more_often_than_chance(train):
     reports = [memorisation(source("made", 200, i), source("held_out", 200, i), train[:1000]) for i in range(40)]
     assert sum(report.flagged for report in reports) <= 3  # one in a hundred on average
     mean = np.mean([report.nearer.value for report in reports])
@@ -53,13 +53,13 @@ def test_fresh_pictures_are_flagged_no_more_often_than_chance(train):
     assert np.mean([report.ratio for report in reports]) == pytest.approx(1, abs=0.02)
 
 
-def test_pictures_that_are_all_close_to_training_shift_the_whole_distribution(train):
+def test_images_that_are_all_close_to_training_shift_the_whole_distribution(train):
     made, _ = planted(train, 1.0, noise=0.5)
     report = memorisation(made, source("held_out", 500), train)
     assert report.nearer.value > 0.95 and report.ratio < 0.8 and report.flagged
 
 
-def test_dull_pictures_are_near_and_no_copies(train):
+def test_dull_images_are_near_and_no_copies(train):
     # between all clusters, nearest training row closer than usual in no relative sense
     dull = 0.05 * rng(0, "dull").standard_normal((300, 24))
     assert not memorisation(dull, source("held_out", 500), train).flagged
@@ -114,7 +114,7 @@ def test_copies_and_mirrored_copies_are_counted_byte_for_byte():
     assert copies(made, train) == [(2, 7), (5, 11)]
 
 
-def test_the_sheet_shows_each_picture_beside_its_nearest():
+def test_the_sheet_shows_each_image_beside_its_nearest():
     train = rng(0, "train").integers(0, 256, (60, 5, 4, 1), dtype=np.uint8)
     held_out = rng(0, "held").integers(0, 256, (20, 5, 4, 1), dtype=np.uint8)
     made = rng(0, "made").integers(0, 256, (20, 5, 4, 1), dtype=np.uint8)
@@ -124,7 +124,7 @@ def test_the_sheet_shows_each_picture_beside_its_nearest():
     assert found.shape == (2 * (5 + 2) + 2, (1 + SHOWN) * (4 + 2) + 2, 1)
     assert (found[2:7, 2:6] == made[3]).all() and (found[2:7, 8:12] == train[41]).all()
     assert report.made.distance[3] == 0 and report.closest(1).tolist() == [3]
-    with pytest.raises(Error, match="20 made pictures; got 19"):
+    with pytest.raises(Error, match="20 made images; got 19"):
         memorisation_sheet(report, made[:19], train)
     with pytest.raises(Error, match="one size"):
         memorisation_sheet(report, made[:, :4], train)
@@ -135,8 +135,8 @@ def test_the_sheet_shows_each_picture_beside_its_nearest():
     [
         ((20, 3), (20, 3), (50, 3), 0.01, "at least 51"),
         ((20, 3), (20, 3), (60, 4), 0.01, "one width"),
-        ((19, 3), (20, 3), (60, 3), 0.01, "19 made pictures"),
-        ((20, 3), (19, 3), (60, 3), 0.01, "19 held-out pictures"),
+        ((19, 3), (20, 3), (60, 3), 0.01, "19 made images"),
+        ((20, 3), (19, 3), (60, 3), 0.01, "19 held-out images"),
         ((20, 3), (20, 3), (60, 3), 0.0, "quantile 0"),
     ],
 )
@@ -145,7 +145,7 @@ def test_reports_without_ground_are_refused(made, held, train, quantile, says):
         memorisation(np.ones(made), np.ones(held), np.ones(train), quantile=quantile)
 
 
-def test_what_is_no_picture_has_no_copies():
+def test_what_is_no_image_has_no_copies():
     with pytest.raises(Error, match="float64"):
         copies(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 1), np.uint8))
     with pytest.raises(Error, match="one size"):

@@ -67,7 +67,7 @@ def test_sets_far_apart_share_nothing():
     assert ours(real, made, 3) == (0, 0, 0, 0)
 
 
-def test_one_repeated_picture_is_faithful_and_not_diverse():
+def test_one_repeated_image_is_faithful_and_not_diverse():
     real = gaussian("real", 200)
     made = np.repeat(real[:1], 100, axis=0)
     precision, recall, _, coverage = ours(real, made, 3)
@@ -76,7 +76,7 @@ def test_one_repeated_picture_is_faithful_and_not_diverse():
 
 
 def test_an_outlier_lifts_recall_and_precision_but_not_density():
-    # Naeem et al. 2020, figure 2: one far real picture makes a ball that swallows everything between
+    # Naeem et al. 2020, figure 2: one far real image makes a ball that swallows everything between
     real, made = gaussian("real", 200), gaussian("made", 200, mean=3)
     with_outlier = np.concatenate([real, np.full((1, 4), 12.0)])
     without, spoiled = ours(real, made, 3), ours(with_outlier, made, 3)
@@ -96,7 +96,7 @@ def test_the_expected_coverage_is_the_papers_for_large_sets():
     assert expected_coverage(2, 1, 1) == 0.5  # two others, one of them made: nearest or not
 
 
-def test_the_errors_are_what_other_pictures_show():
+def test_the_errors_are_what_other_images_show():
     def found(i):
         real, made = gaussian("real", 250, id=i), gaussian("made", 200, mean=0.7, id=i)
         shares, rest = precision_recall(real, made), density_coverage(real, made)
@@ -125,7 +125,7 @@ def test_chunks_change_nothing_and_equal_rows_are_at_no_distance():
         ((5, 4), (5, 3), 3, "4 and 3 wide"),
         ((5, 4), (5, 4), 5, "k = 5: allowed is 1 to 4"),
         ((5, 4), (5, 4), 0, "k = 0: allowed is 1 to 4"),
-        ((1, 4), (5, 4), 3, "1 pictures"),
+        ((1, 4), (5, 4), 3, "1 images"),
     ],
 )
 def test_what_has_no_neighbours_is_refused(measure, real, made, k, says):

@@ -38,7 +38,7 @@ def test_bytes_and_their_signed_form_give_the_same(pair):
     assert psnr(x, y).dtype == torch.float64 and psnr(x, y).shape == (4,)
 
 
-def test_a_picture_is_its_own_likeness(pair):
+def test_a_image_is_its_own_likeness(pair):
     assert ssim(pair[0], pair[0]).tolist() == pytest.approx([1.0] * 4)
 
 
@@ -61,7 +61,7 @@ def test_structural_similarity_is_the_papers_window_by_window(pair):
     np.testing.assert_allclose(ssim(*pair).numpy(), expected, rtol=1e-9)
 
 
-def test_a_large_picture_is_compared_in_strips_with_the_same_result(pair, monkeypatch):
+def test_a_large_image_is_compared_in_strips_with_the_same_result(pair, monkeypatch):
     whole = ssim(*pair)
     for rows in (1, 4, 5):
         monkeypatch.setattr(image_quality, "STRIP", rows)
@@ -74,7 +74,7 @@ def test_both_are_torchmetrics(pair):
     _, everywhere = functional.structural_similarity_index_measure(
         x, y, data_range=255.0, reduction="none", return_full_image=True
     )
-    inside = everywhere[..., 5:-5, 5:-5]  # it mirrors pictures at their borders and averages over those, too
+    inside = everywhere[..., 5:-5, 5:-5]  # it mirrors images at their borders and averages over those, too
     torch.testing.assert_close(ssim(*pair), inside.mean(dim=(1, 2, 3)), rtol=1e-9, atol=0)
     ratio = functional.peak_signal_noise_ratio(x, y, data_range=255.0, reduction="none", dim=(1, 2, 3))
     torch.testing.assert_close(psnr(*pair), ratio, rtol=1e-6, atol=0)
@@ -111,6 +111,6 @@ def test_what_cannot_be_compared_is_refused(metric, x, y, says):
         metric(x, y)
 
 
-def test_a_picture_below_the_window_has_no_similarity():
+def test_a_image_below_the_window_has_no_similarity():
     with pytest.raises(Error, match="11 pixels; use PSNR"):
         ssim(BYTES[..., :10], BYTES[..., :10])

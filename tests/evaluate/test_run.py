@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measured import Heard, folder, network, pictures
+from measured import Heard, folder, images, network
 from PIL import Image
 
 from kuosan.data.images import to_uint8
@@ -37,11 +37,11 @@ def evaluated(target: Path, heard: Heard | None = None, **options: Any) -> Resul
 
 
 def kept(run: Path) -> dict[str, bytes]:
-    """The pictures kept, by the name of their part."""
+    """The images kept, by the name of their part."""
     return {name: data for name, data in tree(run / "evaluations" / "pictures").items() if name.endswith(".npz")}
 
 
-def test_the_figure_of_a_run_is_kid_of_the_pictures_that_sampling_gives(run: Path) -> None:
+def test_the_figure_of_a_run_is_kid_of_the_images_that_sampling_gives(run: Path) -> None:
     found = evaluated(run, n=8, batch=8)
     full = choose(ComputeConfig(precision="fp32"))
     made = sample(pipeline.load(run, compute=full).model, Request(n=8, steps=2, batch=8))
@@ -52,7 +52,7 @@ def test_the_figure_of_a_run_is_kid_of_the_pictures_that_sampling_gives(run: Pat
     assert found.figures["kid"].value == pytest.approx(kid(rows, reference[:8]).value, abs=1e-6)
 
 
-def test_pictures_of_the_same_source_are_no_further_apart_than_the_floor(tmp_path: Path) -> None:
+def test_images_of_the_same_source_are_no_further_apart_than_the_floor(tmp_path: Path) -> None:
     one, other = folder(tmp_path / "one", 90, seed=1), folder(tmp_path / "other", 90, seed=2)
     found = measure(one, network=network(), against=str(other), metrics=("kid", "prdc"), out=str(tmp_path / "out"))
     assert found.found[0].n == 90 and found.real == 90
@@ -60,7 +60,7 @@ def test_pictures_of_the_same_source_are_no_further_apart_than_the_floor(tmp_pat
     assert set(found.figures) == {"kid", "precision", "recall", "density", "coverage"} == set(found.floor)
 
 
-def test_other_pictures_are_further_apart_than_the_floor(tmp_path: Path) -> None:
+def test_other_images_are_further_apart_than_the_floor(tmp_path: Path) -> None:
     one, other = folder(tmp_path / "one", 60, seed=1), folder(tmp_path / "other", 60, seed=2)
     shutil.rmtree(one / "light")
     found = measure(one, network=network(), against=str(other), metrics=("kid",), out=str(tmp_path / "out"))
@@ -68,7 +68,7 @@ def test_other_pictures_are_further_apart_than_the_floor(tmp_path: Path) -> None
     assert kid.value > 2 * kid.error and kid.value > 5 * abs(floor.value)
 
 
-def test_a_killed_evaluation_goes_on_and_ends_with_the_same_pictures(run: Path, tmp_path: Path) -> None:
+def test_a_killed_evaluation_goes_on_and_ends_with_the_same_images(run: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(run, tmp_path / "whole"))
     uninterrupted = evaluated(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -76,13 +76,13 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_pictures(run: Path, 
     assert len(kept(run)) == 1  # the first batch of four; the second was under way
     heard = Heard()
     again = evaluated(run, heard)
-    assert min(heard.done) > 8  # 4 of 10 pictures, two evaluations each, were not made again
+    assert min(heard.done) > 8  # 4 of 10 images, two evaluations each, were not made again
     assert again.figures == uninterrupted.figures
     parts = [np.load(path)["pictures"] for home in (run, whole) for path in sorted(home.rglob("*-*.npz"))]
     assert np.array_equal(np.concatenate(parts[:3]), np.concatenate(parts[3:]))
 
 
-def test_a_larger_n_only_adds_pictures(run: Path) -> None:
+def test_a_larger_n_only_adds_images(run: Path) -> None:
     evaluated(run)
     before = kept(run)
     heard = Heard()
@@ -99,7 +99,7 @@ def test_the_same_evaluation_again_makes_nothing(run: Path) -> None:
     assert heard.done == []
 
 
-def test_the_features_of_real_pictures_are_computed_once(run: Path) -> None:
+def test_the_features_of_real_images_are_computed_once(run: Path) -> None:
     calls: list[int] = []
     measure(run, network=network(calls), **{**SMALL, "n": 8})
     first = sum(calls)
@@ -131,7 +131,7 @@ def _written(data: bytes, path: Path) -> Path:
     return path
 
 
-def test_kept_pictures_of_other_settings_are_refused(run: Path) -> None:
+def test_kept_images_of_other_settings_are_refused(run: Path) -> None:
     evaluated(run)
     about = next(run.rglob("about.json"))
     about.write_text(about.read_text().replace('"steps": 2', '"steps": 3'))
@@ -140,13 +140,13 @@ def test_kept_pictures_of_other_settings_are_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"steps": 3}, {"seed": 5}, {"sampler": "ddim"}, {"clip": False}])
-def test_pictures_of_other_settings_are_kept_apart(run: Path, change: dict[str, Any]) -> None:
+def test_images_of_other_settings_are_kept_apart(run: Path, change: dict[str, Any]) -> None:
     evaluated(run)
     evaluated(run, **change)
     assert len(list((run / "evaluations" / "pictures").iterdir())) == 2
 
 
-def test_a_default_written_out_and_another_batch_use_the_same_pictures(run: Path) -> None:
+def test_a_default_written_out_and_another_batch_use_the_same_images(run: Path) -> None:
     evaluated(run)
     heard = Heard()
     evaluated(run, heard, sampler="dpmpp_2m", spacing="trailing", batch=7)
@@ -170,36 +170,36 @@ def test_a_result_says_all_that_its_figures_depend_on(run: Path) -> None:
     assert told["found"][0]["seconds"] > 0 and told["found"][0]["request"]["guidance"] is None
     assert told["found"][0]["figures"]["kid"].keys() == {"value", "error"}
     text = (Path(str(found.folder)) / "table.md").read_text()
-    assert "FID" not in text and "KID x 1000" in text and "real pictures" in text
+    assert "FID" not in text and "KID x 1000" in text and "real images" in text
     assert {"sheet.png", "real.png", "table.csv"} <= set(tree(Path(str(found.folder))))
 
 
-def test_pictures_that_are_no_longer_those_trained_on_are_refused_unless_forced(run: Path, tmp_path: Path) -> None:
+def test_images_that_are_no_longer_those_trained_on_are_refused_unless_forced(run: Path, tmp_path: Path) -> None:
     moved = folder(tmp_path / "moved", 61)
     before = tree(run)
-    with pytest.raises(Error, match=r"does not hold the pictures.*--force"):
+    with pytest.raises(Error, match=r"does not hold the images.*--force"):
         evaluated(run, data=str(moved))
     assert tree(run) == before
     found = evaluated(run, data=str(moved), force=True, out=str(tmp_path / "out"))
     assert "does not hold" in found.warnings[0] and "does not hold" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_pictures_that_have_moved_are_found_by_data(run: Path, data: Path, tmp_path: Path) -> None:
+def test_images_that_have_moved_are_found_by_data(run: Path, data: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(data, tmp_path / "elsewhere"))
     assert evaluated(run, data=str(moved)).warnings == ()
 
 
-def test_held_out_pictures_have_training_pictures_as_their_floor(run: Path) -> None:
+def test_held_out_images_have_training_images_as_their_floor(run: Path) -> None:
     found = evaluated(run, against="held_out")
-    assert found.against == "held-out pictures" and "training pictures against" in found.floor_of
+    assert found.against == "held-out images" and "training images against" in found.floor_of
 
 
-def test_a_run_is_compared_with_other_pictures_in_its_own_size(run: Path, tmp_path: Path) -> None:
+def test_a_run_is_compared_with_other_images_in_its_own_size(run: Path, tmp_path: Path) -> None:
     found = evaluated(run, against=str(folder(tmp_path / "other", 30, seed=4)))
     assert found.real == 10 and str(tmp_path / "other") in found.against
 
 
-def test_too_few_pictures_for_a_frechet_distance_are_refused_before_any_is_made(run: Path) -> None:
+def test_too_few_images_for_a_frechet_distance_are_refused_before_any_is_made(run: Path) -> None:
     with pytest.raises(Error, match="Use KID"):
         evaluated(run, metrics=("frechet",))
     assert not (run / "evaluations").exists()
@@ -221,7 +221,7 @@ def test_a_checkpoint_is_measured_and_its_result_lies_in_the_run(run: Path) -> N
         ({"against": "x", "likelihood": True}, "has no effect"),
     ],
 )
-def test_what_a_folder_of_pictures_cannot_be_asked_is_refused(
+def test_what_a_folder_of_images_cannot_be_asked_is_refused(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(Error, match=message):
@@ -256,10 +256,10 @@ def test_a_config_and_settings_beside_it_are_refused(run: Path) -> None:
         measure(run, EvaluateConfig(), n=3)
 
 
-def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_repeats_its_training_images_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kuosan.evaluate import sampling
 
-    learnt = np.moveaxis(pictures(150), -1, 1)
+    learnt = np.moveaxis(images(150), -1, 1)
 
     def by_heart(trained: Any, each: Any, first: int, count: int, hear: Any) -> np.ndarray:
         return learnt[first : first + count]
@@ -271,10 +271,10 @@ def test_a_model_that_repeats_its_training_pictures_is_found_out(run: Path, monk
     assert found.figures["nearer"].value > 0.7
     assert "exact copies" in found.markdown()
     with Image.open(Path(str(found.folder)) / "nearest.png") as sheet:
-        assert sheet.width > 4 * 100  # a picture and its three nearest, enlarged for people
+        assert sheet.width > 4 * 100  # an image and its three nearest, enlarged for people
 
 
-def test_memorisation_is_looked_for_unasked_where_training_pictures_are_few_but_not_in_sweeps(run: Path) -> None:
+def test_memorisation_is_looked_for_unasked_where_training_images_are_few_but_not_in_sweeps(run: Path) -> None:
     options = {name: value for name, value in SMALL.items() if name not in ("metrics", "steps")} | {"n": 20}
     assert "nearer" in measure(run, network=network(), steps=1, **options).figures
     assert "nearer" not in measure(run, network=network(), sweep=("steps=1", "2"), **options).figures

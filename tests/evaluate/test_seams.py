@@ -46,7 +46,7 @@ def with_steps(x: np.ndarray, size: float) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [white, smooth])
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (90, 200)])
-def test_pictures_without_seams_have_energy_one(make: Any, height: int, width: int) -> None:
+def test_images_without_seams_have_energy_one(make: Any, height: int, width: int) -> None:
     found = seams(make(16, height, width), *grids(height, width), SIDE)
     assert abs(found.energy - 1) < 0.03
     assert abs(found.shifted.mean() - 1) < 0.01
@@ -90,12 +90,12 @@ def test_stripes_along_one_axis_are_no_seam() -> None:
     assert seam_energy(x, [0], [0, 32], (128, 32)) == 1.0  # columns only, and they are all alike
 
 
-def test_a_torch_picture_and_a_batch_of_one_give_the_same() -> None:
+def test_a_torch_image_and_a_batch_of_one_give_the_same() -> None:
     x = white(1)
     assert seam_energy(torch.from_numpy(x[0]), *grids(), SIDE) == seam_energy(x, *grids(), SIDE)
 
 
-def test_a_flat_picture_has_no_seam_and_a_flat_one_with_a_step_nothing_else() -> None:
+def test_a_flat_image_has_no_seam_and_a_flat_one_with_a_step_nothing_else() -> None:
     flat = np.zeros((1, 64, 64))
     assert seam_energy(flat, [0, 32], [0, 32], 32) == 1.0
     flat[:, 32:] = 1
@@ -111,9 +111,9 @@ def test_shifted_grids_meet_no_edge() -> None:
 
 
 BAD: list[tuple[tuple[int, ...], list[int], list[int], Any, str]] = [
-    ((64, 64), [0, 32], [0, 32], 32, r"a picture of shape \(64, 64\); allowed are \(C, H, W\)"),
-    ((3, 64, 64), [0, 40], [0], 32, "a tile of 32 pixels that starts at 40 lies outside a picture of 64"),
-    ((3, 64, 64), [0], [0], 64, "no tile ends inside the picture"),
+    ((64, 64), [0, 32], [0, 32], 32, r"an image of shape \(64, 64\); allowed are \(C, H, W\)"),
+    ((3, 64, 64), [0, 40], [0], 32, "a tile of 32 pixels that starts at 40 lies outside an image of 64"),
+    ((3, 64, 64), [0], [0], 64, "no tile ends inside the image"),
     ((3, 4, 64), [0, 1, 2, 3], [0], (1, 64), "every pair of neighbours straddles a tile's edge"),
 ]
 
@@ -126,6 +126,6 @@ def test_what_has_no_answer_is_refused(
         seam_energy(np.zeros(shape), rows, columns, side)
 
 
-def test_pictures_that_are_not_finite_are_refused() -> None:
+def test_images_that_are_not_finite_are_refused() -> None:
     with pytest.raises(Error, match="NaN or infinite"):
         seam_energy(np.full((1, 64, 64), np.nan), [0, 32], [0, 32], 32)

@@ -1,4 +1,4 @@
-"""A run on aspect-ratio buckets is measured at one of its shapes, against real pictures of that shape alone."""
+"""A run on aspect-ratio buckets is measured at one of its shapes, against real images of that shape alone."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def evaluated(run: Path, **options: Any) -> Result:
 
 
 def made(run: Path) -> set[tuple[int, ...]]:
-    """Shapes of all pictures that were kept."""
+    """Shapes of all images that were kept."""
     return {np.load(run / name)["pictures"].shape[1:] for name in tree(run) if name.endswith(".npz")}
 
 
 @pytest.mark.parametrize(("size", "shape", "count"), [(None, (16, 16), 20), ((20, 12), (12, 20), 14)])
-def test_real_and_made_pictures_are_of_one_shape(
+def test_real_and_made_images_are_of_one_shape(
     run: Path, size: tuple[int, int] | None, shape: tuple[int, int], count: int
 ) -> None:
     prepared = prepare(run, EvaluateConfig(metrics=("kid",), request=Request(8, size=size)), network=network())
     side = prepared.reference
     assert side.bytes().shape[2:] == shape
-    assert all(side.pictures.buckets.shapes[side.pictures.buckets.of[i]] == shape for i in side.ids)
+    assert all(side.images.buckets.shapes[side.images.buckets.of[i]] == shape for i in side.ids)
     assert prepared.own is not None and len(prepared.own.train) + len(prepared.own.held_out) == count
     (warning,) = prepared.warnings
-    assert f"trained on 5 shapes; pictures of {shape[1]}x{shape[0]} alone are made and compared" in warning
+    assert f"trained on 5 shapes; images of {shape[1]}x{shape[0]} alone are made and compared" in warning
 
 
 def test_an_evaluation_makes_the_shape_that_is_asked_for(run: Path) -> None:
@@ -66,8 +66,8 @@ def test_others_are_those_of_the_same_bucket(run: Path) -> None:
     assert found.real == 8
 
 
-def test_a_shape_without_pictures_and_sizes_that_differ_are_refused(run: Path) -> None:
-    with pytest.raises(Error, match="has no pictures of 18x14"):
+def test_a_shape_without_images_and_sizes_that_differ_are_refused(run: Path) -> None:
+    with pytest.raises(Error, match="has no images of 18x14"):
         evaluated(run, size=(18, 14))
     with pytest.raises(Error, match="are too many"):
         evaluated(run, size=(64, 64))

@@ -43,8 +43,8 @@ def test_merging_names_both_sources():
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ([], "0 pictures"),
-        ([np.zeros((1, 3))], "1 pictures"),
+        ([], "0 images"),
+        ([np.zeros((1, 3))], "1 images"),
         ([np.zeros((4, 3)), np.zeros((4, 2))], "3 and 2 wide"),
         ([np.full((4, 3), np.inf)], "not finite: 4 of 4"),
         ([np.zeros(4)], "shape"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from kuosan.evaluate import eval_images
 from kuosan.evaluate.config import ReconstructionConfig
@@ -44,7 +44,7 @@ def test_the_same_pixels_in_another_container_are_known_at_every_size(
         write(tmp_path / "others" / f"{i + 2}.tiff", i + 2, 24)  # each twice: both copies are known
     data = {"path": str(tmp_path / "trained"), "size": size, "hold_out": 0.0, "split_version": split_version}
     runs = {"run": Schooling(data, None)}
-    with pytest.raises(Error, match="2 of the 6 pictures were trained on by run"):
+    with pytest.raises(Error, match="2 of the 6 images were trained on by run"):
         chosen(asked(tmp_path / "others"), SHAPE, runs)
     assert names(tmp_path / "others", runs, unseen=True) == ["3.bmp", "3.tiff", "4.bmp", "4.tiff"]
 
@@ -75,7 +75,7 @@ def test_no_image_is_on_both_sides_of_a_floor_whatever_its_container(tmp_path: P
             write(tmp_path / f"{i}.{kind}", i)
             rows.append({"file_name": f"{i}.{kind}", "split": "val" if kind == "bmp" else "train"})
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pictures = open_pictures(DataConfig(str(tmp_path), size=8))
-    one, other = (eval_images.Side.of("images", pictures, ids) for ids in (pictures.train, pictures.held_out))
+    images = open_images(DataConfig(str(tmp_path), size=8))
+    one, other = (eval_images.Side.of("images", images, ids) for ids in (images.train, images.held_out))
     assert len(one) == len(other) == 12
     assert not len(one.without(other)), "each has a copy of its pixels on the other side"

@@ -14,7 +14,7 @@ from kuosan.metrics.features.dinov2 import DinoV2
 from kuosan.seeds import rng
 
 
-def pictures(size, count=1):
+def images(size, count=1):
     return torch.from_numpy(rng(0, "pictures").integers(0, 256, (2, 3, size, size), dtype=np.uint8))[:count]
 
 
@@ -36,7 +36,7 @@ TRANSFORMERS = {
 @pytest.mark.parametrize("size", TRANSFORMERS)
 def test_class_tokens_are_transformers_numbers(small, size):
     with torch.no_grad():
-        rows = small(pictures(size).float())
+        rows = small(images(size).float())
     assert rows[0, [0, 31, 64, 100, 127]].tolist() == pytest.approx(TRANSFORMERS[size], abs=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_class_tokens_are_transformers(small):
     )
     theirs = transformers.Dinov2Model(config).eval()
     theirs.load_state_dict(renamed(small.state_dict(), 3))
-    x = pictures(224, 2).float()
+    x = images(224, 2).float()
     with torch.no_grad():
         expected = theirs((x - small.mean) / small.std).pooler_output
         torch.testing.assert_close(small(x), expected, rtol=1e-4, atol=1e-4)
@@ -101,7 +101,7 @@ def file(tmp_path):
 def test_a_file_gives_named_features(file):
     network = features(f"dinov2:{file}")
     assert (network.name, network.dim, network.size) == ("dinov2-vits14", 384, 224)
-    rows = network(pictures(32, 2))
+    rows = network(images(32, 2))
     assert rows.shape == (2, 384) and (rows[0] - rows[1]).abs().max() > 1e-3
 
 

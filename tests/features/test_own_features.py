@@ -17,7 +17,7 @@ from kuosan.metrics.frechet import About
 from kuosan.seeds import rng
 
 
-def pictures(count=4, size=12):
+def images(count=4, size=12):
     return torch.from_numpy(rng(0, "pictures").integers(0, 256, (count, 3, size, size), dtype=np.uint8))
 
 
@@ -25,9 +25,9 @@ def mean_colour(x):
     return x.mean(dim=(2, 3))
 
 
-def test_any_function_of_pictures_makes_features():
+def test_any_function_of_images_makes_features():
     network = FeatureNetwork.of("colour", mean_colour, 3)
-    torch.testing.assert_close(network(pictures()), pictures().float().mean(dim=(2, 3)))
+    torch.testing.assert_close(network(images()), images().float().mean(dim=(2, 3)))
     assert network.resizing == "not resized" and network.hash == ""
     assert About(**network.about("faces")) == About("colour", "", "not resized", "faces")
 
@@ -41,18 +41,18 @@ def test_a_module_is_hashed_with_its_weights_and_its_size():
 
     assert made(1.0).hash == made(1.0).hash
     assert len({made(1.0).hash, made(2.0).hash, made(1.0, 9).hash}) == 3
-    assert torch.equal(made(1.0)(pictures()), made(1.0)(pictures()))  # dropout is off
+    assert torch.equal(made(1.0)(images()), made(1.0)(images()))  # dropout is off
     moved = made(1.0).to("cpu")
-    assert torch.equal(moved(pictures()), made(1.0)(pictures())) and moved.hash == made(1.0).hash
+    assert torch.equal(moved(images()), made(1.0)(images())) and moved.hash == made(1.0).hash
     with pytest.raises(Error, match="function, not a module"):
         FeatureNetwork.of("colour", mean_colour, 3).to("cpu")
 
 
 def test_rows_of_another_length_than_told_are_refused():
-    with pytest.raises(Error, match=r"gave \(4, 3\) for 4 pictures, not \(4, 5\)"):
-        FeatureNetwork.of("colour", mean_colour, 5)(pictures())
+    with pytest.raises(Error, match=r"gave \(4, 3\) for 4 images, not \(4, 5\)"):
+        FeatureNetwork.of("colour", mean_colour, 5)(images())
     with pytest.raises(Error, match="pool to one row"):
-        FeatureNetwork.of("whole", lambda x: x, 3)(pictures())
+        FeatureNetwork.of("whole", lambda x: x, 3)(images())
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_names_are_checked_without_torch(tmp_path):
 
 @pytest.mark.parametrize(("before", "after"), [(40, 16), (16, 40), (33, 32)])
 def test_resizing_is_pillows_in_float(before, after):
-    x = pictures(1, before)
+    x = images(1, before)
     plane = Image.fromarray(x[0, 0].numpy().astype(np.float32), mode="F")
     theirs = np.asarray(plane.resize((after, after), Image.Resampling.BICUBIC)).clip(0, 255)
     np.testing.assert_allclose(prepare(x, after)[0, 0].numpy(), theirs, atol=2e-3)

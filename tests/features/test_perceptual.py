@@ -46,14 +46,14 @@ def test_the_layers_end_where_the_network_ends(distance):
     torch.testing.assert_close(pooled, distance.network(x))
 
 
-def test_equal_pictures_are_at_no_distance_and_it_is_symmetric(distance):
+def test_equal_images_are_at_no_distance_and_it_is_symmetric(distance):
     x, y = smooth(), smooth().roll(1, 0)
     assert distance(x, x).tolist() == [0, 0, 0]
     torch.testing.assert_close(distance(x, y), distance(y, x))
     torch.testing.assert_close(distance(x, y, batch=2), distance(x, y), rtol=1e-4, atol=1e-5)
 
 
-def test_more_noise_is_farther_and_another_picture_farther_still(distance):
+def test_more_noise_is_farther_and_another_image_farther_still(distance):
     x = smooth()
     noise = torch.from_numpy(rng(0, "noise").standard_normal(x.shape))
     near, far = ((x + sigma * noise).clamp(0, 255).to(torch.uint8) for sigma in (3, 20))

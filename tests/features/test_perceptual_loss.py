@@ -16,18 +16,18 @@ from kuosan.metrics.image_quality import RandomPyramid, perceptual, perceptual_l
 NAMES = ("random", "lite0")
 
 
-def pictures(n: int = 2, channels: int = 3, side: int = 32) -> torch.Tensor:
-    """Smooth pictures with edges."""
+def images(n: int = 2, channels: int = 3, side: int = 32) -> torch.Tensor:
+    """Smooth images with edges."""
     coarse = seeds.normal([(0, "test/pictures", 0, i) for i in range(n)], (channels, 4, 4)).clamp(-1, 1)
     return F.interpolate(coarse, (side, side), mode="nearest")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equal_pictures_are_at_zero_and_damage_counts_more_the_more_there_is(name: str, channels: int) -> None:
+def test_equal_images_are_at_zero_and_damage_counts_more_the_more_there_is(name: str, channels: int) -> None:
     loss = perceptual_loss(name)
     assert loss is not None
-    x = pictures(channels=channels)
+    x = images(channels=channels)
     noise = seeds.normal([(1, "test/noise", 0, i) for i in range(2)], x.shape[1:])
     assert loss(x, x).tolist() == [0, 0]
     far = [loss(x, x + sigma * noise) for sigma in (0.02, 0.1, 0.4)]
@@ -36,10 +36,10 @@ def test_equal_pictures_are_at_zero_and_damage_counts_more_the_more_there_is(nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_the_second_picture_alone_and_lower_the_loss(name: str) -> None:
+def test_gradients_reach_the_second_image_alone_and_lower_the_loss(name: str) -> None:
     loss = perceptual_loss(name)
     assert loss is not None
-    x, y = pictures().requires_grad_(), (0.8 * pictures().roll(3, -1)).requires_grad_()
+    x, y = images().requires_grad_(), (0.8 * images().roll(3, -1)).requires_grad_()
     before = loss(x, y)
     before.sum().backward()
     assert x.grad is None and y.grad is not None and torch.all(y.grad.flatten(1).norm(dim=1) > 0)
@@ -49,10 +49,10 @@ def test_gradients_reach_the_second_picture_alone_and_lower_the_loss(name: str) 
 
 
 def test_lite0_measures_what_the_distance_of_that_name_does() -> None:
-    """The metric sums over five layers and rounds to 8 bits: of pictures that are 8 bits it is five times the loss."""
+    """The metric sums over five layers and rounds to 8 bits: of images that are 8 bits it is five times the loss."""
     loss, metric = perceptual_loss("lite0"), perceptual("lite0")
     assert loss is not None and isinstance(features("lite0").network, EfficientNetLite0)
-    x, y = (((pictures(side=224) + shift).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1 for shift in (0, 0.2))
+    x, y = (((images(side=224) + shift).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1 for shift in (0, 0.2))
     torch.testing.assert_close(5 * loss(x, y), metric(x, y), rtol=1e-3, atol=1e-5)
     assert loss.hash == metric.hash
 
@@ -61,7 +61,7 @@ def test_random_features_are_the_same_on_every_machine() -> None:
     loss = perceptual_loss("random")
     assert loss is not None
     assert loss.hash == "d116779dcc69564363a4b4e1e538271335c53b4d238f9f893d73f0382808475f"
-    (x,) = pictures(1)
+    (x,) = images(1)
     layers = RandomPyramid()(x[None])
     assert [tuple(layer.shape[1:]) for layer in layers] == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
     assert RandomPyramid()(torch.ones(1, 3, 1, 1))[2].shape == (1, 128, 1, 1), "a pixel is not halved"

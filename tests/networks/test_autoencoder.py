@@ -40,7 +40,7 @@ def moved(config: AutoencoderConfig) -> Autoencoder:
     ],
 )
 @torch.no_grad()
-def test_latents_are_factor_times_smaller_and_pictures_come_back_in_their_size(
+def test_latents_are_factor_times_smaller_and_images_come_back_in_their_size(
     config: AutoencoderConfig, factor: int
 ) -> None:
     assert config.factor == factor
@@ -86,17 +86,17 @@ def test_log_variances_are_clamped_as_stable_diffusions() -> None:
 
 @torch.no_grad()
 def test_without_attention_a_cell_knows_only_its_surroundings_up_to_the_norms() -> None:
-    """Fully convolutional: the same network takes pictures of any size that the factor divides."""
+    """Fully convolutional: the same network takes images of any size that the factor divides."""
     network = moved(replace(TINY, middle_attention=False))
     for side in (8, 20, 36):
-        assert network(noise(1, 3, side, side), noise(1, 4, side // 4, side // 4)).picture.shape[-1] == side
+        assert network(noise(1, 3, side, side), noise(1, 4, side // 4, side // 4)).image.shape[-1] == side
 
 
 def test_recomputing_blocks_changes_no_gradient() -> None:
     x, eps, grads = noise(1, 3, 8, 8), noise(1, 4, 2, 2), []
     for checkpointing in (False, True):
         network = moved(replace(TINY.alone, checkpointing=checkpointing))
-        network(x, eps).picture.square().sum().backward()
+        network(x, eps).image.square().sum().backward()
         grads.append({name: p.grad for name, p in network.named_parameters()})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-4, atol=1e-5)
@@ -113,7 +113,7 @@ def test_prepared_in_bf16_it_gives_float32_moments_near_the_exact_ones() -> None
 
 
 @torch.no_grad()
-def test_a_pictures_latent_does_not_depend_on_what_stands_beside_it() -> None:
+def test_a_images_latent_does_not_depend_on_what_stands_beside_it() -> None:
     network, x = moved(TINY).double(), noise(3, 3, 16, 16).double()
     together = network.encode(x).mean
     alone = torch.cat([network.encode(each[None]).mean for each in x])

@@ -89,7 +89,7 @@ def test_it_hears_the_clock() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_its_gradient_reaches_x_under_no_grad_and_is_each_pictures_own(dtype: torch.dtype) -> None:
+def test_its_gradient_reaches_x_under_no_grad_and_is_each_images_own(dtype: torch.dtype) -> None:
     network, schedule = prepare(lively(SMALL), dtype=dtype), Discrete()
     x, label, level = noise("x", 4, 4, 16, 16), torch.tensor([0, 3, 1, 4]), schedule.at_t(400)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_a_judge_takes_no_clock_and_a_noisy_classifier_needs_one() -> None:
     x = noise("x", 1, 4, 16, 16)
     with pytest.raises(Error, match="it needs their time t"):
         lively(SMALL)(x)
-    with pytest.raises(Error, match=r"judge of clean pictures.*takes no time t"):
+    with pytest.raises(Error, match=r"judge of clean images.*takes no time t"):
         lively(replace(SMALL, noisy=False))(x, torch.zeros(1))
 
 
@@ -153,7 +153,7 @@ def test_a_bad_value_is_refused_in_the_classifiers_own_name(fields: dict[str, An
 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium", "large"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (4, 128, 96), (3, 256, 256)])
-def test_the_default_shape_takes_its_pictures(shape: tuple[int, int, int], size: Any) -> None:
+def test_the_default_shape_takes_its_images(shape: tuple[int, int, int], size: Any) -> None:
     config = default_classifier(shape, size, classes=3)
     assert shape[1] % config.factor == 0 and shape[2] % config.factor == 0
     assert config.in_channels == shape[0] and config.noisy

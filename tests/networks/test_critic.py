@@ -26,7 +26,7 @@ def test_a_score_sees_the_patch_that_isola_et_al_say(layers: int, field: int) ->
     """Receptive fields of 16, 34 and 70 pixels (Isola et al. 2017, section 4.4), of the convolutions alone."""
     network, side = critic(layers), 160
     for i in range(len(network.norms)):
-        network.norms[i] = torch.nn.Identity()  # which spreads a picture's mean and variance everywhere
+        network.norms[i] = torch.nn.Identity()  # which spreads an image's mean and variance everywhere
     x = seeds.normal([(0, "test/x", 0, 0)], (3, side, side)).requires_grad_()
     scores = network(x)
     middle = scores.shape[-1] // 2
@@ -36,14 +36,14 @@ def test_a_score_sees_the_patch_that_isola_et_al_say(layers: int, field: int) ->
 
 
 @torch.no_grad()
-def test_a_pictures_scores_do_not_depend_on_what_stands_beside_it() -> None:
+def test_a_images_scores_do_not_depend_on_what_stands_beside_it() -> None:
     network = critic(2).double()
     x = seeds.normal([(0, "test/x", 0, i) for i in range(3)], (3, 24, 24)).double()
     together, alone = network(x), torch.cat([network(each[None]) for each in x])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_the_smallest_picture_of_each_depth_has_one_score() -> None:
+def test_the_smallest_image_of_each_depth_has_one_score() -> None:
     for layers in (1, 2, 3):
         assert critic(layers)(torch.zeros(1, 3, 3 << layers, 3 << layers)).shape[-2:] == (1, 1)
         with pytest.raises(RuntimeError):

@@ -130,7 +130,7 @@ def test_positions_differ_everywhere_and_are_of_column_then_row() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_gives_pictures_of_the_right_shape_and_all_weights_gradients(name: str) -> None:
+def test_every_option_gives_images_of_the_right_shape_and_all_weights_gradients(name: str) -> None:
     config = replace(SMALL, **OPTIONS[name])
     network = lively(config)
     out = network(noise("x", 2, config.in_channels, 16, 24), torch.tensor([0.5, 999.0]))
@@ -198,7 +198,7 @@ def test_time_and_places_matter() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("classes", [0, 3])
-def test_no_picture_depends_on_its_neighbours(dtype: torch.dtype, classes: int) -> None:
+def test_no_image_depends_on_its_neighbours(dtype: torch.dtype, classes: int) -> None:
     network = prepare(lively(replace(SMALL, classes=classes)), "cpu", dtype)
     x, t = noise("x", 8, 3, 16, 16), torch.tensor(400.0)
     label = torch.arange(8) % 4 if classes else None
@@ -213,7 +213,7 @@ def test_no_picture_depends_on_its_neighbours(dtype: torch.dtype, classes: int) 
     assert (alone - all_of_them).abs().max() < (1e-5 if dtype == torch.float32 else 0.05) * scale
 
 
-def test_in_sampling_a_labelled_pictures_conditioning_is_its_own_to_the_bit() -> None:
+def test_in_sampling_a_labelled_images_conditioning_is_its_own_to_the_bit() -> None:
     network = lively(replace(SMALL, classes=3))
     emb = noise("emb", 7, 32)
     with torch.no_grad():
@@ -257,8 +257,8 @@ def test_double_precision_is_kept() -> None:
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"x": noise("x", 2, 1, 8, 8)}, r"x has shape \(2, 1, 8, 8\)"),
-    ({"patch": 4}, {"x": noise("x", 2, 3, 10, 8)}, r"picture size 10x8.*multiples of 4.*12x8"),
-    ({}, {"t": torch.zeros(3)}, "one time a picture"),
+    ({"patch": 4}, {"x": noise("x", 2, 3, 10, 8)}, r"image size 10x8.*multiples of 4.*12x8"),
+    ({}, {"t": torch.zeros(3)}, "one time an image"),
     ({}, {"label": torch.zeros(2, dtype=torch.int64)}, "no label door"),
     ({"classes": 3}, {}, "label is missing.*3 classes"),
     ({"classes": 3}, {"label": torch.tensor([0, 4])}, "label 4"),
@@ -293,7 +293,7 @@ def test_a_bad_value_is_refused_with_its_field_value_and_cure(fields: dict[str, 
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 24, 40), (3, 64, 64), (1, 28, 28), (3, 1024, 768)])
-def test_the_default_shape_takes_its_pictures_in_at_most_256_tokens(shape: tuple[int, int, int]) -> None:
+def test_the_default_shape_takes_its_images_in_at_most_256_tokens(shape: tuple[int, int, int]) -> None:
     counts = []
     for size in ("tiny", "small", "medium", "large"):
         config = default_dit(shape, size, classes=2)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def plain_norm(layer: GroupNorm, x: Tensor, act: bool, bias: Tensor, scale: Tens
 
 
 @pytest.mark.parametrize("act", [False, True])
-@pytest.mark.parametrize("cached", [1, 1 << 19])  # one picture at a time, all at once
+@pytest.mark.parametrize("cached", [1, 1 << 19])  # one image at a time, all at once
 def test_group_norm_and_its_gradients_equal_torchs(act: bool, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norm, "_CACHED", cached)
     layer = GroupNorm(4, 16)

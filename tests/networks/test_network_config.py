@@ -1,4 +1,4 @@
-"""UNetConfig refuses what cannot be built, and the default shapes fit their pictures."""
+"""UNetConfig refuses what cannot be built, and the default shapes fit their images."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 64), (3, 64, 64), (4, 128
 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium", "large"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_default_shape_takes_its_pictures(shape: tuple[int, int, int], size: Any) -> None:
+def test_the_default_shape_takes_its_images(shape: tuple[int, int, int], size: Any) -> None:
     config = default_unet(shape, size, classes=3)
     _, height, width = shape
     assert height % config.factor == 0 and width % config.factor == 0

@@ -76,7 +76,7 @@ def test_a_training_step_of_the_small_network_beats_diffusers() -> None:
         (model(x, t).sample - x).square().mean().backward()
 
     best = seconds(3, ours=ours, theirs=theirs)
-    print(f"training: {64 / best['ours']:.0f} pictures a core-second, {best['theirs'] / best['ours']:.2f}x diffusers")
+    print(f"training: {64 / best['ours']:.0f} images a core-second, {best['theirs'] / best['ours']:.2f}x diffusers")
     assert best["theirs"] > 1.2 * best["ours"]
 
 

@@ -1,4 +1,4 @@
-"""A network prepared for bf16 gives the pictures of the float32 one."""
+"""A network prepared for bf16 gives the images of the float32 one."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_concat_is_cut_as_x_is() -> None:
     assert (out - concat).abs().max() < 1e-6
 
 
-def test_what_else_is_told_goes_by_picture_or_as_it_is() -> None:
+def test_what_else_is_told_goes_by_image_or_as_it_is() -> None:
     x, t = noise(2, 3, 12, 12), torch.tensor(0.0)
     tiled = Tiled(Pointwise(), 8, 4)
     assert (
@@ -154,13 +154,13 @@ def test_blending_outputs_is_blending_predicted_data(prediction: str) -> None:
     assert (whole - blend(parts.mT, rows, 4).mT).abs().max() < 1e-4 * whole.abs().max()
 
 
-def test_a_picture_of_one_tile_gets_the_networks_very_bits() -> None:
+def test_a_image_of_one_tile_gets_the_networks_very_bits() -> None:
     network, x = tiny_model().network, noise(3, 3, 8, 8)
     t = torch.tensor([3.0, 500.0, 999.0])
     assert torch.equal(Tiled(network, 8, 4, batch=1)(x, t), network(x, t))
 
 
-def test_a_picture_does_not_depend_on_what_stands_beside_it() -> None:
+def test_a_image_does_not_depend_on_what_stands_beside_it() -> None:
     config = replace(UNET, classes=3, concat_channels=2)
     network = UNet(config).eval()
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_tiles_that_cannot_be_laid_are_refused(side: Any, overlap: int, batch: i
 
 
 BAD_CALLS: list[tuple[dict[str, Tensor], str]] = [
-    ({"x": torch.zeros(1, 3, 7, 16)}, "a picture of 7x16 is smaller than a tile of 8x8.*enlarge or pad"),
+    ({"x": torch.zeros(1, 3, 7, 16)}, "an image of 7x16 is smaller than a tile of 8x8.*enlarge or pad"),
     ({"x": torch.zeros(3, 16, 16)}, r"x has shape \(3, 16, 16\)"),
     ({"concat": torch.zeros(1, 3, 8, 8)}, r"concat is of shape \(1, 3, 8, 8\); it must be \(1, channels, 16, 16\)"),
     ({"concat": torch.zeros(2, 3, 16, 16)}, r"must be \(1, channels, 16, 16\)"),
@@ -227,7 +227,7 @@ def test_a_call_that_cannot_be_answered_is_refused(inputs: dict[str, Tensor], me
         Tiled(Pointwise(), 8, 4)(**{"x": torch.zeros(1, 3, 16, 16), "t": torch.tensor(0.0), **inputs})
 
 
-def test_a_network_that_puts_out_no_picture_of_the_same_size_is_refused() -> None:
+def test_a_network_that_puts_out_no_image_of_the_same_size_is_refused() -> None:
     inner = Pointwise()
     inner.forward = lambda x, t: x.mean((2, 3))  # type: ignore[method-assign,assignment]
     with pytest.raises(Error, match=r"put out \(4, 3\) for tiles of shape \(4, 3, 8, 8\)"):

@@ -14,14 +14,14 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 CONFIG = AutoencoderConfig(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4)  # factor 4
 
 
-def pictures(*shape: int) -> Tensor:
+def images(*shape: int) -> Tensor:
     """Smooth noise in [-1, 1]: (*shape)."""
     coarse = seeds.normal([(0, "test", 0, row) for row in range(shape[0])], (shape[1], 6, 6))
     return F.interpolate(coarse, shape[2:], mode="bicubic").clamp(-1, 1)
 
 
 class Means(nn.Module):
-    """An exact local autoencoder: a latent is the mean of its pixels, a picture its latents as squares."""
+    """An exact local autoencoder: a latent is the mean of its pixels, an image its latents as squares."""
 
     config = CONFIG
 
@@ -53,10 +53,10 @@ def network() -> Autoencoder:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 16), (4, 28)])
-def test_a_picture_that_fits_into_one_tile_goes_through_the_network_as_it_is(
+def test_a_image_that_fits_into_one_tile_goes_through_the_network_as_it_is(
     network: Autoencoder, size: tuple[int, int]
 ) -> None:
-    tiled, x = TiledAutoencoder(network, 32), pictures(2, 3, *size)
+    tiled, x = TiledAutoencoder(network, 32), images(2, 3, *size)
     moments = network.encode(x)
     assert torch.equal(tiled.encode(x).mean, moments.mean) and torch.equal(tiled.encode(x).log_var, moments.log_var)
     assert torch.equal(tiled.decode(moments.mean), network.decode(moments.mean))
@@ -65,7 +65,7 @@ def test_a_picture_that_fits_into_one_tile_goes_through_the_network_as_it_is(
 @pytest.mark.parametrize("overlap", [0, 4, 8, 16])
 @pytest.mark.parametrize("size", [(32, 32), (64, 100), (16, 80), (36, 40)])
 def test_tiles_of_a_local_autoencoder_make_what_the_whole_makes(size: tuple[int, int], overlap: int) -> None:
-    x = pictures(2, 3, *size)
+    x = images(2, 3, *size)
     for batch in (1, 3):
         tiled = means(32, overlap, batch)
         moments, whole = tiled.encode(x), Means().encode(x)
@@ -76,13 +76,13 @@ def test_tiles_of_a_local_autoencoder_make_what_the_whole_makes(size: tuple[int,
 
 def test_no_more_than_a_batch_of_tiles_goes_through_the_network_at_once() -> None:
     tiled = means(32, 8, batch=2)
-    tiled.decode(tiled.encode(pictures(3, 3, 96, 80)).mean)
+    tiled.decode(tiled.encode(images(3, 3, 96, 80)).mean)
     assert max(shape[0] for shape in tiled.network.seen) == 2 * 3
     assert {shape[2:] for shape in tiled.network.seen} == {(32, 32), (8, 8)}
     assert len(tiled.network.seen) == 2 * -(-tiled.tile_count(96, 80) // 2)
 
 
-def test_tiles_overlap_as_asked_and_the_last_ends_with_the_picture() -> None:
+def test_tiles_overlap_as_asked_and_the_last_ends_with_the_image() -> None:
     tiled = means(32, 8)
     assert tiled.tile_count(32, 32) == 1
     assert tiled.tile_count(56, 32) == 2  # 32 + 24
@@ -93,7 +93,7 @@ def test_tiles_overlap_as_asked_and_the_last_ends_with_the_picture() -> None:
 def test_sides_that_are_no_multiples_are_extended_by_their_edges_and_cut_again(
     network: Autoencoder, size: tuple[int, int]
 ) -> None:
-    tiled, x = TiledAutoencoder(network, 32, 8), pictures(1, 3, *size)
+    tiled, x = TiledAutoencoder(network, 32, 8), images(1, 3, *size)
     latent = (-(-size[0] // 4), -(-size[1] // 4))
     padded = F.pad(x, (0, 4 * latent[1] - size[1], 0, 4 * latent[0] - size[0]), mode="replicate")
     assert torch.equal(extended(x, 4), padded)
@@ -103,14 +103,14 @@ def test_sides_that_are_no_multiples_are_extended_by_their_edges_and_cut_again(
     assert made.shape == x.shape and torch.equal(made, tiled.decode(mean)[:, :, : size[0], : size[1]])
 
 
-def test_a_picture_whose_sides_are_multiples_is_not_copied() -> None:
-    x = pictures(1, 3, 8, 12)
+def test_a_image_whose_sides_are_multiples_is_not_copied() -> None:
+    x = images(1, 3, 8, 12)
     assert extended(x, 4) is x
 
 
 def test_a_seam_of_a_real_network_is_blended_and_not_cut(network: Autoencoder) -> None:
     """Neighbouring tiles disagree: side by side they leave an edge, which the blend spreads over the overlap."""
-    z = network.encode(pictures(1, 3, 64, 32)).mean
+    z = network.encode(images(1, 3, 64, 32)).mean
 
     def edge(x: Tensor, row: int) -> float:
         """The step from row - 1 to row over the mean of the steps beside it."""
@@ -123,7 +123,7 @@ def test_a_seam_of_a_real_network_is_blended_and_not_cut(network: Autoencoder) -
 
 
 def test_gradients_through_tiles_are_those_of_the_whole_for_a_local_autoencoder() -> None:
-    tiled, z = means(32, 8), pictures(1, 3, 12, 20).requires_grad_()
+    tiled, z = means(32, 8), images(1, 3, 12, 20).requires_grad_()
     (tiled.decode(z).square().sum()).backward()
     assert torch.allclose(z.grad, 2 * 16 * z.detach(), atol=1e-5)
 
@@ -144,13 +144,13 @@ def test_impossible_tiles_are_refused(side: int, overlap: int | None, batch: int
         means(side, overlap, batch)
 
 
-def test_what_is_no_picture_and_a_size_of_other_latents_are_refused() -> None:
+def test_what_is_no_image_and_a_size_of_other_latents_are_refused() -> None:
     tiled = means(32)
     for shape in ((3, 8, 8), (1, 3, 0, 8), (0, 3, 8, 8)):
-        with pytest.raises(Error, match="encodes pictures"):
+        with pytest.raises(Error, match="encodes images"):
             tiled.encode(torch.zeros(shape))
         with pytest.raises(Error, match="decodes latents"):
             tiled.decode(torch.zeros(shape))
     for size in ((33, 8), (28, 8), (32, 12)):
-        with pytest.raises(Error, match="latents of 8x2 are no picture"):
+        with pytest.raises(Error, match="latents of 8x2 are no image"):
             tiled.decode(torch.zeros(1, 3, 8, 2), size)

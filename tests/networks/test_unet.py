@@ -46,7 +46,7 @@ def lively(config: UNetConfig, seed: int = 0) -> UNet:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_gives_pictures_of_the_right_shape_and_all_weights_gradients(name: str) -> None:
+def test_every_option_gives_images_of_the_right_shape_and_all_weights_gradients(name: str) -> None:
     config = replace(SMALL, **OPTIONS[name])
     network = lively(config)
     out = network(noise("x", 2, config.in_channels, 16, 24), torch.tensor([0.5, 999.0]))
@@ -58,7 +58,7 @@ def test_every_option_gives_pictures_of_the_right_shape_and_all_weights_gradient
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_no_picture_depends_on_its_neighbours(name: str) -> None:
+def test_no_image_depends_on_its_neighbours(name: str) -> None:
     config = replace(SMALL, **OPTIONS[name])
     network, x, t = lively(config), noise("x", 3, config.in_channels, 16, 16), torch.tensor([3.0, 500.0, 999.0])
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_double_precision_is_kept() -> None:
 
 
 BAD_CALLS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({}, {"x": (2, 3, 15, 16)}, r"picture size 15x16.*multiples of 2.*16x16"),
+    ({}, {"x": (2, 3, 15, 16)}, r"image size 15x16.*multiples of 2.*16x16"),
     ({"patch": 4}, {"x": (2, 3, 20, 16)}, r"multiples of 8.*24x16"),
     ({}, {"x": (2, 1, 16, 16)}, r"takes \(B, 3, H, W\)"),
     ({}, {"x": (3, 16, 16)}, r"takes \(B, 3, H, W\)"),

@@ -30,7 +30,7 @@ def test_it_is_small_whole_and_credited() -> None:
     assert "/root" not in config
 
 
-def test_words_and_seeds_make_different_pictures_of_the_models_size() -> None:
+def test_words_and_seeds_make_different_images_of_the_models_size() -> None:
     model = kuosan.load(embedded.NAME)
     assert model.name == embedded.NAME
     made = model.sample(2, prompts=["a red heart, fluent style", "a cat, animal, noto style"], steps=6, guidance=3.0)
@@ -60,7 +60,7 @@ def test_the_shell_uses_it_where_no_run_is_named(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "again.png").read_bytes() == first.read_bytes()
     other = shell("sample", "a cat, noto style", "-n", "2", "--steps", "5")
     assert other.code == 0, other.err
-    assert (tmp_path / "pictures" / "a-cat-noto-style-seed0-2").is_dir()  # another recipe's pictures stay
+    assert (tmp_path / "pictures" / "a-cat-noto-style-seed0-2").is_dir()  # another recipe's images stay
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_no_results_go_into_the_package_or_an_exported_model(tmp_path: Path, mon
     for run, place in places.items():
         assert of_run(Path(run), "inversions", "{}-x") == Path(place)
     assert of_run(Path("run/checkpoints/step-00000001"), "inversions", "{}-x").resolve() == tmp_path / "run/inversions"
-    picture = Image.new("RGB", (64, 64), "red")
-    picture.save("red.png")
+    image = Image.new("RGB", (64, 64), "red")
+    image.save("red.png")
     shell("invert", "embedded", "red.png", "--steps", "1")  # refused, after the folder was claimed
     shell("restore", "embedded", "red.png", "--noise", "20", "--steps", "2")
     assert not Path("embedded").exists()

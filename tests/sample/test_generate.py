@@ -1,4 +1,4 @@
-"""Sampling: a picture is its seed's alone, steps are counted, and stopping stops."""
+"""Sampling: an image is its seed's alone, steps are counted, and stopping stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from kuosan.diffusion import registry
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
-from kuosan.sample.generate import generate, picture_noise, sample, slerp
+from kuosan.sample.generate import generate, image_noise, sample, slerp
 from kuosan.sample.plan import plan
 from kuosan.sample.request import Request
 from tiny_models import counted, threads, tiny_model
@@ -22,7 +22,7 @@ NAMES = sorted(registry.SAMPLERS)
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_exact_pictures_are_bit_equal_at_any_number_and_order(dtype: torch.dtype, count: int) -> None:
+def test_exact_images_are_bit_equal_at_any_number_and_order(dtype: torch.dtype, count: int) -> None:
     model = tiny_model(dtype=dtype)
     with threads(count):
         whole = sample(model, Request(11, seed=3, steps=2, exact=True))
@@ -32,7 +32,7 @@ def test_exact_pictures_are_bit_equal_at_any_number_and_order(dtype: torch.dtype
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exact_pictures_of_every_sampler_are_their_own_seeds(name: str) -> None:
+def test_exact_images_of_every_sampler_are_their_own_seeds(name: str) -> None:
     model = tiny_model(dtype=torch.bfloat16)
     whole = sample(model, Request(9, seed=0, sampler=name, steps=2, exact=True))
     for i in (4, 8):
@@ -41,7 +41,7 @@ def test_exact_pictures_of_every_sampler_are_their_own_seeds(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_without_exact_the_batch_moves_a_picture_less_than_a_grey_level(name: str, dtype: torch.dtype) -> None:
+def test_without_exact_the_batch_moves_a_image_less_than_a_grey_level(name: str, dtype: torch.dtype) -> None:
     model = tiny_model(dtype=dtype)
     whole = sample(model, Request(8, sampler=name, steps=2, batch=16))
     for size in (1, 3, 5) if name in ("ddpm", "unipc_3") else (3,):  # 1 by all samplers: the next test but one
@@ -49,15 +49,15 @@ def test_without_exact_the_batch_moves_a_picture_less_than_a_grey_level(name: st
         assert (part - whole).abs().max() < GREY, size
 
 
-def test_a_deterministic_bf16_picture_does_not_depend_on_its_batch_at_all() -> None:
-    # the time embedding, once for all pictures, was the one product whose rounding depended on the batch
+def test_a_deterministic_bf16_image_does_not_depend_on_its_batch_at_all() -> None:
+    # the time embedding, once for all images, was the one product whose rounding depended on the batch
     model = tiny_model(dtype=torch.bfloat16)
     whole = sample(model, Request(8, steps=3, batch=8))
     assert torch.equal(sample(model, Request(8, steps=3, batch=3)), whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_picture_i_of_a_request_is_the_picture_of_its_own_seed(name: str) -> None:
+def test_image_i_of_a_request_is_the_image_of_its_own_seed(name: str) -> None:
     model = tiny_model()
     whole = sample(model, Request(4, seed=20, sampler=name, steps=4))
     for i in range(4):
@@ -65,9 +65,9 @@ def test_picture_i_of_a_request_is_the_picture_of_its_own_seed(name: str) -> Non
         assert (alone[0] - whole[i]).abs().max() < GREY
 
 
-def test_pictures_of_different_seeds_differ() -> None:
-    pictures = sample(tiny_model(), Request(5, steps=3))
-    gaps = [(pictures[i] - pictures[j]).abs().max() for i in range(5) for j in range(i)]
+def test_images_of_different_seeds_differ() -> None:
+    images = sample(tiny_model(), Request(5, steps=3))
+    gaps = [(images[i] - images[j]).abs().max() for i in range(5) for j in range(i)]
     assert min(gaps) > 0.1
 
 
@@ -75,9 +75,9 @@ def test_pictures_of_different_seeds_differ() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_walks_every_schedule(name: str, schedule: Any) -> None:
     model = tiny_model(schedule, {"karras": "edm", "flow": "flow"}.get(schedule.kind, "v"))
-    pictures = sample(model, Request(2, sampler=name, steps=5))
-    assert pictures.shape == (2, 3, 8, 8) and pictures.dtype == torch.float32
-    assert pictures.isfinite().all()
+    images = sample(model, Request(2, sampler=name, steps=5))
+    assert images.shape == (2, 3, 8, 8) and images.dtype == torch.float32
+    assert images.isfinite().all()
 
 
 def test_other_options_of_the_samplers_reach_them() -> None:
@@ -97,7 +97,7 @@ def test_learned_variance_is_sampled() -> None:
     assert not torch.equal(learned, sample(model, Request(2, sampler="ddpm", steps=4, variance="beta")))
 
 
-def test_clip_keeps_the_predicted_picture_within_black_and_white() -> None:
+def test_clip_keeps_the_predicted_image_within_black_and_white() -> None:
     model = tiny_model(prediction="eps")
     frames = list(generate(model, Request(2, sampler="ddim", steps=4)))
     assert all(frame.x0.abs().max() <= 1 for frame in frames)
@@ -157,14 +157,14 @@ def test_a_network_without_parameters_is_sampled_on_the_cpu() -> None:
     assert sample(bare, Request(2, steps=2)).shape == (2, 3, 8, 8)
 
 
-# From a picture
+# From an image
 
 
 START = torch.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.3, 0.6, 1.0])
-def test_a_walk_from_a_picture_begins_at_the_level_of_its_strength(strength: float) -> None:
+def test_a_walk_from_a_image_begins_at_the_level_of_its_strength(strength: float) -> None:
     model, network = counted(tiny_model())
     request = Request(1, sampler="ddim", steps=10, image="x", strength=strength)
     whole = model.config.schedule.grid(10, "trailing")
@@ -175,7 +175,7 @@ def test_a_walk_from_a_picture_begins_at_the_level_of_its_strength(strength: flo
     assert len(frames) == network.calls == round(10 * strength)
 
 
-def test_less_strength_stays_nearer_to_the_picture() -> None:
+def test_less_strength_stays_nearer_to_the_image() -> None:
     model = tiny_model()
     gaps = [
         float(
@@ -194,7 +194,7 @@ def test_full_strength_is_plain_sampling_where_the_grid_begins_at_pure_noise() -
     assert torch.equal(sample(model, Request(2, sampler="euler", steps=5, image="x", strength=1.0), start=START), plain)
 
 
-def test_full_strength_is_plain_sampling_up_to_the_trace_of_the_picture_elsewhere() -> None:
+def test_full_strength_is_plain_sampling_up_to_the_trace_of_the_image_elsewhere() -> None:
     model = tiny_model()
     alpha = float(plan(model.config, Request(1, steps=5)).levels.alpha[0])
     assert alpha < 0.01
@@ -203,7 +203,7 @@ def test_full_strength_is_plain_sampling_up_to_the_trace_of_the_picture_elsewher
     assert 0 < (begun.x - plain.x).abs().max() < 0.05
 
 
-def test_each_picture_may_have_its_own_start() -> None:
+def test_each_image_may_have_its_own_start() -> None:
     model = tiny_model()
     starts = torch.stack([START, -START, START * 0])
     request = Request(3, sampler="ddim", steps=4, image="x", strength=0.5, batch=2, exact=True)
@@ -242,7 +242,7 @@ def test_what_cannot_be_sampled_is_refused_before_the_network_is_called(
 # Between two seeds
 
 
-def test_the_ends_of_an_interpolation_are_the_two_seeds_own_pictures() -> None:
+def test_the_ends_of_an_interpolation_are_the_two_seeds_own_images() -> None:
     model = tiny_model()
     between = sample(model, Request(5, sampler="ddim", steps=4, between=(7, 3), exact=True))
     for end, seed in ((0, 7), (-1, 3)):
@@ -253,7 +253,7 @@ def test_the_ends_of_an_interpolation_are_the_two_seeds_own_pictures() -> None:
 
 
 def test_slerp_keeps_noise_as_long_as_noise_is() -> None:
-    a, b = picture_noise([1, 2], (3, 16, 16))
+    a, b = image_noise([1, 2], (3, 16, 16))
     way = slerp(a, b, torch.linspace(0, 1, 9))
     norms, low, high = way.flatten(1).norm(dim=1), min(a.norm(), b.norm()), max(a.norm(), b.norm())
     assert ((norms > low * 0.999) & (norms < high * 1.001)).all()
@@ -263,6 +263,6 @@ def test_slerp_keeps_noise_as_long_as_noise_is() -> None:
 
 def test_given_noise_is_used_as_it_is() -> None:
     model = tiny_model()
-    noise = picture_noise([5, 6], (3, 8, 8))
+    noise = image_noise([5, 6], (3, 8, 8))
     request = Request(2, seed=5, sampler="ddim", steps=3)
     assert torch.equal(sample(model, request, noise=noise), sample(model, request))

@@ -1,4 +1,4 @@
-"""Classes and guidance from a request to pictures: who is told what, and what is refused."""
+"""Classes and guidance from a request to images: who is told what, and what is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b)
 
 
-def test_the_class_changes_the_picture_and_is_named_by_name_or_number(model):
+def test_the_class_changes_the_image_and_is_named_by_name_or_number(model):
     b = sample(model, ASKED)
     assert same(sample(model, replace(ASKED, classes=("1",))), b)
     assert not same(sample(model, replace(ASKED, classes=("a",))), b)
@@ -44,12 +44,12 @@ def test_several_classes_take_turns(model):
 
 
 def test_without_a_class_each_seed_has_its_own(model):
-    pictures = sample(model, Request(2, seed=6, steps=3, exact=True))
-    assert same(pictures, sample(model, Request(2, seed=6, steps=3, classes=("a", "b"), exact=True)))
+    images = sample(model, Request(2, seed=6, steps=3, exact=True))
+    assert same(images, sample(model, Request(2, seed=6, steps=3, classes=("a", "b"), exact=True)))
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_guided_pictures_bytes_do_not_depend_on_what_stands_beside_it(model, n):
+def test_a_guided_images_bytes_do_not_depend_on_what_stands_beside_it(model, n):
     request = Request(5, seed=10, steps=3, guidance=3.0, exact=True)
     whole = sample(model, request)
     assert same(sample(model, replace(request, n=n, seed=11)), whole[1 : 1 + n])
@@ -108,7 +108,7 @@ def test_a_reference_trained_with_drop_zero_is_not_asked_for_no_class(model):
         {"guidance": 3.0, "threshold": 90.0},
     ],
 )
-def test_every_setting_of_guidance_changes_the_picture(model, more):
+def test_every_setting_of_guidance_changes_the_image(model, more):
     less = {name: value for name, value in more.items() if name == "guidance"} if len(more) > 1 else {}
     assert not same(sample(model, replace(ASKED, **more)), sample(model, replace(ASKED, **less)))
 
@@ -190,11 +190,11 @@ def test_guides_that_do_not_fit_are_refused(model):
         sample(model, ASKED, guides=Guides(classifier=tiny_classifier()))
 
 
-def test_a_recipe_makes_a_picture_of_a_class_again(model):
+def test_a_recipe_makes_a_image_of_a_class_again(model):
     request = Request(5, seed=7, steps=3, classes=("b", "a", "none"), guidance=2.0, batch=2)
     whole = sample(model, request)
-    for picture in range(5):
-        recipe = Recipe("run", 1, "ab", request, picture, "cpu", "fp32", (8, 8), 3)
+    for image in range(5):
+        recipe = Recipe("run", 1, "ab", request, image, "cpu", "fp32", (8, 8), 3)
         part, row = recipe.batch_request()
-        assert same(sample(model, part)[row], whole[picture])
-        assert f"Class: {request.classes[picture % 3]}, CFG scale: 2," in recipe.text()["parameters"]
+        assert same(sample(model, part)[row], whole[image])
+        assert f"Class: {request.classes[image % 3]}, CFG scale: 2," in recipe.text()["parameters"]

@@ -1,4 +1,4 @@
-"""Pictures to noise and back, with a model and from the shell."""
+"""Images to noise and back, with a model and from the shell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kuosan.metrics.image_quality import psnr
 from kuosan.models.model import Model
 from kuosan.sample.inversion import round_trip
 from kuosan.tasks.task import Generation
-from shell import kuosan, picture_folder, refused
+from shell import image_folder, kuosan, refused
 from tiny_models import tiny_model
 
 PETS = Generation(labels=True, class_names=("a", "b"))
@@ -30,7 +30,7 @@ def gentle(schedule, prediction) -> Model:
     return model
 
 
-def pictures(n: int = 3) -> Tensor:
+def images(n: int = 3) -> Tensor:
     return 0.8 * seeds.normal([(i, "test/invert", 0, 0) for i in range(n)], (3, 8, 8)).tanh()
 
 
@@ -38,8 +38,8 @@ KINDS = [(Discrete(), "v"), (Discrete(betas="cosine"), "v"), (Karras(), "edm")]
 
 
 @pytest.mark.parametrize("schedule, prediction", KINDS)
-def test_the_way_back_leads_to_the_picture_and_better_with_more_steps_or_iterations(schedule, prediction):
-    model, x0 = gentle(schedule, prediction), pictures()
+def test_the_way_back_leads_to_the_image_and_better_with_more_steps_or_iterations(schedule, prediction):
+    model, x0 = gentle(schedule, prediction), images()
     few, many, exact = (
         psnr(round_trip(model, x0, steps=steps, iterations=again).back, x0)
         for steps, again in ((10, 0), (40, 0), (10, 20))
@@ -49,11 +49,11 @@ def test_the_way_back_leads_to_the_picture_and_better_with_more_steps_or_iterati
 
 
 def test_it_costs_what_it_says():
-    assert round_trip(tiny_model(), pictures(1), steps=4, iterations=2).evaluations == 16
+    assert round_trip(tiny_model(), images(1), steps=4, iterations=2).evaluations == 16
 
 
 def test_the_class_matters_and_one_that_is_unknown_is_refused():
-    model, x0 = tiny_model(task=PETS), pictures(2)
+    model, x0 = tiny_model(task=PETS), images(2)
     a, b, none = (round_trip(model, x0, steps=5, classes=c).noise for c in (("a",), ("b",), ()))
     assert not torch.equal(a, b) and not torch.equal(a, none)
     mixed = round_trip(model, x0, steps=5, classes=("a", "b")).noise
@@ -69,16 +69,16 @@ def test_the_class_matters_and_one_that_is_unknown_is_refused():
 )
 def test_what_cannot_be_inverted_is_refused(schedule, prediction):
     with pytest.raises(Error):
-        round_trip(tiny_model(schedule, prediction), pictures())
+        round_trip(tiny_model(schedule, prediction), images())
 
 
-def test_pictures_of_another_shape_are_refused():
+def test_images_of_another_shape_are_refused():
     with pytest.raises(Error, match="3, 8, 8"):
         round_trip(tiny_model(), torch.zeros(1, 3, 16, 16))
 
 
 def test_the_shell_inverts_files_and_says_how_like_they_are(trained_run: Path, tmp_path: Path):
-    folder = picture_folder(tmp_path / "own", count=2)
+    folder = image_folder(tmp_path / "own", count=2)
     out = tmp_path / "o"
     said = kuosan("invert", trained_run, *sorted(folder.iterdir()), "--steps", 5, "--iterations", 3, "--out", out)
     assert said.code == 0 and said.out.count(" dB") == 3 and "25 network evaluations" in said.out, said
@@ -88,5 +88,5 @@ def test_the_shell_inverts_files_and_says_how_like_they_are(trained_run: Path, t
     before = sorted(at.iterdir())
     assert kuosan("invert", at, folder / "0.png", "--steps", 2).code == 0
     assert sorted(at.iterdir()) == before and (copy / "inversions" / "0000-0.png").is_file()
-    refused("invert", trained_run, naming=["no pictures"])
+    refused("invert", trained_run, naming=["no images"])
     refused("invert", trained_run, tmp_path / "none.png", naming=["none.png"])

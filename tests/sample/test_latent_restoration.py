@@ -33,7 +33,7 @@ HOLE = torch.zeros(1, 1, 4, 4)
 HOLE[..., 2:, :2] = 1  # of whole cells
 
 
-def alike(asked: Restoration, picture: Tensor, hole: Tensor | None = None, atol: float = 2e-4) -> None:
+def alike(asked: Restoration, image: Tensor, hole: Tensor | None = None, atol: float = 2e-4) -> None:
     """A latent model and a pixel model give the same answers from the same noise."""
     latent, noise = latent_model(), normal("noise", 2, CELLS)
     request = Request(2, sampler="ddim", steps=8, eta=0.0, restoration=asked)
@@ -41,7 +41,7 @@ def alike(asked: Restoration, picture: Tensor, hole: Tensor | None = None, atol:
     for model in (latent, pixel_model()):
         own = replace(request, clip=model.codec.latent)
         own = restoration.usual(model.config, own, named=True)
-        _, given, measurement = inputs.tensors(model, asked, picture, hole)
+        _, given, measurement = inputs.tensors(model, asked, image, hole)
         start = noise if model.codec.latent else latent.codec.decode(noise)
         answers.append(sample(model, own, noise=start, given=given, measurement=measurement).clamp(-1, 1))
     assert torch.allclose(*answers, atol=atol), (answers[0] - answers[1]).abs().max()
@@ -50,8 +50,8 @@ def alike(asked: Restoration, picture: Tensor, hole: Tensor | None = None, atol:
 
 @pytest.mark.parametrize("method", ["pigdm", "ddnm", "dps"])
 def test_holes_of_whole_cells_are_filled_as_in_pixels(method: str) -> None:
-    picture = (0.4 * normal("picture", 2, SHAPE)).clamp(-1, 1)
-    alike(Restoration("x", mask="a tensor", method=method), picture, HOLE)
+    image = (0.4 * normal("picture", 2, SHAPE)).clamp(-1, 1)
+    alike(Restoration("x", mask="a tensor", method=method), image, HOLE)
 
 
 @pytest.mark.parametrize(
@@ -68,23 +68,23 @@ def test_holes_of_whole_cells_are_filled_as_in_pixels(method: str) -> None:
 )
 def test_other_damage_is_undone_through_the_decoder_as_in_pixels(method: str, damage: dict[str, object]) -> None:
     side = 2 if "upscale" in damage else 4
-    picture = 0.4 * normal("picture", 2, (1 if "colorise" in damage else 3, side, side)).clamp(-1, 1)
+    image = 0.4 * normal("picture", 2, (1 if "colorise" in damage else 3, side, side)).clamp(-1, 1)
     atol = 5e-3 if "deblur" in damage else 2e-4
-    alike(Restoration("x", method=method, **damage), picture, atol=atol)  # type: ignore[arg-type]
+    alike(Restoration("x", method=method, **damage), image, atol=atol)  # type: ignore[arg-type]
 
 
 def test_known_pixels_come_back_bit_for_bit_though_the_autoencoder_loses_something() -> None:
     model = latent_model()
     hole = HOLE.clone()
     hole[..., 1, 3] = 1  # and a cell that is known in part
-    picture = (0.4 * normal("picture", 2, SHAPE)).clamp(-1, 1)
+    image = (0.4 * normal("picture", 2, SHAPE)).clamp(-1, 1)
     for method in ("pigdm", "ddnm", "repaint"):
         asked = Restoration("x", mask="a tensor", method=method, **({"jumps": 1} if method == "repaint" else {}))
         request = restoration.usual(model.config, Request(2, steps=4, restoration=asked), named=False)
-        _, _, measurement = inputs.tensors(model, asked, picture, hole)
+        _, _, measurement = inputs.tensors(model, asked, image, hole)
         made = sample(model, replace(request, steps=4), measurement=measurement)
-        assert torch.equal((made * (1 - hole)), picture * (1 - hole)), method
-        assert not torch.equal(made * hole, picture * hole)
+        assert torch.equal((made * (1 - hole)), image * (1 - hole)), method
+        assert not torch.equal(made * hole, image * hole)
 
 
 def test_a_cell_is_known_only_if_all_its_pixels_are() -> None:
@@ -98,13 +98,13 @@ def test_a_cell_is_known_only_if_all_its_pixels_are() -> None:
 
 
 def test_scattered_holes_that_leave_no_cell_whole_are_refused_but_for_dps() -> None:
-    model, picture = latent_model(), (0.4 * normal("picture", 1, SHAPE)).clamp(-1, 1)
+    model, image = latent_model(), (0.4 * normal("picture", 1, SHAPE)).clamp(-1, 1)
     hole = torch.zeros(1, 1, 4, 4)
     hole[..., ::2, ::2] = 1
     for method, works in (("pigdm", False), ("dps", True)):
         asked = Restoration("x", mask="a tensor", method=method)
         request = restoration.usual(model.config, Request(1, steps=3, restoration=asked), named=False)
-        _, _, measurement = inputs.tensors(model, asked, picture, hole)
+        _, _, measurement = inputs.tensors(model, asked, image, hole)
         if works:
             assert sample(model, request, measurement=measurement).shape == (1, *SHAPE)
             continue
@@ -134,8 +134,8 @@ def test_larger_canvases_are_walked_in_tiles_of_latents_in_whole_cells() -> None
     for canvas, overlap in (((11, 16), None), ((12, 16), 3)):
         with pytest.raises(Error, match=r"multiples of 2"):
             inputs.tiled(model, canvas, overlap)
-    picture = seeds.rng(0, "test/picture").integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    brought = inputs.prepare(model, Restoration("x", deblur=1.0, method="ddnm"), picture)
+    image = seeds.rng(0, "test/picture").integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    brought = inputs.prepare(model, Restoration("x", deblur=1.0, method="ddnm"), image)
     assert brought.model.shape == (3, 10, 14), "extended to whole cells"
     assert brought.result(torch.zeros(1, 3, 10, 14)).shape == (1, 3, 9, 13)
 
@@ -147,14 +147,14 @@ def test_a_decoders_slope_is_measured_as_it_is() -> None:
     z, v = normal("z", 2, (2, 3, 3)), normal("v", 2, (4, 3, 3))
     found = seen(decode, z)
     slope = 1 - torch.tanh(z) ** 2
-    assert torch.equal(found.picture, decode(z))
+    assert torch.equal(found.image, decode(z))
     assert torch.allclose(found.pull(v), slope * (v[:, :2] + v[:, 2:]), atol=1e-6)
     step = normal("step", 2, (2, 3, 3))
     assert torch.allclose(found.push(step), (slope * step).repeat(1, 2, 1, 1), atol=0.05)
     assert torch.equal(found.push(torch.zeros_like(z)), torch.zeros(2, 4, 3, 3))
 
 
-def test_where_the_picture_agrees_already_a_lossy_autoencoder_moves_nothing() -> None:
+def test_where_the_image_agrees_already_a_lossy_autoencoder_moves_nothing() -> None:
     def denoise(z: Tensor, level: Level) -> Prediction:
         return Prediction(z)
 

@@ -44,13 +44,13 @@ def normal(purpose: str, n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def data() -> tuple[Tensor, Tensor]:
-    """Mean (3, 4, 4) and covariance (48, 48) of Gaussian pictures."""
+    """Mean (3, 4, 4) and covariance (48, 48) of Gaussian images."""
     spread = 0.05 * normal("spread", 48, (48,)).double()
     return 0.2 * normal("mean", 1, SHAPE)[0], spread @ spread.T + 0.01 * torch.eye(48)
 
 
 def rotation(latents: Latents) -> Tensor:
-    """(48, 48): the linear autoencoder's map of a flat picture to its flat latents, scaled."""
+    """(48, 48): the linear autoencoder's map of a flat image to its flat latents, scaled."""
     coder = Linear()
     z = coder.encode(torch.eye(48).reshape(48, *SHAPE)).mean.flatten(1)
     return z.T.double() * latents.scale[0]
@@ -61,7 +61,7 @@ def pixel_model() -> Model:
 
 
 def latent_model(shift: float = 0.0, scale: float = 1.0) -> Model:
-    """The exact model of the same pictures' latents."""
+    """The exact model of the same images' latents."""
     latents, (mean, cov) = linear_latents(shift=shift, scale=scale), data()
     map_ = rotation(latents)
     centre = (map_ @ mean.double().flatten()).reshape(CELLS) - shift * scale
@@ -92,7 +92,7 @@ def test_shifted_and_scaled_latents_make_the_data_that_the_flow_of_a_gaussian_sa
     assert torch.allclose(made, model.codec.decode(z).clamp(-1, 1), atol=5e-3)
 
 
-def test_an_image_to_image_walk_starts_from_the_pictures_latents() -> None:
+def test_an_image_to_image_walk_starts_from_the_images_latents() -> None:
     latent, start = latent_model(), 0.3 * normal("start", 2, SHAPE)
     request = Request(2, sampler="ddim", steps=10, image="x", strength=0.1)
     made = sample(latent, request, start=start)
@@ -100,20 +100,20 @@ def test_an_image_to_image_walk_starts_from_the_pictures_latents() -> None:
     assert torch.equal(made[1], sample(latent, replace(request, n=1, seed=1), start=start[1])[0])
 
 
-def test_inversion_goes_to_the_latents_noise_and_back_to_the_picture() -> None:
+def test_inversion_goes_to_the_latents_noise_and_back_to_the_image() -> None:
     mean, cov = data()
     chosen = torch.linalg.cholesky(cov).float() @ normal("picture", 2, (48,)).T
-    pictures = (mean.flatten()[:, None] + chosen).T.reshape(2, *SHAPE).clamp(-1, 1)
-    found = round_trip(latent_model(), pictures, steps=60, iterations=2)
+    images = (mean.flatten()[:, None] + chosen).T.reshape(2, *SHAPE).clamp(-1, 1)
+    found = round_trip(latent_model(), images, steps=60, iterations=2)
     assert found.noise.shape == (2, *CELLS) and found.back.shape == (2, *SHAPE)
-    assert (found.back - pictures).abs().max() < 0.02
+    assert (found.back - images).abs().max() < 0.02
 
 
-def test_frames_are_latents_until_the_picture_is_done_and_show_what_they_look_like() -> None:
+def test_frames_are_latents_until_the_image_is_done_and_show_what_they_look_like() -> None:
     frames = list(generate(latent_model(), Request(2, steps=3)))
     assert [tuple(frame.x.shape) for frame in frames] == [(2, *CELLS), (2, *CELLS), (2, *SHAPE)]
-    assert all(tuple(frame.picture().shape) == (2, *SHAPE) for frame in frames)
-    assert torch.equal(frames[-1].picture(), frames[-1].x)
+    assert all(tuple(frame.image().shape) == (2, *SHAPE) for frame in frames)
+    assert torch.equal(frames[-1].image(), frames[-1].x)
     film = Film()
     for frame in frames:
         film.add(frame)
@@ -145,7 +145,7 @@ def test_a_weaker_model_guides_only_with_the_same_autoencoder() -> None:
     other = replace(model, config=replace(model.config, codec=replace(model.config.codec, weights="other")))
     with pytest.raises(Error, match=r"reference 'weak' sees latents of another autoencoder"):
         sample(model, request, guides=Guides(reference=other))
-    with pytest.raises(Error, match=r"reference 'weak' sees pictures themselves"):
+    with pytest.raises(Error, match=r"reference 'weak' sees images themselves"):
         sample(model, request, guides=Guides(reference=tiny_model(CONFIG.schedule, shape=SHAPE)))
 
 

@@ -41,7 +41,7 @@ def _made(prompts: tuple[str, ...], n: int = 1, **options: object) -> torch.Tens
     return sample(MODEL, Request(n=n, steps=3, prompts=prompts, **options))  # type: ignore[arg-type]
 
 
-def test_words_change_the_picture_and_prompts_take_turns() -> None:
+def test_words_change_the_image_and_prompts_take_turns() -> None:
     fox, cat = _made(("a fox",), seed=4), _made(("a cat",), seed=5)
     assert (fox - _made(("a cat",), seed=4)).abs().max() > 1e-2
     both = _made(("a fox", "a cat"), n=3, seed=4)
@@ -111,8 +111,8 @@ def test_prompts_that_cannot_be_are_refused() -> None:
     _refused(config, "without its partner", prompts=("a (fox",))
     _refused(ModelConfig((3, 8, 8), UNET), "trained without captions", prompts=("fox",))
     never = replace(config, task=Generation(text=True, drop=0.0))
-    _refused(never, "makes no picture without a prompt")
-    _refused(never, "knows no picture without its", prompts=("fox",), guidance=2.0)
+    _refused(never, "makes no image without a prompt")
+    _refused(never, "knows no image without its", prompts=("fox",), guidance=2.0)
     choose(never, Request(n=1, prompts=("fox",), guidance=2.0, negative="cat"))
 
 

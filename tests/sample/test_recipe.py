@@ -1,4 +1,4 @@
-"""A recipe travels in a picture, survives, and is refused when it is damaged, strange or another's."""
+"""A recipe travels in an image, survives, and is refused when it is damaged, strange or another's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECIPE = Recipe("runs/扩散", 7, "ab" * 32, Request(5, seed=10, batch=2), 3, "c
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
-def test_a_recipe_is_read_back_from_its_picture(tmp_path: Path) -> None:
+def test_a_recipe_is_read_back_from_its_image(tmp_path: Path) -> None:
     save_png(tmp_path / "a.png", PIXELS, RECIPE.text())
     assert recipes.read(tmp_path / "a.png") == RECIPE
 
@@ -43,12 +43,12 @@ def test_a_recipe_holds_our_own_name_of_a_sampler(typed: str, own: str, tmp_path
     st.builds(Request, n=st.integers(1, 50), seed=st.integers(0, 99), batch=st.integers(1, 9), exact=st.booleans()),
     st.integers(0, 49),
 )
-def test_the_part_that_makes_a_picture_again_is_its_own_batch(request: Request, picture: int) -> None:
-    picture %= request.n
-    part, row = replace(RECIPE, request=request, index=picture).batch_request()
-    assert part.seed + row == request.seed + picture and 0 <= row < part.n
+def test_the_part_that_makes_a_image_again_is_its_own_batch(request: Request, image: int) -> None:
+    image %= request.n
+    part, row = replace(RECIPE, request=request, index=image).batch_request()
+    assert part.seed + row == request.seed + image and 0 <= row < part.n
     if not request.exact:
-        assert part.n == min(request.batch, request.n - picture // request.batch * request.batch)
+        assert part.n == min(request.batch, request.n - image // request.batch * request.batch)
     assert config.build(Request, config.plain(part)) == part
 
 
@@ -62,7 +62,7 @@ def test_the_part_that_makes_a_picture_again_is_its_own_batch(request: Request, 
         ({"kuosan": json.dumps({"format": 2})}, "format 2; this kuosan reads 1. Update"),
         ({"kuosan": json.dumps({"format": 1})}, "must be given"),
         ({"kuosan": json.dumps({**config.plain(RECIPE), "step": "x"})}, "step = 'x'"),
-        ({"kuosan": json.dumps({**config.plain(RECIPE), "picture": 5})}, "picture 5"),
+        ({"kuosan": json.dumps({**config.plain(RECIPE), "picture": 5})}, "image 5"),
         ({"kuosan": json.dumps({**config.plain(RECIPE), "surprise": 5})}, "unknown key surprise"),
     ],
 )
@@ -73,7 +73,7 @@ def test_what_is_no_recipe_is_refused(text: dict[str, str], said: str, tmp_path:
     assert said in str(caught.value)
 
 
-def test_the_start_picture_is_known_by_its_pixels() -> None:
+def test_the_start_image_is_known_by_its_pixels() -> None:
     start = torch.zeros(3, 8, 8)
     made = replace(RECIPE, start=recipes.fingerprint(start))
     recipes.require_start(made, start.clone())
@@ -83,13 +83,13 @@ def test_the_start_picture_is_known_by_its_pixels() -> None:
             recipes.require_start(made, other)
 
 
-def test_pictures_are_named_by_their_seeds_and_carry_their_own_number(tmp_path: Path) -> None:
-    paths = write.pictures(tmp_path, torch.zeros(2, 3, 8, 8), RECIPE, first=3)
+def test_images_are_named_by_their_seeds_and_carry_their_own_number(tmp_path: Path) -> None:
+    paths = write.images(tmp_path, torch.zeros(2, 3, 8, 8), RECIPE, first=3)
     assert [path.name for path in paths] == ["seed-00000013.png", "seed-00000014.png"]
     assert [recipes.read(path).index for path in paths] == [3, 4]
     between = replace(RECIPE, request=Request(2, between=(1, 2)))
     assert ", Seeds: 1 to 2, " in between.text()["parameters"]
-    assert [path.name for path in write.pictures(tmp_path, torch.zeros(2, 3, 8, 8), between)] == [
+    assert [path.name for path in write.images(tmp_path, torch.zeros(2, 3, 8, 8), between)] == [
         "place-0000.png",
         "place-0001.png",
     ]

@@ -31,7 +31,7 @@ from tiny_models import counted, tiny_model, with_weights
 METHODS = ("ddnm", "pigdm", "dps", "repaint")
 
 
-def picture(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
+def one_image(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
     return seeds.rng(seed, "test/picture").integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -57,7 +57,7 @@ def made(model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(8, 8), (13, 19), (5, 6), (8, 30)])
 def test_known_pixels_come_back_bit_for_bit(method: str, size: tuple[int, int]) -> None:
-    pixels, mask = picture(*size), hole(*size)
+    pixels, mask = one_image(*size), hole(*size)
     asked = Restoration("x", mask="m", method=method, **({"jumps": 2, "jump_length": 2} if method == "repaint" else {}))
     images = to_uint8(made(tiny_model(), asked, pixels, mask, steps=4).numpy())
     assert images.shape == (2, *size, 3)
@@ -68,34 +68,34 @@ def test_known_pixels_come_back_bit_for_bit(method: str, size: tuple[int, int]) 
 
 
 def test_a_trained_inpainting_model_keeps_known_pixels_too() -> None:
-    pixels, mask = picture(11, 9), hole(11, 9)
+    pixels, mask = one_image(11, 9), hole(11, 9)
     images = to_uint8(made(restoring(Inpainting()), Restoration("x", mask="m"), pixels, mask, steps=3).numpy())
     assert all(np.array_equal(image[~mask], pixels[~mask]) for image in images)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_2m", "heun", "unipc", "dpm_solver_2m_sde"])
-def test_ddnm_makes_pictures_that_shrink_to_the_one_that_was_given(sampler: str) -> None:
-    pixels = picture(2, 2)
+def test_ddnm_makes_images_that_shrink_to_the_one_that_was_given(sampler: str) -> None:
+    pixels = one_image(2, 2)
     images = made(tiny_model(), Restoration("x", upscale=4), pixels, sampler=sampler, steps=5)
     small = F.avg_pool2d(images, 4)
     assert (small - torch.from_numpy(from_uint8(pixels))).abs().max() < 1e-4
 
 
-def test_ddnm_colours_a_picture_whose_grey_is_the_one_that_was_given() -> None:
-    pixels = picture(channels=1)
+def test_ddnm_colours_a_image_whose_grey_is_the_one_that_was_given() -> None:
+    pixels = one_image(channels=1)
     images = made(tiny_model(), Restoration("x", colorise=True), pixels, steps=4)
     grey = Greyscale().apply(images)
     assert (grey - torch.from_numpy(from_uint8(pixels))).abs().max() < 1e-4
     assert (images[:, 0] - images[:, 1]).abs().max() > 0.01, "and it has colours"
 
 
-def test_super_resolution_is_told_the_small_picture() -> None:
+def test_super_resolution_is_told_the_small_image() -> None:
     model, count = counted(restoring(SuperResolution(scale=4)))
-    images = made(model, Restoration("x", upscale=4), picture(2, 2), steps=3)
+    images = made(model, Restoration("x", upscale=4), one_image(2, 2), steps=3)
     assert images.shape == (2, 3, 8, 8) and count.calls == 3
 
 
-def test_a_restored_picture_is_its_own_seeds_whatever_is_beside_it() -> None:
+def test_a_restored_image_is_its_own_seeds_whatever_is_beside_it() -> None:
     model = restoring(SuperResolution(scale=2, noise=10))
     given = Given(as_written(seeds.normal([(i, "t", 0, 0) for i in range(3)], (3, 4, 4)) / 2), noise=torch.zeros(3))
     asked = Restoration("x", upscale=2)
@@ -105,7 +105,7 @@ def test_a_restored_picture_is_its_own_seeds_whatever_is_beside_it() -> None:
         assert torch.equal(own[0], whole[i])
 
 
-def test_pictures_of_one_batch_may_have_holes_of_their_own() -> None:
+def test_images_of_one_batch_may_have_holes_of_their_own() -> None:
     model = tiny_model()
     y = as_written(seeds.normal([(i, "t", 0, 0) for i in range(4)], (3, 8, 8)) / 2)
     known = torch.from_numpy(np.stack([seeds.rng(i, "m").integers(0, 2, (1, 8, 8)) for i in range(4)])).float()
@@ -114,8 +114,8 @@ def test_pictures_of_one_batch_may_have_holes_of_their_own() -> None:
     assert torch.equal(images * known, y * known)
 
 
-def test_a_large_picture_is_made_of_tiles_with_one_noise() -> None:
-    brought = inputs.prepare(tiny_model(), Restoration("x", deblur=1.0), picture(20, 14))
+def test_a_large_image_is_made_of_tiles_with_one_noise() -> None:
+    brought = inputs.prepare(tiny_model(), Restoration("x", deblur=1.0), one_image(20, 14))
     assert brought.tiles == 3 * 2 and brought.model.shape == (3, 20, 14)
     assert "tiles of 8x8" in " ".join(brought.notes)
 
@@ -123,20 +123,20 @@ def test_a_large_picture_is_made_of_tiles_with_one_noise() -> None:
 def test_only_the_surroundings_of_a_hole_are_made() -> None:
     mask = np.zeros((64, 64), bool)
     mask[30:33, 40:43] = True
-    brought = inputs.prepare(tiny_model(), Restoration("x", mask="m"), picture(64, 64), mask)
+    brought = inputs.prepare(tiny_model(), Restoration("x", mask="m"), one_image(64, 64), mask)
     assert brought.tiles == 1 and brought.model.shape == (3, 8, 8)
     assert brought.result(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 64, 64)
 
 
-def test_a_picture_smaller_than_the_model_is_extended_and_cut_again() -> None:
+def test_a_image_smaller_than_the_model_is_extended_and_cut_again() -> None:
     for asked, size in ((Restoration("x", deblur=1.0), (3, 7)), (Restoration("x", upscale=2), (6, 14))):
-        brought = inputs.prepare(tiny_model(), asked, picture(3, 7))
+        brought = inputs.prepare(tiny_model(), asked, one_image(3, 7))
         assert "extended" in " ".join(brought.notes)
         assert brought.result(torch.zeros(1, *brought.model.shape)).shape == (1, 3, *size)
 
 
-def test_outpainting_makes_room_around_the_picture() -> None:
-    pixels = picture(8, 8)
+def test_outpainting_makes_room_around_the_image() -> None:
+    pixels = one_image(8, 8)
     images = to_uint8(made(tiny_model(), Restoration("x", outpaint=(3, 1, 0, 2)), pixels, steps=3).numpy())
     assert images.shape == (2, 11, 11, 3)
     assert np.array_equal(images[0, 1:9, 3:], pixels)
@@ -157,7 +157,7 @@ def test_the_cost_that_is_said_is_the_cost_that_is_paid(asked: Restoration, step
     request = restoration.usual(model.config, Request(n=1, steps=steps, restoration=asked), named=False)
     assert choose(model.config, request).evaluations == calls
     if calls < 100:
-        brought = inputs.prepare(model, asked, picture(), hole())
+        brought = inputs.prepare(model, asked, one_image(), hole())
         frames = list(generate(brought.model, request, measurement=brought.measurement))
         assert len(frames) == count.calls == calls
         assert [frame.done for frame in frames] == [False] * (calls - 1) + [True]
@@ -202,12 +202,12 @@ def test_an_operator_of_ones_own_is_held_to() -> None:
         (SuperResolution(), Restoration("x", mask="m"), "trained for super_resolution only"),
         (SuperResolution(), Restoration("x", upscale=4, noise=5), "noise up to 0 of 255"),
         (SuperResolution(), Restoration("x", upscale=4, deblur=1), "deblur"),
-        (SuperResolution(), Restoration("x", upscale=4, down="bicubic"), "pictures shrunk by area"),
+        (SuperResolution(), Restoration("x", upscale=4, down="bicubic"), "images shrunk by area"),
         (Inpainting(), Restoration("x", upscale=4), "trained for inpainting only"),
         (Inpainting(), Restoration("x", noise=4), "noise alone"),
         (Inpainting(), Restoration("x", mask="m", jumps=3), "none is named"),
         (Inpainting(), Restoration("x", mask="m", method="pigdm"), "trained to fill holes"),
-        (SuperResolution(down="any"), Restoration("x", upscale=4, down="area"), "knows pictures shrunk by any"),
+        (SuperResolution(down="any"), Restoration("x", upscale=4, down="area"), "knows images shrunk by any"),
     ],
 )
 def test_what_a_model_was_not_trained_for_is_refused(task: Any, asked: Restoration, why: str) -> None:
@@ -251,19 +251,19 @@ def test_what_is_known_and_what_is_asked_belong_together() -> None:
         sample(model, Request(n=1, restoration=asked))
     with pytest.raises(Error, match="told nothing"):
         sample(model, Request(n=1, restoration=asked), given=Given(y), measurement=known)
-    with pytest.raises(Error, match="has 2 pictures"):
+    with pytest.raises(Error, match="has 2 images"):
         sample(model, Request(n=3, restoration=asked), measurement=Measurement(Identity(), y.repeat(2, 1, 1, 1)))
     with pytest.raises(Error, match="both must be of one size"):
         sample(model, Request(n=1, restoration=asked), measurement=Measurement(area(2, (8, 8)), y))
     with pytest.raises(Error, match="pass what is known"):
         sample(restoring(Inpainting()), Request(n=1, restoration=Restoration("x", mask="m")))
-    with pytest.raises(Error, match="kuosan restore RUN PICTURE"):
+    with pytest.raises(Error, match="kuosan restore RUN IMAGE"):
         sample(restoring(Inpainting()), Request(n=1))
     with pytest.raises(Error, match="starts from noise"):
         Request(n=1, restoration=asked, image="x.png")
 
 
-def test_a_picture_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> None:
+def test_a_image_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> None:
     config = restoring(Inpainting()).config
     found = []
     for drop in (0.1, 0.0):
@@ -271,12 +271,12 @@ def test_a_picture_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> 
         model = with_weights(replace(config, task=task, network=replace(config.network, classes=2)))  # type: ignore[call-arg]
         asked = Restoration("x", mask="m")
         if not drop:
-            with pytest.raises(Error, match="say the picture's"):
-                made(model, asked, picture(), hole(), steps=2)
+            with pytest.raises(Error, match="say the image's"):
+                made(model, asked, one_image(), hole(), steps=2)
             continue
-        found = [made(model, asked, picture(), hole(), steps=2, **more) for more in ({}, {"classes": ("none",)})]
+        found = [made(model, asked, one_image(), hole(), steps=2, **more) for more in ({}, {"classes": ("none",)})]
     assert torch.equal(*found)
-    assert not torch.equal(found[0], made(model, asked, picture(), hole(), steps=2, classes=("a",))) if drop else True
+    assert not torch.equal(found[0], made(model, asked, one_image(), hole(), steps=2, classes=("a",))) if drop else True
 
 
 @pytest.mark.parametrize("more", [{"threshold": 90.0}, {"guidance": 3.0, "guidance_rescale": 0.7}, {}])
@@ -294,7 +294,7 @@ def test_what_an_inpainting_model_says_outside_the_hole_does_not_matter(more: di
             return self.network(x, t, label=label, concat=concat) + 50 * (1 - concat[:, 3:])  # type: ignore[no-any-return]
 
     asked = Restoration("x", mask="m")
-    own = [made(each, asked, picture(), hole(), steps=3, classes=("a",), **more)
+    own = [made(each, asked, one_image(), hole(), steps=3, classes=("a",), **more)
            for each in (model, Model(model.config, Spoilt()))]  # fmt: skip
     assert torch.allclose(*own, atol=1e-4)
 
@@ -327,7 +327,7 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
     task = Inpainting(labels=True, drop=0.1, class_names=("a", "b"))
     config = restoring(Inpainting()).config
     model = with_weights(replace(config, task=task, network=replace(config.network, classes=2)))  # type: ignore[call-arg]
-    pixels, mask = picture(), hole()
+    pixels, mask = one_image(), hole()
     asked = Restoration("x", mask="m")
     answers = [made(model, asked, pixels, mask, steps=3, classes=("a",), guidance=g) for g in (None, 3.0)]
     assert not torch.equal(*answers)
@@ -337,9 +337,9 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
 
 def test_an_inpainting_models_prediction_is_what_is_known_at_every_step() -> None:
     model, mask = restoring(Inpainting()), hole()
-    brought = inputs.prepare(model, Restoration("x", mask="m"), picture(), mask)
+    brought = inputs.prepare(model, Restoration("x", mask="m"), one_image(), mask)
     request = Request(n=2, steps=4, restoration=Restoration("x", mask="m"))
     known = torch.from_numpy(~mask)
     assert brought.given is not None
     for frame in generate(brought.model, request, given=brought.given):
-        assert torch.allclose(frame.x0[..., known], brought.given.picture[..., known], atol=1e-6)
+        assert torch.allclose(frame.x0[..., known], brought.given.one_image[..., known], atol=1e-6)

@@ -11,8 +11,8 @@ from kuosan.sample import write
 from kuosan.sample.write import GAP
 
 
-def pictures(*values: int, size: int = 64, channels: int = 3) -> torch.Tensor:
-    """Plain pictures of these grey levels."""
+def images(*values: int, size: int = 64, channels: int = 3) -> torch.Tensor:
+    """Plain images of these grey levels."""
     bytes_ = np.stack([np.full((size, size, channels), value, np.uint8) for value in values])
     return torch.from_numpy(from_uint8(bytes_))
 
@@ -26,7 +26,7 @@ def cell(sheet: np.ndarray, row: int, column: int, size: int = 128) -> np.ndarra
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_row_shows_input_reconstruction_and_four_times_the_difference(channels: int) -> None:
-    x, y = pictures(100, 200, channels=channels), pictures(110, 192, channels=channels)
+    x, y = images(100, 200, channels=channels), images(110, 192, channels=channels)
     sheet = write.check_sheet(x, y, torch.zeros(2, 4, 16, 16))
     assert sheet.dtype == np.uint8
     assert sheet.shape == (write.LINE + GAP + 2 * (128 + GAP), 4 * (128 + GAP) + GAP, 3)
@@ -36,17 +36,17 @@ def test_each_row_shows_input_reconstruction_and_four_times_the_difference(chann
 
 
 def test_a_large_difference_is_black_or_white_and_not_wrapped_around() -> None:
-    sheet = write.check_sheet(pictures(0, 255), pictures(255, 0), torch.zeros(2, 4, 4, 4))
+    sheet = write.check_sheet(images(0, 255), images(255, 0), torch.zeros(2, 4, 4, 4))
     assert (cell(sheet, 0, 2) == 255).all() and (cell(sheet, 1, 2) == 0).all()
 
 
 def test_a_reconstruction_beyond_black_and_white_is_clipped_as_a_file_would_be() -> None:
-    sheet = write.check_sheet(pictures(255), torch.full((1, 3, 64, 64), 1.5), torch.zeros(1, 4, 4, 4))
+    sheet = write.check_sheet(images(255), torch.full((1, 3, 64, 64), 1.5), torch.zeros(1, 4, 4, 4))
     assert (cell(sheet, 0, 1) == 255).all() and (cell(sheet, 0, 2) == 128).all()
 
 
-def test_pictures_stand_side_by_side_in_columns() -> None:
-    x = pictures(10, 20, 30)
+def test_images_stand_side_by_side_in_columns() -> None:
+    x = images(10, 20, 30)
     sheet = write.check_sheet(x, x, torch.zeros(3, 4, 8, 8), columns=2)
     assert sheet.shape == (write.LINE + GAP + 2 * (128 + GAP), 8 * (128 + GAP) + GAP, 3)
     assert (cell(sheet, 0, 4) == 20).all() and (cell(sheet, 1, 0) == 30).all()
@@ -78,13 +78,13 @@ def test_constant_latents_are_the_middle_grey_whatever_their_value() -> None:
     assert (write.colours(torch.full((2, 4, 3, 3), 7.3)) == 128).all()
 
 
-def test_equal_latents_have_equal_colours_on_every_picture_of_a_sheet() -> None:
+def test_equal_latents_have_equal_colours_on_every_image_of_a_sheet() -> None:
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     shown = write.colours(torch.cat([z, -3 * z, z]))
     assert (shown[0] == shown[2]).all() and not (shown[0] == shown[1]).all()
 
 
-def test_small_narrow_and_large_pictures_are_shown_at_sizes_that_can_be_seen() -> None:
+def test_small_narrow_and_large_images_are_shown_at_sizes_that_can_be_seen() -> None:
     for size, shown in {
         (2, 2): (128, 128),
         (8, 32): (32, 128),
@@ -107,7 +107,7 @@ def test_small_narrow_and_large_pictures_are_shown_at_sizes_that_can_be_seen() -
         ((2, 3, 8, 8), (2, 3, 8, 8), (2, 4, 2), "as many latents"),
     ],
 )
-def test_pictures_and_latents_that_do_not_belong_together_are_refused(
+def test_images_and_latents_that_do_not_belong_together_are_refused(
     x: tuple[int, ...], y: tuple[int, ...], z: tuple[int, ...], said: str
 ) -> None:
     with pytest.raises(Error, match=said):

@@ -44,7 +44,7 @@ def test_without_a_size_a_model_makes_its_own() -> None:
 
 @pytest.mark.parametrize("asked", [Request(size=(96, 64)), Request(size=(64, 56)), Request(aspect="3:2")])
 def test_a_model_of_one_shape_refuses_another_with_the_reason(asked: Request) -> None:
-    with pytest.raises(Error, match="trained on pictures of 64x64 alone and has never seen another shape"):
+    with pytest.raises(Error, match="trained on images of 64x64 alone and has never seen another shape"):
         choose(ONE, asked)
 
 
@@ -60,7 +60,7 @@ def test_a_model_of_buckets_makes_any_size_between_them(size: tuple[int, int]) -
         ((66, 64), r"size 66x64: both sides must be multiples of 8, which this model's network takes\. 64x64 would do"),
         ((96, 48), r"from 48x88 to 88x48, and this lies beyond them\. 88x48 would do"),
         ((40, 96), "this lies beyond them"),
-        ((96, 64), r"pictures of 3,840 to 4,224 pixels, and 6,144 are too many\. 72x48 would do"),
+        ((96, 64), r"images of 3,840 to 4,224 pixels, and 6,144 are too many\. 72x48 would do"),
         ((32, 32), "1,024 are too few"),
     ],
 )
@@ -74,7 +74,7 @@ def test_an_aspect_is_the_nearest_allowed_ratio_at_about_as_many_pixels() -> Non
     assert sizes.of(SEVERAL, Request(aspect="2:3")) == (48, 72)
     assert sizes.of(SEVERAL, Request(aspect="1:1")) == (64, 64)
     assert sizes.of(SEVERAL, Request(aspect="1.8333:1")) == (88, 48)
-    with pytest.raises(Error, match="aspect 3:1: this model was trained on pictures from 48x88 to 88x48"):
+    with pytest.raises(Error, match="aspect 3:1: this model was trained on images from 48x88 to 88x48"):
         sizes.of(SEVERAL, Request(aspect="3:1"))
 
 
@@ -117,7 +117,7 @@ def test_impossible_sizes_are_refused(settings: dict[str, object], says: str) ->
 
 
 @pytest.mark.parametrize("dit", [False, True])
-def test_pictures_have_the_size_asked_for_and_only_depend_on_their_seed(dit: bool) -> None:
+def test_images_have_the_size_asked_for_and_only_depend_on_their_seed(dit: bool) -> None:
     model = several(dit)
     for size in ((16, 16), (24, 12), (14, 18)):
         made = sample(model, Request(n=3, seed=4, steps=3, size=size, exact=True))
@@ -127,7 +127,7 @@ def test_pictures_have_the_size_asked_for_and_only_depend_on_their_seed(dit: boo
     assert torch.equal(by_aspect, sample(model, Request(n=3, seed=4, steps=3, size=(24, 12), exact=True)))
 
 
-def test_a_picture_to_start_from_has_the_requests_size() -> None:
+def test_a_image_to_start_from_has_the_requests_size() -> None:
     model, start = several(), seeds.normal([(0, "start", 0, 0)], (3, 12, 24))[0].clamp(-1, 1)
     request = Request(n=1, steps=10, size=(24, 12), image="a tensor", strength=0.1)
     near = sample(model, request, start=start)[0]
@@ -140,15 +140,15 @@ def test_guides_must_know_the_size_too() -> None:
     model, classifier = several().config, tiny_classifier().config
     request = Request(size=(24, 12), classifier="c", guidance=2, reference="r", classes=("a",))
     of_one = replace(classifier, shape=(3, 16, 16))
-    with pytest.raises(Error, match=r"classifier 'c' sees pictures of \(3, 16, 16\), this model \(3, 12, 24\)"):
+    with pytest.raises(Error, match=r"classifier 'c' sees images of \(3, 16, 16\), this model \(3, 12, 24\)"):
         check_guides(model, request, of_one, None)
     check_guides(model, replace(request, size=None), of_one, model)
     check_guides(model, request, replace(of_one, shapes=model.shapes), model)
-    with pytest.raises(Error, match="reference 'r' sees pictures of"):
+    with pytest.raises(Error, match="reference 'r' sees images of"):
         check_guides(model, request, None, replace(model, shapes=()))
 
 
-def test_the_model_that_takes_a_picture_whole() -> None:
+def test_the_model_that_takes_a_image_whole() -> None:
     model = several()
     assert sizes.taking(model, (24, 12)).shape == (3, 12, 24) and sizes.taking(model, (48, 48)) is model
     assert sizes.nearest_trained(model.config, (300, 200)) == (20, 12)

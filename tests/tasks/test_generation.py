@@ -59,7 +59,7 @@ def test_without_labels_the_network_is_told_nothing():
     assert condition(Generation(), torch.tensor([1, 2])) == {}
 
 
-def test_pictures_without_a_class_and_dropped_ones_are_shown_the_null_label():
+def test_images_without_a_class_and_dropped_ones_are_shown_the_null_label():
     told = condition(PETS, torch.tensor([0, 1, -1, 2]), drop=np.array([0.5, 0.05, 0.5, 0.0999]))["label"]
     assert told.tolist() == [0, 3, 3, 3]
     assert condition(PETS, torch.tensor([0, 1, -1, 2]))["label"].tolist() == [0, 1, 3, 2]
@@ -72,5 +72,5 @@ def test_the_share_dropped_is_the_one_asked_for():
     assert int((told == task.null).sum()) == 300
 
 
-def test_classes_nobody_asked_for_take_turns_by_the_pictures_own_seed():
+def test_classes_nobody_asked_for_take_turns_by_the_images_own_seed():
     assert PETS.usual([4, 5, 6]) == [1, 2, 0]

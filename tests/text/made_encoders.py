@@ -150,8 +150,8 @@ def translator(folder: Path) -> Any:
     return saved(BartModel(config), folder)
 
 
-def picture_tower(folder: Path) -> Any:
-    """A network of pictures, with a tokenizer laid beside it by mistake."""
+def image_tower(folder: Path) -> Any:
+    """A network of images, with a tokenizer laid beside it by mistake."""
     from transformers import ViTConfig, ViTModel
 
     bert_tokenizer(folder)

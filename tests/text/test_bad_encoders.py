@@ -18,7 +18,7 @@ from kuosan.errors import Error
 from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import open_encoder
 from kuosan.text.loading import locate
-from text.made_encoders import bert, bert_tokenizer, clip, picture_tower, t5
+from text.made_encoders import bert, bert_tokenizer, clip, image_tower, t5
 
 
 def refused(name: object) -> str:
@@ -72,8 +72,8 @@ def test_the_tokenizer_beside_a_text_encoder_in_diffusers_layout_is_found(tmp_pa
     assert open_encoder(TextEncoderConfig(encoder=str(tmp_path / "text_encoder"))).width == 16
 
 
-def test_a_network_of_pictures_is_no_text_encoder(tmp_path: Path) -> None:
-    picture_tower(tmp_path / "vit")
+def test_a_network_of_images_is_no_text_encoder(tmp_path: Path) -> None:
+    image_tower(tmp_path / "vit")
     assert "is no text encoder: its ViTModel gives no features of tokens" in refused(tmp_path / "vit")
 
 

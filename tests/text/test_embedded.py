@@ -69,7 +69,7 @@ def test_each_distinct_caption_is_encoded_once_and_never_again(
     assert sorted(counting.texts) == sorted(set(CAPTIONS))
     assert len(said) == 1 and said[0].startswith("captions: 5 different ones encoded in ") and str(tmp_path) in said[0]
     counting.texts.clear()
-    turned = list(reversed(CAPTIONS))  # pictures in another order
+    turned = list(reversed(CAPTIONS))  # images in another order
     again = embed_all(turned, opened(folder), tmp_path, said.append)
     assert counting.texts in ([""], [])  # opening asks for the width
     assert said[1].startswith("captions: 5 encoded ones from the cache, about ") and said[1].endswith(" s saved.")

@@ -16,7 +16,7 @@ from kuosan import Error, seeds
 from kuosan.storage import checkpoint
 from kuosan.train import saving
 from kuosan.train.state import State
-from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, differences, go, images, outcome
 
 PRELOAD = ["train.warmed", "train.killing"]
 STEPS = 12
@@ -66,7 +66,7 @@ class Killer:
 
     def __init__(self, folder: Path, shim: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
         self.folder, self.kinds = folder, kinds
-        self.data = pictures(folder / "pictures.npz")
+        self.data = images(folder / "pictures.npz")
         self.server = ForkServer(shim, PRELOAD)
         self.whole, self.operations, self.seconds = {}, {}, {}
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""Small runs for the tests: pictures, networks, a start that can be stopped at a step, and what a run came to."""
+"""Small runs for the tests: images, networks, a start that can be stopped at a step, and what a run came to."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Stopping(SilentTraining):
             signal.raise_signal(self.number)
 
 
-def pictures(path: Path, n: int = 30, size: int = 8, seed: int = 0) -> Path:
-    """An npz of `n` colour pictures, smooth and all different."""
+def images(path: Path, n: int = 30, size: int = 8, seed: int = 0) -> Path:
+    """An npz of `n` colour images, smooth and all different."""
     draw = seeds.rng(seed, "test/pictures")
     coarse = draw.integers(0, 256, (n, 2, 2, 3)).repeat(size // 2, 1).repeat(size // 2, 2)
     np.savez(path, images=(coarse * 0.9 + draw.integers(0, 25, (n, size, size, 3))).astype(np.uint8))
@@ -97,7 +97,7 @@ MIXED = ((16, 16), (12, 20), (20, 12), (12, 24), (24, 12))  # (h, w) of buckets 
 
 
 def mixed(folder: Path, counts: Sequence[int] = (8, 6, 4, 4, 4)) -> DataConfig:
-    """A folder of pictures of several shapes, and the settings that keep them."""
+    """A folder of images of several shapes, and the settings that keep them."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = seeds.rng(0, "test/mixed")
     for (h, w), count in zip(MIXED, counts):

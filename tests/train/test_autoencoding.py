@@ -29,7 +29,7 @@ from kuosan.train.config import AutoencoderSettings, TrainConfig
 from kuosan.train.objective import Autoencoding, windows
 from kuosan.train.resolve import resolve
 from shell import kuosan
-from train.made_runs import Stopping, ask, begin, differences, go, outcome, pictures
+from train.made_runs import Stopping, ask, begin, differences, go, images, outcome
 from train.test_processes import launch
 
 TINY = AutoencoderConfig(channels=8, multipliers=(1, 2), blocks=1, groups=4, critic_channels=8, critic_layers=1)
@@ -147,7 +147,7 @@ def test_windows_are_cut_where_the_draws_say_and_reach_every_place() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"train.micro_batch": 2, "compute.precision": "bf16", "data.flip": "true"}])
 def test_a_run_stopped_at_the_critics_start_or_after_goes_on_bit_for_bit(more: dict[str, Any], tmp_path: Path) -> None:
-    data, settings = pictures(tmp_path / "pictures.npz", size=16), {**SETTINGS, "train.autoencoder.crop": 8, **more}
+    data, settings = images(tmp_path / "pictures.npz", size=16), {**SETTINGS, "train.autoencoder.crop": 8, **more}
     assert go(tmp_path / "whole", data, settings) == 0
     whole = outcome(tmp_path / "whole")
     assert ["ratio" in row for row in whole["rows"]] == [False] * 4 + [True] * 4
@@ -159,7 +159,7 @@ def test_a_run_stopped_at_the_critics_start_or_after_goes_on_bit_for_bit(more: d
 
 @pytest.mark.slow
 def test_two_processes_train_one_autoencoder_before_and_after_the_critics_start(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     settings = {**SETTINGS, "train.batch": 4, "train.max_steps": 6, "model.network.multipliers": "1,2"}
     go(tmp_path / "one", data, {**settings, "model.network.multipliers": [1, 2]})
     launch(tmp_path / "two", data, **settings)
@@ -168,7 +168,7 @@ def test_two_processes_train_one_autoencoder_before_and_after_the_critics_start(
     assert all(row["critic"] > 0 for row in shared[4:]) and len(shared) == 6
 
 
-def test_a_few_pictures_are_learned_by_heart() -> None:
+def test_a_few_images_are_learned_by_heart() -> None:
     one, net = (
         objective(perceptual=0.0, features="none", critic=0.0, critic_start=5000),
         Autoencoder(TINY.alone, seed=2),
@@ -188,7 +188,7 @@ def test_a_few_pictures_are_learned_by_heart() -> None:
 
 
 def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> None:
-    data, out = pictures(tmp_path / "pictures.npz", size=16), tmp_path / "run"
+    data, out = images(tmp_path / "pictures.npz", size=16), tmp_path / "run"
     settings = {**SETTINGS, "train.max_steps": 16, "train.evaluate_every": 8, "train.autoencoder.perceptual": 0.1}
     settings |= {"train.preview_every": 16, "train.preview_pictures": 2, "train.lr": 1e-2, "train.ema": 0.0}
     settings |= {
@@ -233,18 +233,18 @@ def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> Non
         ({"train.autoencoder.critic": 0}, "critic_start = 4 has no effect without a critic"),
         ({"train.autoencoder.perceptual": 0}, "features = random has no effect with perceptual = 0"),
         ({"train.autoencoder.crop": 6, "data.size": 16}, None),
-        ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of pictures of 16 x 16.*multiple of 2"),
+        ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of images of 16 x 16.*multiple of 2"),
         ({"train.autoencoder.crop": 16, "data.size": 16}, "crop = 16.*below 16"),
         ({"model.network.critic_channels": 0}, "a critic needs both or neither"),
         ({"model.network.critic_layers": 3}, "needs 24 pixels a side: use --critic-layers 2"),
         ({"model.network.multipliers": [1, 1, 1, 1, 1, 1]}, "16x16 do not fit an autoencoder of factor 32"),
-        ({"model.network.in_channels": 1}, "in_channels = 1, but the pictures have 3"),
+        ({"model.network.in_channels": 1}, "in_channels = 1, but the images have 3"),
     ],
 )
 def test_settings_that_do_nothing_or_do_not_fit_are_refused(
     settings: dict[str, Any], named: str | None, tmp_path: Path
 ) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     if named is None:
         assert ask(tmp_path / "run", data, {**SETTINGS, **settings}).config.train.autoencoder.crop
         return
@@ -253,7 +253,7 @@ def test_settings_that_do_nothing_or_do_not_fit_are_refused(
 
 
 def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     with pytest.raises(Error, match=r"train\.autoencoder has no effect on objective diffusion"):
         ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
     with pytest.raises(Error, match="trained with --objective autoencoder"):
@@ -264,7 +264,7 @@ def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: 
 
 
 def test_features_meant_by_auto_are_named_in_the_run_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     settings = {key: value for key, value in SETTINGS.items() if key != "train.autoencoder.features"}
     run = begin(tmp_path / "run", data, settings)
     api.saving.close(run)

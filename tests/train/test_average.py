@@ -16,7 +16,7 @@ from kuosan.storage import checkpoint
 from kuosan.train import api, loop
 from kuosan.train.run import Run
 from kuosan.train.state import EMA, exact, gamma_of
-from train.made_runs import OwnNetwork, Stopping, begin, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, begin, go, images, outcome
 
 UPDATES = 10_000
 
@@ -117,7 +117,7 @@ SETTINGS = {"train.max_steps": 8, "train.micro_batch": 2, "train.evaluate_every"
 def trained(folder: Path, skip: int = -1) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The averaged state dict of a run as saved, and as the closed form has it of the raw weights after each step."""
     seen: list[np.ndarray] = []
-    run = begin(folder / "run", pictures(folder / "pictures.npz"), SETTINGS, network=OwnNetwork())
+    run = begin(folder / "run", images(folder / "pictures.npz"), SETTINGS, network=OwnNetwork())
     update = loop.update
 
     def watched(run: Run, loss: float, norm: float) -> dict[str, object]:
@@ -193,7 +193,7 @@ def test_mistakes_planted_in_the_loop_are_caught(tmp_path: Path, monkeypatch: py
 def test_an_average_that_forgets_its_count_on_resume_would_be_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     go(tmp_path / "whole", data, SETTINGS, network=OwnNetwork())
     from kuosan.train.state import State
 

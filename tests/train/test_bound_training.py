@@ -15,7 +15,7 @@ from scipy import stats
 import oracle
 from kuosan import Error
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.device import ComputeConfig, choose
 from kuosan.diffusion.schedule import Discrete
 from kuosan.models.model import ModelConfig, OwnNetwork
@@ -24,7 +24,7 @@ from kuosan.train.batches import KEPT, UNIFORM, Draws, History, gathered
 from kuosan.train.config import RunConfig, TrainConfig
 from kuosan.train.objective import Diffusion
 from kuosan.train.resolve import check_tree
-from train.made_runs import Stopping, differences, go, outcome, pictures
+from train.made_runs import Stopping, differences, go, images, outcome
 from train.test_processes import launch, losses
 
 BOUND: dict[str, Any] = {
@@ -59,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     """Also after the history is warm, when what was learned so far decides which t are drawn."""
-    data, settings = pictures(tmp_path / "pictures.npz"), KINDS[kind]
+    data, settings = images(tmp_path / "pictures.npz"), KINDS[kind]
     assert go(tmp_path / "whole", data, settings) == 0
     whole = outcome(tmp_path / "whole")
     for k in (4, 11) if "importance" in kind else (4,):
@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
 
 
 def test_two_processes_draw_the_times_of_one(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     settings = {**BOUND, "train.batch": 6, "train.evaluate_every": 6}
     go(tmp_path / "one", data, settings)
     launch(tmp_path / "two", data, **settings)
@@ -149,11 +149,11 @@ def test_the_rows_of_all_processes_are_put_in_their_order() -> None:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    return open_pictures(DataConfig(str(pictures(tmp_path_factory.mktemp("bound") / "pictures.npz", n=40))))
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return open_images(DataConfig(str(images(tmp_path_factory.mktemp("bound") / "pictures.npz", n=40))))
 
 
-def test_offset_noise_is_shared_by_a_channel_s_pixels_and_keyed(opened: Pictures) -> None:
+def test_offset_noise_is_shared_by_a_channel_s_pixels_and_keyed(opened: Images) -> None:
     plain, moved = Draws(opened, 1, 32), Draws(opened, 1, 32, offset=0.5)
     shift = moved.draw(3).eps - plain.draw(3).eps
     flat = shift.flatten(2)
@@ -170,8 +170,8 @@ def objective(**train: Any) -> Diffusion:
     return Diffusion(model, TrainConfig(**train), choose(ComputeConfig("cpu", "fp32")))
 
 
-def test_offset_noise_is_in_the_picture_and_in_the_target(opened: Pictures) -> None:
-    """The exact network of one picture has no loss, whatever the noise: both sides saw the same."""
+def test_offset_noise_is_in_the_image_and_in_the_target(opened: Images) -> None:
+    """The exact network of one image has no loss, whatever the noise: both sides saw the same."""
     made = objective(offset_noise=0.5)
     drawn = Draws(opened, 1, 6, offset=0.5).draw(0)
     one = replace(drawn, batch=drawn.batch._replace(x0=drawn.batch.x0[:1].expand(6, -1, -1, -1)))
@@ -194,8 +194,8 @@ def test_under_importance_held_out_levels_stay_uniform_and_training_s_do_not() -
     assert made.level(u).t.tolist() == [0, 25, 49]
 
 
-def test_the_hybrid_trains_the_variance_and_judges_held_out_pictures_by_both(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz")
+def test_the_hybrid_trains_the_variance_and_judges_held_out_images_by_both(tmp_path: Path) -> None:
+    data = images(tmp_path / "pictures.npz")
     settings = {**KINDS["the hybrid, by importance, in parts"], "train.max_steps": 12, "train.t_sampling": "uniform"}
     go(tmp_path / "run", data, settings)
     saved = checkpoint.load(tmp_path / "run")
@@ -237,7 +237,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("tree, says", REFUSED, ids=[says for _, says in REFUSED])
-def test_what_does_not_go_together_is_refused_before_the_pictures_are_read(tree: dict[str, Any], says: str) -> None:
+def test_what_does_not_go_together_is_refused_before_the_images_are_read(tree: dict[str, Any], says: str) -> None:
     with pytest.raises(Error, match=says):
         check_tree(tree)
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kuosan.data.config import shapes
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.networks.config import default_unet
@@ -31,7 +31,7 @@ SAMPLE = ["--precision", "fp32", "--threads", 1, "--steps", 3]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of nine steps on pictures of five shapes, with a preview."""
+    """A run of nine steps on images of five shapes, with a preview."""
     folder = tmp_path_factory.mktemp("buckets")
     mixed(folder / "data")
     go(folder / "run", folder / "data", {**BUCKETS, "train.preview_every": 9, "train.preview_pictures": 4})
@@ -61,12 +61,12 @@ def test_another_bucketing_is_another_run(run: Path) -> None:
         go(run, run.parent / "data", {**BUCKETS, "data.bucket_step": 8})
 
 
-def test_the_held_out_loss_is_that_of_each_picture_alone(run: Path, tmp_path: Path) -> None:
-    """Grouped by bucket, every picture has the level and the noise of its own place in the order."""
+def test_the_held_out_loss_is_that_of_each_image_alone(run: Path, tmp_path: Path) -> None:
+    """Grouped by bucket, every image has the level and the noise of its own place in the order."""
     data = run.parent / "data"
     started = begin(tmp_path / "run", data, {**BUCKETS, "data.hold_out": 0.5, "train.evaluate_pictures": 100})
     watch, weights = started.monitor, started.state.averaged()
-    assert watch is not None and len(np.unique(watch.pictures.buckets.of[watch.pictures.held_out])) >= 3
+    assert watch is not None and len(np.unique(watch.images.buckets.of[watch.images.held_out])) >= 3
     told = watch.held_out(weights)
 
     class Single(Monitor):
@@ -83,7 +83,7 @@ def test_the_held_out_loss_is_that_of_each_picture_alone(run: Path, tmp_path: Pa
 
 def test_previews_are_of_the_models_own_shape(run: Path) -> None:
     with Image.open(run / "samples" / "step-00000009.png") as sheet:
-        assert sheet.size == (2 * 16 + 3 * 2, 2 * 16 + 3 * 2), "four pictures, and 2 pixels around each"
+        assert sheet.size == (2 * 16 + 3 * 2, 2 * 16 + 3 * 2), "four images, and 2 pixels around each"
 
 
 @pytest.mark.parametrize("task", ["super_resolution", "inpainting"])
@@ -143,7 +143,7 @@ def test_the_usual_network_takes_the_usual_buckets(size: int) -> None:
     assert resolve({"model": {"network": {"kind": "dit"}}}, (3, size, size), shapes=every).model.shapes == every
 
 
-def test_pictures_of_one_shape_are_no_buckets(tmp_path: Path) -> None:
+def test_images_of_one_shape_are_no_buckets(tmp_path: Path) -> None:
     mixed(tmp_path / "data", (0, 6))
     started = begin(tmp_path / "run", tmp_path / "data", BUCKETS)
     assert started.config.model.shape == (3, 12, 20) and started.config.model.shapes == ()
@@ -151,12 +151,12 @@ def test_pictures_of_one_shape_are_no_buckets(tmp_path: Path) -> None:
         started.lock.release()
 
 
-def test_the_shell_makes_pictures_of_every_size_and_makes_them_again(run: Path, tmp_path: Path) -> None:
+def test_the_shell_makes_images_of_every_size_and_makes_them_again(run: Path, tmp_path: Path) -> None:
     for words, size in (((), (16, 16)), (("--size", "24x12"), (24, 12)), (("--aspect", "3:5"), (12, 20))):
         out = tmp_path / ("x".join(map(str, size)))
         said = kuosan("sample", run, "-n", 3, "--out", out, *words, *SAMPLE)
         assert said.code == 0, said
-        assert f"{size[0]}x{size[1]} colour; 3 pictures" in said.out
+        assert f"{size[0]}x{size[1]} colour; 3 images" in said.out
         path = out / "seed-00000002.png"
         with Image.open(path) as made:
             assert made.size == size
@@ -167,7 +167,7 @@ def test_the_shell_makes_pictures_of_every_size_and_makes_them_again(run: Path, 
     assert said.code == 0 and (run / "samples" / "dpm_solver_2m-3-seed0-12x24" / "seed-00000000.png").is_file()
 
 
-def test_the_shell_starts_from_a_picture_of_any_size(run: Path, tmp_path: Path) -> None:
+def test_the_shell_starts_from_a_image_of_any_size(run: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (60, 100, 3)).astype(np.uint8)
     Image.fromarray(draw).save(tmp_path / "start.png")
     words = ["--image", tmp_path / "start.png", "--strength", 0.4, "--size", "20x12", *SAMPLE]
@@ -191,7 +191,7 @@ def test_python_asks_for_sizes_too(run: Path) -> None:
     assert model.sample(2, steps=2, aspect="1:2").shape == (2, 3, 24, 12)
 
 
-def test_fit_brings_a_picture_to_the_nearest_trained_shape(run: Path, tmp_path: Path) -> None:
+def test_fit_brings_a_image_to_the_nearest_trained_shape(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((80, 120, 3), 90, np.uint8)).save(tmp_path / "wide.png")
     words = ["--upscale", 2, "--fit", "--method", "ddnm", "--steps", 2, "--precision", "fp32", "--threads", 1]
     said = kuosan("restore", run, tmp_path / "wide.png", "--out", tmp_path / "made", *words)
@@ -201,10 +201,10 @@ def test_fit_brings_a_picture_to_the_nearest_trained_shape(run: Path, tmp_path: 
         assert made.size == (20, 12)
 
 
-def test_pictures_that_were_opened_keep_what_draws_need(tmp_path: Path) -> None:
+def test_images_that_were_opened_keep_what_draws_need(tmp_path: Path) -> None:
     config = mixed(tmp_path / "data")
-    pictures = open_pictures(replace(config, hold_out=0.3))
-    assert pictures.buckets.counts(pictures.train).sum() == len(pictures.train)
+    images = open_images(replace(config, hold_out=0.3))
+    assert images.buckets.counts(images.train).sum() == len(images.train)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_run_of_latents_keeps_them_by_shape_and_is_resumed_bit_for_bit(latent:
     assert not differences(outcome(latent), outcome(latent.parent / "halved"))
 
 
-def test_a_model_of_latents_makes_pictures_of_any_of_its_shapes(latent: Path, tmp_path: Path) -> None:
+def test_a_model_of_latents_makes_images_of_any_of_its_shapes(latent: Path, tmp_path: Path) -> None:
     model = opened(latent)
     made = model.sample(2, steps=2, size=(24, 12))
     assert made.shape == (2, 3, 12, 24) and made.abs().max() <= 1
@@ -239,7 +239,7 @@ def test_a_model_of_latents_makes_pictures_of_any_of_its_shapes(latent: Path, tm
     assert model.restore(torch.zeros(1, 3, 12, 24), mask, steps=2).shape == (1, 3, 12, 24)
 
 
-def test_captions_and_classes_go_with_their_pictures(tmp_path: Path) -> None:
+def test_captions_and_classes_go_with_their_images(tmp_path: Path) -> None:
     for name, counts in (("dark", (5, 4)), ("light", (4, 5))):
         mixed(tmp_path / "data" / name, counts)
         for file in (tmp_path / "data" / name).glob("*.png"):
@@ -254,7 +254,7 @@ def test_captions_and_classes_go_with_their_pictures(tmp_path: Path) -> None:
     assert made.shape == (2, 3, 12, 20)
 
 
-def test_a_classifier_learns_pictures_of_all_shapes_and_guides_in_any(run: Path, tmp_path: Path) -> None:
+def test_a_classifier_learns_images_of_all_shapes_and_guides_in_any(run: Path, tmp_path: Path) -> None:
     for name in ("dark", "light"):
         mixed(tmp_path / "data" / name)
     settings = {key: value for key, value in BUCKETS.items() if key != "train.preview_steps"}  # it has no previews

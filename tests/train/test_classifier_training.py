@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {"train.objective": "classifier", "train.max_steps": 
 
 
 def labelled(path: Path, n: int = 60) -> Path:
-    """Pictures of three classes, each bright in a channel of its own, on a noisy ground."""
+    """Images of three classes, each bright in a channel of its own, on a noisy ground."""
     draw = seeds.rng(0, "test/labelled")
     label = np.arange(n) % 3
     images = draw.integers(0, 90, (n, 8, 8, 3)).astype(np.uint8)
@@ -147,17 +147,17 @@ def test_a_network_of_ones_own_is_no_classifier(data: Path, tmp_path: Path) -> N
         ask(tmp_path / "run", data, SETTINGS, OwnNetwork())
 
 
-def test_pictures_without_classes_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_images_without_classes_are_refused_at_the_start(tmp_path: Path) -> None:
     some, none = labelled(tmp_path / "some", n=20), labelled(tmp_path / "none", n=20)
     rows = [
         {"file_name": str(path.relative_to(some)), "label": path.parent.name} for path in sorted(some.rglob("*.png"))
     ]
     (some / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[4:]))
-    with pytest.raises(Error, match=r"4 of 20 pictures have no class \(.*png\)"):
+    with pytest.raises(Error, match=r"4 of 20 images have no class \(.*png\)"):
         go(tmp_path / "run", some, SETTINGS)
     for path in none.rglob("*.png"):
         path.rename(none / path.name)
-    with pytest.raises(Error, match="the pictures have none"):
+    with pytest.raises(Error, match="the images have none"):
         go(tmp_path / "run", none, SETTINGS)
 
 
@@ -180,22 +180,22 @@ def test_the_curve_shows_the_accuracy_beside_the_losses(tmp_path: Path) -> None:
     widths = []
     for said in (held, {"loss": 1.0, "accuracy": 0.7}, {"loss": 1.0, "by_noise": [0.5, 0.9]}):
         draw([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4, "held_out": said}], tmp_path / "curve.png")
-        with Image.open(tmp_path / "curve.png") as picture:
-            widths.append(picture.width)
+        with Image.open(tmp_path / "curve.png") as image:
+            widths.append(image.width)
     assert widths[0] > widths[1] == widths[2]
 
 
-def test_a_judge_of_clean_pictures_guides_nobody() -> None:
+def test_a_judge_of_clean_images_guides_nobody() -> None:
     request, names = Request(classifier="runs/judge"), tuple("ab")
     for noisy in (True, False):
         network = ClassifierConfig(classes=2, noisy=noisy)
         other = ModelConfig((3, 8, 8), network, task=Generation(labels=True, drop=0.0, class_names=names))
-        with nullcontext() if noisy else pytest.raises(Error, match="'runs/judge' is a judge of clean pictures"):
+        with nullcontext() if noisy else pytest.raises(Error, match="'runs/judge' is a judge of clean images"):
             check_guides(ModelConfig((3, 8, 8)), request, other, None)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist-judge", "fashion-mnist-classifier"])
-def test_the_recipes_are_of_classifiers_that_fit_their_pictures(name: str) -> None:
+def test_the_recipes_are_of_classifiers_that_fit_their_images(name: str) -> None:
     config = resolve(trees.load(recipe(name)), (1, 28, 28), classes=tuple("0123456789"))
     assert isinstance(config.model.network, ClassifierConfig)
     assert config.model.network.noisy is (name == "fashion-mnist-classifier")

@@ -1,4 +1,4 @@
-"""The loss curve: a running mean that is one, and a picture even of a run with holes in its log."""
+"""The loss curve: a running mean that is one, and an image even of a run with holes in its log."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from kuosan import Error
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from shell import mostly_slow
-from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, differences, go, images, outcome
 
 SETTINGS = {"train.max_steps": 8, "train.evaluate_every": 0}
 
@@ -47,7 +47,7 @@ class Made:
     """A run stopped at step 7 with saves of steps 3, 6 and 7, the whole one beside it, copied for each damage."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, pictures(folder / "pictures.npz")
+        self.folder, self.data = folder, images(folder / "pictures.npz")
         go(folder / "whole", self.data, SETTINGS, network=OwnNetwork())
         go(folder / "part", self.data, SETTINGS, network=OwnNetwork(), report=Stopping(6))
         self.whole = outcome(folder / "whole")

@@ -21,7 +21,7 @@ from kuosan.storage import checkpoint
 from kuosan.train import defaults
 from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
 from kuosan.train.resolve import check_tree, resolve
-from train.made_runs import begin, differences, go, outcome, pictures
+from train.made_runs import begin, differences, go, images, outcome
 from train.old_runs import CASES, SETTINGS, Affine
 
 OLD = Path(__file__).parent / "run-47b8b58.zip"
@@ -224,7 +224,7 @@ def test_a_run_of_any_length_starts_its_discriminator_before_it_ends(steps: int)
 
 
 def test_a_run_that_is_extended_keeps_the_steps_its_shares_were(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "images.npz")
+    data = images(tmp_path / "images.npz")
     said = {"train.warmup": 0.5, "train.max_steps": 6}
     assert go(tmp_path / "run", data, said) == 0
     for more in ({**said, "train.max_steps": 10}, {"train.warmup": 3, "train.max_steps": 12}):
@@ -237,7 +237,7 @@ def test_a_run_that_is_extended_keeps_the_steps_its_shares_were(tmp_path: Path) 
 
 
 def test_a_run_of_no_step_yet_takes_its_shares_of_what_is_asked_for_now(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "images.npz")
+    data = images(tmp_path / "images.npz")
     for steps in (4, 100):
         run = begin(tmp_path / "run", data, {"train.warmup": 0.5, "train.max_steps": steps})
         assert run.config.train.warmup == steps // 2
@@ -254,7 +254,7 @@ def test_a_run_of_47b8b58_goes_on_as_it_would_have(tmp_path: Path, monkeypatch: 
     (tmp_path / "old" / "whole").rename(tmp_path / "whole")
     (tmp_path / "old" / "configurations.json").unlink()
     monkeypatch.chdir(tmp_path)
-    pictures(Path("images.npz"))
+    images(Path("images.npz"))
     then = checkpoint.load(tmp_path / "old")
     kuosan.fit(Affine(), "images.npz", out="old", **SETTINGS)
     now, whole = checkpoint.load(tmp_path / "old"), checkpoint.load(tmp_path / "whole")
@@ -286,7 +286,7 @@ def test_defaults_of_a_newer_kuosan_are_refused() -> None:
 
 
 def test_a_new_run_stopped_and_resumed_by_the_same_words_is_whole(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "images.npz")
+    data = images(tmp_path / "images.npz")
     said = {"train.max_steps": 6, "train.warmup": 0.34, "train.lr_shape": "cosine"}
     go(tmp_path / "whole", data, said)
     run = begin(tmp_path / "parts", data, said)

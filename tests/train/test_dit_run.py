@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_runs import SMALL, Stopping, differences, go, outcome, pictures
+from made_runs import SMALL, Stopping, differences, go, images, outcome
 
 from kuosan import config as trees
 from kuosan.device import ComputeConfig, choose
@@ -27,7 +27,7 @@ def resolved(model: Mapping[str, Any], shape: tuple[int, int, int] = (3, 32, 32)
     return resolve({"model": {**TREE, **model}}, shape, **more)
 
 
-def test_one_word_chooses_it_and_the_rest_follows_from_the_pictures_and_the_size() -> None:
+def test_one_word_chooses_it_and_the_rest_follows_from_the_images_and_the_size() -> None:
     assert resolved({}).model.network == default_dit((3, 32, 32), "small")
     assert resolved({}, (1, 16, 24), size="tiny").model.network == default_dit((1, 16, 24), "tiny")
     deeper = resolved({"network": {"kind": "dit", "depth": 3}}, size="medium").model.network
@@ -40,7 +40,7 @@ def test_one_word_chooses_it_and_the_rest_follows_from_the_pictures_and_the_size
     ("network", "shape", "message"),
     [
         ({"patch": 3}, (3, 32, 32), r"32 x 32 do not fit.*multiples of 3.*another --model.network.patch"),
-        ({"in_channels": 1}, (3, 32, 32), "in_channels = 1, but the pictures have 3"),
+        ({"in_channels": 1}, (3, 32, 32), "in_channels = 1, but the images have 3"),
         ({"classes": 2}, (3, 32, 32), "classes = 2, but 0 classes are trained on"),
         ({"concat_channels": 2}, (3, 32, 32), "concat_channels = 2, but task generation joins 0"),
         ({"multipliers": [1, 2]}, (3, 32, 32), r"multipliers.*kind dit"),
@@ -74,7 +74,7 @@ SETTINGS = {
 def test_a_run_is_resumed_bit_for_bit_and_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in [key for key in SMALL if key.startswith("model.network.")]:
         monkeypatch.delitem(SMALL, key)  # a U-Net's
-    data = pictures(tmp_path / "data.npz")
+    data = images(tmp_path / "data.npz")
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     go(whole, data, SETTINGS)
     go(halved, data, SETTINGS, report=Stopping(3))
@@ -85,4 +85,4 @@ def test_a_run_is_resumed_bit_for_bit_and_sampled(tmp_path: Path, monkeypatch: p
     made = opened.sample(2, seed=5, steps=4)
     assert made.shape == (2, 3, 8, 8) and made.std() > 0.1
     beside = opened.sample(5, seed=5, steps=4)
-    assert (made - beside[:2]).abs().max() < 1e-4  # a picture is a function of its seed
+    assert (made - beside[:2]).abs().max() < 1e-4  # an image is a function of its seed

@@ -1,4 +1,4 @@
-"""The order of the pictures: every epoch each exactly once, whatever the batch, its parts, the processes, and stops."""
+"""The order of the images: every epoch each exactly once, whatever the batch, its parts, the processes, and stops."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.train.batches import Draws
-from train.made_runs import mixed, pictures
+from train.made_runs import images, mixed
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    path = pictures(tmp_path_factory.mktemp("draws") / "pictures.npz", n=23)
-    return open_pictures(DataConfig(str(path), hold_out=0.2, flip=True))
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    path = images(tmp_path_factory.mktemp("draws") / "pictures.npz", n=23)
+    return open_images(DataConfig(str(path), hold_out=0.2, flip=True))
 
 
-def draws(opened: Pictures, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> Draws:
+def draws(opened: Images, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> Draws:
     return Draws(opened, seed, batch, rank, size, retry)
 
 
 @settings(max_examples=25, deadline=None)
 @given(batch=st.integers(1, 60), seed=st.integers(0, 2**40))
-def test_each_epoch_shows_every_picture_exactly_once(opened: Pictures, batch: int, seed: int) -> None:
+def test_each_epoch_shows_every_image_exactly_once(opened: Images, batch: int, seed: int) -> None:
     n = len(opened.train)
     made = draws(opened, batch, seed=seed)
     ids = np.concatenate([made.ids(step) for step in range(-(-4 * n // batch))])
@@ -40,7 +40,7 @@ def test_each_epoch_shows_every_picture_exactly_once(opened: Pictures, batch: in
 
 @settings(max_examples=15, deadline=None)
 @given(batch=st.integers(2, 30), size=st.integers(2, 4), step=st.integers(0, 40))
-def test_the_processes_share_a_steps_rows(opened: Pictures, batch: int, size: int, step: int) -> None:
+def test_the_processes_share_a_steps_rows(opened: Images, batch: int, size: int, step: int) -> None:
     whole = draws(opened, batch).draw(step)
     shares = [draws(opened, batch, rank, size).draw(step) for rank in range(min(size, batch))]
     for rank, share in enumerate(shares):
@@ -51,7 +51,7 @@ def test_the_processes_share_a_steps_rows(opened: Pictures, batch: int, size: in
         assert np.array_equal(share.u, whole.u[rows])
 
 
-def test_starting_anywhere_gives_the_same_steps(opened: Pictures) -> None:
+def test_starting_anywhere_gives_the_same_steps(opened: Images) -> None:
     steps = list(draws(opened, 7).ahead(0, 12))
     for first in (1, 5, 11):
         for step, drawn in enumerate(draws(opened, 7).ahead(first, 12), start=first):
@@ -60,23 +60,23 @@ def test_starting_anywhere_gives_the_same_steps(opened: Pictures) -> None:
     assert list(draws(opened, 7).ahead(4, 4)) == []
 
 
-def test_batches_of_another_size_walk_the_same_order(opened: Pictures) -> None:
+def test_batches_of_another_size_walk_the_same_order(opened: Images) -> None:
     walks = [np.concatenate([draws(opened, batch).ids(step) for step in range(120 // batch)]) for batch in (1, 4, 10)]
     assert all((walk == walks[0]).all() for walk in walks)
 
 
-def test_a_retry_draws_other_noise_for_the_same_pictures(opened: Pictures) -> None:
+def test_a_retry_draws_other_noise_for_the_same_images(opened: Images) -> None:
     first, again = draws(opened, 7).draw(3), draws(opened, 7, retry=1).draw(3)
     assert torch.equal(first.batch.x0, again.batch.x0)
     assert not torch.isclose(first.eps, again.eps).any()
     assert not np.array_equal(first.u, again.u)
 
 
-def test_another_seed_is_another_run(opened: Pictures, tmp_path: Path) -> None:
+def test_another_seed_is_another_run(opened: Images, tmp_path: Path) -> None:
     assert (draws(opened, 20).ids(0) != draws(opened, 20, seed=2).ids(0)).any()
 
 
-def test_levels_and_noise_are_what_they_are_named_for(opened: Pictures) -> None:
+def test_levels_and_noise_are_what_they_are_named_for(opened: Images) -> None:
     """u is uniform, eps standard normal: over 400 steps, to four standard errors."""
     made = [draws(opened, 16).draw(step) for step in range(100)]
     t = torch.from_numpy(np.concatenate([drawn.u for drawn in made]))
@@ -88,18 +88,18 @@ def test_levels_and_noise_are_what_they_are_named_for(opened: Pictures) -> None:
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    """Pictures of five shapes, 1 to 24 of each."""
-    return open_pictures(mixed(tmp_path_factory.mktemp("buckets"), (24, 11, 5, 1, 2)))
+def several(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """Images of five shapes, 1 to 24 of each."""
+    return open_images(mixed(tmp_path_factory.mktemp("buckets"), (24, 11, 5, 1, 2)))
 
 
-def shapes_of(opened: Pictures, ids: np.ndarray) -> set[int]:
+def shapes_of(opened: Images, ids: np.ndarray) -> set[int]:
     return set(opened.buckets.of[ids].tolist())
 
 
 @settings(max_examples=12, deadline=None)
 @given(batch=st.integers(1, 40), seed=st.integers(0, 2**40))
-def test_each_step_is_of_one_bucket_and_each_bucket_has_its_share(several: Pictures, batch: int, seed: int) -> None:
+def test_each_step_is_of_one_bucket_and_each_bucket_has_its_share(several: Images, batch: int, seed: int) -> None:
     """Within less than one batch of the exact share at every step, also of a bucket smaller than a batch."""
     made, n = draws(several, batch, seed=seed), len(several.train)
     counts = several.buckets.counts(several.train)
@@ -114,7 +114,7 @@ def test_each_step_is_of_one_bucket_and_each_bucket_has_its_share(several: Pictu
 
 @settings(max_examples=12, deadline=None)
 @given(batch=st.integers(1, 40), seed=st.integers(0, 2**40))
-def test_all_of_a_bucket_are_seen_once_before_any_is_seen_again(several: Pictures, batch: int, seed: int) -> None:
+def test_all_of_a_bucket_are_seen_once_before_any_is_seen_again(several: Images, batch: int, seed: int) -> None:
     made = draws(several, batch, seed=seed)
     stream = np.concatenate([made.ids(step) for step in range(43 * 4)])
     for bucket in range(len(several.buckets.shapes)):
@@ -126,7 +126,7 @@ def test_all_of_a_bucket_are_seen_once_before_any_is_seen_again(several: Picture
     assert np.bincount(stream, minlength=len(several))[several.train].tolist() == [batch * 4] * 43, "none is dropped"
 
 
-def test_processes_share_the_rows_of_a_step_of_one_bucket(several: Pictures) -> None:
+def test_processes_share_the_rows_of_a_step_of_one_bucket(several: Images) -> None:
     for step in range(12):
         whole = draws(several, 7).draw(step)
         shape = tuple(whole.batch.x0.shape[1:])
@@ -138,7 +138,7 @@ def test_processes_share_the_rows_of_a_step_of_one_bucket(several: Pictures) -> 
             assert torch.equal(share.eps, whole.eps[rank::2])
 
 
-def test_starting_anywhere_gives_the_same_steps_of_buckets(several: Pictures) -> None:
+def test_starting_anywhere_gives_the_same_steps_of_buckets(several: Images) -> None:
     steps = list(draws(several, 6).ahead(0, 60))
     assert len({tuple(drawn.eps.shape) for drawn in steps}) >= 4
     for first in (1, 17, 59):
@@ -147,8 +147,8 @@ def test_starting_anywhere_gives_the_same_steps_of_buckets(several: Pictures) ->
             assert torch.equal(drawn.eps, steps[step].eps)
 
 
-def test_pictures_read_from_disk_are_drawn_as_those_in_memory(several: Pictures) -> None:
-    read = open_pictures(replace(several.config, memory_gib=0.0))
+def test_images_read_from_disk_are_drawn_as_those_in_memory(several: Images) -> None:
+    read = open_images(replace(several.config, memory_gib=0.0))
     assert not read.in_memory and several.in_memory
     for one, other in zip(draws(several, 5).ahead(0, 20), draws(read, 5).ahead(0, 20)):
         assert torch.equal(one.batch.x0, other.batch.x0) and torch.equal(one.eps, other.eps)

@@ -13,7 +13,7 @@ import pytest
 from kuosan import Error, fit, seeds
 from kuosan.storage import checkpoint
 from kuosan.train import saving
-from train.made_runs import SMALL, Stopping, begin, differences, outcome, pictures
+from train.made_runs import SMALL, Stopping, begin, differences, images, outcome
 
 SETTINGS = {**SMALL, "train.max_steps": 8, "train.save_every": 100, "data.memory_gib": 0.0, "data.hold_out": 0.0}
 
@@ -63,7 +63,7 @@ def test_an_item_that_raises_later_costs_no_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("saved_at", [-1, 5], ids=["saved now", "saved before"])
 @pytest.mark.parametrize("error", [ValueError("broken"), OSError(5, "disk"), Error("an image is gone")], ids=str)
 def test_no_error_is_its_own_cause(error: Exception, saved_at: int, tmp_path: Path) -> None:
-    run = begin(tmp_path / "run", pictures(tmp_path / "images.npz"))
+    run = begin(tmp_path / "run", images(tmp_path / "images.npz"))
     run.saved_at, error = saved_at, type(error)(*error.args)  # a note stays on an error
 
     def failing() -> Iterator[Any]:

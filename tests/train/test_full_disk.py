@@ -15,7 +15,7 @@ from kuosan import Error
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import saving
-from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, differences, go, images, outcome
 
 SETTINGS = {"train.max_steps": 10, "train.save_every": 2, "train.evaluate_every": 5, "train.preview_every": 4}
 SETTINGS |= {"train.preview_pictures": 1, "train.preview_steps": 2}
@@ -58,7 +58,7 @@ def refilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: range) -> tu
         real(row, max_steps)
 
     report.step = step  # type: ignore[method-assign]
-    go(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork(), report=report)
+    go(tmp_path / "run", images(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork(), report=report)
     return disk, report
 
 
@@ -103,7 +103,7 @@ def test_a_preview_or_curve_that_cannot_be_written_is_said_and_no_more(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    report, data = Stopping(), pictures(tmp_path / "pictures.npz")
+    report, data = Stopping(), images(tmp_path / "pictures.npz")
     monkeypatch.setattr(monitor, "save_png", full)
     go(tmp_path / "run", data, SETTINGS, network=OwnNetwork(), report=report)
     assert sum("no preview of step" in line for line in report.said) == 3
@@ -131,7 +131,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_really_full_for_a_while_costs_no_bit(tmp_path: Path, small_disk: Path) -> None:
-    report, data, ballast = Stopping(), pictures(tmp_path / "pictures.npz"), small_disk / "ballast"
+    report, data, ballast = Stopping(), images(tmp_path / "pictures.npz"), small_disk / "ballast"
 
     def step(row: dict[str, Any], max_steps: int) -> None:
         if row["step"] == 3:

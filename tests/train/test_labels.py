@@ -17,7 +17,7 @@ from kuosan.models.model import ModelConfig
 from kuosan.storage import checkpoint
 from kuosan.tasks.task import Generation
 from kuosan.train.report import SilentTraining
-from shell import QUICK, picture_folder, refused
+from shell import QUICK, image_folder, refused
 from shell import kuosan as shell
 from train.made_runs import Stopping, ask, begin, differences, go, outcome
 
@@ -26,7 +26,7 @@ LABELS = {"train.max_steps": 8, "model.task.labels": True}
 
 @pytest.fixture
 def classed(tmp_path: Path) -> Path:
-    """An npz of 30 pictures of three classes, one of them rare."""
+    """An npz of 30 images of three classes, one of them rare."""
     path = tmp_path / "classed.npz"
     pixels = seeds.rng(0, "test/classed").integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     np.savez(path, images=pixels, labels=np.array([7] * 15 + [8] * 12 + [10] * 3))
@@ -40,8 +40,8 @@ def test_the_data_give_the_names_and_the_networks_classes(tmp_path, classed):
     assert not ask(tmp_path / "run", classed, {}).config.model.task.labels
 
 
-def test_labels_of_pictures_without_classes_are_refused(tmp_path):
-    folder = picture_folder(tmp_path / "plain")
+def test_labels_of_images_without_classes_are_refused(tmp_path):
+    folder = image_folder(tmp_path / "plain")
     refused(
         "train", folder, "--labels", "--out", tmp_path / "run", *QUICK, naming=["classes are asked for", "own folder"]
     )
@@ -73,7 +73,7 @@ def test_a_labelled_run_stopped_at_any_step_goes_on_bit_for_bit(tmp_path, classe
     assert not differences(outcome(tmp_path / "whole"), outcome(tmp_path / "parts"))
 
 
-def test_each_step_tells_the_network_its_pictures_classes_save_for_the_dropped_ones(tmp_path, classed):
+def test_each_step_tells_the_network_its_images_classes_save_for_the_dropped_ones(tmp_path, classed):
     run = begin(tmp_path / "run", classed, {**LABELS, "model.task.drop": 0.5})
     told: list[Tensor] = []
     network = run.model.network
@@ -118,7 +118,7 @@ class Told(nn.Module):
 
 
 def shades(n: int = 40) -> Any:
-    """Dark and light flat pictures with their classes."""
+    """Dark and light flat images with their classes."""
     label = torch.arange(n) % 2
     x = (0.15 + 0.7 * label)[:, None, None, None].expand(-1, 1, 8, 8).clone()
     return torch.utils.data.TensorDataset(x, label)
@@ -135,10 +135,10 @@ def test_a_network_of_ones_own_is_told_the_label(tmp_path):
 
 
 def test_a_class_is_learned(tmp_path):
-    """Dark and light pictures: after a short training each class has its own shade, and guidance drives them apart."""
+    """Dark and light images: after a short training each class has its own shade, and guidance drives them apart."""
     settings = {"model.network.channels": 32, "model.network.groups": 8, "model.network.multipliers": [1]}
     settings |= {"model.network.attention": ["false"], "model.network.head_channels": 32}
-    # flat pictures show their class at every level but the noisiest: those must count for the class to be needed
+    # flat images show their class at every level but the noisiest: those must count for the class to be needed
     settings |= {"model.schedule.betas": "linear", "weight": "simple", "lr_shape": "constant"}
     run = kuosan.fit(
         None, shades(), tmp_path / "run", report=SilentTraining(), max_steps=120, batch=16, labels=True, lr=3e-3,
@@ -151,10 +151,10 @@ def test_a_class_is_learned(tmp_path):
     assert ModelConfig().task == Generation()
 
 
-def test_the_shell_makes_pictures_of_a_class_and_refuses_an_unknown_one(tmp_path):
+def test_the_shell_makes_images_of_a_class_and_refuses_an_unknown_one(tmp_path):
     folder = tmp_path / "pets"
     for name in ("cat", "dog"):
-        picture_folder(folder / name)
+        image_folder(folder / name)
     run = tmp_path / "run"
     assert shell("train", folder, "--labels", "--out", run, *QUICK).code == 0
     said = shell("sample", run, "-n", 3, "--class", "dog", "--class", "cat", "--guidance", 2, "--steps", 2)

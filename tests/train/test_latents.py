@@ -14,7 +14,7 @@ from PIL import Image
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.data.images import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
@@ -29,9 +29,9 @@ from kuosan.sample.request import Request
 from kuosan.storage import checkpoint
 from kuosan.tasks import Generation, SuperResolution
 from kuosan.train import api, latents
-from kuosan.train.latents import LatentPictures, autoencoder_of
+from kuosan.train.latents import LatentImages, autoencoder_of
 from latent_models import TINY, autoencoder_run
-from train.made_runs import Stopping, begin, differences, go, outcome, pictures
+from train.made_runs import Stopping, begin, differences, go, images, outcome
 
 Settings = dict[str, Any]
 
@@ -59,14 +59,14 @@ def codec_of(out: Path) -> Latents:
 
 
 class Counted:
-    """Counts the pictures that an autoencoder encodes."""
+    """Counts the images that an autoencoder encodes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_after: int | None = None) -> None:
-        self.pictures, self.fail_after, real = 0, fail_after, Autoencoder.encode
+        self.images, self.fail_after, real = 0, fail_after, Autoencoder.encode
 
         def encode(network: Autoencoder, x: torch.Tensor) -> Any:
-            self.pictures += len(x)
-            if self.fail_after is not None and self.pictures > self.fail_after:
+            self.images += len(x)
+            if self.fail_after is not None and self.images > self.fail_after:
                 raise KeyboardInterrupt
             return real(network, x)
 
@@ -76,7 +76,7 @@ class Counted:
 def test_a_latent_run_fills_in_its_network_from_the_latents_and_stores_what_it_measured(
     run: Path, tmp_path: Path
 ) -> None:
-    data, heard = pictures(tmp_path / "pictures.npz", size=16), Stopping()
+    data, heard = images(tmp_path / "pictures.npz", size=16), Stopping()
     assert go(tmp_path / "run", data, settings(run), report=heard) == 0
     model = checkpoint.load_config(tmp_path / "run")["model"]
     assert model["shape"] == [3, 16, 16] and model["network"]["in_channels"] == model["network"]["out_channels"] == 4
@@ -88,16 +88,16 @@ def test_a_latent_run_fills_in_its_network_from_the_latents_and_stores_what_it_m
     assert opened.walk_shape == (4, 8, 8)
     made = pipeline.load(tmp_path / "run").sample(2, steps=2)
     assert made.shape == (2, 3, 16, 16) and made.abs().max() <= 1
-    assert any("encoded in" in text and "the next run of these pictures and this autoencoder saves that" in text
+    assert any("encoded in" in text and "the next run of these images and this autoencoder saves that" in text
                for text in heard.said)  # fmt: skip
 
 
-def test_shift_and_scale_are_those_of_draws_from_the_training_pictures_posteriors(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+def test_shift_and_scale_are_those_of_draws_from_the_training_images_posteriors(run: Path, tmp_path: Path) -> None:
+    data = images(tmp_path / "pictures.npz", size=16)
     seen: list[Any] = []
     go(tmp_path / "run", data, settings(run), seen=seen)
     codec = codec_of(tmp_path / "run")
-    shown = opened_pictures(tmp_path, data, run)
+    shown = opened_images(tmp_path, data, run)
     network = Autoencoder(TINY)
     network.load_state_dict(folder.read(tmp_path / "run" / "codec").tensors)
     with torch.no_grad():
@@ -107,21 +107,21 @@ def test_shift_and_scale_are_those_of_draws_from_the_training_pictures_posterior
     assert np.allclose(codec.scale, variance.rsqrt(), rtol=5e-3)
 
 
-class Shown(LatentPictures):
-    """Latent pictures with what they are of."""
+class Shown(LatentImages):
+    """Latent images with what they are of."""
 
     def whole(self, ids: list[int]) -> torch.Tensor:
         return torch.from_numpy(from_uint8(np.stack([self.pixels(i) for i in ids])))
 
 
-def opened_pictures(tmp_path: Path, data: Path, run: Path, task: Any = None, report: Any = None, **more: Any) -> Shown:
+def opened_images(tmp_path: Path, data: Path, run: Path, task: Any = None, report: Any = None, **more: Any) -> Shown:
     """The latents of a data set, outside of a run."""
     held = autoencoder_of(run)
     compute = choose(ComputeConfig("cpu", "fp32", 1))
     encoding = latents.LatentEncoder.of(folder.build(held.network, held.tensors, ""), held.sha256, compute)
     options = {"hold_out": 0.2, "size": 16, "workers": 0, **more}
     shown = Shown(
-        open_pictures(DataConfig(str(data), **options)),
+        open_images(DataConfig(str(data), **options)),
         encoding,
         tmp_path / "cache",
         task or Generation(),
@@ -135,20 +135,20 @@ def opened_pictures(tmp_path: Path, data: Path, run: Path, task: Any = None, rep
     return shown
 
 
-def test_kept_latents_are_drawn_from_each_pictures_own_posterior(run: Path, tmp_path: Path) -> None:
-    shown = opened_pictures(tmp_path, pictures(tmp_path / "p.npz", size=16), run)
+def test_kept_latents_are_drawn_from_each_images_own_posterior(run: Path, tmp_path: Path) -> None:
+    shown = opened_images(tmp_path, images(tmp_path / "p.npz", size=16), run)
     keys = [(7, "train/augment", 3, row) for row in range(4)]
     batch = shown.batch([3, 0, 3, 9], keys)
     noise = seeds.normal([(7, "train/augment/posterior", 3, row) for row in range(4)], (4, 8, 8))
     wanted = shown.codec.encode(shown.whole([3, 0, 3, 9]), noise)
     assert batch.x0.shape == (4, 4, 8, 8) and batch.latent is None
     assert torch.allclose(batch.x0, wanted, atol=2e-2)  # float16 on the shelf
-    assert not torch.equal(batch.x0[0], batch.x0[2]), "a picture shown twice is two draws"
-    assert torch.equal(shown.batch([5]).x0, shown.batch([5]).x0), "without keys a picture is always the same"
+    assert not torch.equal(batch.x0[0], batch.x0[2]), "an image shown twice is two draws"
+    assert torch.equal(shown.batch([5]).x0, shown.batch([5]).x0), "without keys an image is always the same"
 
 
 def test_mirror_images_have_latents_of_their_own(run: Path, tmp_path: Path) -> None:
-    shown = opened_pictures(tmp_path, pictures(tmp_path / "p.npz", size=16), run, flip=True)
+    shown = opened_images(tmp_path, images(tmp_path / "p.npz", size=16), run, flip=True)
     keys = [(7, "train/augment", 0, row) for row in range(8)]
     mirrored = [bool(seeds.rng(*key).random() < 0.5) for key in keys]
     assert 0 < sum(mirrored) < 8
@@ -157,11 +157,11 @@ def test_mirror_images_have_latents_of_their_own(run: Path, tmp_path: Path) -> N
     assert torch.allclose(shown.batch([2] * 8, keys).x0, shown.codec.encode(x, noise), atol=2e-2)
 
 
-def test_a_task_that_damages_pictures_gets_pixels_and_the_same_latents_beside_them(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+def test_a_task_that_damages_images_gets_pixels_and_the_same_latents_beside_them(run: Path, tmp_path: Path) -> None:
+    data = images(tmp_path / "p.npz", size=16)
     keys = [(7, "train/augment", 3, row) for row in range(2)]
-    both = opened_pictures(tmp_path, data, run, SuperResolution(scale=2)).batch([1, 2], keys)
-    alone = opened_pictures(tmp_path, data, run).batch([1, 2], keys)
+    both = opened_images(tmp_path, data, run, SuperResolution(scale=2)).batch([1, 2], keys)
+    alone = opened_images(tmp_path, data, run).batch([1, 2], keys)
     assert both.x0.shape == (2, 3, 16, 16) and both.latent is not None
     assert torch.equal(both.denoised.x0, alone.x0) and both.denoised.latent is None
 
@@ -170,8 +170,8 @@ def test_windows_that_are_drawn_anew_are_encoded_as_they_are_shown_and_that_is_s
     run: Path, tmp_path: Path, cache: Path
 ) -> None:
     heard = Stopping()
-    data = pictures(tmp_path / "p.npz", size=24)
-    shown = opened_pictures(tmp_path, data, run, report=heard, resize="random_crop")
+    data = images(tmp_path / "p.npz", size=24)
+    shown = opened_images(tmp_path, data, run, report=heard, resize="random_crop")
     assert not cache.exists() and any("random_crop" in text and "nothing is kept" in text for text in heard.said)
     batch = shown.batch([1, 1], [(0, "train/augment", 0, 0), (0, "train/augment", 0, 1)])
     assert batch.x0.shape == (2, 4, 8, 8) and not torch.allclose(batch.x0[0], batch.x0[1], atol=0.1)
@@ -180,14 +180,14 @@ def test_windows_that_are_drawn_anew_are_encoded_as_they_are_shown_and_that_is_s
     assert any("measured on" in text for text in heard.said)
 
 
-def test_a_second_run_of_the_same_pictures_encodes_nothing_and_trains_the_same(
+def test_a_second_run_of_the_same_images_encodes_nothing_and_trains_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, heard = pictures(tmp_path / "pictures.npz", size=16), Stopping()
+    data, heard = images(tmp_path / "pictures.npz", size=16), Stopping()
     go(tmp_path / "one", data, settings(run))
     counted = Counted(monkeypatch)
     go(tmp_path / "two", data, settings(run), report=heard)
-    assert counted.pictures == 0
+    assert counted.images == 0
     assert any("from the cache" in text and "saved" in text for text in heard.said)
     assert not differences(outcome(tmp_path / "one"), outcome(tmp_path / "two"))
 
@@ -197,24 +197,24 @@ def test_a_second_run_of_the_same_pictures_encodes_nothing_and_trains_the_same(
     [{"data.flip": "true"}, {"data.resize": "stretch"}, {"model.codec.run": "another"}, {"data.path": "another"}],
     ids=lambda other: next(iter(other)),
 )
-def test_the_cache_of_other_pictures_settings_or_autoencoders_is_not_used(
+def test_the_cache_of_other_images_settings_or_autoencoders_is_not_used(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Settings
 ) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     go(tmp_path / "one", data, settings(run))
     if "model.codec.run" in other:
         other = {"model.codec.run": str(autoencoder_run(tmp_path / "another", seed=8))}
     if "data.path" in other:
-        data, other = pictures(tmp_path / "more.npz", size=16, seed=1), {}
+        data, other = images(tmp_path / "more.npz", size=16, seed=1), {}
     counted = Counted(monkeypatch)
     go(tmp_path / "two", data, settings(run, **other))
-    assert counted.pictures in (30, 60)
+    assert counted.images in (30, 60)
 
 
 def test_a_run_stopped_at_any_step_goes_on_bit_for_bit_even_without_its_cache_and_its_autoencoders_run(
     run: Path, tmp_path: Path, cache: Path
 ) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=16)
+    data = images(tmp_path / "pictures.npz", size=16)
     go(tmp_path / "whole", data, settings(run))
     for k in (2, 4):
         out = tmp_path / f"at-{k}"
@@ -230,14 +230,14 @@ def test_what_was_encoded_before_a_stop_is_not_encoded_again(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latents, "PART", 8)
-    data = pictures(tmp_path / "pictures.npz", size=16, n=30)
+    data = images(tmp_path / "pictures.npz", size=16, n=30)
     with monkeypatch.context() as patch:
         Counted(patch, fail_after=20)
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "run", data, settings(run))
     counted, heard = Counted(monkeypatch), Stopping()
     assert go(tmp_path / "run", data, settings(run), report=heard) == 0
-    assert counted.pictures == 30 - 16
+    assert counted.images == 30 - 16
     assert any("16 from the cache" in text for text in heard.said)
     assert go(tmp_path / "other", data, settings(run)) == 0
     assert not differences(outcome(tmp_path / "run"), outcome(tmp_path / "other"))
@@ -246,14 +246,14 @@ def test_what_was_encoded_before_a_stop_is_not_encoded_again(
 @pytest.mark.parametrize("name", ["shift", "scale", "weights"])
 def test_what_is_measured_cannot_be_typed(run: Path, tmp_path: Path, name: str) -> None:
     value: Any = "0" * 64 if name == "weights" else [1.0] * 4
-    data = {"path": str(pictures(tmp_path / "p.npz", size=16))}
+    data = {"path": str(images(tmp_path / "p.npz", size=16))}
     tree = {"data": data, "model": {"codec": {"run": str(run), name: value}}}
     with pytest.raises(Error, match=rf"model.codec.{name} is given, but it is .* Leave it out"):
         api.prepare(tmp_path / "run", tree)
 
 
-def test_a_codec_must_be_the_run_of_an_autoencoder_and_take_these_pictures(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+def test_a_codec_must_be_the_run_of_an_autoencoder_and_take_these_images(run: Path, tmp_path: Path) -> None:
+    data = images(tmp_path / "p.npz", size=16)
     go(tmp_path / "pixels", data, {"data.size": 16, "train.max_steps": 1})
     with pytest.raises(Error, match=r"a run of a unet, which makes no latents: train an autoencoder"):
         go(tmp_path / "run", data, settings(tmp_path / "pixels"))
@@ -261,14 +261,14 @@ def test_a_codec_must_be_the_run_of_an_autoencoder_and_take_these_pictures(run: 
         go(tmp_path / "run", data, settings(tmp_path / "nowhere"))
     with pytest.raises(Error, match=r"multiples of 2"):
         go(tmp_path / "run", data, settings(run, **{"data.size": 15}))
-    with pytest.raises(Error, match=r"in_channels = 3, but the pictures' latents have 4"):
+    with pytest.raises(Error, match=r"in_channels = 3, but the images' latents have 4"):
         go(tmp_path / "run", data, settings(run, **{"model.network.in_channels": 3}))
     with pytest.raises(Error, match=r"name the run of an autoencoder"):
         go(tmp_path / "run", data, {"data.size": 16, "model.codec.kind": "latents"})
 
 
 def test_a_run_keeps_to_its_autoencoder(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+    data = images(tmp_path / "p.npz", size=16)
     go(tmp_path / "run", data, settings(run))
     other = autoencoder_run(tmp_path / "another", seed=8)
     with pytest.raises(Error, match=r"model.codec.weights"):
@@ -278,7 +278,7 @@ def test_a_run_keeps_to_its_autoencoder(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_latent_runs_autoencoder_serves_another_run(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+    data = images(tmp_path / "p.npz", size=16)
     go(tmp_path / "one", data, settings(run))
     assert go(tmp_path / "two", data, settings(tmp_path / "one")) == 0
     one, two = codec_of(tmp_path / "one"), codec_of(tmp_path / "two")
@@ -286,7 +286,7 @@ def test_a_latent_runs_autoencoder_serves_another_run(run: Path, tmp_path: Path)
 
 
 def test_a_model_opens_from_a_checkpoint_and_not_without_its_codec(run: Path, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+    data = images(tmp_path / "p.npz", size=16)
     go(tmp_path / "run", data, settings(run))
     newest = checkpoint.latest(tmp_path / "run").path
     assert newest is not None
@@ -312,7 +312,7 @@ def test_a_classifier_of_latents_guides_a_model_of_the_same_and_no_other(run: Pa
     asked = {"n": 2, "steps": 2, "classes": ("a",), "classifier_scale": 5.0}
     guided = model.sample(**asked, classifier=str(tmp_path / "judge"))
     assert not torch.equal(guided, model.sample(n=2, steps=2))
-    with pytest.raises(Error, match=r"sees pictures themselves, and this model an autoencoder's latents"):
+    with pytest.raises(Error, match=r"sees images themselves, and this model an autoencoder's latents"):
         model.sample(**asked, classifier=str(tmp_path / "pixels"))
     with pytest.raises(Error, match=r"leave --codec out"):
         go(tmp_path / "clean", data, settings(run, **judge, **{"model.network.noisy": "false"}))
@@ -325,7 +325,7 @@ def test_a_classifier_of_latents_guides_a_model_of_the_same_and_no_other(run: Pa
     ids=["super_resolution", "inpainting"],
 )  # fmt: skip
 def test_tasks_that_restore_train_and_restore_on_latents(run: Path, tmp_path: Path, task: Settings) -> None:
-    data = pictures(tmp_path / "p.npz", size=16)
+    data = images(tmp_path / "p.npz", size=16)
     more = {"train.preview_every": 6, "train.preview_pictures": 2, "train.preview_steps": 2}
     assert go(tmp_path / "run", data, settings(run, **task, **more)) == 0
     network = checkpoint.load_config(tmp_path / "run")["model"]["network"]
@@ -358,13 +358,13 @@ def test_buckets_of_several_shapes_have_a_shelf_each(run: Path, tmp_path: Path, 
 
 
 def test_a_dry_run_writes_nothing(run: Path, tmp_path: Path, cache: Path) -> None:
-    made = begin(tmp_path / "run", pictures(tmp_path / "p.npz", size=16), settings(run), dry=True)
+    made = begin(tmp_path / "run", images(tmp_path / "p.npz", size=16), settings(run), dry=True)
     assert made.draws.draw(0).batch.x0.shape == (5, 4, 8, 8)
     assert not cache.exists() and not (tmp_path / "run").exists()
 
 
-def test_requests_of_latents_keep_a_pictures_bits_whatever_stands_beside_it(run: Path, tmp_path: Path) -> None:
-    go(tmp_path / "run", pictures(tmp_path / "p.npz", size=16), settings(run))
+def test_requests_of_latents_keep_a_images_bits_whatever_stands_beside_it(run: Path, tmp_path: Path) -> None:
+    go(tmp_path / "run", images(tmp_path / "p.npz", size=16), settings(run))
     model = pipeline.load(tmp_path / "run").model
     whole = sample(model, Request(9, steps=2, exact=True))
     for i in (2, 8):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.seeds import rng
 from kuosan.storage import checkpoint, manifest
 from shell import QUICK, kuosan, refused
@@ -55,7 +55,7 @@ def make_older(run: Path) -> None:
 
 def test_a_run_begun_by_an_older_version_goes_on_with_what_it_understood(tmp_path: Path) -> None:
     data, run = pets(tmp_path / "pets"), tmp_path / "run"
-    first = open_pictures(DataConfig(path=str(data), size=8, channels="rgb", layout=1, split_version=1))
+    first = open_images(DataConfig(path=str(data), size=8, channels="rgb", layout=1, split_version=1))
     assert first.fingerprint == FIRST_FINGERPRINT
     assert first.classes == ("test", "train") and first.captions is not None
     assert [text for text in first.captions if text] == ["a row"]
@@ -85,6 +85,6 @@ def test_a_run_inside_its_own_data_learns_from_nothing_it_wrote(
     assert list(run.rglob("*.png"))  # previews lie below the data
     assert kuosan("sample", run, "-n", 2, "--steps", 1, "--out", "made").code == 0
     again = kuosan(*words, *quick(max_steps=4, preview_every=2))
-    assert again.code == 0 and "8 pictures used" in again.out, again
+    assert again.code == 0 and "8 images used" in again.out, again
     assert "written by kuosan" in again.out
-    assert len(open_pictures(DataConfig(path="."))) == 8
+    assert len(open_images(DataConfig(path="."))) == 8

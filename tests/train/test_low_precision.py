@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.made_runs import go, outcome, pictures
+from train.made_runs import go, images, outcome
 
 SETTINGS = {
     "train.max_steps": 400,
@@ -21,7 +21,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 def test_the_smoothed_loss_in_bf16_is_within_two_percent_of_fp32(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz", n=64)
+    data = images(tmp_path / "pictures.npz", n=64)
     smoothed = []
     for precision in ("fp32", "bf16"):
         go(tmp_path / precision, data, SETTINGS | {"compute.precision": precision})

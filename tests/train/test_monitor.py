@@ -1,4 +1,4 @@
-"""Held-out losses: training's own weight over all levels, and pictures from everywhere in the held-out part."""
+"""Held-out losses: training's own weight over all levels, and images from everywhere in the held-out part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Constant(torch.nn.Module):
 
 
 class Held:
-    """Held-out pictures whose brightness is their number, and a record of which were asked for."""
+    """Held-out images whose brightness is their number, and a record of which were asked for."""
 
     shape = (1, 4, 4)
     held_out = np.arange(200)
@@ -45,7 +45,7 @@ class Held:
 
 
 class Captioned(Held):
-    """Held-out pictures of which every third alone has a caption, and no other is trained on."""
+    """Held-out images of which every third alone has a caption, and no other is trained on."""
 
     train = np.arange(0)
     captions = tuple(f"number ({i})" if i % 3 == 0 else None for i in range(200))
@@ -54,16 +54,16 @@ class Captioned(Held):
         return self
 
 
-def test_a_preview_is_told_the_captions_of_the_pictures_it_shows(tmp_path):
-    watch = replace(monitor(tmp_path, "simple"), pictures=Captioned(), texts=object())
+def test_a_preview_is_told_the_captions_of_the_images_it_shows(tmp_path):
+    watch = replace(monitor(tmp_path, "simple"), images=Captioned(), texts=object())
     shown = [int(i) for i in watch._shown(5)]
     assert len(shown) == 5 and all(i % 3 == 0 for i in shown)
     assert watch._prompts(5) == tuple(rf"number \({i}\)" for i in shown)
 
 
-def monitor(tmp_path, weight: str, pictures: int = 200):
+def monitor(tmp_path, weight: str, images: int = 200):
     config = ModelConfig((1, 4, 4), OwnNetwork(name="Constant"), prediction="x0")
-    train = TrainConfig(weight=weight, evaluate_pictures=pictures)
+    train = TrainConfig(weight=weight, evaluate_images=images)
     objective = Diffusion(config, train, choose(ComputeConfig("cpu", "fp32")))
     return Monitor(tmp_path, Model(config, Constant()), Held(), train, objective)
 
@@ -84,17 +84,17 @@ def test_the_held_out_loss_has_the_weight_of_training(tmp_path, weight):
     assert held["loss"] == pytest.approx(float(torch.cat(seen).double().mean()), rel=1e-6)
 
 
-def test_a_part_of_the_held_out_pictures_is_drawn_from_all_of_them(tmp_path):
-    watch = monitor(tmp_path, "simple", pictures=40)
+def test_a_part_of_the_held_out_images_is_drawn_from_all_of_them(tmp_path):
+    watch = monitor(tmp_path, "simple", images=40)
     watch.held_out(watch.model.network.state_dict())
-    first = watch.pictures.asked
+    first = watch.images.asked
     assert len(set(first)) == 40 and max(first) > 150
-    again = replace(watch, pictures=Held())
+    again = replace(watch, images=Held())
     again.held_out(again.model.network.state_dict())
-    assert again.pictures.asked == first
+    assert again.images.asked == first
 
 
-def test_without_held_out_pictures_there_is_no_loss(tmp_path):
+def test_without_held_out_images_there_is_no_loss(tmp_path):
     watch = monitor(tmp_path, "simple")
-    watch.pictures = SimpleNamespace(held_out=np.array([], dtype=int))
+    watch.images = SimpleNamespace(held_out=np.array([], dtype=int))
     assert watch.held_out({}) is None

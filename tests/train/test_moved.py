@@ -13,7 +13,7 @@ import pytest
 from kuosan import Error
 from kuosan.storage import checkpoint
 from kuosan.storage.files import Lock
-from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, differences, go, images, outcome
 
 SETTINGS = {"train.max_steps": 8, "train.evaluate_every": 0, "train.preview_every": 0}
 
@@ -34,7 +34,7 @@ class Acting(Stopping):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("moved")
-    go(folder / "whole", pictures(folder / "pictures.npz"), SETTINGS, network=OwnNetwork())
+    go(folder / "whole", images(folder / "pictures.npz"), SETTINGS, network=OwnNetwork())
     return folder
 
 

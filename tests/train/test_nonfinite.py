@@ -16,7 +16,7 @@ from kuosan.storage.log import Log
 from kuosan.train import api, loop, saving
 from kuosan.train.batches import Draws
 from kuosan.train.run import Run
-from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, images, outcome
 
 SETTINGS = {"train.max_steps": 9, "train.evaluate_every": 0, "train.bad_steps": 2, "train.save_every": 3}
 BAD = (math.nan, math.inf, -math.inf)
@@ -75,7 +75,7 @@ def test_a_bad_step_is_skipped_and_leaves_every_bit(
 ) -> None:
     report = Stopping()
     network = OwnNetwork()
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     run = begin(tmp_path / "run", data, SETTINGS, network=network, report=report)
 
     def spoil(step: int, drawn: Any) -> float | None:
@@ -103,7 +103,7 @@ def test_too_many_bad_steps_return_to_the_last_good_save_with_other_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, noises = Stopping(), list[tuple[int, int, str]]()
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, report=report, network=OwnNetwork())
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), SETTINGS, report=report, network=OwnNetwork())
 
     def spoil(step: int, drawn: Any) -> float | None:
         if step >= 0:
@@ -117,7 +117,7 @@ def test_too_many_bad_steps_return_to_the_last_good_save_with_other_noise(
         *[(step, 1) for step in range(3, 9)],
     ]
     by_retry = {(step, retry): noise for step, retry, noise in noises}
-    assert by_retry[3, 0] != by_retry[3, 1], "the same pictures, other noise"
+    assert by_retry[3, 0] != by_retry[3, 1], "the same images, other noise"
     assert any("back to the save of step 3, with other noise" in line for line in report.said), report.said
     assert outcome(tmp_path / "run")["state"]["retry"] == 1
     assert outcome(tmp_path / "run")["state"]["skipped"] == 2
@@ -126,7 +126,7 @@ def test_too_many_bad_steps_return_to_the_last_good_save_with_other_noise(
 def test_a_spoiled_weight_is_caught_the_same_step_and_never_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork())
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork())
 
     def spoil(step: int, drawn: Any) -> float | None:
         if step == 4 and run.state.retry == 0:
@@ -159,7 +159,7 @@ def test_a_signal_amid_bad_steps_does_not_move_where_they_return_to(
         return losses * math.nan if run.state.step in (5, 6, 7) and run.state.retry == 0 else losses
 
     monkeypatch.setattr(loop, "backward", spoiled)
-    data, settings = pictures(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 3}
+    data, settings = images(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 3}
     go(tmp_path / "whole", data, settings, network=OwnNetwork())
     for at in (3, 5):
         assert go(tmp_path / "stopped", data, settings, network=OwnNetwork(), report=Stopping(at))
@@ -172,7 +172,7 @@ def test_three_returns_without_progress_are_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = Stopping()
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, report=report, network=OwnNetwork())
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), SETTINGS, report=report, network=OwnNetwork())
     backward = loop.backward
 
     def spoiled(run: Run, drawn: Any) -> torch.Tensor:
@@ -188,7 +188,7 @@ def test_three_returns_without_progress_are_an_error_that_says_what_to_do(
 
 
 def test_no_save_is_due_while_steps_are_bad(tmp_path: Path) -> None:
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork())
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), SETTINGS, network=OwnNetwork())
     run.state.step, run.state.bad = 3, 1
     assert not saving.is_due(run)
     run.state.step, run.state.bad = 4, 0
@@ -216,7 +216,7 @@ def test_a_data_error_after_a_return_goes_on_there_and_not_from_the_save_that_wa
 
     monkeypatch.setattr(loop, "backward", spoiled)
     monkeypatch.setattr(Draws, "ahead", broken)
-    data, settings = pictures(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 1, "train.save_every": 4}
+    data, settings = images(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 1, "train.save_every": 4}
     go(tmp_path / "whole", data, settings, network=OwnNetwork())
     assert go(tmp_path / "run", data, settings, network=OwnNetwork(), report=Stopping(6))
     assert checkpoint.load(tmp_path / "run").step == 7

@@ -25,7 +25,7 @@ from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion
 from kuosan.train.state import EMA, FlatParameters, State
 from shell import mostly_slow
-from train.made_runs import OwnNetwork, Stopping, begin, differences, go, mixed, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, begin, differences, go, images, mixed, outcome
 from train.test_autoencoding import SETTINGS as AUTOENCODER
 from train.test_classifier_training import labelled
 
@@ -109,7 +109,7 @@ class Bench:
             mixed(folder / "data")
             self.data = folder / "data"
         else:
-            self.data = labelled(folder / "data", 24) if trainer == "classifier" else pictures(folder / "images.npz")
+            self.data = labelled(folder / "data", 24) if trainer == "classifier" else images(folder / "images.npz")
         batch = int(self.settings["train.batch"])
         self.micro = int(self.settings.get("train.micro_batch", batch))
 
@@ -172,7 +172,7 @@ def test_other_errors_are_not_taken_for_it(error: BaseException) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "images.npz")
+    return images(tmp_path / "images.npz")
 
 
 def halvings(out: Path) -> list[tuple[str, int, int]]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import kuosan
 from kuosan import Error
-from kuosan.sample.generate import picture_noise
+from kuosan.sample.generate import image_noise
 from kuosan.train.report import SilentTraining
 
 SETTINGS = {"max_steps": 2, "batch": 4, "warmup": 1, "preview_every": 1, "preview_pictures": 1, "preview_steps": 2}
-PICTURES = torch.utils.data.TensorDataset(torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+IMAGES = torch.utils.data.TensorDataset(torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
 class Small(nn.Module):
@@ -53,7 +53,7 @@ class Telling(Small):
 
 def fit(network: nn.Module, out: Path, **more: Any) -> Path:
     return kuosan.fit(
-        network, PICTURES, out, report=SilentTraining(), **{**SETTINGS, "evaluate_every": 1, "hold_out": 0.5, **more}
+        network, IMAGES, out, report=SilentTraining(), **{**SETTINGS, "evaluate_every": 1, "hold_out": 0.5, **more}
     )
 
 
@@ -106,7 +106,7 @@ def test_a_size_of_the_unet_is_refused_beside_ones_own_network(tmp_path: Path) -
         fit(Small(), tmp_path / "run", size=16)
 
 
-def test_what_becomes_of_the_pictures_is_said_from_python_too(tmp_path: Path) -> None:
+def test_what_becomes_of_the_images_is_said_from_python_too(tmp_path: Path) -> None:
     class Heard(SilentTraining):
         said: list[str] = []  # noqa: RUF012
 
@@ -207,7 +207,7 @@ def test_a_walk_by_hand_with_a_seed_is_the_runs_own(tmp_path: Path) -> None:
     schedule, network = model.model.config.schedule, model.model.network
     denoise = kuosan.clamp(kuosan.denoiser(network, "epsilon"))
     with torch.no_grad():
-        start = picture_noise([7, 8, 9], (1, 8, 8))
+        start = image_noise([7, 8, 9], (1, 8, 8))
         *_, last = kuosan.SAMPLERS["ddpm"](denoise, start, schedule.grid(6), seed=7)
     torch.testing.assert_close(last.x, made)
 

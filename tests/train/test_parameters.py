@@ -13,7 +13,7 @@ from kuosan.storage import checkpoint
 from kuosan.train import saving
 from kuosan.train.config import TrainConfig
 from kuosan.train.state import FlatParameters, adamw, learning_rate
-from train.made_runs import OwnNetwork, begin, go, pictures
+from train.made_runs import OwnNetwork, begin, go, images
 
 
 def test_names_values_and_layouts_stay() -> None:
@@ -78,7 +78,7 @@ def test_frozen_parameters_stay_as_they_are(tmp_path: Path) -> None:
     network = OwnNetwork()
     network.inward.requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    go(tmp_path / "run", pictures(tmp_path / "pictures.npz"), {"train.max_steps": 3}, network=network)
+    go(tmp_path / "run", images(tmp_path / "pictures.npz"), {"train.max_steps": 3}, network=network)
     saved = checkpoint.load(tmp_path / "run")
     assert torch.equal(saved.network["inward.weight"], before["inward.weight"])
     assert torch.equal(saved.ema["inward.weight"], before["inward.weight"])
@@ -101,7 +101,7 @@ class Nothing(nn.Module):
     ],
 )
 def test_networks_that_cannot_be_trained_are_refused(network: nn.Module, words: str, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     for _ in range(2):  # the lock is let go: the second time says the same
         with pytest.raises(Error, match=words):
             begin(tmp_path / "run", data, network=network)
@@ -122,7 +122,7 @@ def test_the_learning_rate_warms_up_and_then_has_its_shape(shape: str) -> None:
 def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
     from kuosan.train import loop
 
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), {"train.clip": 0.5}, network=OwnNetwork())
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), {"train.clip": 0.5}, network=OwnNetwork())
     flat, seen = run.state.parameters, list[float]()
     real = run.state.optimizer.step
     run.state.optimizer.step = lambda: (seen.append(float(flat.grad_norm())), real())[1]  # type: ignore[method-assign]
@@ -137,7 +137,7 @@ def test_the_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:
 def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     from kuosan.train.loop import backward
 
-    data, grads = pictures(tmp_path / "pictures.npz"), []
+    data, grads = images(tmp_path / "pictures.npz"), []
     for part in (0, 1, 2, 3, 5):
         settings = {"train.micro_batch": part, "train.batch": 7}
         run = begin(tmp_path / f"run-{part}", data, settings)

@@ -1,4 +1,4 @@
-"""Two processes are the run of one: the same pictures, losses to rounding, saves for either."""
+"""Two processes are the run of one: the same images, losses to rounding, saves for either."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch.distributed.distributed_c10d import _get_object_coll_device
 import warm_processes
 from kuosan.train.distributed import World, join
 from latent_models import autoencoder_run
-from train.made_runs import Stopping, go, outcome, pictures
+from train.made_runs import Stopping, go, images, outcome
 
 SETTINGS = {"train.max_steps": 12, "train.batch": 6, "train.evaluate_every": 6}
 
@@ -49,9 +49,9 @@ def launch(out: Path, data: Path, torchrun: bool = False, **settings: Any) -> li
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures, and their run in one process."""
+    """A folder with images, and their run in one process."""
     folder = tmp_path_factory.mktemp("processes")
-    go(folder / "one", pictures(folder / "pictures.npz"), SETTINGS)
+    go(folder / "one", images(folder / "pictures.npz"), SETTINGS)
     return folder
 
 
@@ -59,7 +59,7 @@ def losses(out: Path) -> list[float]:
     return [row["loss"] for row in outcome(out)["rows"]]
 
 
-def test_two_processes_see_the_same_pictures_and_have_the_same_losses_as_one(made: Path) -> None:
+def test_two_processes_see_the_same_images_and_have_the_same_losses_as_one(made: Path) -> None:
     ranks = launch(made / "two", made / "pictures.npz", torchrun=True)
     seen: list[Any] = []
     go(made / "again", made / "pictures.npz", SETTINGS, seen=seen)
@@ -105,10 +105,10 @@ def test_an_error_of_the_first_process_ends_both_at_once(made: Path) -> None:
     assert all("train.lr: the run has 0.001, now 0.5" in rank["error"] for rank in ranks)
 
 
-def test_processes_with_different_pictures_are_refused(made: Path) -> None:
-    other = pictures(made / "other.npz", seed=9)
+def test_processes_with_different_images_are_refused(made: Path) -> None:
+    other = images(made / "other.npz", seed=9)
     ranks = launch(made / "differ", made / "pictures.npz", data1=other)
-    assert all("process 1 sees other pictures" in rank["error"] for rank in ranks)
+    assert all("process 1 sees other images" in rank["error"] for rank in ranks)
     assert not (made / "differ" / "config.yaml").exists()
 
 

@@ -20,17 +20,17 @@ from kuosan.train.distributed import World
 from kuosan.train.report import SilentTraining
 from kuosan.train.resolve import check_tree, resolve
 from kuosan.train.setup import _check_processes
-from train.made_runs import OwnNetwork, Stopping, ask, begin, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, ask, begin, differences, go, images, outcome
 
 SETTINGS = {"train.max_steps": 4, "train.evaluate_every": 0}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures, others, and a finished run of the U-Net on the first."""
+    """A folder with images, others, and a finished run of the U-Net on the first."""
     folder = tmp_path_factory.mktemp("refusals")
-    pictures(folder / "pictures.npz")
-    pictures(folder / "others.npz", seed=1)
+    images(folder / "pictures.npz")
+    images(folder / "others.npz", seed=1)
     go(folder / "run", folder / "pictures.npz", SETTINGS)
     return folder
 
@@ -62,18 +62,18 @@ def test_fewer_steps_than_were_taken_are_refused(made: Path) -> None:
     assert "train.max_steps = 3, but" in refused(made, {"train.max_steps": 3})
 
 
-def test_other_pictures_are_refused_and_can_be_accepted(made: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused_and_can_be_accepted(made: Path, tmp_path: Path) -> None:
     text = refused(made, data="others.npz")
     assert "not the ones this run was trained on" in text
     assert "--accept-new-data" in text and "--init" in text
     go(tmp_path / "run", made / "pictures.npz", SETTINGS)
     report, more = Stopping(), {"train.max_steps": 6, "train.evaluate_every": 0}
     go(tmp_path / "run", made / "others.npz", more, accept_new_data=True, report=report)
-    assert any("going on with other pictures" in line for line in report.said)
+    assert any("going on with other images" in line for line in report.said)
     begin(tmp_path / "run", made / "others.npz", more).lock.release()  # type: ignore[union-attr]
 
 
-def test_the_same_pictures_elsewhere_are_the_same(made: Path, tmp_path: Path) -> None:
+def test_the_same_images_elsewhere_are_the_same(made: Path, tmp_path: Path) -> None:
     report = Stopping()
     copy = tmp_path / "moved.npz"
     copy.write_bytes((made / "pictures.npz").read_bytes())
@@ -179,10 +179,10 @@ def test_other_circumstances_are_said(made: Path, tmp_path: Path) -> None:
 def test_a_batch_smaller_than_the_processes_is_refused(made: Path) -> None:
     asked = ask(made / "none", made / "pictures.npz", SETTINGS)
     with pytest.raises(Error, match=r"train\.batch = 5 is fewer than the 6 processes"):
-        _check_processes(World(0, 6), asked.config, asked.pictures)
+        _check_processes(World(0, 6), asked.config, asked.images)
 
 
-def test_what_needs_no_pictures_is_refused_before_they_are_read() -> None:
+def test_what_needs_no_images_is_refused_before_they_are_read() -> None:
     for tree, words in (
         ({"train": {"lr": -1.0}}, r"train\.lr"),
         ({"train": {"preview_steps": 2000}}, "previews cannot be sampled"),
@@ -191,12 +191,12 @@ def test_what_needs_no_pictures_is_refused_before_they_are_read() -> None:
         with pytest.raises(Error, match=words):
             check_tree(tree)
     grey = {"multipliers": [1, 2], "attention": [False, True], "in_channels": 1, "out_channels": 1}
-    check_tree({"model": {"network": grey}})  # whether it fits is known with the pictures
+    check_tree({"model": {"network": grey}})  # whether it fits is known with the images
     resolve({"model": {"network": grey}}, (1, 32, 32))
 
 
 def test_a_run_of_no_step_begins_anew_with_other_settings(tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     run = begin(tmp_path / "run", data, SETTINGS)  # as a start that fails after the save of step 0
     saving.save(run, must=True)
     saving.close(run)
@@ -208,6 +208,6 @@ def test_a_run_of_no_step_begins_anew_with_other_settings(tmp_path: Path) -> Non
     assert "\\n" not in escaped(str(refusal.value))  # its lines reach the terminal as lines
 
 
-def test_fit_without_pictures_says_so() -> None:
-    with pytest.raises(Error, match="no pictures given"):
+def test_fit_without_images_says_so() -> None:
+    with pytest.raises(Error, match="no images given"):
         api.fit()

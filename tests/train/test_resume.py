@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
+from train.made_runs import OwnNetwork, Stopping, differences, go, images, outcome
 
 KINDS: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -33,7 +33,7 @@ def network_of(kind: str) -> torch.nn.Module | None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
-    data = pictures(tmp_path / "pictures.npz", size=24)
+    data = images(tmp_path / "pictures.npz", size=24)
     n = 12
     settings = {"data.size": 8, **KINDS[kind], "train.max_steps": n}
     seen: list[Any] = []
@@ -47,13 +47,13 @@ def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(kind: str, tmp_path: Path
         taken = outcome(out)["step"]
         assert k <= taken <= k + 1, "it stops at once, or after the step in progress"
         assert go(out, data, settings, network=network_of(kind), seen=again) == 0
-        assert again == seen, "pictures, levels and noise in the same order"
+        assert again == seen, "images, levels and noise in the same order"
         assert not differences(outcome(out), whole), f"stopped at {k}"
 
 
 @pytest.mark.slow
 def test_a_longer_run_goes_on_bit_for_bit_from_each_of_24_steps(tmp_path: Path) -> None:
-    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 24}
+    data, settings = images(tmp_path / "pictures.npz"), {"train.max_steps": 24}
     go(tmp_path / "whole", data, settings)
     for k in range(24):
         assert go(tmp_path / f"at-{k}", data, settings, report=Stopping(k)) or k == 0
@@ -62,7 +62,7 @@ def test_a_longer_run_goes_on_bit_for_bit_from_each_of_24_steps(tmp_path: Path) 
 
 
 def test_five_resumes_in_a_row_leave_no_trace(tmp_path: Path) -> None:
-    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 14}
+    data, settings = images(tmp_path / "pictures.npz"), {"train.max_steps": 14}
     go(tmp_path / "whole", data, settings)
     for k in (1, 3, 6, 9, 12):
         assert go(tmp_path / "five", data, settings, report=Stopping(k))
@@ -73,7 +73,7 @@ def test_five_resumes_in_a_row_leave_no_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["constant", "inverse_sqrt", "cosine"])
 def test_a_run_in_two_halves_is_the_run_in_one(shape: str, tmp_path: Path) -> None:
     """Made longer on the way where the rate asks for no end; of a cosine, with its end named from the start."""
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     settings = {"train.max_steps": 10, "train.evaluate_every": 5, "train.lr_shape": shape}
     go(tmp_path / "whole", data, settings)
     report = Stopping()
@@ -91,7 +91,7 @@ def test_a_run_in_two_halves_is_the_run_in_one(shape: str, tmp_path: Path) -> No
 
 def test_a_cosine_that_is_made_longer_says_so_and_takes_the_longer_ones_rates(tmp_path: Path) -> None:
     """As docs/training.md promises of the usual rate: a jump at the step where it goes on, and that is said."""
-    data, report = pictures(tmp_path / "pictures.npz"), Stopping()
+    data, report = images(tmp_path / "pictures.npz"), Stopping()
     go(tmp_path / "whole", data, {"train.max_steps": 8})
     go(tmp_path / "longer", data, {"train.max_steps": 6})
     go(tmp_path / "longer", data, {"train.max_steps": 8}, report=report)
@@ -107,7 +107,7 @@ def test_a_cosine_that_is_made_longer_says_so_and_takes_the_longer_ones_rates(tm
 def test_training_leaves_torchs_own_generator_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    data = pictures(tmp_path / "pictures.npz")
+    data = images(tmp_path / "pictures.npz")
     go(tmp_path / "run", data, {"train.max_steps": 3, "model.network.dropout": 0.5})
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -118,7 +118,7 @@ def test_dropout_is_drawn_anew_each_step_part_and_seed_and_the_same_again(tmp_pa
     from kuosan.train.loop import key_layers
     from train.made_runs import begin
 
-    run = begin(tmp_path / "run", pictures(tmp_path / "pictures.npz"), {"train.max_steps": 3})
+    run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), {"train.max_steps": 3})
 
     def drawn(step: int, part: int, retry: int) -> float:
         run.state.step, run.draws.retry = step, retry
@@ -138,7 +138,7 @@ def test_the_estimate_before_a_run_leaves_no_trace(tmp_path: Path) -> None:
     from kuosan.train.estimate import measure
     from train.made_runs import begin
 
-    data, settings = pictures(tmp_path / "pictures.npz"), {"train.max_steps": 4}
+    data, settings = images(tmp_path / "pictures.npz"), {"train.max_steps": 4}
     go(tmp_path / "plain", data, settings, network=OwnNetwork())
     run = begin(tmp_path / "measured", data, settings, network=OwnNetwork())
     assert measure(run).seconds > 0

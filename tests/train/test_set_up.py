@@ -17,7 +17,7 @@ from kuosan.storage.files import Lock
 from kuosan.train import defaults
 from latent_models import autoencoder_run
 from shell import mostly_slow, tree
-from train.made_runs import Stopping, begin, differences, go, outcome, pictures
+from train.made_runs import Stopping, begin, differences, go, images, outcome
 from train.test_damage import WAYS
 
 OF_A_CODEC = ("config.yaml", "ema.safetensors", "manifest.json")
@@ -28,7 +28,7 @@ class Latents:
     """A latent run of two steps, whole, and copies of it and of its autoencoder to spoil."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, pictures(folder / "pictures.npz", size=16)
+        self.folder, self.data = folder, images(folder / "pictures.npz", size=16)
         self.source = autoencoder_run(folder / "autoencoder")
         self.settings: dict[str, Any] = {"model.codec.run": str(self.source), "train.max_steps": 2, "data.size": 16}
         self.settings |= {"data.cache": str(folder / "cache"), "train.save_every": 1, "train.evaluate_every": 0}
@@ -142,7 +142,7 @@ def test_a_configuration_written_by_hand_is_kept_beside(made: Latents, tmp_path:
     "text", ["data:\n  flip: false\n", "train: {lr: 0.001}  # mine\n", "model:\n  prediction: v\n"]
 )
 def test_a_run_begun_where_a_configuration_was_written_by_hand_has_todays_versions(tmp_path: Path, text: str) -> None:
-    data, out = pictures(tmp_path / "images.npz"), tmp_path / "run"
+    data, out = images(tmp_path / "images.npz"), tmp_path / "run"
     out.mkdir()
     (out / "config.yaml").write_text(text)
     go(out, data, {"train.max_steps": 1})

@@ -18,7 +18,7 @@ from kuosan.storage import checkpoint
 from kuosan.storage.files import Lock
 from kuosan.train.saving import SIGNALS, Stop
 from shell import mostly_slow
-from train.made_runs import SMALL, differences, outcome, pictures
+from train.made_runs import SMALL, differences, images, outcome
 
 STEPS = 60
 
@@ -71,7 +71,7 @@ def rows(out: Path) -> int:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("signals")
-    words = [sys.executable, "-m", "kuosan.cli.main", *command(folder / "whole", pictures(folder / "pictures.npz"))]
+    words = [sys.executable, "-m", "kuosan.cli.main", *command(folder / "whole", images(folder / "pictures.npz"))]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stdout

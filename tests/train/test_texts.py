@@ -1,4 +1,4 @@
-"""Training from captions, end to end through the shell, on pictures of 8 pixels."""
+"""Training from captions, end to end through the shell, on images of 8 pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from kuosan import load
 from kuosan.data.config import DataConfig
-from kuosan.data.dataset import open_pictures
+from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from kuosan.networks.config import ByteText
 from kuosan.storage import checkpoint
@@ -81,7 +81,7 @@ def test_missing_captions_are_refused_with_their_count(tmp_path: Path, lacking: 
     folder = _folder(tmp_path / "squares", lacking)
     said = kuosan("train", folder, "--out", tmp_path / "run", *QUICK, *TEXT)
     assert said.code == 2
-    wanted = "has no captions" if lacking == 40 else "20 of 40 pictures"
+    wanted = "has no captions" if lacking == 40 else "20 of 40 images"
     assert wanted in said.err
     assert not (tmp_path / "run").exists()
     if lacking == 20:
@@ -110,10 +110,10 @@ def test_settings_of_text_without_sense_are_refused(tmp_path: Path, options: lis
 
 
 def test_the_longest_caption_decides_how_many_pieces_are_read(tmp_path: Path) -> None:
-    pictures = open_pictures(DataConfig(path=str(_folder(tmp_path / "squares"))))
-    tree = settled(ByteText(), pictures, "refuse", None)
+    images = open_images(DataConfig(path=str(_folder(tmp_path / "squares"))))
+    tree = settled(ByteText(), images, "refuse", None)
     assert tree is not None
     assert tree["length"] == 8
-    assert captions(pictures)[0].endswith(" square")
+    assert captions(images)[0].endswith(" square")
     with pytest.raises(Error, match="words and marks"):
-        settled(ByteText(length=2), pictures, "refuse", None)
+        settled(ByteText(length=2), images, "refuse", None)

@@ -18,7 +18,7 @@ from train.made_runs import Stopping, go
 
 
 def main(place: str, images: str, *words: str) -> None:
-    """Train as the shell does, with the rank's own pictures and outcome written beside the run."""
+    """Train as the shell does, with the rank's own images and outcome written beside the run."""
     out, data = Path(place), Path(images)
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])

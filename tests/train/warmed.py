@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from kuosan.train import saving
-from train.made_runs import OwnNetwork, begin, outcome, pictures
+from train.made_runs import OwnNetwork, begin, images, outcome
 
 with tempfile.TemporaryDirectory() as folder:
-    data = pictures(Path(folder) / "pictures.npz")
+    data = images(Path(folder) / "pictures.npz")
     for network in (None, OwnNetwork()):
         run = begin(Path(folder) / f"run-{network is None}", data, {"train.max_steps": 1}, network=network)
         saving.save(run, must=True)

@@ -1,4 +1,4 @@
-"""The transforms of denoising-diffusion-pytorch's Dataset, on PIL pictures, as torchvision's behave by default."""
+"""The transforms of denoising-diffusion-pytorch's Dataset, on PIL images, as torchvision's behave by default."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Compose:
     def __init__(self, steps: list[Callable[[Any], Any]]) -> None:
         self.steps = steps
 
-    def __call__(self, picture: Any) -> Any:
+    def __call__(self, image: Any) -> Any:
         for step in self.steps:
-            picture = step(picture)
-        return picture
+            image = step(image)
+        return image
 
 
 class Lambda:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
-    def __call__(self, picture: Any) -> Any:
-        return self.function(picture)
+    def __call__(self, image: Any) -> Any:
+        return self.function(image)
 
 
 class Resize:
@@ -34,33 +34,33 @@ class Resize:
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         size = (self.size[1], self.size[0])
-        return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+        return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 class CenterCrop:
     def __init__(self, size: tuple[int, int]) -> None:
         self.height, self.width = size
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        left, top = (picture.width - self.width) // 2, (picture.height - self.height) // 2
-        return picture.crop((left, top, left + self.width, top + self.height))
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
+        return image.crop((left, top, left + self.width, top + self.height))
 
 
 class RandomHorizontalFlip:
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         flip = torch.rand(1).item() < self.p
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else picture
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
 
 
 class ToTensor:
     """To float32 (C, H, W) in [0, 1]."""
 
-    def __call__(self, picture: Image.Image) -> torch.Tensor:
-        array = np.array(picture)
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        array = np.array(image)
         array = array[..., None] if array.ndim == 2 else array
         return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div(255)

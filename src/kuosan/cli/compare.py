@@ -1,4 +1,4 @@
-"""`kuosan compare`: how well runs restore damaged pictures, beside what needs no model; one table, one sheet."""
+"""`kuosan compare`: how well runs restore damaged images, beside what needs no model; one table, one sheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    pictures: str,
+    images: str,
     *,
     runs: Annotated[list[str] | None, Parameter(name="--with", negative=())] = None,
     upscale: Whole | None = None,
@@ -42,21 +42,21 @@ def compare(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> None:
-    """Damage whole PICTURES, have each run restore them, and tell how near the answers come to the truth.
+    """Damage whole IMAGES, have each run restore them, and tell how near the answers come to the truth.
 
-    All contestants see the same damaged pictures, and those on one run the same noise; rules that need no model
-    (bicubic, nearest, a smooth fill, an inverse) stand beside them. Pictures that a contestant was trained on are
+    All contestants see the same damaged images, and those on one run the same noise; rules that need no model
+    (bicubic, nearest, a smooth fill, an inverse) stand beside them. Images that a contestant was trained on are
     refused.
 
     Parameters
     ----------
-    pictures
-        A folder, zip, npz or IDX file of whole pictures, or `portraits`; of data with a split, the held-out ones.
+    images
+        A folder, zip, npz or IDX file of whole images, or `portraits`; of data with a split, the held-out ones.
     runs
         A contestant: RUN, RUN:METHOD or RUN:METHOD,key=value,...; repeated for each. Methods and keys are those of
         `kuosan restore` (ddnm, pigdm, dps, repaint; steps, sampler, eta, push, ...).
     upscale
-        Make the pictures so many times smaller.
+        Make the images so many times smaller.
     down
         With --upscale: how, area or bicubic.
     deblur
@@ -66,22 +66,22 @@ def compare(
     noise
         Add noise of this standard deviation, of 255.
     mask
-        Cut something out: box, brush, half, border, sparse or blob, several with commas, each picture's drawn; or one
+        Cut something out: box, brush, half, border, sparse or blob, several with commas, each image's drawn; or one
         box x,y,w,h in pixels.
     n
-        How many pictures, drawn by a fixed key.
+        How many images, drawn by a fixed key.
     variants
-        Answers to each picture by each contestant.
+        Answers to each image by each contestant.
     seed
-        Of the first answer to the first picture, and of the damage.
+        Of the first answer to the first image, and of the damage.
     features
         The network of the perceptual distance: lite0, or lite0-128 in a quarter of the time.
     batch
         Answers computed together.
     unseen
-        Leave out the pictures that a contestant was trained on.
+        Leave out the images that a contestant was trained on.
     force
-        Compare on pictures that a contestant was trained on.
+        Compare on images that a contestant was trained on.
     dry_run
         Say what would be done, and do nothing.
     out
@@ -94,7 +94,7 @@ def compare(
         Processor threads; 0 lets torch choose.
     """
     config = ComparisonConfig(
-        pictures, tuple(runs or ()), upscale, down, deblur, colorise, noise, mask, n, variants, seed, features, batch,
+        images, tuple(runs or ()), upscale, down, deblur, colorise, noise, mask, n, variants, seed, features, batch,
         unseen, force, None if out is None else str(out), ComputeConfig(device, precision, threads),
     )  # fmt: skip
     refuse_early(config)
@@ -114,8 +114,8 @@ def refuse_early(config: ComparisonConfig) -> None:
     """What can be refused without loading torch: runs that are none, damage that their models cannot undo."""
     from kuosan.cli.sample import stored
 
-    if config.pictures != "portraits" and not Path(config.pictures).expanduser().exists():
-        raise Error(f"there is no {config.pictures}: give a folder, zip, npz or IDX file of pictures, or portraits.")
+    if config.images != "portraits" and not Path(config.images).expanduser().exists():
+        raise Error(f"there is no {config.images}: give a folder, zip, npz or IDX file of images, or portraits.")
     for one in comparison.contestants(config):
         path = Path(one.run)
         if not path.exists():
@@ -128,10 +128,10 @@ def refuse_early(config: ComparisonConfig) -> None:
 def plan(prepared: ComparisonSetup) -> list[str]:
     """What will be done, in lines."""
     config, damaged = prepared.config, prepared.damaged
-    channels, height, width = prepared.chosen.pictures.shape
+    channels, height, width = prepared.chosen.images.shape
     colour = "grey" if channels == 1 else "colour"
-    lines = [f"compute: {prepared.compute}", *(f"pictures: {note}" for note in prepared.chosen.notes)]
-    lines.append(f"pictures: {len(damaged):,} of {config.pictures}, {width}x{height} {colour}, {config.damage}")
+    lines = [f"compute: {prepared.compute}", *(f"images: {note}" for note in prepared.chosen.notes)]
+    lines.append(f"images: {len(damaged):,} of {config.images}, {width}x{height} {colour}, {config.damage}")
     for entry in prepared.entries:
         choice = entry.choice
         gradients = ", each with its gradient" if choice.graded else ""
@@ -141,7 +141,7 @@ def plan(prepared: ComparisonSetup) -> list[str]:
         )
     answers = len(damaged) * config.variants
     lines.append(
-        f"to make: {config.variants} answer{'s' * (config.variants > 1)} to each picture, {answers:,} by each "
+        f"to make: {config.variants} answer{'s' * (config.variants > 1)} to each image, {answers:,} by each "
         f"contestant, {prepared.evaluations:,} network evaluations; kept in {prepared.folder}"
     )
     return lines

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file that shows the pictures beside it, with the commands that made them.
+"""The demo's page: one HTML file that shows the images beside it, with the commands that made them.
 
 `kuosan demo`: train on the built-in portraits for a few minutes, then show everything on one page.
 """
@@ -65,8 +65,8 @@ def write(out: Path, shown: dict[str, Any]) -> None:
 <p>These portraits did not exist {
         duration(shown["total"])
     } before this page was written. A diffusion model was trained on
-4,096 small drawings on this machine, and everything below was sampled from it. The single pictures lie in
-<code>pictures/</code>, each with the recipe that makes it again: <code>{escape(commands["like"])}</code>.</p>
+4,096 small drawings on this machine, and everything below was sampled from it. The single images lie in
+<code>images/</code>, each with the recipe that makes it again: <code>{escape(commands["like"])}</code>.</p>
 {_section("64 new portraits", "portraits.png", "Seeds in order, none picked out.", commands["portraits"])}
 <section><h2>Three samplers, the same weights, the same seeds</h2>{rows}</section>
 <div class="two">
@@ -104,7 +104,7 @@ def _section(title: str, image: str, words: str, command: str) -> str:
 def _row(entry: dict[str, Any], slowest: dict[str, Any], command: str) -> str:
     ratio = slowest["seconds"] / max(entry["seconds"], 1e-9)
     faster = f", {ratio:.0f}x faster" if entry is not slowest else ""
-    figures = f"{entry['evaluations']} network evaluations, {entry['seconds']:.1f} s for 8 pictures{faster}"
+    figures = f"{entry['evaluations']} network evaluations, {entry['seconds']:.1f} s for 8 images{faster}"
     return (
         f'<div class="row"><span class="figures">{figures}</span><h2>{escape(entry["title"])}</h2>'
         f'<p>{escape(entry["words"])}</p><img src="{entry["name"]}.png" alt="{escape(entry["title"])}">'
@@ -132,7 +132,7 @@ def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> 
     minutes
         How long to train, about.
     seed
-        The first seed of the pictures.
+        The first seed of the images.
     """
     Request(64, seed + 100)  # a seed that cannot be is refused now, not after training
     if not 0 < minutes < 24 * 60:
@@ -152,7 +152,7 @@ def _demo(out: Path, minutes: float, seed: int) -> int:
         return stopped
     shown: dict[str, Any] = {"training": time.perf_counter() - begin, "steps": steps, "commands": {}}
     shown["commands"]["training"] = f"kuosan train --config portraits --max-steps {steps} --out {quote(str(run))}"
-    _pictures(run, out, seed, shown)
+    _images(run, out, seed, shown)
     _copy(run / "curve.png", out / "curve.png")
     shown["total"] = time.perf_counter() - begin
     shown["model"] = _facts(run)
@@ -181,16 +181,16 @@ def _steps(run: Path, minutes: float) -> int:
     seconds = measure(trial).seconds
     fitting = round(minutes * 60 / seconds / 100) * 100
     if fitting < FEWEST:
-        say(f"demo: {minutes:g} minutes are too few here for pictures worth showing: {FEWEST} steps are trained.")
+        say(f"demo: {minutes:g} minutes are too few here for images worth showing: {FEWEST} steps are trained.")
     return max(FEWEST, min(MOST, fitting))
 
 
-def _pictures(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
+def _images(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
     """Everything that is sampled: the grid, the contest on the same seeds, the animation, the interpolation."""
     where = ComputeConfig()
 
     def sample(name: str, request: Request, flags: str, columns: int, gif: bool = False) -> tuple[float, int]:
-        folder = out / "pictures" / name
+        folder = out / "images" / name
         shown["commands"][name] = f"kuosan sample {quote(str(run))} {flags} --out {quote(str(folder))}"
         result = make(run, request, folder, columns, gif, where)
         _copy(folder / "sheet.png", out / f"{name}.png")
@@ -198,7 +198,7 @@ def _pictures(run: Path, out: Path, seed: int, shown: dict[str, Any]) -> None:
             _copy(folder / "denoising.gif", out / "denoising.gif")
         return result
 
-    first = out / "pictures" / "portraits" / f"seed-{seed:08d}.png"
+    first = out / "images" / "portraits" / f"seed-{seed:08d}.png"
     shown["commands"]["like"] = f"kuosan sample --like {quote(str(first))}"
     sample("portraits", Request(64, seed, batch=32), f"-n 64 --seed {seed} --batch 32 --columns 16", 16)
     shown["contest"] = []

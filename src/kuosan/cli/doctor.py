@@ -46,17 +46,17 @@ def doctor(
     out
         Write accepted.csv, rejected.csv and summary.json into this folder.
     size
-        Pixels a side; decided from the pictures if not given.
+        Pixels a side; decided from the images if not given.
     channels
-        Colour, grey, or decided from the pictures.
+        Colour, grey, or decided from the images.
     resize
-        How pictures of other sizes are brought to it.
+        How images of other sizes are brought to it.
     background
-        What transparent pictures lie on: white, black, grey or #rrggbb.
+        What transparent images lie on: white, black, grey or #rrggbb.
     hold_out
         Fraction held out of training.
     max_pixels
-        Larger pictures are refused from their header.
+        Larger images are refused from their header.
     max_bytes
         Memory that decoding one image may take; what would take more is refused from its header.
     label_column

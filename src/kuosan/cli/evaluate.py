@@ -1,4 +1,4 @@
-"""`kuosan evaluate`: how good a run's pictures are, in one command; given again, it goes on where it stopped."""
+"""`kuosan evaluate`: how good a run's images are, in one command; given again, it goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def evaluate(
     *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Measure the pictures of TARGET: a run, a checkpoint, or a folder or zip of pictures (with --against PATH).
+    """Measure the images of TARGET: a run, a checkpoint, or a folder or zip of images (with --against PATH).
 
-    Pictures are sampled as `kuosan sample` would, and kept: given again, the command goes on where it stopped, and a
+    Images are sampled as `kuosan sample` would, and kept: given again, the command goes on where it stopped, and a
     larger --n only adds to them. Every setting below is given as --key value.
 
     Parameters
@@ -74,7 +74,7 @@ def read(tokens: Sequence[str]) -> tuple[str, EvaluateConfig]:
         raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
     config = configured(tree)
     if not words:
-        raise Error("nothing to measure: kuosan evaluate RUN, or a folder of pictures with --against PATH.")
+        raise Error("nothing to measure: kuosan evaluate RUN, or a folder of images with --against PATH.")
     return words[0], config
 
 
@@ -96,7 +96,7 @@ def _refuse_early(target: str, config: EvaluateConfig) -> None:
     points = sweep.points(config.request, config.sweep)
     path = Path(target)
     if not path.exists() and target != "portraits":
-        raise Error(f"there is no {target}: give a run, a checkpoint, or a folder or zip of pictures.")
+        raise Error(f"there is no {target}: give a run, a checkpoint, or a folder or zip of images.")
     if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
         return
     from kuosan.models.model import ModelConfig
@@ -123,7 +123,7 @@ def plan(prepared: EvaluationSetup) -> list[str]:
     if prepared.network is not None:
         network = prepared.network
         lines.append(
-            f"against: {len(side):,} {side.what} ({side.pictures.config.path}); "
+            f"against: {len(side):,} {side.what} ({side.images.config.path}); "
             f"floor: {len(other[0]):,} {other[0].what} against {len(other[1]):,} {other[1].what}"
         )
         from kuosan.evaluate.remarks import described
@@ -133,17 +133,17 @@ def plan(prepared: EvaluationSetup) -> list[str]:
         lines.append(f"measured: {', '.join(prepared.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
     if prepared.bits is not None:
         config = prepared.config
-        by_ode = min(config.ode_pictures, len(prepared.bits))
+        by_ode = min(config.ode_images, len(prepared.bits))
         lines.append(
             f"likelihood: of {len(prepared.bits):,} {prepared.bits.what}, {by_ode:,} of them by the ODE "
             f"({4 * config.ode_steps} network evaluations each, and their gradients), in fp32"
         )
     if prepared.jobs:
-        pictures, evaluations = prepared.lacking
-        kept = sum(each.request.n for each in prepared.jobs) - pictures
+        images, evaluations = prepared.lacking
+        kept = sum(each.request.n for each in prepared.jobs) - images
         lines.append(
-            f"to make: {pictures:,} pictures, {evaluations:,} network evaluations"
-            + (f"; {kept:,} pictures are there already" if kept else "")
+            f"to make: {images:,} images, {evaluations:,} network evaluations"
+            + (f"; {kept:,} images are there already" if kept else "")
         )
     lines.append(
         f"kept in: {prepared.home}; the result in {prepared.folder}{' (Ctrl-C keeps all)' * bool(prepared.jobs)}"
@@ -157,13 +157,13 @@ def _points(prepared: EvaluationSetup) -> str:
     if len(jobs) == 1:
         choice = jobs[0].choice
         return (
-            f"{n:,} pictures by {choice.sampler}, {choice.steps} steps"
+            f"{n:,} images by {choice.sampler}, {choice.steps} steps"
             f"{f' ({choice.spacing})' if choice.spacing else ''}, {choice.evaluations} network evaluations each"
         )
     costs = [each.choice.evaluations for each in jobs]
     return (
-        f"{len(jobs)} combinations of {n:,} pictures from the same seeds, "
-        f"{min(costs)} to {max(costs)} network evaluations a picture"
+        f"{len(jobs)} combinations of {n:,} images from the same seeds, "
+        f"{min(costs)} to {max(costs)} network evaluations an image"
     )
 
 
@@ -178,7 +178,7 @@ def _run(prepared: EvaluationSetup) -> Result:
         every = sum(each.request.n for each in prepared.jobs)
         if prepared.jobs:
             where = prepared.home / "pictures"
-            say(f"stopped: {every - missing:,} of {every:,} pictures are kept in {where}; the same command goes on.")
+            say(f"stopped: {every - missing:,} of {every:,} images are kept in {where}; the same command goes on.")
         raise
 
 

@@ -23,7 +23,7 @@ def export(
 ) -> None:
     """Write the averaged weights of RUN, with all that sampling needs, into the new folder OUT.
 
-    What only training needs (optimiser, raw weights, log, the path of the pictures) stays behind.
+    What only training needs (optimiser, raw weights, log, the path of the images) stays behind.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def export(
     precision
         Of the stored weights: bf16 halves the file.
     card
-        A text that goes with it as README.md: what it was trained on, whose pictures, how good it is.
+        A text that goes with it as README.md: what it was trained on, whose images, how good it is.
     """
     if os.path.lexists(out):
         raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")

@@ -1,4 +1,4 @@
-"""`kuosan invert`: pictures to their noise and back, and how much is lost on the way."""
+"""`kuosan invert`: images to their noise and back, and how much is lost on the way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOISE = "noise.safetensors"
 
 def invert(
     run: Path,
-    *pictures: Path,
+    *images: Path,
     steps: Whole = 50,
     spacing: str | None = None,
     iterations: Whole = 0,
@@ -34,14 +34,14 @@ def invert(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> None:
-    """Encode PICTURES to noise with the model in RUN (DDIM inversion), decode it again, and say how like they are.
+    """Encode IMAGES to noise with the model in RUN (DDIM inversion), decode it again, and say how like they are.
 
     Parameters
     ----------
     run
         A run's folder, or one of its checkpoints.
-    pictures
-        Picture files.
+    images
+        Image files.
     steps
         Steps each way.
     spacing
@@ -49,9 +49,9 @@ def invert(
     iterations
         How often each step to the noise asks the network again; 0 is the published inversion, 3 is nearly exact.
     between
-        Of two pictures: how many to make on the way from one to the other, the ends among them.
+        Of two images: how many to make on the way from one to the other, the ends among them.
     classes
-        The pictures' classes, in turn; no class if not given.
+        The images' classes, in turn; no class if not given.
     out
         The folder to write; RUN/inversions if not given.
     device
@@ -61,8 +61,8 @@ def invert(
     threads
         Processor threads; 0 lets torch choose.
     """
-    if not pictures:
-        raise Error("no pictures given: kuosan invert RUN PICTURE [PICTURE ...].")
+    if not images:
+        raise Error("no images given: kuosan invert RUN IMAGE [IMAGE ...].")
     import torch
 
     from kuosan.cli.image_folder import of_run
@@ -81,14 +81,14 @@ def invert(
     warn(trained.warnings)
     Way(trained.model, steps, spacing, iterations, tuple(classes or ()))  # refused before anything is written
     if between is not None:
-        check_ends(len(pictures), between, classes or ())
-    x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
+        check_ends(len(images), between, classes or ())
+    x0 = torch.stack([opening.image(trained.model, path, trained.reading, say) for path in images])
     options: dict[str, Any] = {
         "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),
     }  # fmt: skip
     about = {"weights": trained.weights, "compute": str(trained.compute), "between": between, **options}
-    about["inputs"] = [[path.name, fingerprint(x)] for path, x in zip(pictures, x0)]
-    names = _names(pictures, between)
+    about["inputs"] = [[path.name, fingerprint(x)] for path, x in zip(images, x0)]
+    names = _names(images, between)
     if out is None:  # never inside a checkpoint, which holds nothing else
         claim = outputs.claimed_unused(of_run(run, "inversions", "{}-inversions"), "invert", about, names)
     else:
@@ -99,11 +99,11 @@ def invert(
             _between(trained, x0, between, folder, options)
             return
         calls = steps * (iterations + 2)
-        say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations a picture; into {folder}")
+        say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations an image; into {folder}")
         found = round_trip(trained.model, x0, **options)
         back, before = to_uint8(found.back.numpy()), to_uint8(x0.numpy())
         values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
-        for i, path in enumerate(pictures):
+        for i, path in enumerate(images):
             save_png(folder / names[i], back[i])
             say(f"{path}: {float(values[i]):.2f} dB")
         _write_noise(folder / NOISE, found.noise)
@@ -112,11 +112,11 @@ def invert(
     say(f"written: {folder} (0000-NAME.png ..., {NOISE})")
 
 
-def _names(pictures: Sequence[Path], between: int | None) -> list[str]:
+def _names(images: Sequence[Path], between: int | None) -> list[str]:
     """The files that are written."""
     if between is not None:
         return [*(f"between-{i:04d}.png" for i in range(between)), "between.png"]
-    return [*(f"{i:04d}-{path.stem}.png" for i, path in enumerate(pictures)), NOISE]
+    return [*(f"{i:04d}-{path.stem}.png" for i, path in enumerate(images)), NOISE]
 
 
 def _write_noise(path: Path, noise: Tensor) -> None:
@@ -131,15 +131,15 @@ def _write_noise(path: Path, noise: Tensor) -> None:
 
 
 def _between(trained: Pipeline, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:
-    """Make and write the pictures on the way from one to the other."""
+    """Make and write the images on the way from one to the other."""
     from kuosan.data.images import save_png, to_uint8
     from kuosan.sample.inversion import between
     from kuosan.sample.write import sheet
 
     calls = 2 * options["steps"] * (options["iterations"] + 1) + n * options["steps"]
-    say(f"compute: {trained.compute}; {n} pictures between two, {calls} network evaluations in all; into {folder}")
+    say(f"compute: {trained.compute}; {n} images between two, {calls} network evaluations in all; into {folder}")
     made = between(trained.model, x0, n, **options)
-    for i, picture in enumerate(to_uint8(made.numpy())):
-        save_png(folder / f"between-{i:04d}.png", picture)
+    for i, image in enumerate(to_uint8(made.numpy())):
+        save_png(folder / f"between-{i:04d}.png", image)
     sheet(folder / "between.png", [x0[:1], made, x0[1:]], n + 2)
-    say(f"written: {folder} (between-0000.png ..., between.png: the first picture, the way, the second)")
+    say(f"written: {folder} (between-0000.png ..., between.png: the first image, the way, the second)")

@@ -1,4 +1,4 @@
-"""`kuosan reconstruct`: how well an autoencoder gives pictures back, before a model of its latents is trained."""
+"""`kuosan reconstruct`: how well an autoencoder gives images back, before a model of its latents is trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def reconstruct(
     run: Path,
-    pictures: str | None = None,
+    images: str | None = None,
     *,
     n: Annotated[int, Parameter(name=["--n", "-n"], converter=whole)] = 256,
     size: Whole | None = None,
@@ -36,7 +36,7 @@ def reconstruct(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> None:
-    """Encode pictures and decode them again with the autoencoder of RUN, and tell how near they come to themselves.
+    """Encode images and decode them again with the autoencoder of RUN, and tell how near they come to themselves.
 
     Before stage two: PSNR, SSIM, perceptual distance and KID of the reconstructions, each latent channel's mean and
     std with warnings, how much smaller latents are, and a sheet of input, reconstruction, difference and latents.
@@ -45,26 +45,26 @@ def reconstruct(
     ----------
     run
         The run of an autoencoder (kuosan train --objective autoencoder), or of a model of latents; or a checkpoint.
-    pictures
-        A folder, zip, npz or IDX file, `portraits`, or one picture file; the pictures that the run held out if not
+    images
+        A folder, zip, npz or IDX file, `portraits`, or one image file; the images that the run held out if not
         given.
     n
-        How many pictures, drawn by a fixed key.
+        How many images, drawn by a fixed key.
     size
-        Pixels a side of a data set's pictures; as the run was trained if not given.
+        Pixels a side of a data set's images; as the run was trained if not given.
     tile
-        Go in tiles of so many pixels a side, blended; a picture file beyond 256 pixels, and beyond the run's pictures,
+        Go in tiles of so many pixels a side, blended; an image file beyond 256 pixels, and beyond the run's images,
         goes in tiles of that size anyhow.
     overlap
         With --tile: the pixels that neighbouring tiles share; a quarter of a tile if not given.
     features
         The network of KID and the perceptual distance: lite0, lite0-128, inception:PATH, dinov2:PATH, or none.
     batch
-        Pictures computed together.
+        Images computed together.
     unseen
-        With PICTURES: leave out those that the run was trained on.
+        With IMAGES: leave out those that the run was trained on.
     force
-        With PICTURES: measure on pictures that the run was trained on.
+        With IMAGES: measure on images that the run was trained on.
     dry_run
         Say what would be done, and do nothing.
     out
@@ -77,7 +77,7 @@ def reconstruct(
         Processor threads; 0 lets torch choose.
     """
     config = ReconstructionConfig(
-        pictures or "", n, size, tile, overlap, features, batch, unseen, force, None if out is None else str(out),
+        images or "", n, size, tile, overlap, features, batch, unseen, force, None if out is None else str(out),
         ComputeConfig(device, precision, threads),
     )  # fmt: skip
     refuse_early(run, config)
@@ -97,7 +97,7 @@ def reconstruct(
 
 
 def refuse_early(run: Path, config: ReconstructionConfig) -> None:
-    """What can be refused without loading torch: no such run or pictures, a run without an autoencoder."""
+    """What can be refused without loading torch: no such run or images, a run without an autoencoder."""
     from kuosan.cli.sample import stored
 
     if not run.exists():
@@ -105,8 +105,8 @@ def refuse_early(run: Path, config: ReconstructionConfig) -> None:
     model = stored(run) if (run / "config.yaml").is_file() else None
     if model is not None and (run / "checkpoints").is_dir():
         require_autoencoder(model, run)
-    if config.pictures not in ("", "portraits") and not Path(config.pictures).expanduser().exists():
-        raise Error(f"there is no {config.pictures}: give a folder, zip, npz or IDX file, a picture, or portraits.")
+    if config.images not in ("", "portraits") and not Path(config.images).expanduser().exists():
+        raise Error(f"there is no {config.images}: give a folder, zip, npz or IDX file, an image, or portraits.")
 
 
 def plan(prepared: ReconstructionSetup) -> list[str]:
@@ -115,9 +115,9 @@ def plan(prepared: ReconstructionSetup) -> list[str]:
     channels, height, width = found.shape
     colour = "grey" if channels == 1 else "colour"
     latent = "x".join(map(str, prepared.latent_shape))
-    lines = [f"compute: {prepared.compute}", *(f"pictures: {note}" for note in found.notes)]
+    lines = [f"compute: {prepared.compute}", *(f"images: {note}" for note in found.notes)]
     lines.append(f"autoencoder: {opened.run}, step {opened.step:,}, factor {prepared.network.factor}, latents {latent}")
-    lines.append(f"pictures: {len(found):,}, {found.what}, {width}x{height} {colour}")
+    lines.append(f"images: {len(found):,}, {found.what}, {width}x{height} {colour}")
     if prepared.tiles:
         lines.append(f"tiles: {prepared.tiles}, blended")
     judged = prepared.features

@@ -1,6 +1,6 @@
-"""`kuosan sample --like picture.png`: the same picture again, byte for byte, by the recipe inside it.
+"""`kuosan sample --like image.png`: the same image again, byte for byte, by the recipe inside it.
 
-The picture may be a stranger's, so what its recipe names is opened only where it lies in the run above the picture,
+The image may be a stranger's, so what its recipe names is opened only where it lies in the run above the image,
 below the working folder, or where the person allowed it (RUN, --allow-path); each is then checked by its hash. A
 relative path starts at the folder in which the image was made, which no recipe knows; `Search` says where it is looked
 for.
@@ -34,13 +34,13 @@ from kuosan.storage import outputs
 
 
 def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, allowed: Sequence[Path] = ()) -> None:
-    """Make the picture of a recipe again, from the same weights, in the same batch.
+    """Make the image of a recipe again, from the same weights, in the same batch.
 
     Args:
         allowed: folders and files elsewhere that the recipe may name, as the person typed them.
 
     Raises:
-        Error: no recipe, one that names files elsewhere, other weights or another picture to start from than the
+        Error: no recipe, one that names files elsewhere, other weights or another image to start from than the
             recipe's, or an unwritable file.
     """
     recipe = said = recipes.read(like)
@@ -76,18 +76,18 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
 
 
 def _restored(trained: Pipeline, recipe: Recipe) -> tuple[Tensor, int]:
-    """The pictures of the batch that held a restored one, and its row among them."""
+    """The images of the batch that held a restored one, and its row among them."""
     from kuosan.sample.generate import sample
     from kuosan.sample.inputs import bring
 
     asked = recipe.request.restoration
     assert asked is not None
-    path, batch = Path(asked.picture), recipe.request.batch
+    path, batch = Path(asked.image), recipe.request.batch
     brought = bring(trained.model, asked, path, batch=batch, reading=trained.reading)
-    if recipes.fingerprint(brought.picture) != recipe.start:  # perhaps it was read as kuosan did before
+    if recipes.fingerprint(brought.image) != recipe.start:  # perhaps it was read as kuosan did before
         older = bring(trained.model, asked, path, batch=batch)
-        brought = older if recipes.fingerprint(older.picture) == recipe.start else brought
-    recipes.require_start(recipe, brought.picture)
+        brought = older if recipes.fingerprint(older.image) == recipe.start else brought
+    recipes.require_start(recipe, brought.image)
     request, row = dataclasses.replace(recipe, request=brought.batched(recipe.request)).batch_request()
     made = sample(brought.model, request, given=brought.given, measurement=brought.measurement)
     return brought.result(made), row
@@ -104,7 +104,7 @@ def _place(like: Path, out: Path | None, recipe: Recipe) -> Path:
 
 
 def _write(like: Path, path: Path, image: Tensor, recipe: Recipe, trained: Pipeline, home: Path) -> None:
-    """Write a picture that was made again, and say so."""
+    """Write an image that was made again, and say so."""
     content = png_bytes(to_uint8(image.cpu().numpy()), recipe.text())
     if os.path.lexists(path) and path.read_bytes() == content:
         say(f"made again: {path} holds these very bytes already ({recipe.origin}, step {trained.step} of {home}).")
@@ -120,7 +120,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _above(like: Path) -> Path | None:
-    """The run that a picture lies in."""
+    """The run that an image lies in."""
     return next((folder for folder in like.resolve().parents if _is_run(folder)), None)
 
 
@@ -197,7 +197,7 @@ def _base(name: str, run: Path) -> Path | None:
 
 
 def _home(like: Path, recipe: Recipe, search: Search, above: Path | None) -> Path:
-    """The run that a recipe names, or the one that the picture lies in, where that was moved."""
+    """The run that a recipe names, or the one that the image lies in, where that was moved."""
     if embedded.is_meant(recipe.run):
         return embedded.folder()
     try:

@@ -1,4 +1,4 @@
-"""`kuosan restore`: fill holes, enlarge, deblur, colour or denoise pictures with a trained model."""
+"""`kuosan restore`: fill holes, enlarge, deblur, colour or denoise images with a trained model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 
 def restore(
     run: Path,
-    *pictures: Path,
+    *images: Path,
     mask: str | None = None,
     outpaint: str | None = None,
     upscale: Whole | None = None,
@@ -52,34 +52,34 @@ def restore(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> int:
-    """Restore PICTURES with the model in RUN: files, or folders of them; a sheet shows before and after.
+    """Restore IMAGES with the model in RUN: files, or folders of them; a sheet shows before and after.
 
-    A model trained for super_resolution or inpainting does what it was trained for; a model of whole pictures fills
+    A model trained for super_resolution or inpainting does what it was trained for; a model of whole images fills
     holes, enlarges, deblurs, colours and denoises without training for it, by --method.
 
     Parameters
     ----------
     run
         A run's folder, or one of its checkpoints.
-    pictures
-        Picture files, or folders of them, with all that is below.
+    images
+        Image files, or folders of them, with all that is below.
     mask
-        What is to be made anew: a mask file as large as the picture (white is made anew), a folder of such files by the
-        pictures' names, `alpha` for where a picture is transparent, or a box x,y,w,h in pixels.
+        What is to be made anew: a mask file as large as the image (white is made anew), a folder of such files by the
+        images' names, `alpha` for where an image is transparent, or a box x,y,w,h in pixels.
     outpaint
         Pixels to add: one number for all four sides, or LEFT,TOP,RIGHT,BOTTOM.
     upscale
         How many times larger each side becomes; of a model trained for super_resolution its own factor if not given.
     down
-        With --upscale: how the picture is taken to have been shrunk, area (if not said) or bicubic.
+        With --upscale: how the image is taken to have been shrunk, area (if not said) or bicubic.
     deblur
-        The standard deviation of the blur that the picture went through, in pixels; 2 is usual.
+        The standard deviation of the blur that the image went through, in pixels; 2 is usual.
     colorise
-        Make colours for grey pictures.
+        Make colours for grey images.
     noise
-        The standard deviation of the noise in the picture, of 255.
+        The standard deviation of the noise in the image, of 255.
     method
-        How a model of whole pictures is held to what is known: ddnm, pigdm, dps or repaint; if not said, pigdm for
+        How a model of whole images is held to what is known: ddnm, pigdm, dps or repaint; if not said, pigdm for
         holes and ddnm for the rest.
     push
         With --method pigdm or dps: how strongly; 1 if not given.
@@ -88,7 +88,7 @@ def restore(
     jump_length
         With --jumps: how many steps each return goes back; 10 if not given.
     variants
-        How many answers for each picture; answer k has seed SEED + k.
+        How many answers for each image; answer k has seed SEED + k.
     seed
         The first answer's seed.
     sampler
@@ -102,7 +102,7 @@ def restore(
     variance
         DDPM's variance: beta or posterior.
     classes
-        The class of the pictures, by name or number, or `none`, which is meant where none is given.
+        The class of the images, by name or number, or `none`, which is meant where none is given.
     prompts
         What is to be seen, where the model understands words; given again, the answers take turns.
     guidance
@@ -110,9 +110,9 @@ def restore(
     negative
         With --guidance: the words (or the class) to lead away from, instead of from nothing.
     fit
-        Bring each picture to the model's size first, as the training images were: cut, padded or stretched.
+        Bring each image to the model's size first, as the training images were: cut, padded or stretched.
     overlap
-        Of the tiles of a picture larger than the model's, in pixels; a quarter of a tile if not given.
+        Of the tiles of an image larger than the model's, in pixels; a quarter of a tile if not given.
     batch
         Tiles or answers computed together.
     out
@@ -124,8 +124,8 @@ def restore(
     threads
         Processor threads; 0 lets torch choose.
     """
-    if not pictures:
-        raise Error("no pictures given: kuosan restore RUN PICTURE [PICTURE ...], or a folder of them.")
+    if not images:
+        raise Error("no images given: kuosan restore RUN IMAGE [IMAGE ...], or a folder of them.")
     config = stored(run) if (run / "config.yaml").is_file() else None
     if config is not None:  # what a model is trained for goes without saying
         damage = {"mask": mask, "outpaint": outpaint, "deblur": deblur, "colorise": colorise, "upscale": upscale}
@@ -141,7 +141,7 @@ def restore(
         prompts=tuple(prompts or ()), guidance=guidance, negative=negative, batch=batch, restoration=asked,
         sampler=sampler or Request().sampler,
     )  # fmt: skip
-    files = found(pictures)
+    files = found(images)
     if config is not None:
         from kuosan.sample.plan import choose, refuse_to_itself
 
@@ -168,21 +168,21 @@ def sides(text: str | None) -> tuple[int, int, int, int] | None:
     return left, top, right, bottom
 
 
-def found(pictures: Sequence[Path]) -> list[Path]:
-    """The picture files that were named, folders opened.
+def found(images: Sequence[Path]) -> list[Path]:
+    """The image files that were named, folders opened.
 
     Raises:
-        Error: nothing there, or a folder without pictures.
+        Error: nothing there, or a folder without images.
     """
     files: list[Path] = []
-    for path in pictures:
+    for path in images:
         if path.is_dir():
             inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
             if not inside:
-                raise Error(f"{path} holds no picture ({', '.join(suffix[1:] for suffix in SUFFIXES)}).")
+                raise Error(f"{path} holds no image ({', '.join(suffix[1:] for suffix in SUFFIXES)}).")
             files += inside
         elif path.exists():
             files.append(path)
         else:
-            raise Error(f"there is no picture {path}.")
+            raise Error(f"there is no image {path}.")
     return files

@@ -1,4 +1,4 @@
-"""The pictures of one `kuosan restore`: looked at, restored one after another, written, and laid on a sheet."""
+"""The images of one `kuosan restore`: looked at, restored one after another, written, and laid on a sheet."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ASKED = "request.json"  # beside the answers: what was asked
-SHEET = 64  # pictures on the sheet at most
+SHEET = 64  # images on the sheet at most
 
 
 class Work:
-    """The pictures of one command: opened one after another, restored, written."""
+    """The images of one command: opened one after another, restored, written."""
 
     def __init__(
         self, run: Path, files: Sequence[Path], wanted: Request, named: bool, out: Path | None, where: ComputeConfig
@@ -58,7 +58,7 @@ class Work:
             outputs.check_folder(out, self.inputs)
 
     def do(self) -> int:
-        """Restore every picture, and lay the sheet; 1 where some were left out."""
+        """Restore every image, and lay the sheet; 1 where some were left out."""
         say(f"compute: {self.trained.compute}")
         for text in self.trained.damaged:
             say(f"warning: a newer checkpoint is damaged and passed over: {text}")
@@ -81,15 +81,15 @@ class Work:
             try:
                 brought, images = self._restored(path)
             except KeyboardInterrupt:
-                say(f"stopped: {done} of {len(self.files)} pictures are restored, in {folder}.")
+                say(f"stopped: {done} of {len(self.files)} images are restored, in {folder}.")
                 raise
             self._write(folder, path, brought, images)
             if len(lines) < SHEET:
-                lines.append(line(brought.picture, images))
+                lines.append(line(brought.image, images))
         row_sheet(folder / sheet_name, lines)
         seconds = time.perf_counter() - begin
         many = len(self.files) * self.request.n
-        say(f"{many} picture{'s' * (many > 1)} in {seconds:.1f} s: {folder} ({sheet_name}: before, after)")
+        say(f"{many} image{'s' * (many > 1)} in {seconds:.1f} s: {folder} ({sheet_name}: before, after)")
 
     def _claim(self) -> AbstractContextManager[Output]:
         """The folder to write; without --out one by what is done and how that is free, or holds these answers.
@@ -132,11 +132,11 @@ class Work:
                 for i in range(self.request.n)]  # fmt: skip
 
     def _told(self) -> str:
-        """All that the answers follow from, but the pictures: what makes a folder another command's or this one's."""
+        """All that the answers follow from, but the images: what makes a folder another command's or this one's."""
         return json.dumps({"weights": self.trained.weights, "request": trees.plain(self.request)}, indent=1) + "\n"
 
     def _look(self, walk: SamplePlan) -> None:
-        """Open every picture and mask before the first is restored; those that are refused are named and left out.
+        """Open every image and mask before the first is restored; those that are refused are named and left out.
 
         Raises: Error if none is left, or for an overlap without effect.
         """
@@ -149,21 +149,21 @@ class Work:
                 continue
             if path not in good:
                 good.append(path)
-            self._prints[path] = fingerprint(brought.picture)
+            self._prints[path] = fingerprint(brought.image)
             tiles += brought.tiles
         if not good:
-            more = f" ({len(wrong) - 1} more pictures are refused, too.)" if len(wrong) > 1 else ""
+            more = f" ({len(wrong) - 1} more images are refused, too.)" if len(wrong) > 1 else ""
             raise Error(f"{wrong[0]}{more}")
         overlap = self.request.restoration and self.request.restoration.overlap
         if overlap is not None and tiles == len(good):
-            raise Error(f"overlap = {overlap} has no effect: no picture is larger than the model's; leave it out.")
+            raise Error(f"overlap = {overlap} has no effect: no image is larger than the model's; leave it out.")
         for text in wrong:
             say(f"left out: {text}")
         self.files, self.left_out = good, len(wrong)
         self._names = _named(good)
         calls = tiles * self.request.n * walk.evaluations
         many = len(good) * self.request.n
-        say(f"to make: {many} picture{'s' * (many > 1)}, {calls:,} network evaluations in all, each of one tile")
+        say(f"to make: {many} image{'s' * (many > 1)}, {calls:,} network evaluations in all, each of one tile")
 
     def _restored(self, path: Path) -> tuple[Brought, Tensor]:
         request = self._request(path)
@@ -191,12 +191,12 @@ class Work:
 
     def _request(self, path: Path) -> Request:
         assert self.request.restoration is not None
-        return replace(self.request, restoration=replace(self.request.restoration, picture=str(path)))
+        return replace(self.request, restoration=replace(self.request.restoration, image=str(path)))
 
     def _write(self, folder: Path, path: Path, brought: Brought, images: Tensor) -> None:
-        recipe = self._recipe(path, fingerprint(brought.picture), (images.shape[3], images.shape[2]))
-        for i, (name, picture) in enumerate(zip(self._answers(path), to_uint8(images.cpu().numpy()))):
-            save_png(folder / name, picture, replace(recipe, index=i).text())
+        recipe = self._recipe(path, fingerprint(brought.image), (images.shape[3], images.shape[2]))
+        for i, (name, image) in enumerate(zip(self._answers(path), to_uint8(images.cpu().numpy()))):
+            save_png(folder / name, image, replace(recipe, index=i).text())
 
     def _recipe(self, path: Path, start: str, size: tuple[int, int] | None) -> Recipe:
         """What the answers to an image follow from."""
@@ -213,7 +213,7 @@ class Work:
             f"{', '.join(asked.damage) or 'noise'}{how}: {walk.sampler}, {walk.steps} steps, {walk.evaluations} "
             f"network evaluations a tile and answer{gradients}"
         )
-        say(f"pictures: {len(self.files)}, {self.request.n} answer{'s' * (self.request.n > 1)} each")
+        say(f"images: {len(self.files)}, {self.request.n} answer{'s' * (self.request.n > 1)} each")
 
 
 def _named(files: Sequence[Path]) -> dict[Path, str]:

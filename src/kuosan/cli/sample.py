@@ -1,4 +1,4 @@
-"""`kuosan sample`: pictures from a trained model, each carrying the recipe that makes it again."""
+"""`kuosan sample`: images from a trained model, each carrying the recipe that makes it again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kuosan.sample.pipeline import Pipeline
     from kuosan.sample.plan import SamplePlan
 
-SHEET = 1024  # pictures on a sheet at most
+SHEET = 1024  # images on a sheet at most
 
 
 def sample(
@@ -67,7 +67,7 @@ def sample(
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     threads: Whole = 0,
 ) -> None:
-    """Make N pictures with the model in RUN, of what PROMPT says if it understands words, and a sheet of them.
+    """Make N images with the model in RUN, of what PROMPT says if it understands words, and a sheet of them.
 
     `kuosan sample "a fox, fluent style"`, without a run, uses the small text-to-image model inside the package.
 
@@ -78,7 +78,7 @@ def sample(
     prompts
         What to make; given again, the prompts take turns. (words:1.3) weighs words, (words) 1.1, [words] 1/1.1.
     n
-        How many pictures; picture i has seed SEED + i.
+        How many images; image i has seed SEED + i.
     sampler
         ddpm, ddim, euler, euler_ancestral, heun, dpm_solver_2s, dpm_solver_2m, dpm_solver_3m, dpm_solver_3m_corrected,
         dpm_solver_2s_sde, dpm_solver_2m_sde, dpm_solver_3m_sde, unipc, unipc_3, plms or pndm; other tools' names are
@@ -86,7 +86,7 @@ def sample(
     steps
         Denoising steps; the sampler's usual number if not given.
     seed
-        The first picture's seed.
+        The first image's seed.
     spacing
         Where the steps lie: trailing, leading, linspace, log_snr or karras.
     eta
@@ -94,7 +94,7 @@ def sample(
     variance
         DDPM's variance: beta, posterior or learned.
     classes
-        The class of the pictures, by name or number, or `none`; given again, the classes take turns. Without it each
+        The class of the images, by name or number, or `none`; given again, the classes take turns. Without it each
         class in turn.
     guidance
         Classifier-free guidance: 1 is none, 3 a usual scale; the model inside the package has its own.
@@ -121,30 +121,30 @@ def sample(
     s_noise
         With --s-churn: the standard deviation of the added noise; 1 if not given.
     clip
-        Keep predicted pictures within black and white at every step.
+        Keep predicted images within black and white at every step.
     image
-        Start from this picture instead of from noise alone.
+        Start from this image instead of from noise alone.
     strength
         With --image: how much is made anew, above 0 to 1; 0.6 if not given.
     between
-        Two seeds: N pictures on the way from one to the other.
+        Two seeds: N images on the way from one to the other.
     size
-        Width x height of the pictures, as 96x64, of a model trained on several shapes (--data.resize buckets); the
+        Width x height of the images, as 96x64, of a model trained on several shapes (--data.resize buckets); the
         model's own if not given.
     aspect
         Instead of --size: width to height, as 3:2, at about as many pixels as in training.
     batch
-        Pictures computed together.
+        Images computed together.
     exact
-        Bit-equal pictures whatever N and the batch.
+        Bit-equal images whatever N and the batch.
     out
         The folder to write; RUN/samples/SAMPLER-STEPS-SEED if not given.
     columns
-        Pictures in a row of the sheet.
+        Images in a row of the sheet.
     gif
         Write the denoising of the first batch as an animation too.
     like
-        Make the picture in this file again, by the recipe inside it; of the other options only RUN, --out,
+        Make the image in this file again, by the recipe inside it; of the other options only RUN, --out,
         --allow-path, --device, --precision and --threads go with it.
     allow_path
         With --like: a folder or file outside the working folder that the recipe may open; given again, several.
@@ -177,7 +177,7 @@ def sample(
     if run is None and not request.prompts:
         raise Error(
             'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a fox, fluent '
-            'style" for a picture by the model inside the package.'
+            'style" for an image by the model inside the package.'
         )
     if run is None:
         embedded.folder()  # refused before torch loads
@@ -214,13 +214,13 @@ def _text(path: Path | None) -> str | None:
 def make(
     run: Path, request: Request, out: Path | None, columns: int | None, gif: bool, where: ComputeConfig
 ) -> tuple[float, int]:
-    """Sample, write, and say what was made; the seconds of sampling and the network evaluations a picture.
+    """Sample, write, and say what was made; the seconds of sampling and the network evaluations an image.
 
     Raises:
         Error: what the run cannot be sampled with, or a folder that cannot be written.
     """
     if columns is not None and not 1 <= columns <= SHEET:
-        raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} pictures in a row.")
+        raise Error(f"columns = {columns} is not allowed: 1 to {SHEET} images in a row.")
     from kuosan.cli.image_folder import claim
     from kuosan.device import choose
     from kuosan.sample import guidance_models, sizes, write
@@ -235,7 +235,7 @@ def make(
     size = sizes.of(trained.model.config, request)
     refuse_to_itself(trained.model.config, request)
     sized = sizes.sized(trained.model, size)
-    start = opening.picture(sized, Path(request.image), trained.reading, say) if request.image else None
+    start = opening.image(sized, Path(request.image), trained.reading, say) if request.image else None
     helpers = trained.helpers(request)
     guides = opening.guides_of(helpers)
     guidance_models.check(trained.model, request, guides)
@@ -250,17 +250,17 @@ def make(
                 if film is not None:
                     film.add(frame)
                 if frame.done:
-                    write.pictures(folder, frame.x, recipe, frame.first)
+                    write.images(folder, frame.x, recipe, frame.first)
                     images.append(frame.x[: max(0, SHEET - frame.first)].cpu())
         except KeyboardInterrupt:
-            say(f"stopped: {sum(map(len, images))} of {request.n} pictures are finished, in {folder}.")
+            say(f"stopped: {sum(map(len, images))} of {request.n} images are finished, in {folder}.")
             raise
         seconds = time.perf_counter() - begin
         write.sheet(folder / write.SHEET, images, columns)
         if film is not None:
             film.write(folder / write.GIF, columns)
     say(
-        f"{request.n} picture{'s' * (request.n > 1)} in {seconds:.1f} s ({seconds / request.n:.2f} s each): {folder} "
+        f"{request.n} image{'s' * (request.n > 1)} in {seconds:.1f} s ({seconds / request.n:.2f} s each): {folder} "
         f"(sheet.png{f' of the first {SHEET}' * (request.n > SHEET)}{', denoising.gif' * gif})"
     )
     return seconds, walk.evaluations
@@ -304,7 +304,7 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
     if given:
         first = given[0].replace("classes", "class").replace("_", "-")
         raise Error(
-            f"--{first} has no effect with --like, which makes a picture by its own recipe; leave it out. "
+            f"--{first} has no effect with --like, which makes an image by its own recipe; leave it out. "
             f"Only RUN, --out, --allow-path, --device, --precision and --threads go with --like."
         )
 
@@ -312,10 +312,10 @@ def _refuse_beside_like(request: Request, columns: int | None, gif: bool) -> Non
 def _say_plan(trained: Pipeline, request: Request, walk: SamplePlan, size: tuple[int, int]) -> None:
     channels, (width, height) = trained.model.shape[0], size
     if trained.model.config.task.text and not request.prompts:
-        say("no prompt: pictures of no text; say what to make in quotes behind the run, or with --prompt.")
+        say("no prompt: images of no text; say what to make in quotes behind the run, or with --prompt.")
     say(f"compute: {trained.compute}")
     say(
         f"model: {trained.name}, step {trained.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{request.n} picture{'s' * (request.n > 1)} by {walk.sampler}, {walk.steps} steps"
+        f"{request.n} image{'s' * (request.n > 1)} by {walk.sampler}, {walk.steps} steps"
         f"{f' ({walk.spacing})' if walk.spacing else ''}, {walk.evaluations} network evaluations each"
     )

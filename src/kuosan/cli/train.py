@@ -1,4 +1,4 @@
-"""`kuosan train`: from a folder of pictures to a trained model; the same command again goes on where it stopped."""
+"""`kuosan train`: from a folder of images to a trained model; the same command again goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(
     accept_new_data: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of pictures, or `portraits`.
+    """Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of images, or `portraits`.
 
     The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.
     Every setting below can be given as --key value, by its last part alone where that is unique (--max-steps 5000).
@@ -42,7 +42,7 @@ def train(
     Parameters
     ----------
     tokens
-        The pictures, and options of the configuration.
+        The images, and options of the configuration.
     out
         The run's folder; runs/NAME OF THE DATA if not given.
     config
@@ -52,7 +52,7 @@ def train(
     init
         Start from the averaged weights of this run.
     accept_new_data
-        Go on although the pictures are not the ones the run was trained on.
+        Go on although the images are not the ones the run was trained on.
     dry_run
         Say what would be done, and do nothing.
     """
@@ -60,7 +60,7 @@ def train(
     if len(words) > 1:
         raise Error(f"one data set at a time: {words[0]!r} and {words[1]!r} were given.")
     if words and "path" in tree.get("data", {}):
-        raise Error(f"the pictures are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
+        raise Error(f"the images are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
     if words:
         tree.setdefault("data", {})["path"] = words[0]
     typed = encoder_named(tree)
@@ -75,7 +75,7 @@ def train(
             "model.network.kind = own: a network of your own is brought from Python: "
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
-    check_tree(tree)  # what can be refused before torch and the pictures load, is
+    check_tree(tree)  # what can be refused before torch and the images load, is
     return _run(out, tree, network or "small", init, accept_new_data, dry_run, typed)
 
 
@@ -105,10 +105,10 @@ def _place(out: Path | None, tree: Tree) -> tuple[Path, Tree]:
     path = tree.get("data", {}).get("path")
     if out is None and path is None:
         raise Error(
-            "no pictures given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
+            "no images given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
         )
     if out is None:
-        name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
+        name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "images"
         return Path("runs") / name.removesuffix(".zip"), tree
     if path is None:
         from kuosan.storage import (
@@ -124,7 +124,7 @@ def _place(out: Path | None, tree: Tree) -> tuple[Path, Tree]:
             before = as_begun(before) if is_whole(before) else before
         else:
             raise Error(
-                f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
+                f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
             )
         tree = trees.merge(before, tree)
         _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
@@ -154,15 +154,15 @@ def _run(
 
     if init is not None:
         checkpoint.load_config(init)  # refused before anything is written
-    with counting("pictures") as progress:
+    with counting("images") as progress:
         asked = api.prepare(out, tree, size=network, progress=progress, typed=typed)
     first = asked.world.first
     if first:
         say(f"compute: {asked.compute}")
-        for line in asked.pictures.describe():
-            say(f"pictures: {line}")
+        for line in asked.images.describe():
+            say(f"images: {line}")
         if asked.config.model.task.text:
-            for row in first_rows(asked.pictures):
+            for row in first_rows(asked.images):
                 say(f"caption: {row}")
     if dry_run:
         run = api.start(asked, SilentTraining(), init=init, accept_new_data=accept_new_data, dry=True)
@@ -209,9 +209,9 @@ def _say_plan(run: Any, asked: Any) -> None:
         return
     cost = measure(run)
     left = config.train.max_steps - run.state.step
-    epochs = config.train.max_steps * config.train.batch / len(asked.pictures.train)
+    epochs = config.train.max_steps * config.train.batch / len(asked.images.train)
     say(
-        f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} pictures"
+        f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
     say(
@@ -222,7 +222,7 @@ def _say_plan(run: Any, asked: Any) -> None:
 
 
 def _latents(model: Any) -> str:
-    """What is denoised of pictures, where it is not they themselves."""
+    """What is denoised of images, where it is not they themselves."""
     if model.codec.kind == "pixels":
         return ""
     return f" as {'x'.join(map(str, model.walk_shape))} latents of {model.codec.run}"
@@ -237,9 +237,7 @@ def _purpose(model: Any) -> str:
     detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
     if network.kind != "classifier":
         return f"predicts {model.prediction}, schedule {detail}"
-    return f"tells {network.classes} classes apart, " + (
-        f"schedule {detail}" if network.noisy else "clean pictures only"
-    )
+    return f"tells {network.classes} classes apart, " + (f"schedule {detail}" if network.noisy else "clean images only")
 
 
 def _say_end(run: Any, stopped: int, out: Path) -> None:
@@ -260,8 +258,8 @@ def _say_end(run: Any, stopped: int, out: Path) -> None:
         return
     task = run.config.model.task
     use = {
-        "super_resolution": f"restore {quote(str(folder))} PICTURE --upscale {getattr(task, 'scale', 0)}",
-        "inpainting": f"restore {quote(str(folder))} PICTURE --mask MASK",
+        "super_resolution": f"restore {quote(str(folder))} IMAGE --upscale {getattr(task, 'scale', 0)}",
+        "inpainting": f"restore {quote(str(folder))} IMAGE --mask MASK",
     }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
     say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
 
@@ -272,11 +270,11 @@ def _say_reconstruction(run: Any) -> None:
     if rows:
         held, network = rows[-1]["held_out"], run.config.model.network
         say(
-            f"reconstruction: PSNR {held['psnr']:.2f} dB of held-out pictures at step {rows[-1]['step']}, latents "
+            f"reconstruction: PSNR {held['psnr']:.2f} dB of held-out images at step {rows[-1]['step']}, latents "
             f"{'x'.join(map(str, network.latent_shape(run.config.model.shape)))}."
         )
     folder = quote(str(run.folder))
-    say(f"next: kuosan reconstruct {folder} PICTURES, and kuosan train PICTURES --codec {folder}")
+    say(f"next: kuosan reconstruct {folder} IMAGES, and kuosan train IMAGES --codec {folder}")
 
 
 def _say_accuracy(run: Any) -> None:
@@ -286,6 +284,6 @@ def _say_accuracy(run: Any) -> None:
         held = rows[-1]["held_out"]
         bands = [f"{value:.1%}" for value in held.get("accuracy_by_noise", []) if value is not None]
         by_noise = f"; from least to most noise: {', '.join(bands)}" if bands else ""
-        say(f"accuracy: {held['accuracy']:.1%} of held-out pictures at step {rows[-1]['step']}{by_noise}.")
+        say(f"accuracy: {held['accuracy']:.1%} of held-out images at step {rows[-1]['step']}{by_noise}.")
     if run.config.model.network.noisy:
         say(f"next: kuosan sample GENERATOR --classifier {quote(str(run.folder))} --class NAME")

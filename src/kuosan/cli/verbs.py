@@ -77,19 +77,19 @@ def _plain(text: str) -> str:
 
 app = App(
     name="kuosan",
-    help="Diffusion models on your own pictures: train, resume, sample, evaluate.",
+    help="Diffusion models on your own images: train, resume, sample, evaluate.",
     version=kuosan.__version__,
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # `ended` says that it stopped
 )
-app.command("kuosan.cli.train:train", name="train", help="Train a model on pictures, or go on with a run.")
-app.command("kuosan.cli.sample:sample", name="sample", help="Make pictures with a trained model.")
-app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's pictures are.")
-app.command("kuosan.cli.invert:invert", name="invert", help="Encode pictures to noise and decode them again.")
-app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour pictures.")
-app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged pictures.")
+app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
+app.command("kuosan.cli.sample:sample", name="sample", help="Make images with a trained model.")
+app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's images are.")
+app.command("kuosan.cli.invert:invert", name="invert", help="Encode images to noise and decode them again.")
+app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour images.")
+app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged images.")
 app.command(
-    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives pictures back."
+    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives images back."
 )
 app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
@@ -140,7 +140,7 @@ def _ended(words: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         return _say_error(
-            f"out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
+            f"out of memory: {' '.join(str(error).split())[:200]} Compute fewer images at once "
             "(train: --micro-batch 8; sample and evaluate: --batch 4), or use a smaller --network or --size.",
             71,  # sysexits' EX_OSERR
         )

@@ -99,7 +99,7 @@ class Zip:
         """
         info, head = self.members[name], self.read(name, 16)
         if info.file_size and not is_known(head):
-            raise Refused("not a picture of a known format")
+            raise Refused("not an image of a known format")
         if is_packed(head) and info.file_size > max(AGAIN * info.compress_size, LARGE):
             raise Refused(
                 f"too large: {info.file_size:,} bytes unpacked from {info.compress_size:,}, which no image is that is "
@@ -198,7 +198,7 @@ class Tar:
             Refused: as `read`; or it is no image.
         """
         if self.members[name][1] and not is_known(self.read(name, 16)):
-            raise Refused("not a picture of a known format")
+            raise Refused("not an image of a known format")
         return self.read(name, self.most)
 
 

@@ -1,4 +1,4 @@
-"""Arrays of pictures: .npz and .npy files, and what their numbers mean.
+"""Arrays of images: .npz and .npy files, and what their numbers mean.
 
 Which number is black and which is white is decided over all of them (`ranges`); what the axes are, from the shape.
 
@@ -26,7 +26,7 @@ from kuosan.data.walk import TEST, TRAIN, Entry, Listing
 from kuosan.errors import Error
 
 CHUNK = 1 << 23  # bytes of an array that are unpacked at once
-PICTURES = ("x", "images", "image", "data", "x_train", "train_images", "arr_0")
+IMAGES = ("x", "images", "image", "data", "x_train", "train_images", "arr_0")
 LABELS = ("y", "labels", "label", "targets", "y_train", "train_labels", "arr_1")
 CHANNELS, CHANNEL_WORDS = (1, 3, 4), {1: "1 channel", 3: "3 channels", 4: "4 channels"}
 TESTS = (("x_test", "y_test"), ("test_images", "test_labels"))
@@ -97,13 +97,13 @@ class StoredImages:
 
 
 class Arrays:
-    """An .npz with pictures (and labels, and a test part), or an .npy of pictures."""
+    """An .npz with images (and labels, and a test part), or an .npy of images."""
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
         self.background = rgb(config.background)
         found, others = _load(path, int((config.memory_gib + 1) * 2**30))
-        name = next(name for name in PICTURES if name in found)
+        name = next(name for name in IMAGES if name in found)
         label = next((other for other in LABELS if other in found), None)
         parts: list[tuple[StoredImages, np.ndarray | None, bool | None]] = [self._part(found, name, label, None)]
         used = [name, *([label] if label else [])]
@@ -113,18 +113,18 @@ class Arrays:
                 used += [test, *([test_label] if test_label in found else [])]
                 break
         survey = Survey(f"{path}: {name}" if len(found) > 1 else str(path), scale_of(config.range))
-        for pictures, _, _ in parts:
-            for some in pictures.chunks():
+        for images, _, _ in parts:
+            for some in images.chunks():
                 survey.add(some)
         reading = survey.reading()
-        self.parts = [(pictures.converted(reading), labels, held) for pictures, labels, held in parts]
+        self.parts = [(images.converted(reading), labels, held) for images, labels, held in parts]
         self.notes = [*reading.lines, _axes(found[name].shape)]
         unused = [each for each in (*found, *others) if each not in used]
         if unused:
             self.notes.append(f"Of its arrays {', '.join(used)} are read, and not {', '.join(unused[:8])}.")
 
     def listing(self) -> Listing:
-        """The pictures in the order of the array, those held out after."""
+        """The images in the order of the array, those held out after."""
         entries = [
             Entry(
                 f"{'test' if held else 'train'}[{i}]",
@@ -132,34 +132,34 @@ class Arrays:
                 None,
                 {True: TEST, False: TRAIN, None: None}[held],
             )
-            for pictures, labels, held in self.parts
-            for i in range(len(pictures))
+            for images, labels, held in self.parts
+            for i in range(len(images))
         ]
         h, w = self.parts[0][0].shape[1:3]
-        says = f"array {self.path}: {len(entries):,} pictures of {w}x{h}"
+        says = f"array {self.path}: {len(entries):,} images of {w}x{h}"
         return Listing(entries, says=says, in_order=True, notes=tuple(self.notes))
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th."""
-        for pictures, _, _ in self.parts:
-            if i < len(pictures):
-                return opaque(pictures[i], self.background)
-            i -= len(pictures)
+        for images, _, _ in self.parts:
+            if i < len(images):
+                return opaque(images[i], self.background)
+            i -= len(images)
         raise AssertionError(entry)
 
     def _part(
         self, found: dict[str, Stored], name: str, label: str | None, held_out: bool | None
     ) -> tuple[StoredImages, np.ndarray | None, bool | None]:
         labels = found[label].whole() if label and label in found else None
-        pictures = StoredImages(found[name], f"{self.path}: {name}", labels is not None)
+        images = StoredImages(found[name], f"{self.path}: {name}", labels is not None)
         if labels is not None:
             labels = labels.reshape(len(labels), -1)[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-            if labels.ndim != 1 or len(labels) != len(pictures) or labels.dtype.kind not in "iuUb":
+            if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iuUb":
                 raise Error(
                     f"{self.path}: {label} is {labels.dtype} of shape {labels.shape}; "
-                    f"labels are whole numbers or text, ({len(pictures)},), one a picture."
+                    f"labels are whole numbers or text, ({len(images)},), one an image."
                 )
-        return pictures, labels, held_out
+        return images, labels, held_out
 
 
 def _axes(shape: tuple[int, ...]) -> str:
@@ -196,7 +196,7 @@ def channels_last(values: np.ndarray, name: str, counted: bool = False) -> np.nd
             return values
         if values.ndim == 4 and shape[1] in CHANNELS:
             return np.moveaxis(values, 1, 3)
-    raise Error(f"{name} has shape {shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1, 3 or 4.")
+    raise Error(f"{name} has shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W), C 1, 3 or 4.")
 
 
 def _load(path: Path, most: int) -> tuple[dict[str, Stored], list[str]]:
@@ -210,10 +210,10 @@ def _load(path: Path, most: int) -> tuple[dict[str, Stored], list[str]]:
             names = [name.removesuffix(".npy") for name in members.namelist()]
         if size > most:
             raise Error(f"{path} unpacks to {size:,} bytes, more than memory_gib allows ({most:,}): raise memory_gib.")
-        wanted = {*PICTURES, *LABELS, *(name for pair in TESTS for name in pair)}
-        if not {*PICTURES} & {*names}:
+        wanted = {*IMAGES, *LABELS, *(name for pair in TESTS for name in pair)}
+        if not {*IMAGES} & {*names}:
             have = ", ".join(names[:8]) or "nothing"
-            raise Error(f"{path} holds {have}; name the pictures one of {', '.join(PICTURES)}.")
+            raise Error(f"{path} holds {have}; name the images one of {', '.join(IMAGES)}.")
         with zipfile.ZipFile(path) as members:
             return {name: _member(path, members, name) for name in dict.fromkeys(names) if name in wanted}, [
                 name for name in names if name not in wanted
@@ -281,12 +281,12 @@ def _is_head(head: bytes) -> bool:
 
 
 def is_idx_folder(path: Path) -> bool:
-    """Whether a folder is a data set of IDX files rather than of pictures."""
+    """Whether a folder is a data set of IDX files rather than of images."""
     return bool(_image_files(path))
 
 
 class Idx:
-    """Pictures of an IDX file with its labels beside it; of a folder, `train` is trained on and `t10k` held out."""
+    """Images of an IDX file with its labels beside it; of a folder, `train` is trained on and `t10k` held out."""
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
@@ -300,36 +300,36 @@ class Idx:
             self.unused, tests = tests, []  # a fraction of the training file was asked for instead
         if not trains:
             trains, tests = tests, []  # a test file alone is a data set like any other
-        found = [(_pictures(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
+        found = [(_images(file, config), _labels(file), file in tests) for file in [*trains, *tests]]
         survey = Survey(str(path), scale_of(config.range))
-        for pictures, _, _ in found:
-            survey.add(pictures)
+        for images, _, _ in found:
+            survey.add(images)
         reading = survey.reading()
         self.notes = reading.lines
-        self.parts = [(reading.bytes(pictures), labels, held) for pictures, labels, held in found]
+        self.parts = [(reading.bytes(images), labels, held) for images, labels, held in found]
 
     def listing(self) -> Listing:
-        """The pictures in the order of the file, those held out after."""
+        """The images in the order of the file, those held out after."""
         entries = []
-        for pictures, labels, held_out in self.parts:
+        for images, labels, held_out in self.parts:
             role = TEST if held_out else (TRAIN if len(self.parts) > 1 else None)
-            for i in range(len(pictures)):
+            for i in range(len(images)):
                 label = None if labels is None else str(labels[i])
                 entries.append(Entry(f"{role or TRAIN}[{i}]", label, None, role))
         found = sorted({int(label) for _, labels, _ in self.parts if labels is not None for label in np.unique(labels)})
         h, w = self.parts[0][0].shape[1:3]
-        says = f"IDX {self.path}: {len(entries):,} pictures of {w}x{h}" + ("" if found else ", no labels beside it")
+        says = f"IDX {self.path}: {len(entries):,} images of {w}x{h}" + ("" if found else ", no labels beside it")
         if self.unused:
             says += f"; {self.unused[0].name} is not used, as hold_out asks for a part of the other file"
         return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True, notes=self.notes)
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th."""
-        for pictures, _, _ in self.parts:
-            if i < len(pictures):
-                pixels: np.ndarray = pictures[i]
+        for images, _, _ in self.parts:
+            if i < len(images):
+                pixels: np.ndarray = images[i]
                 return pixels
-            i -= len(pictures)
+            i -= len(images)
         raise AssertionError(entry)
 
 
@@ -337,27 +337,27 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(file for kind in ("idx3", "idx4") for file in folder.glob(f"*images*{kind}-ubyte*") if file.is_file())
 
 
-def _pictures(path: Path, config: DataConfig) -> np.ndarray:  # (N, H, W, C)
+def _images(path: Path, config: DataConfig) -> np.ndarray:  # (N, H, W, C)
     values = _array(path, int((config.memory_gib + 1) * 2**30))
     if values.ndim == 3:
         values = values[..., None]
     if values.ndim != 4 or values.shape[3] not in (1, 3) or 0 in values.shape:
-        raise Error(f"{path} has shape {values.shape}; pictures are (N, H, W) or (N, H, W, 3): is it the labels' file?")
+        raise Error(f"{path} has shape {values.shape}; images are (N, H, W) or (N, H, W, 3): is it the labels' file?")
     return values
 
 
-def _labels(pictures: Path) -> np.ndarray | None:
-    name = pictures.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+def _labels(images: Path) -> np.ndarray | None:
+    name = images.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     stem = name.removesuffix(".gz")
-    for other in (pictures.with_name(stem), pictures.with_name(stem + ".gz")):
-        if other != pictures and other.is_file():
-            labels, count = _array(other, 1 << 30), len(_header(pictures)[1])
+    for other in (images.with_name(stem), images.with_name(stem + ".gz")):
+        if other != images and other.is_file():
+            labels, count = _array(other, 1 << 30), len(_header(images)[1])
             if labels.dtype.kind == "f":
                 raise Error(f"{other} holds floats; labels are whole numbers.")
             if labels.ndim != 1:
                 raise Error(f"{other} has shape {labels.shape}; labels are (N,).")
-            if len(labels) != (have := _header(pictures)[1][0]):
-                raise Error(f"{other} has {len(labels)} labels for {have} pictures in {pictures.name} ({count} dims).")
+            if len(labels) != (have := _header(images)[1][0]):
+                raise Error(f"{other} has {len(labels)} labels for {have} images in {images.name} ({count} dims).")
             return labels
     return None
 

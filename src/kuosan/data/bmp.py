@@ -175,7 +175,7 @@ def _bitmap(content: bytes) -> Bitmap:
         width, height, _, bits, compression, _, _, _, colours = struct.unpack_from("<iiHHIIiiI", content, 18)
         entry = 4
     else:
-        raise Refused("not a picture of a known format" if head < 12 else f"BMP of a header of {head} bytes, not read")
+        raise Refused("not an image of a known format" if head < 12 else f"BMP of a header of {head} bytes, not read")
     if width < 1 or height == 0:
         raise Refused(f"has no pixels ({width}x{abs(height)})")
     known = {RAW: (1, 2, 4, 8, 16, 24, 32), RLE8: (8,), RLE4: (4,), MASKS: (16, 32), ALPHA_MASKS: (16, 32)}

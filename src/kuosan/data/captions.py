@@ -62,7 +62,7 @@ def read_lists(names: list[str], finder: Finder, beside: Beside) -> None:
             continue
         ((name, found),) = lists.items()
         own.append(name)
-        beside.notes.append(f"{name} is read as the list of its folder's pictures, with {', '.join(found)}.")
+        beside.notes.append(f"{name} is read as the list of its folder's images, with {', '.join(found)}.")
     for name in sorted(own):
         beside.taken.add(name)
         text = beside.text(name, MOST_BYTES) or ""  # before rows are counted: its problem has no line

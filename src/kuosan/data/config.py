@@ -1,9 +1,9 @@
-"""What a data set is and how its pictures are made alike: one frozen dataclass, checked as it is built. Torch-free.
+"""What a data set is and how its images are made alike: one frozen dataclass, checked as it is built. Torch-free.
 
-Aspect-ratio buckets: shapes of about size x size pixels, and which of them each picture is brought to. Torch-free.
+Aspect-ratio buckets: shapes of about size x size pixels, and which of them each image is brought to. Torch-free.
 
 A shape (H, W) has a longer side L = size, size + step, ... and for the shorter the multiple of step nearest to size²/L.
-A picture of h x w goes to the shape of the nearest ratio; scaled to cover it, the part of its pixels that is cut is
+An image of h x w goes to the shape of the nearest ratio; scaled to cover it, the part of its pixels that is cut is
 
     cut = 1 - min(wH, hW) / max(wH, hW)
 
@@ -39,23 +39,23 @@ COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures are and what is done to each.
+    """Where the images are and what is done to each.
 
     Attributes:
         path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
-        size: pixels a side of the square pictures made; None decides from the data and says so.
-        channels: `rgb`, `grey`, or `auto`: grey where every picture is.
+        size: pixels a side of the square images made; None decides from the data and says so.
+        channels: `rgb`, `grey`, or `auto`: grey where every image is.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
             with `background`; `stretch` ignores the aspect; `centre` never scales, it cuts or repeats the edges;
-            `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all pictures share one
-            size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each picture goes to the
+            `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all images share one
+            size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each image goes to the
             nearest of several shapes of about size x size pixels.
-        background: what transparent pictures lie on: white, black, grey or #rrggbb.
-        flip: mirror half of the training pictures, drawn anew each time.
+        background: what transparent images lie on: white, black, grey or #rrggbb.
+        flip: mirror half of the training images, drawn anew each time.
         hold_out: fraction kept out of training, chosen by content; None is the data set's own split, else 0.05.
-        memory_gib: pictures are kept as bytes in memory when they fit in this.
+        memory_gib: images are kept as bytes in memory when they fit in this.
         workers: threads that decode; 0 decodes in the caller's.
-        max_pixels: a larger picture is refused from its header.
+        max_pixels: a larger image is refused from its header.
         max_bytes: an image whose file, or whose format's decoder, would take more memory than this is refused from its
             header; several at the same time, in `workers` threads, take no more together.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
@@ -66,7 +66,7 @@ class DataConfig:
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
         split_version: what makes an image the same one, and so decides on its number and its side of the split: 2 its
             decoded pixels, near duplicates on one side; 1 the bytes of its file, as in runs made before.
-        cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features,
+        cache: folder that keeps what is computed once of images and captions (latents, a text encoder's features,
             near duplicates of 5,000 images and more); none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
         layout: how folders and the files beside images are understood: 2; runs begun by older versions go on with 1.
     """
@@ -179,23 +179,23 @@ def _number(name: str, value: object, low: float, high: float) -> None:
 
 Shape = tuple[int, int]  # height, width
 
-LEAST_STEP = 4  # pixels: what networks of the smallest pictures halve twice
+LEAST_STEP = 4  # pixels: what networks of the smallest images halve twice
 MOST_ASTRAY = 0.25  # of size²: a shape of fewer or more pixels is none of about as many
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The shapes that hold pictures, from tall to wide, and the place among them of each picture's."""
+    """The shapes that hold images, from tall to wide, and the place among them of each image's."""
 
     shapes: tuple[Shape, ...]  # (H, W)
     of: np.ndarray  # (N,) int64
 
     def counts(self, ids: np.ndarray) -> np.ndarray:
-        """How many of these pictures each bucket has: (len(shapes),) int64."""
+        """How many of these images each bucket has: (len(shapes),) int64."""
         return np.bincount(self.of[ids], minlength=len(self.shapes))
 
     def usual(self, ids: np.ndarray) -> Shape:
-        """The square where it holds one of these pictures, else the shape that holds most of them."""
+        """The square where it holds one of these images, else the shape that holds most of them."""
         counts = self.counts(ids)
         square = [bool(count) and h == w for count, (h, w) in zip(counts, self.shapes)]
         return self.shapes[square.index(True) if any(square) else int(counts.argmax())]
@@ -237,18 +237,18 @@ def shapes(size: int, step: int, aspect: float) -> tuple[Shape, ...]:
 
 
 def nearest(choices: Sequence[Shape], height: int, width: int) -> int:
-    """The place of the shape whose ratio is nearest to a picture's, and so cuts least of it."""
+    """The place of the shape whose ratio is nearest to an image's, and so cuts least of it."""
     return min(range(len(choices)), key=lambda i: (cut(choices[i], height, width), i))
 
 
 def cut(shape: Shape, height: int, width: int) -> float:
-    """The part of a picture's pixels, 0 to 1, that is lost when it is scaled to cover `shape` and cut to it."""
+    """The part of an image's pixels, 0 to 1, that is lost when it is scaled to cover `shape` and cut to it."""
     one, other = width * shape[0], height * shape[1]
     return 1 - min(one, other) / max(one, other)
 
 
 def sorted_into(choices: Sequence[Shape], sizes: Sequence[Shape]) -> Buckets:
-    """The buckets of pictures of these sizes (h, w); shapes that hold none are left out."""
+    """The buckets of images of these sizes (h, w); shapes that hold none are left out."""
     found = {size: nearest(choices, *size) for size in set(sizes)}
     places = np.array([found[size] for size in sizes], np.int64)
     used, of = np.unique(places, return_inverse=True)

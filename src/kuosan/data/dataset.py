@@ -1,10 +1,10 @@
 """Any torch data set from Python as a source: its items are tensors, arrays or Pillow images, alone or with a label.
 
-What a user brings of a picture that is to be restored: a small one, or one with a hole.
+What a user brings of an image that is to be restored: a small one, or one with a hole.
 
-The opened data set: `open_pictures(config) -> Pictures`, and batches of it as x0 in [-1, 1].
+The opened data set: `open_images(config) -> Images`, and batches of it as x0 in [-1, 1].
 
-Pictures have numbers 0 .. N-1; `train` and `held_out` are numbers. The random part of a batch (mirror, window) is
+Images have numbers 0 .. N-1; `train` and `held_out` are numbers. The random part of a batch (mirror, window) is
 drawn from the keys its caller gives, so a batch is a pure function of (numbers, keys).
 """
 
@@ -40,7 +40,7 @@ from kuosan.data.walk import Entry, Listing, Source
 from kuosan.errors import Error, unknown
 from kuosan.seeds import Key, rng
 
-PICTURES = ("image", "x", "x0", "pixel_values", "img")  # keys that a dict's picture may have
+IMAGES = ("image", "x", "x0", "pixel_values", "img")  # keys that a dict's image may have
 
 
 class DatasetSource:
@@ -53,7 +53,7 @@ class DatasetSource:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise Error(
                 f"{type(dataset).__name__} has no length or no items by number: give a map-style data set "
-                "(__len__ and __getitem__), or write the pictures of a stream into a folder."
+                "(__len__ and __getitem__), or write the images of a stream into a folder."
             )
         if len(dataset) == 0:
             raise Error(f"{type(dataset).__name__} is empty: there is nothing to learn from.")
@@ -70,15 +70,15 @@ class DatasetSource:
         """Every item with its label (the second of a tuple, or a dict's `label_column`) or caption (text).
 
         Raises:
-            Error: an item is no picture, or has no such key.
+            Error: an item is no image, or has no such key.
         """
         entries, orders = [], dict[str, int]()
         survey = Survey(type(self.dataset).__name__, self.scale)
         for i in range(len(self.dataset)):
             item = self._item(i)
-            picture = _picture(item, i)
-            if not _is_shown(picture):
-                values, order = _values(picture, i)
+            image = _image(item, i)
+            if not _is_shown(image):
+                values, order = _values(image, i)
                 survey.add(values[None])
                 orders[order] = orders.get(order, 0) + 1
             entries.append(Entry(f"item {i}", *self._told(item, i)))
@@ -104,7 +104,7 @@ class DatasetSource:
         """The label and the caption of an item."""
         if isinstance(item, dict):
             if self.label_column != LABEL and self.label_column not in item:
-                raise unknown(f"label_column of item {i}", self.label_column, [k for k in item if k not in PICTURES])
+                raise unknown(f"label_column of item {i}", self.label_column, [k for k in item if k not in IMAGES])
             texts = [item[name] for name in CAPTIONS if isinstance(item.get(name), str | list) and len(item[name])]
             return self._label(item.get(self.label_column), i), self._caption(texts[0] if texts else None, i)
         if self.label_column != LABEL:
@@ -143,20 +143,18 @@ class DatasetSource:
         """Pixels (H, W, C) of the i-th item.
 
         Raises:
-            Error: it is no picture, or its values have no agreed meaning.
+            Error: it is no image, or its values have no agreed meaning.
         """
         with self.reading:
-            picture = _picture(self._item(i), i)
-        if _is_shown(picture):
-            return decode_image(picture, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
-        return opaque(self.numbers.bytes(_values(picture, i)[0], halved=True), self.background)
+            image = _image(self._item(i), i)
+        if _is_shown(image):
+            return decode_image(image, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
+        return opaque(self.numbers.bytes(_values(image, i)[0], halved=True), self.background)
 
 
-def _is_shown(picture: Any) -> bool:
+def _is_shown(image: Any) -> bool:
     """Whether it is a Pillow image whose numbers have a white of their own; those of others are read as arrays are."""
-    return isinstance(picture, Image.Image) and (
-        picture.mode not in ("F", "I") or picture.format in ("PNG", "PPM", "TIFF")
-    )
+    return isinstance(image, Image.Image) and (image.mode not in ("F", "I") or image.format in ("PNG", "PPM", "TIFF"))
 
 
 def _array(value: Any) -> np.ndarray:
@@ -167,24 +165,24 @@ def _array(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _values(picture: Any, i: int) -> tuple[np.ndarray, str]:
+def _values(image: Any, i: int) -> tuple[np.ndarray, str]:
     """An item's numbers (H, W, C), and the order in which they came.
 
     Raises:
-        Error: it is no picture, or of a shape that may be read in two ways.
+        Error: it is no image, or of a shape that may be read in two ways.
     """
     name = f"item {i}"
-    if isinstance(picture, np.ma.MaskedArray):
+    if isinstance(image, np.ma.MaskedArray):
         raise Error(f"{name} is a masked array: fill what is masked (filled), or give transparency as a channel.")
-    tensor = hasattr(picture, "detach")
+    tensor = hasattr(image, "detach")
     try:
-        values = _array(picture)
+        values = _array(image)
     except (TypeError, ValueError, RuntimeError) as reason:
-        raise Error(f"{name} is a {type(picture).__name__} that is no array ({reason}).") from None
+        raise Error(f"{name} is a {type(image).__name__} that is no array ({reason}).") from None
     if values.dtype.kind not in "biuf":
-        raise Error(f"{name} is a {type(picture).__name__}; a picture is a tensor, an array or a Pillow image.")
+        raise Error(f"{name} is a {type(image).__name__}; an image is a tensor, an array or a Pillow image.")
     if values.ndim not in (2, 3) or 0 in values.shape:
-        raise Error(f"{name} has shape {values.shape}; a picture is (C, H, W), (H, W, C) or (H, W).")
+        raise Error(f"{name} has shape {values.shape}; an image is (C, H, W), (H, W, C) or (H, W).")
     if values.ndim == 2:
         return values[..., None], "(H, W)"
     first, last = values.shape[0] in CHANNELS, values.shape[2] in CHANNELS
@@ -194,28 +192,28 @@ def _values(picture: Any, i: int) -> tuple[np.ndarray, str]:
             "images of at least 5 pixels a side."
         )
     if not first and not last:
-        raise Error(f"{name} has shape {values.shape}; a picture is (C, H, W), (H, W, C) or (H, W), C 1, 3 or 4.")
+        raise Error(f"{name} has shape {values.shape}; an image is (C, H, W), (H, W, C) or (H, W), C 1, 3 or 4.")
     return (np.moveaxis(values, 0, 2), "(C, H, W)") if first else (values, "(H, W, C)")
 
 
-def _picture(item: Any, i: int) -> Any:
+def _image(item: Any, i: int) -> Any:
     if isinstance(item, dict):
-        picture = next((item[name] for name in PICTURES if name in item), None)
-        if picture is None:
-            raise Error(f"item {i} has the keys {', '.join(map(str, item))}; name the picture 'image'.")
-        return picture
+        image = next((item[name] for name in IMAGES if name in item), None)
+        if image is None:
+            raise Error(f"item {i} has the keys {', '.join(map(str, item))}; name the image 'image'.")
+        return image
     return item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
 
 
 class Given(NamedTuple):
-    """What is known of B pictures; one row may stand for all pictures of a request."""
+    """What is known of B images; one row may stand for all images of a request."""
 
-    picture: Tensor  # (B, C, h, w) float32 in [-1, 1]: small, or 0 where it is to be made anew
-    mask: Tensor | None = None  # (B, 1, H, W): 1 where the picture is to be made anew, 0 where it is known
-    noise: Tensor | None = None  # (B,) the std of the noise in it, in units of pictures in [-1, 1]
+    image: Tensor  # (B, C, h, w) float32 in [-1, 1]: small, or 0 where it is to be made anew
+    mask: Tensor | None = None  # (B, 1, H, W): 1 where the image is to be made anew, 0 where it is known
+    noise: Tensor | None = None  # (B,) the std of the noise in it, in units of images in [-1, 1]
 
     def rows(self, rows: slice | Sequence[int]) -> Given:
-        """Some of its pictures."""
+        """Some of its images."""
         return Given(*(None if value is None else value[rows] for value in self))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Given:
@@ -224,7 +222,7 @@ class Given(NamedTuple):
 
     def expanded(self, n: int) -> Given:
         """`n` rows: these, or the one there is again and again."""
-        assert len(self.picture) in (1, n), (len(self.picture), n)
+        assert len(self.image) in (1, n), (len(self.image), n)
         return Given(*(None if v is None else v.expand(n, *v.shape[1:]) for v in self))  # type: ignore[arg-type]
 
 
@@ -232,12 +230,12 @@ AHEAD = 4  # batches decoded before they are asked for
 
 
 class Batch(NamedTuple):
-    """Some pictures: x0 (B, C, H, W) float32 in [-1, 1], ids (B,) int64, label (B,) int64 (-1: none) or None."""
+    """Some images: x0 (B, C, H, W) float32 in [-1, 1], ids (B,) int64, label (B,) int64 (-1: none) or None."""
 
     x0: Tensor
     ids: Tensor
     label: Tensor | None = None
-    caption: list[str] | None = None  # empty where a picture has none
+    caption: list[str] | None = None  # empty where an image has none
     given: Given | None = None  # of a task that restores: what a user would bring of each
     text: Mapping[str, Tensor] | None = None  # what a network is told of the captions, by door, (B, ...) each
     latent: Tensor | None = None  # (B, c, h, w) what is denoised in x0's place, where x0 is needed beside it
@@ -251,19 +249,19 @@ class Batch(NamedTuple):
 Request = tuple[Sequence[int] | np.ndarray, Sequence[Key] | None]  # the ids of a batch, and a key for each
 
 
-class Pictures:
+class Images:
     """A data set ready to be trained on.
 
     Attributes:
-        shape: (C, H, W) of x0; with buckets the square's, or where no training picture is square the commonest's.
-        buckets: the shapes of pictures, and each picture's; one shape without buckets.
-        train, held_out: picture numbers, (N,) int64 each, disjoint.
+        shape: (C, H, W) of x0; with buckets the square's, or where no training image is square the commonest's.
+        buckets: the shapes of images, and each image's; one shape without buckets.
+        train, held_out: image numbers, (N,) int64 each, disjoint.
         test: numbers of those that are neither, as the data set keeps them for testing; mostly empty.
         classes: their names in the order of the labels; empty without classes.
-        labels: (N,) int64, -1 where a picture has none; None without classes.
-        captions: a text a picture, None where it has none; None if no picture has one.
-        attributes: of the portraits, a dict a picture; None elsewhere.
-        fingerprint: changes when any picture, label, caption, split or setting that shows in x0 does; a run keeps
+        labels: (N,) int64, -1 where an image has none; None without classes.
+        captions: a text an image, None where it has none; None if no image has one.
+        attributes: of the portraits, a dict an image; None elsewhere.
+        fingerprint: changes when any image, label, caption, split or setting that shows in x0 does; a run keeps
             `fingerprint_of` what it uses.
         report: every file accounted for.
     """
@@ -294,7 +292,7 @@ class Pictures:
         """Whether the pixels are held as bytes, or decoded anew for each batch."""
         return self.scan.pixels is not None
 
-    def only(self, shape: tuple[int, int]) -> Pictures:
+    def only(self, shape: tuple[int, int]) -> Images:
         """The same data set, `train` and `held_out` of which are the numbers in the bucket of `shape` (H, W) alone.
 
         Raises:
@@ -302,7 +300,7 @@ class Pictures:
         """
         if shape not in self.buckets.shapes:
             have = ", ".join(f"{w}x{h}" for h, w in self.buckets.shapes)
-            raise Error(f"{self.config.path} has no pictures of {shape[1]}x{shape[0]} (width x height), but of {have}.")
+            raise Error(f"{self.config.path} has no images of {shape[1]}x{shape[0]} (width x height), but of {have}.")
         some, place = copy(self), self.buckets.shapes.index(shape)
         parts = (self.train, self.held_out, self.test)
         some.train, some.held_out, some.test = (ids[self.buckets.of[ids] == place] for ids in parts)
@@ -314,11 +312,11 @@ class Pictures:
         return self.report.lines()
 
     def name(self, id: int) -> str:
-        """The file, or the place in the array, of one picture."""
+        """The file, or the place in the array, of one image."""
         return self.scan.entries[id].name
 
     def pixels(self, id: int) -> np.ndarray:
-        """The bytes kept of one picture, (H, W, C): its bucket's shape, larger than what is shown for random_crop.
+        """The bytes kept of one image, (H, W, C): its bucket's shape, larger than what is shown for random_crop.
 
         Raises:
             Error: its file has gone, or is not what it was when the data set was opened.
@@ -336,7 +334,7 @@ class Pictures:
             ) from None
 
     def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[Key] | None = None) -> Batch:
-        """Pictures by number; mirrored and moved as drawn from `keys`, one a picture, or as they are without keys.
+        """Images by number; mirrored and moved as drawn from `keys`, one an image, or as they are without keys.
 
         Raises:
             Error: they are of several buckets, or a file has changed.
@@ -344,7 +342,7 @@ class Pictures:
         return self._finish(ids, [self.pixels(int(id)) for id in ids], keys)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """`batch` of each request in order; pictures that are not in memory are decoded ahead in threads."""
+        """`batch` of each request in order; images that are not in memory are decoded ahead in threads."""
         if self.in_memory or self.config.workers == 0 or isinstance(self.source, DatasetSource):
             for ids, keys in requests:
                 yield self.batch(ids, keys)
@@ -369,12 +367,12 @@ class Pictures:
         drawn: Sequence[Key | None] = keys or [None] * len(ids)
         assert len(drawn) == len(ids), (len(ids), len(drawn))
         if len({each.shape for each in pixels}) > 1:
-            raise Error("these pictures are of several buckets, a batch is of one: group ids by pictures.buckets.of.")
+            raise Error("these images are of several buckets, a batch is of one: group ids by images.buckets.of.")
         x0 = torch.from_numpy(from_uint8(np.stack([self._drawn(*pair) for pair in zip(pixels, drawn)])))
         return self._with_words(x0, ids)
 
     def _with_words(self, x0: Tensor, ids: Sequence[int] | np.ndarray) -> Batch:
-        """A batch of x0 with what is said of these pictures."""
+        """A batch of x0 with what is said of these images."""
         numbers = np.asarray(ids, np.int64)
         label = None if self.labels is None else torch.from_numpy(self.labels[numbers])
         caption = None if self.captions is None else [self.captions[i] or "" for i in numbers]
@@ -434,7 +432,7 @@ class Pictures:
         return digest.hexdigest()
 
 
-def open_pictures(
+def open_images(
     data: DataConfig | Any,
     config: DataConfig | None = None,
     *,
@@ -442,7 +440,7 @@ def open_pictures(
     cache: Path | None = None,
     memory: Memory | None = None,
     outputs: Collection[Path] = (),
-) -> Pictures:
+) -> Images:
     """Open what a config names, or a torch data set (with `config` for size, channels and the rest).
 
     Args:
@@ -459,21 +457,21 @@ def open_pictures(
     else:
         config = config or DataConfig(path=type(data).__name__)
         source = DatasetSource(data, config)
-    return Pictures(source, scan(source, config, keep=True, progress=progress, cache=cache, memory=memory), config)
+    return Images(source, scan(source, config, keep=True, progress=progress, cache=cache, memory=memory), config)
 
 
 def _nothing(config: DataConfig, scanned: Scan) -> Error:
     if not scanned.refused:
-        return Error(f"{config.path} is empty: put pictures (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF) into it.")
+        return Error(f"{config.path} is empty: put images (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF) into it.")
     shown = "; ".join(f"{name}: {reason}" for name, reason in scanned.refused[:3])
     more = len(scanned.refused) - 3
     return Error(
-        f"no picture in {config.path} can be used. {shown}"
+        f"no image in {config.path} can be used. {shown}"
         + (f"; and {more} more." if more > 0 else ".")
         + " `kuosan doctor` lists them all."
     )
 
 
-def first_rows(pictures: Pictures, n: int = CAPTIONS_SHOWN) -> list[str]:
-    """The first pictures that are trained on, `name -> caption` each."""
-    return [_row(pictures.scan.entries[int(i)]) for i in pictures.train[:n]]
+def first_rows(images: Images, n: int = CAPTIONS_SHOWN) -> list[str]:
+    """The first images that are trained on, `name -> caption` each."""
+    return [_row(images.scan.entries[int(i)]) for i in images.train[:n]]

@@ -1,4 +1,4 @@
-"""A picture file as bytes with the right meaning, or refused with the reason: `decode(content) -> Decoded`.
+"""An image file as bytes with the right meaning, or refused with the reason: `decode(content) -> Decoded`.
 
 Meaning: what a good viewer shows, in sRGB. Transparency lies on a background, CMYK and other profiles are converted,
 16 bits are scaled (never clipped), the camera's orientation is applied, an animation gives its first frame. The kind
@@ -88,14 +88,14 @@ class Decoded:
 def read_header(
     content: bytes, max_pixels: int = 64_000_000, scale: Scale | None = None, max_bytes: int = MAX_BYTES
 ) -> Header:
-    """The size and mode of a picture file, without decoding it.
+    """The size and mode of an image file, without decoding it.
 
     Args:
         scale: as `decode`'s.
         max_bytes: as `decode`'s.
 
     Raises:
-        Refused: it is no picture of a format in `FORMATS`, or larger than `max_pixels` or `max_bytes`.
+        Refused: it is no image of a format in `FORMATS`, or larger than `max_pixels` or `max_bytes`.
     """
     with _refusing(max_pixels):
         beside, bitmap, sheet = _checked(content, max_pixels, scale, max_bytes)
@@ -121,7 +121,7 @@ def decode(
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Decoded:
-    """The pixels of a picture file, upright, on `background`; grey where the file stores grey.
+    """The pixels of an image file, upright, on `background`; grey where the file stores grey.
 
     Args:
         scale: the numbers that are black and white in files of floats or 32-bit integers; none: floats are in [0, 1].
@@ -129,7 +129,7 @@ def decode(
             is done to it, take at most a byte a sample and 64 MB beside it.
 
     Raises:
-        Refused: it is no picture, too large, damaged, or of a meaning nobody has agreed on.
+        Refused: it is no image, too large, damaged, or of a meaning nobody has agreed on.
         Error: a path that cannot be read.
     """
     content = source if isinstance(source, bytes) else _read(Path(source))
@@ -198,7 +198,7 @@ def decode_image(
 
 
 def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000, max_bytes: int = MAX_BYTES) -> np.ndarray | None:
-    """How opaque each pixel of a picture file is, upright: (H, W) uint8, 0 where clear; None where it says nothing.
+    """How opaque each pixel of an image file is, upright: (H, W) uint8, 0 where clear; None where it says nothing.
 
     Raises:
         Refused, Error: as `decode`.
@@ -361,7 +361,7 @@ def _refusing(max_pixels: int, known: bool = False) -> Iterator[None]:
     except _OfUse as found:
         raise found.error from found.error.__cause__
     except UnidentifiedImageError:
-        raise Refused("not a picture of a known format") from None
+        raise Refused("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels): scale it down") from None
     # Damaged files make decoders fail in every way (struct.error, SyntaxError, IndexError, MemoryError ...).
@@ -403,7 +403,7 @@ def _read(path: Path) -> bytes:
     try:
         return read_image(path, MOST_BYTES)
     except OSError as reason:
-        raise Error(f"cannot read the picture {path}: {reason.strerror}.") from None
+        raise Error(f"cannot read the image {path}: {reason.strerror}.") from None
 
 
 def _sentence(reason: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A data set's captions as a person looks at them: how many, the longest, the first few beside their pictures.
+"""A data set's captions as a person looks at them: how many, the longest, the first few beside their images.
 
 What will be used, resized, converted and skipped, and why: `examine(config) -> Report`, nothing changed.
 
@@ -35,25 +35,25 @@ WIDE = 120  # characters shown of a caption
 
 
 def rows(entries: Sequence[Entry], n: int = CAPTIONS_SHOWN) -> list[str]:
-    """The first pictures by number, `name -> caption` each; none where nobody has a caption."""
+    """The first images by number, `name -> caption` each; none where nobody has a caption."""
     return [_row(entry) for entry in entries[:n]] if any(entry.caption for entry in entries) else []
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """How many pictures have a caption, and the longest."""
+    """How many images have a caption, and the longest."""
     texts = [(len(entry.caption), entry.name, entry.caption) for entry in entries if entry.caption]
     if not texts:
-        return "No picture has a caption."
+        return "No image has a caption."
     count, name, text = max(texts, key=lambda item: item[0])
     different = len({caption for _, _, caption in texts})
     return (
-        f"{len(texts):,} of {len(entries):,} pictures have a caption, {different:,} different ones; the longest has "
+        f"{len(texts):,} of {len(entries):,} images have a caption, {different:,} different ones; the longest has "
         f"{count:,} characters: {_printable(name)} -> {_shown(text)}"
     )
 
 
 def without(entries: Sequence[Entry]) -> list[tuple[str, str]]:
-    """The pictures that have no caption, where others have one: (name, '')."""
+    """The images that have no caption, where others have one: (name, '')."""
     some = any(entry.caption for entry in entries)
     return [(entry.name, "") for entry in entries if some and not entry.caption]
 
@@ -112,7 +112,7 @@ class DataReport:
 
     @cached_property
     def buckets(self) -> Buckets:
-        """The shapes that pictures are brought to, and each picture's; one square without buckets."""
+        """The shapes that images are brought to, and each image's; one square without buckets."""
         looks, square = self.scan.looks, (self.plan.size, self.plan.size)
         return sorted_into(self.plan.shapes or (square,), [(look.height, look.width) for look in looks])
 
@@ -186,7 +186,7 @@ class DataReport:
         if own in columns:
             return f"No classes: a list has a column {own}, but names no image here that has anything in it."
         return (
-            f"No classes; columns beside the pictures: {', '.join(columns[:12])}. Set label_column to one of them to "
+            f"No classes; columns beside the images: {', '.join(columns[:12])}. Set label_column to one of them to "
             f"take it as the class."
         )
 
@@ -194,7 +194,7 @@ class DataReport:
         """That the data set's own split is put aside, where a fraction is asked for instead."""
         if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
             return []
-        lines = [f"The pictures' own split is not used, because hold_out is {self.config.hold_out:g}."]
+        lines = [f"The images' own split is not used, because hold_out is {self.config.hold_out:g}."]
         if kept := len(self.test()):
             lines.append(f"The {kept:,} images that it keeps for testing are never trained on all the same.")
         return lines
@@ -207,7 +207,7 @@ class DataReport:
         return {"near_groups": len(found), "near_images": sum(map(len, found)), "near_parted": len(self.parted())}
 
     def _changed(self) -> tuple[int, int]:
-        """How many pictures are not shown as they are, and how many of these are enlarged."""
+        """How many images are not shown as they are, and how many of these are enlarged."""
         looks, plan = self.scan.looks, self.plan
         if plan.shapes:
             pairs = [(look, plan.shape_of(look)) for look in looks]
@@ -219,7 +219,7 @@ class DataReport:
         return resized, 0 if plan.rule == "centre" else enlarged
 
     def _buckets(self) -> dict[str, object]:
-        """With buckets: how many pictures each holds (width x height), and how much is cut of pictures."""
+        """With buckets: how many images each holds (width x height), and how much is cut of images."""
         if not self.plan.shapes:
             return {}
         shapes = (self.buckets.shapes[i] for i in self.buckets.of)
@@ -235,7 +235,7 @@ class DataReport:
         """The report in sentences, the first what was found, the last what was skipped."""
         told = self.summary()
         if not self.scan.entries:
-            return [f"{self.scan.listing.says}.", "No picture can be used.", *self._noted()]
+            return [f"{self.scan.listing.says}.", "No image can be used.", *self._noted()]
         lines = [f"{self.scan.listing.says}.", self._use(told), self._size(told)]
         if self.classes:
             counts = [f"{name} {count:,}" for name, count in told["classes"].items()]  # type: ignore[attr-defined]
@@ -308,11 +308,11 @@ class DataReport:
         return [f"{count:,} group{'s' * (count > 1)} of near duplicates, {many:,} images; {kept}: {_few(shown)}"]
 
     def _without_class(self) -> list[tuple[str, str]]:
-        """The pictures that have no class where others have one."""
+        """The images that have no class where others have one."""
         return [(entry.name, "") for entry in self.scan.entries if self.classes and entry.label is None]
 
     def _without_split(self) -> list[tuple[str, str]]:
-        """The pictures that no split names where there is one."""
+        """The images that no split names where there is one."""
         some = self.config.hold_out is None and any(entry.role for entry in self.scan.entries)
         return [(entry.name, "") for entry in self.scan.entries if some and entry.role is None]
 
@@ -328,9 +328,9 @@ class DataReport:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
         if not told["held_out"] and self.config.hold_out != 0:
             marked = not told["test"] and all(entry.held_out for entry in self.scan.entries)
-            held += " (their split holds out every one, so all are used)" if marked else " (too few pictures)"
+            held += " (their split holds out every one, so all are used)" if marked else " (too few images)"
         kept = f", {told['test']:,} kept for testing (never trained on)" if told["test"] else ""
-        return f"{told['used']:,} pictures used: {told['train']:,} to train on, {held}{kept}."
+        return f"{told['used']:,} images used: {told['train']:,} to train on, {held}{kept}."
 
     def _size(self, told: dict[str, object]) -> str:
         plan, count, buckets = self.plan, told["used"], told.get("buckets")
@@ -349,7 +349,7 @@ class DataReport:
         if not isinstance(buckets, dict):
             return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
         every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
-        lost = f"at most {told['cut_at_most']:.1%} of a picture is cut, {told['cut_on_average']:.1%} on average"
+        lost = f"at most {told['cut_at_most']:.1%} of an image is cut, {told['cut_on_average']:.1%} on average"
         return (
             f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of about {plan.size}x{plan.size} pixels, {colour} "
             f"({plan.why}): {every}; {changed}, {lost}{small}."
@@ -362,7 +362,7 @@ def examine(
     """Look at every file that `config` names as training would, keeping nothing.
 
     Raises:
-        Error: the path names no data set. A data set without one usable picture is a report, not an error.
+        Error: the path names no data set. A data set without one usable image is a report, not an error.
     """
     return DataReport(
         config, scan(find_source(config), config, keep=False, progress=progress, cache=cache, memory=memory)

@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 
 class Refused(Error):
-    """A file that is no picture to learn from; `str(refused)` is the reason, without the file's name."""
+    """A file that is no image to learn from; `str(refused)` is the reason, without the file's name."""
 
 
 def is_known(head: bytes) -> bool:
@@ -44,7 +44,7 @@ def read_image(path: str | os.PathLike[str], most: int) -> bytes:
             size = os.fstat(stream.fileno()).st_size
             head = stream.read(16)
             if size and not is_known(head):
-                raise Refused("not a picture of a known format")
+                raise Refused("not an image of a known format")
             if size > most:
                 raise Refused(
                     f"too large: {size:,} bytes, more than {most:,} are read of an image's file: scale it down"

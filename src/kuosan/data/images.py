@@ -1,4 +1,4 @@
-"""Eight-bit pictures, the only place where pictures are bytes on their way out: (H, W, C) uint8, C 1 or 3.
+"""Eight-bit images, the only place where images are bytes on their way out: (H, W, C) uint8, C 1 or 3.
 
 u = round((x + 1) * 127.5), and back x = u / 127.5 - 1: every byte survives the round trip.
 """
@@ -24,70 +24,70 @@ from kuosan.storage.files import write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_PIXELS = 64_000_000  # a picture whose recipe is read is no larger
+MOST_PIXELS = 64_000_000  # an image whose recipe is read is no larger
 MOST_TEXT = 16 << 20  # bytes of a PNG's text chunk, unpacked; a recipe has some kB, and 128 kB a long prompt
 MOST_CHUNKS = 100_000
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
-    """Pictures in [-1, 1], (..., C, H, W), as bytes, (..., H, W, C); values beyond are clipped.
+    """Images in [-1, 1], (..., C, H, W), as bytes, (..., H, W, C); values beyond are clipped.
 
     Raises:
         Error: a value is NaN or infinite.
     """
     x = np.asarray(x, dtype=np.float32)
     if not np.isfinite(x).all():
-        raise Error("a picture holds NaN or infinite values, so there is nothing to write: the model has diverged.")
+        raise Error("an image holds NaN or infinite values, so there is nothing to write: the model has diverged.")
     return np.moveaxis(np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8), -3, -1)
 
 
-def from_uint8(pictures: np.ndarray) -> np.ndarray:
+def from_uint8(images: np.ndarray) -> np.ndarray:
     """Bytes (..., H, W, C) as float32 in [-1, 1], (..., C, H, W)."""
-    x = np.ascontiguousarray(np.moveaxis(pictures, -1, -3)).astype(np.float32)
+    x = np.ascontiguousarray(np.moveaxis(images, -1, -3)).astype(np.float32)
     x /= 127.5
     x -= 1
     return x
 
 
 def as_written(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as 8 bits will hold them: what `from_uint8(to_uint8(x))` gives, on x's device."""
+    """Images in [-1, 1] as 8 bits will hold them: what `from_uint8(to_uint8(x))` gives, on x's device."""
     return x.add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
 
 
-def grid(pictures: np.ndarray, columns: int | None = None, padding: int = 2, background: int = 255) -> np.ndarray:
-    """Pictures (N, H, W, C) side by side in rows of `columns` (near square if None): one (H', W', C)."""
-    n, h, w, c = pictures.shape
+def grid(images: np.ndarray, columns: int | None = None, padding: int = 2, background: int = 255) -> np.ndarray:
+    """Images (N, H, W, C) side by side in rows of `columns` (near square if None): one (H', W', C)."""
+    n, h, w, c = images.shape
     columns = min(n, columns or int(np.ceil(np.sqrt(n))))
     rows = -(-n // columns)
     sheet = np.full((rows * (h + padding) + padding, columns * (w + padding) + padding, c), background, np.uint8)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         top, left = (i // columns) * (h + padding) + padding, (i % columns) * (w + padding) + padding
-        sheet[top : top + h, left : left + w] = picture
+        sheet[top : top + h, left : left + w] = image
     return sheet
 
 
-def enlarge(pictures: np.ndarray, factor: int) -> np.ndarray:
+def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     """Each pixel of (..., H, W, C) as a square of `factor` pixels."""
-    return pictures.repeat(factor, axis=-3).repeat(factor, axis=-2)
+    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def png_bytes(picture: np.ndarray, text: dict[str, str] | None = None) -> bytes:
+def png_bytes(image: np.ndarray, text: dict[str, str] | None = None) -> bytes:
     """A PNG file of (H, W, C) bytes with text chunks, the same bytes for the same input."""
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)
     buffer = io.BytesIO()
-    _pillow(picture).save(buffer, "PNG", pnginfo=info)
+    _pillow(image).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def save_png(path: str | Path, picture: np.ndarray, text: dict[str, str] | None = None) -> None:
+def save_png(path: str | Path, image: np.ndarray, text: dict[str, str] | None = None) -> None:
     """Write (H, W, C) bytes as a PNG with text chunks, whole or not at all.
 
     Raises:
         Error: the file cannot be written.
     """
-    write_atomic(path, png_bytes(picture, text))
+    write_atomic(path, png_bytes(image, text))
 
 
 def read_png_text(path: str | Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def read_png_text(path: str | Path) -> dict[str, str]:
         with open_regular(path) as stream:
             return _texts(stream)
     except FileNotFoundError:
-        raise Error(f"{path}: no such picture.") from None
+        raise Error(f"{path}: no such image.") from None
     except (OSError, ValueError, zlib.error) as reason:
         raise Error(f"{path} is no readable PNG ({reason}), so it carries no recipe.") from None
 
@@ -166,6 +166,6 @@ def save_gif(path: str | Path, frames: Sequence[np.ndarray], milliseconds: int =
     write_atomic(path, buffer.getvalue())
 
 
-def _pillow(picture: np.ndarray) -> Image.Image:
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] in (1, 3), picture.shape
-    return Image.fromarray(np.ascontiguousarray(picture[..., 0] if picture.shape[2] == 1 else picture))
+def _pillow(image: np.ndarray) -> Image.Image:
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3), image.shape
+    return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))

@@ -1,4 +1,4 @@
-"""The rows of a list of pictures: CSV with a header, or JSON lines; each row names its picture by `file_name`.
+"""The rows of a list of images: CSV with a header, or JSON lines; each row names its image by `file_name`.
 
 Files that belong to one image by its name: `a.txt`, `a.caption`, `a.json`, `a.cls` beside `a.png`, or `a.png.txt`.
 
@@ -20,7 +20,7 @@ from typing import Any
 from kuosan.data.config import LABEL
 from kuosan.data.text_files import CAPTIONS, Beside, decode_text, fold
 
-FILE_NAME = "file_name"  # the column that says which picture a row is of
+FILE_NAME = "file_name"  # the column that says which image a row is of
 FILE_NAMES = (FILE_NAME, "filename", "file", "image", "path")  # what else lists call it; the first that is there
 ENDINGS = (".csv", ".jsonl")
 
@@ -37,7 +37,7 @@ def rows(name: str, text: str, known: Collection[str] | None = None) -> Iterator
 
 
 def columns(name: str, text: str, known: Collection[str] | None = None) -> list[str]:
-    """The columns of a list of pictures, from its beginning; none where it is no such list."""
+    """The columns of a list of images, from its beginning; none where it is no such list."""
     for _, row in rows(name, text, known):
         return [] if isinstance(row, str) else list(row)
     header = _usual(_header(text, _delimiter(text, known)), known) if name.lower().endswith(".csv") else []

@@ -1,6 +1,6 @@
 """Arithmetic on 8-bit pixels, (H, W, C) uint8 in sRGB values: compositing, grey, channels.
 
-A picture brought to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking).
+An image brought to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _whole(side: float) -> float:
-    """A whole side as an int, so that a picture of the right size is copied and not scaled."""
+    """A whole side as an int, so that an image of the right size is copied and not scaled."""
     return int(side) if side == int(side) else side
 
 

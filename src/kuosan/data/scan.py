@@ -5,7 +5,7 @@ decoding shows whether a file is whole.
 
 What earlier looks told, in a file the caller names: a file of the same size and time is not looked at again.
 
-Pictures kept in memory as bytes: one array for all pictures of a shape. Torch-free.
+Images kept in memory as bytes: one array for all images of a shape. Torch-free.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Job = TypeVar("Job")
 
 DEFAULT_SIZE = 64  # pixels a side at most where nobody says: what a CPU can learn in an evening
 CHUNK = 256  # results that may wait for the slowest
-LOOKING, DECODING, COMPARING = "looking at files", "decoding pictures", "comparing images"
+LOOKING, DECODING, COMPARING = "looking at files", "decoding images", "comparing images"
 REMEMBERED = 5_000  # images from which on near duplicates are kept for the next time; fewer are compared in seconds
-BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 32, instead of scaling them
+BORDER = 8  # pixels that `auto` adds around small images of one size, 28 -> 32, instead of scaling them
 
 
 class Memory(Protocol):
@@ -58,7 +58,7 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """What is done to every picture: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
+    """What is done to every image: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
 
     With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels.
     """
@@ -72,7 +72,7 @@ class ResizePlan:
     shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets
 
     def shape_of(self, look: Look) -> Shape:
-        """(H, W) that is stored of a picture."""
+        """(H, W) that is stored of an image."""
         if not self.shapes:
             return self.side, self.side
         return self.shapes[nearest(self.shapes, look.height, look.width)]
@@ -195,7 +195,7 @@ def _finish(
     store: PixelStore | None,
     config: DataConfig,
 ) -> Scan:
-    """The scan of the usable `places` of a listing; grey pictures stored as colour lose two channels."""
+    """The scan of the usable `places` of a listing; grey images stored as colour lose two channels."""
     kept = [looks[i] for i in places]
     if config.channels == "auto" and plan.channels == 3 and kept and all(look.grey for look in kept):
         plan = replace(plan, channels=1)
@@ -247,11 +247,11 @@ def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
     if len(sizes) == 1:
         ((w, h),) = sizes
         if w == h <= DEFAULT_SIZE:
-            return max(SIZES[0], -(-w // 8) * 8), f"all pictures are {w}x{h}"
+            return max(SIZES[0], -(-w // 8) * 8), f"all images are {w}x{h}"
     shorter = sorted(min(head.width, head.height) for head in heads) or [DEFAULT_SIZE]
     tenth = shorter[len(shorter) // 10]
     size = max(SIZES[0], min(DEFAULT_SIZE, 1 << (tenth.bit_length() - 1)))
-    return size, f"nine in ten pictures are at least {tenth} pixels on their shorter side; set size for another"
+    return size, f"nine in ten images are at least {tenth} pixels on their shorter side; set size for another"
 
 
 def _head(source: Source, config: DataConfig, ledger: Ledger, i: int, entry: Entry) -> Look:
@@ -310,7 +310,7 @@ def _pixels(
 
 
 def load(source: Source, entry: Entry, i: int, head: Look, config: DataConfig, plan: ResizePlan) -> np.ndarray:
-    """One picture as planned, (side, side, C) uint8.
+    """One image as planned, (side, side, C) uint8.
 
     Raises:
         Refused: it cannot be decoded, or is not what it was when it was looked at.
@@ -381,7 +381,7 @@ class Ledger:
             "version": CACHE_VERSION,
             "path": str(Path(config.path).absolute()),
             "max_pixels": config.max_pixels,
-            "background": config.background,  # grey pictures may be seen as grey on one, not on another
+            "background": config.background,  # grey images may be seen as grey on one, not on another
             "resize": config.resize,
             "range": config.range,
             "split_version": config.split_version,
@@ -435,7 +435,7 @@ def _plain(look: Look) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PixelStore:
-    """Picture i is row `rows[i]` of `arrays[of[i]]`."""
+    """Image i is row `rows[i]` of `arrays[of[i]]`."""
 
     arrays: tuple[np.ndarray, ...]  # (n, H, W, C) uint8 each
     of: np.ndarray  # (N,) int64
@@ -443,7 +443,7 @@ class PixelStore:
 
     @classmethod
     def room(cls, shapes: Sequence[tuple[int, int]], channels: int) -> PixelStore:
-        """Room for pictures of these shapes (H, W), all black."""
+        """Room for images of these shapes (H, W), all black."""
         kinds = sorted(set(shapes))
         places = {shape: i for i, shape in enumerate(kinds)}
         of = np.array([places[shape] for shape in shapes], np.int64)
@@ -457,7 +457,7 @@ class PixelStore:
         return len(self.of)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """One picture, (H, W, C), to be read or written in place."""
+        """One image, (H, W, C), to be read or written in place."""
         kept: np.ndarray = self.arrays[int(self.of[i])][int(self.rows[i])]
         return kept
 

@@ -2,7 +2,7 @@
 
 The data set inside the package: 4,096 Toon Head portraits, 32 x 32, with exact attributes and captions.
 
-One lossless sheet of 64 x 64 pictures and one JSON of attributes, made by `scripts/build_portraits.py` from the design
+One lossless sheet of 64 x 64 images and one JSON of attributes, made by `scripts/build_portraits.py` from the design
 Toon Head by Johan Melin (CC BY 4.0), see LICENSES-DATA.md. A tenth of all heads, by the combination of hair, hair
 colour, hair at the back, beard and skin, is never in the training part.
 
@@ -34,7 +34,7 @@ from kuosan.data.text_files import CAPTIONS, IMAGES, Beside, Read
 from kuosan.data.walk import TRAIN, VALIDATION, Entry, Listing, Role, Skipped, Source, Stamps, walk
 from kuosan.errors import Error, unknown
 
-BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no picture that is let in
+BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no image that is let in
 # What img2dataset writes beside each shard
 SHARD_TABLE = re.compile(r"(.*/)?([0-9]+)(_stats\.json|\.parquet)")
 
@@ -244,21 +244,21 @@ def caption(attributes: Mapping[str, str]) -> str:
 
 @cache
 def load_sheet() -> tuple[np.ndarray, list[dict[str, str]], np.ndarray]:
-    """Pictures (N, 32, 32, 3) uint8, the attributes of each, and which are held out (N,) bool."""
+    """Images (N, 32, 32, 3) uint8, the attributes of each, and which are held out (N,) bool."""
     assets = files("kuosan.data") / "assets"
     told = json.loads((assets / "portraits.json").read_text("utf-8"))
     with (assets / "portraits.webp").open("rb") as file, Image.open(file, formats=["WEBP"]) as image:
         sheet: np.ndarray = np.asarray(image.convert("RGB"))
     rows, columns = sheet.shape[0] // SIDE, sheet.shape[1] // SIDE
-    pictures = sheet.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    pictures = np.ascontiguousarray(pictures[: len(told["codes"])])
+    images = sheet.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
+    images = np.ascontiguousarray(images[: len(told["codes"])])
     values = {name: list(words) for name, words in WORDS.items()}
     attributes = [
         {name: options[int(digit)] for (name, options), digit in zip(values.items(), code)} for code in told["codes"]
     ]
     kept_out = set(told["held_out_heads"])
     held_out = np.array([code[: len(HEAD)] in kept_out for code in told["codes"]])
-    return pictures, attributes, held_out
+    return images, attributes, held_out
 
 
 class Portraits:
@@ -273,7 +273,7 @@ class Portraits:
         if label_column != LABEL and label_column not in WORDS:
             raise unknown("label_column", label_column, [LABEL, *WORDS])
         self.attribute = CLASS if label_column == LABEL else label_column
-        self.pictures, self.attributes, held_out = load_sheet()
+        self.images, self.attributes, held_out = load_sheet()
         self.roles: list[Role | None] = [None] * len(held_out)
         if hold_out is None:
             self.roles = [VALIDATION if held else TRAIN for held in held_out]
@@ -289,7 +289,7 @@ class Portraits:
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (32, 32, 3) of the i-th."""
-        pixels: np.ndarray = self.pictures[i]
+        pixels: np.ndarray = self.images[i]
         return pixels
 
 
@@ -300,7 +300,7 @@ def find_source(config: DataConfig, outputs: Collection[Path] = ()) -> Source:
         outputs: folders that are written to, which are no data where they lie below it.
 
     Raises:
-        Error: nothing is there, or nothing that holds pictures.
+        Error: nothing is there, or nothing that holds images.
     """
     if config.path == PORTRAITS:
         return Portraits(config.hold_out, config.label_column)
@@ -327,8 +327,8 @@ def find_source(config: DataConfig, outputs: Collection[Path] = ()) -> Source:
     if is_tar(path, head):
         return Archive(path, config, zipped=False)
     raise Error(
-        f"{path} is no data set kuosan knows. Give a folder, .zip or .tar of pictures, an IDX file (.gz or not), "
-        f"an .npz or .npy file, or {PORTRAITS!r}; for one picture, give the folder it lies in."
+        f"{path} is no data set kuosan knows. Give a folder, .zip or .tar of images, an IDX file (.gz or not), "
+        f"an .npz or .npy file, or {PORTRAITS!r}; for one image, give the folder it lies in."
     )
 
 

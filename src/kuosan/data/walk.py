@@ -3,7 +3,7 @@
 Passed over are what systems leave behind and what kuosan itself writes: runs, models, and the folders of `sample`,
 `restore`, `evaluate`, `compare` and `reconstruct`, each known by the file that only kuosan writes there.
 
-The nouns of a source: an entry (one picture before anybody looked), a listing of them, a look's result.
+The nouns of a source: an entry (one image before anybody looked), a listing of them, a look's result.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ ROLES: dict[str, Role] = {  # what a split may be called, in lower case
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture before anybody has looked at it; `stamp` is (bytes, modification time) where files have one."""
+    """One image before anybody has looked at it; `stamp` is (bytes, modification time) where files have one."""
 
     name: str
     label: str | None = None
@@ -161,9 +161,9 @@ class Listing:
     missing: list[tuple[str, str]] = field(default_factory=list)
     says: str = ""
     classes: tuple[str, ...] | None = None  # a fixed order, where the source has one
-    by_folder: bool = False  # classes may be the first-level folders of those that turn out to be pictures
-    columns: tuple[str, ...] = ()  # what else is told of pictures and could be their class
-    in_order: bool = False  # entries keep their own order; else pictures are numbered by content
+    by_folder: bool = False  # classes may be the first-level folders of those that turn out to be images
+    columns: tuple[str, ...] = ()  # what else is told of images and could be their class
+    in_order: bool = False  # entries keep their own order; else images are numbered by content
     notes: tuple[str, ...] = ()  # what else was understood, a sentence each
     shards: frozenset[str] = frozenset()  # folders that another tool's files beside them say are shards
 

@@ -92,7 +92,7 @@ def invertible(prediction: str, determinant: Tensor) -> Tensor:
         cure = "predict x0, v, flow or edm" if prediction == "eps" else "ask for a level with sigma > 0"
         raise Error(
             f"prediction {prediction!r} at a level with {'alpha' if prediction == 'eps' else 'sigma'} = 0: "
-            f"the output does not determine the picture there; {cure}."
+            f"the output does not determine the image there; {cure}."
         )
     return determinant
 

@@ -22,7 +22,7 @@ from kuosan.diffusion.network import Network, call
 from kuosan.diffusion.schedule import Schedule
 from kuosan.errors import Error
 
-LogProb = Callable[[Tensor, Level], Tensor]  # log p(y | x_t) of each picture: (B, ...), level -> (B,)
+LogProb = Callable[[Tensor, Level], Tensor]  # log p(y | x_t) of each image: (B, ...), level -> (B,)
 Answer = TypeVar("Answer")
 
 
@@ -68,7 +68,7 @@ def interval(guided: Denoiser, plain: Denoiser, low: float = 0.0, high: float = 
 def rescale(guided: Denoiser, plain: Denoiser, phi: float, prediction: str = "x0") -> Denoiser:
     """Give the guided prediction the spread of the plain one (Lin et al. 2023, eq. 15-16); phi 0 is `guided` itself.
 
-    out' = phi·out·std(plain)/std(out) + (1 - phi)·out, each picture's std over channels and pixels. The quantity is x0
+    out' = phi·out·std(plain)/std(out) + (1 - phi)·out, each image's std over channels and pixels. The quantity is x0
     by default: its spread is the contrast that guidance overdoes, and the result does not depend on what the network
     predicts. The paper rescales the network's output: name it (`prediction`) for the published form, without edm.
     Give both denoisers one `shared` plain denoiser, or its network is called twice.
@@ -84,7 +84,7 @@ def rescale(guided: Denoiser, plain: Denoiser, phi: float, prediction: str = "x0
         strong = guided(x, level)
         out = _output(prediction, strong.x0, x, level)
         wanted = _spread(_output(prediction, plain(x, level).x0, x, level))
-        factor = 1 + phi * (wanted / _spread(out) - 1).nan_to_num(0.0, 0.0, 0.0)  # a flat picture stays flat
+        factor = 1 + phi * (wanted / _spread(out) - 1).nan_to_num(0.0, 0.0, 0.0)  # a flat image stays flat
         return strong._replace(x0=to_x0(prediction, out * factor, x, level))
 
     return rescaled
@@ -106,7 +106,7 @@ def clamp(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
 
 def dynamic_threshold(denoise: Denoiser, percentile: float = 99.5) -> Denoiser:
     """Imagen's dynamic thresholding (Saharia et al. 2022, appendix B): clamp to ±s and divide by s, with s the
-    percentile of a picture's |x0|, at least 1. For pictures in [-1, 1]; one already within keeps its bits.
+    percentile of an image's |x0|, at least 1. For images in [-1, 1]; one already within keeps its bits.
     """
     if not 0 < percentile <= 100:
         raise Error(f"dynamic threshold at percentile {percentile}: need above 0, at most 100; 99.5 is usual.")
@@ -123,7 +123,7 @@ def classifier(denoise: Denoiser, log_prob: LogProb, scale: float) -> Denoiser:
     """Along a classifier's gradient: x0 + scale·sigma²/alpha·grad_x log p(y | x) (Dhariwal & Nichol 2021, algorithm 2).
 
     For the exact p(y | x_t), scale 1 is exactly the conditional denoiser (Bayes). Scale 0 is `denoise` itself. Where
-    alpha = 0 the picture says nothing and neither does the classifier: the prediction stays as it is, nobody is asked.
+    alpha = 0 the image says nothing and neither does the classifier: the prediction stays as it is, nobody is asked.
     Algorithm 1's shift of DDPM's mean is docs/mathematics.md's "Guidance". Works under no_grad.
     """
     if not 0 <= scale < math.inf:
@@ -142,15 +142,15 @@ def classifier(denoise: Denoiser, log_prob: LogProb, scale: float) -> Denoiser:
 
 
 def gradient(log_prob: LogProb, x: Tensor, level: Level) -> Tensor:
-    """grad_x log p(y | x), each picture its own: like x. Enables gradients itself.
+    """grad_x log p(y | x), each image its own: like x. Enables gradients itself.
 
-    Raises: Error for a function that gives anything but one number a picture, or none that depends on x.
+    Raises: Error for a function that gives anything but one number an image, or none that depends on x.
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         value = log_prob(leaf, level)
         if value.shape != x.shape[:1]:
-            raise Error(f"log_prob gave {tuple(value.shape)}; it must give one number a picture, ({len(x)},).")
+            raise Error(f"log_prob gave {tuple(value.shape)}; it must give one number an image, ({len(x)},).")
         if not value.requires_grad:
             raise Error("log_prob does not depend on x (no_grad or detach inside?): there is no gradient to follow.")
         return torch.autograd.grad(value.sum(), leaf)[0]
@@ -244,7 +244,7 @@ def _remember(call: Callable[[Tensor, Level], Answer]) -> Callable[[Tensor, Leve
 
 
 def _choose(inside: Tensor, guided: Prediction, plain: Prediction) -> Prediction:
-    """Each picture's prediction of its own kind: inside (B,)."""
+    """Each image's prediction of its own kind: inside (B,)."""
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(inside.to(a.device).reshape(-1, *[1] * (a.ndim - 1)), a, b)
@@ -259,7 +259,7 @@ def _output(prediction: str, x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def _spread(x: Tensor) -> Tensor:
-    """The standard deviation of each picture, (B, 1, 1, 1)."""
+    """The standard deviation of each image, (B, 1, 1, 1)."""
     return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)
 
 

@@ -1,7 +1,7 @@
-"""Noise levels: x_t = alpha·x0 + sigma·eps, and the two ways a picture meets one.
+"""Noise levels: x_t = alpha·x0 + sigma·eps, and the two ways an image meets one.
 
 A level is a pair (alpha, sigma), not a beta: for DDPM alpha² is alpha_bar, for EDM alpha is 1, for flow matching
-alpha is 1 - sigma. Levels are float64 on the CPU; `mix` brings their coefficients to the picture's dtype and device.
+alpha is 1 - sigma. Levels are float64 on the CPU; `mix` brings their coefficients to the image's dtype and device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Level:
 
     @property
     def log_snr(self) -> Tensor:
-        """log(alpha²/sigma²): +inf where clean, -inf where nothing of the picture is left."""
+        """log(alpha²/sigma²): +inf where clean, -inf where nothing of the image is left."""
         return 2 * (self.alpha.log() - self.sigma.log())
 
     def __len__(self) -> int:

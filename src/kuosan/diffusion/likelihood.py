@@ -1,4 +1,4 @@
-"""DDIM inversion: a picture's own noise, found by walking a grid from clean to noisy (Song et al. 2021, section 4.3).
+"""DDIM inversion: an image's own noise, found by walking a grid from clean to noisy (Song et al. 2021, section 4.3).
 
 Each step solves DDIM's step x = sigma/sigma'·x' + (alpha - alpha'·sigma/sigma')·x0(x', to) for the noisier x':
 
@@ -6,7 +6,7 @@ Each step solves DDIM's step x = sigma/sigma'·x' + (alpha - alpha'·sigma/sigma
 
 with x0 predicted at x (first order), or, by fixed-point iteration, at x' itself, which DDIM then walks back exactly.
 
-How likely a model finds pictures, in two ways: the chain's variational bound, and the probability-flow ODE.
+How likely a model finds images, in two ways: the chain's variational bound, and the probability-flow ODE.
 
 The ODE (Song et al. 2021, eq. 39), on any schedule: in the angle phi = atan(sigma/alpha) the state
 z = x/sqrt(alpha² + sigma²) moves by dz/dphi = (cos(phi)·z - x0)/sin(phi), finite from first level to pure noise, and
@@ -14,7 +14,7 @@ z = x/sqrt(alpha² + sigma²) moves by dz/dphi = (cos(phi)·z - x0)/sin(phi), fi
     log p(y) = log p(z_T) + integral of div(dz/dphi) dphi + D·log cos(phi_first),      y = x/alpha at the first level.
 
 y is what the walk ends with at the first trained level, a little noise still in it. Its density is taken at the data
-themselves, to which no noise is added: a proper density on pictures, of a model that leaves its last noise in.
+themselves, to which no noise is added: a proper density on images, of a model that leaves its last noise in.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 
 def ddim_inversion(denoise: Denoiser, x: Tensor, levels: Level, iterations: int = 0) -> Iterator[Step]:
-    """From pictures to their noise: yields a Step for each pair of levels, the clean end's first.
+    """From images to their noise: yields a Step for each pair of levels, the clean end's first.
 
     levels: a sampler's grid, noise first, with its last level the first trained one: `schedule.grid(n, spacing,
-    last="first")`. The picture stands for the state there, whose noise no eye sees; at sigma = 0 no network was trained
+    last="first")`. The image stands for the state there, whose noise no eye sees; at sigma = 0 no network was trained
     and eps says nothing. `ddim` over the same levels leads back.
 
     iterations: how often each step asks again at the noisier state it has found: 0 is the published inversion, n + 1
@@ -73,7 +73,7 @@ def inverted(denoise: Denoiser, x: Tensor, now: Level, to: Level, iterations: in
     grown = p.sigma / p.sigma_to
     noisier = blend(x, grown, x0, p.alpha - p.alpha_to * grown)
     for _ in range(iterations):
-        # by the noise, which hardly changes where the picture is nearly clean; by x0 the iteration diverges there
+        # by the noise, which hardly changes where the image is nearly clean; by x0 the iteration diverges there
         x0 = denoise(noisier, to).x0
         eps = blend(noisier, 1 / p.sigma, x0, -p.alpha / p.sigma)
         scale = p.alpha / p.alpha_to
@@ -83,7 +83,7 @@ def inverted(denoise: Denoiser, x: Tensor, now: Level, to: Level, iterations: in
 
 Probe = Literal["rademacher", "gaussian", "exact"]
 PROBES: tuple[str, ...] = ("rademacher", "gaussian", "exact")
-BIN = 2 / 255  # of 8-bit pictures in [-1, 1]
+BIN = 2 / 255  # of 8-bit images in [-1, 1]
 BEND = 0.02  # alpha/sigma about which even steps of log SNR turn into even steps of alpha/sigma
 FLOW_FIRST = 1e-3  # sigma/alpha at which a flow's walk is ended: it has no first trained level
 MOST_EXACT = 4096  # dimensions whose trace is taken one by one
@@ -91,7 +91,7 @@ MOST_EXACT = 4096  # dimensions whose trace is taken one by one
 
 @dataclass(frozen=True)
 class BoundTerms:
-    """Terms of the bound of B pictures in bits a dimension: one step of each of K strata of rows, drawn evenly."""
+    """Terms of the bound of B images in bits a dimension: one step of each of K strata of rows, drawn evenly."""
 
     prior: Tensor  # (B,)
     bits: Tensor  # (B, K) the term of the row drawn
@@ -100,7 +100,7 @@ class BoundTerms:
 
     @property
     def total(self) -> Tensor:
-        """Each picture's bound, without bias: (B,). Drawn apart, so their spread tells all of its error."""
+        """Each image's bound, without bias: (B,). Drawn apart, so their spread tells all of its error."""
         return self.prior + (self.bits * self.size).sum(1)
 
 
@@ -112,7 +112,7 @@ def strata(steps: int, evaluations: int | None = None) -> tuple[np.ndarray, np.n
     if evaluations is None or evaluations >= steps:
         return np.arange(steps), np.ones(steps, dtype=np.int64)
     if evaluations < 2:
-        raise Error(f"evaluations {evaluations}: at least 2 a picture, for the decoder and the steps.")
+        raise Error(f"evaluations {evaluations}: at least 2 an image, for the decoder and the steps.")
     others, rest = evaluations - 1, steps - 1
     bends = np.floor(np.linspace(0, 1, others, endpoint=False) ** 2 * rest).astype(np.int64)
     firsts = np.clip(bends, np.arange(others), rest - np.arange(others, 0, -1))
@@ -131,9 +131,9 @@ def variational_bound(
     variance: str = "posterior",
     decoder: Decoder = "bins",
 ) -> BoundTerms:
-    """The bound's terms for pictures x0 (B, ...), by `evaluations` network calls a picture or one for each step.
+    """The bound's terms for images x0 (B, ...), by `evaluations` network calls an image or one for each step.
 
-    Rows and noise are keyed by (seed, "likelihood/...", stratum, id): a picture's numbers do not depend on its batch.
+    Rows and noise are keyed by (seed, "likelihood/...", stratum, id): an image's numbers do not depend on its batch.
     """
     first, size = strata(len(steps), evaluations)
     columns = []
@@ -152,13 +152,13 @@ def variational_bound(
 
 
 def dequantised(x0: Tensor, *, ids: Sequence[int], seed: int = 0) -> Tensor:
-    """8-bit pictures x0 (B, ...) in [-1, 1] with uniform noise of a bin's width, keyed by (seed, ..., id)."""
+    """8-bit images x0 (B, ...) in [-1, 1] with uniform noise of a bin's width, keyed by (seed, ..., id)."""
     noise = np.stack([seeds.rng(seed, "likelihood/dequantise", 0, id).random(tuple(x0.shape[1:])) for id in ids])
     return x0 + (BIN * torch.from_numpy(noise - 0.5)).to(x0)
 
 
 def ode_bits(log_p: Tensor, size: int) -> Tensor:
-    """Bits a dimension that 8-bit pictures have at most, from log densities of dequantised ones (Theis et al. 2016)."""
+    """Bits a dimension that 8-bit images have at most, from log densities of dequantised ones (Theis et al. 2016)."""
     return -(log_p / size + math.log(BIN)) / math.log(2)
 
 
@@ -176,7 +176,7 @@ def log_density(
 ) -> Tensor:
     """log p(y) in nats, one estimate a probe: (B, probes) float64, for y (B, ...) in the data's units.
 
-    Runge-Kutta's fourth order, 4·steps evaluations, as many gradients a probe (Hutchinson 1989). A picture's probe is
+    Runge-Kutta's fourth order, 4·steps evaluations, as many gradients a probe (Hutchinson 1989). An image's probe is
     keyed by (seed, "likelihood/probe", probe, id) and kept along its path; `exact` sums over all dimensions instead.
     Gradients are switched on here, and none reach the network's weights. `first`: sigma/alpha of the first level.
 
@@ -298,4 +298,4 @@ def check_probes(size: int, steps: int, probe: str, probes: int) -> None:
     if probe == "exact" and probes != 1:
         raise Error(f"probes {probes}: the exact trace draws none; leave it out, or use probe 'rademacher'.")
     if probe == "exact" and size > MOST_EXACT:
-        raise Error(f"probe 'exact' of pictures of {size} values: at most {MOST_EXACT}; use probe 'rademacher'.")
+        raise Error(f"probe 'exact' of images of {size} values: at most {MOST_EXACT}; use probe 'rademacher'.")

@@ -5,7 +5,7 @@
 (Ho et al. 2020, eq. 5.) Both Gaussians of a step share x_now's coefficient, so their means differ by
 gain·(x0 - x0_hat), and no mean is ever made.
 
-The losses, one value a picture: simple, weight(level) · mean((output - target)²); the bound; and the hybrid of both.
+The losses, one value an image: simple, weight(level) · mean((output - target)²); the bound; and the hybrid of both.
 
 At a given x the output's error is k times the predicted data's, k = (a·sigma - b·alpha)/sigma. A weight is therefore
 written once, as the weight W of the squared error of x0, and w = W/k² makes it the same whatever is predicted.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Decoder = Literal["bins", "density"]
 DECODERS: tuple[str, ...] = ("bins", "density")
-HALF_BIN = 1 / 255  # of 8-bit pictures in [-1, 1]
+HALF_BIN = 1 / 255  # of 8-bit images in [-1, 1]
 EDGE = 0.999  # beyond it a value is the first or the last of the 256 (Ho et al. 2020, eq. 13)
 
 
@@ -111,7 +111,7 @@ def step_bits(
     frac: Tensor | None = None,
     decoder: Decoder = "bins",
 ) -> Tensor:
-    """Each picture's term of the bound in bits a dimension, (B,): the KL of row i[b], or the decoder where i[b] is 0.
+    """Each image's term of the bound in bits a dimension, (B,): the KL of row i[b], or the decoder where i[b] is 0.
 
     x0, x0_hat (B, ...); the sum over all rows, and `prior_bits`, is the bound. Differentiable in x0_hat and frac.
     Raises: Error for an unknown variance or decoder, and for `learned` without a frac.
@@ -136,7 +136,7 @@ def exact(values: Tensor) -> Tensor:
 
 
 def prior_bits(steps: Chain, x0: Tensor) -> Tensor:
-    """KL(q(x_T | x0) || N(0, prior_std²)) of each picture in bits a dimension: (B,)."""
+    """KL(q(x_T | x0) || N(0, prior_std²)) of each image in bits a dimension: (B,)."""
     noisiest, var = steps.now[-1], float(steps.prior_std) ** 2
     ratio = float(noisiest.sigma) ** 2 / var
     mean = float(noisiest.alpha) * x0
@@ -219,7 +219,7 @@ def simple_loss(
     learned_variance: bool = False,
     cond: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """The weighted loss of each picture, (B,) float32, for levels () or (B,); `schedule` for the weight vlb."""
+    """The weighted loss of each image, (B,) float32, for levels () or (B,); `schedule` for the weight vlb."""
     out, _ = evaluate(network, prediction, level.add(x0, eps), level, sigma_data, learned_variance, cond)
     wanted = target(prediction, x0, eps, level, sigma_data)
     w = weight(weight_name, level, prediction, sigma_data, schedule)
@@ -239,7 +239,7 @@ def bound_loss(
     learned_variance: bool = False,
     cond: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """T times the bound's term at each picture's level, (B,) bits a dimension, of 8-bit pictures.
+    """T times the bound's term at each image's level, (B,) bits a dimension, of 8-bit images.
 
     The mean over all T levels is the bound without its prior's part, which no network changes. `steps` is
     `discrete_chain(schedule)`; `variance` is p's, where the network has not learned one.
@@ -283,5 +283,5 @@ def bound_terms(steps: Chain, level: Level, x0: Tensor, x0_hat: Tensor, variance
 
 
 def squared_error(out: Tensor, wanted: Tensor) -> Tensor:
-    """The mean squared error of each picture: (B, C, H, W) twice -> (B,)."""
+    """The mean squared error of each image: (B, C, H, W) twice -> (B,)."""
     return (out.to(wanted.dtype) - wanted).square().flatten(1).mean(1)

@@ -1,15 +1,15 @@
-"""Linear operators on pictures, and what was measured with one: y = A·x0 + noise·n.
+"""Linear operators on images, and what was measured with one: y = A·x0 + noise·n.
 
 `apply` is A and `adjoint` its transpose A^T; an operator may know its own `pseudo_inverse`, A^+, and `solve`,
 (A·A^T + tau·I)^-1 on the range of A, and for one that does not, conjugate gradients find them. Matrices are float64
-until they meet a picture, and then of its dtype and device.
+until they meet an image, and then of its dtype and device.
 
-Conjugate gradients: v with matrix(v) = b for each picture of a batch, where only the product is known.
+Conjugate gradients: v with matrix(v) = b for each image of a batch, where only the product is known.
 
 The matrices of one axis that reduce or blur a line of pixels: each row the weights of one output pixel, of sum 1.
 
 Bicubic weights are Keys's cubic, a = -1/2, stretched by the scale and renormalised at the borders (Pillow's, and
-torch's with antialias). A blur mirrors the picture at its borders, the edge pixel repeated, so that it is symmetric.
+torch's with antialias). A blur mirrors the image at its borders, the edge pixel repeated, so that it is symmetric.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch import Tensor
 from kuosan import seeds
 from kuosan.errors import Error
 
-Tau = float | Tensor  # a number, or (B, 1, 1, 1): one a picture
-CUT = 1e-4  # singular values below this part of the largest are noise to a float32 picture
+Tau = float | Tensor  # a number, or (B, 1, 1, 1): one an image
+CUT = 1e-4  # singular values below this part of the largest are noise to a float32 image
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Operator(Protocol):
-    """A linear map of pictures; optional members are `pseudo_inverse(y)` and `solve(y, tau)`."""
+    """A linear map of images; optional members are `pseudo_inverse(y)` and `solve(y, tau)`."""
 
     def apply(self, x: Tensor) -> Tensor:
         """A·x: (B, C, H, W) -> a measurement (B, c, h, w)."""
@@ -44,7 +44,7 @@ class Operator(Protocol):
 
 
 def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
-    """A^+·y, the least picture among those that A brings nearest to y: the operator's own, or by conjugate gradients.
+    """A^+·y, the least image among those that A brings nearest to y: the operator's own, or by conjugate gradients.
 
     Raises: Error if they diverge.
     """
@@ -69,7 +69,7 @@ def solve(operator: Operator, y: Tensor, tau: Tau) -> Tensor:
 
 
 def check_adjoint(operator: Operator, shape: tuple[int, ...]) -> None:
-    """Whether <A·x, y> = <x, A^T·y> for random pictures x of a shape (B, C, H, W) and random y.
+    """Whether <A·x, y> = <x, A^T·y> for random images x of a shape (B, C, H, W) and random y.
 
     Raises: Error where they differ by more than float32's rounding.
     """
@@ -78,7 +78,7 @@ def check_adjoint(operator: Operator, shape: tuple[int, ...]) -> None:
     y = seeds.normal([(0, "check_adjoint y", 0, i) for i in range(len(image))], tuple(image.shape[1:]))
     back = operator.adjoint(y)
     if back.shape != x.shape:
-        raise Error(f"adjoint gave {tuple(back.shape)} for a measurement of {shape}: it must give a picture, {shape}.")
+        raise Error(f"adjoint gave {tuple(back.shape)} for a measurement of {shape}: it must give an image, {shape}.")
     there, here = inner(image.double(), y.double()), inner(x.double(), back.double())
     size = (inner(image.double(), image.double()) * inner(y.double(), y.double())).sqrt()
     if not bool(((there - here).abs() <= 1e-4 * size).all()):
@@ -89,7 +89,7 @@ def check_adjoint(operator: Operator, shape: tuple[int, ...]) -> None:
 
 
 def on(value: Tau, like: Tensor) -> Tau:
-    """A number as it is; a tensor in a picture's dtype and device."""
+    """A number as it is; a tensor in an image's dtype and device."""
     return value.to(like) if isinstance(value, Tensor) else value
 
 
@@ -118,14 +118,14 @@ class Mask:
 
     def __post_init__(self) -> None:
         if self.known.ndim != 4 or self.known.shape[1] != 1:
-            raise Error(f"mask of shape {tuple(self.known.shape)}: need (1, 1, H, W), or (B, 1, H, W) for B pictures.")
+            raise Error(f"mask of shape {tuple(self.known.shape)}: need (1, 1, H, W), or (B, 1, H, W) for B images.")
         if not bool(((self.known == 0) | (self.known == 1)).all()):
             low, high = float(self.known.min()), float(self.known.max())
             raise Error(f"mask with values from {low:g} to {high:g}: allowed are 1 (known) and 0; round it first.")
 
     def apply(self, x: Tensor) -> Tensor:
         if x.shape[2:] != self.known.shape[2:] or len(self.known) not in (1, len(x)):
-            raise Error(f"mask of shape {tuple(self.known.shape)} on pictures of {tuple(x.shape)}: sizes must agree.")
+            raise Error(f"mask of shape {tuple(self.known.shape)} on images of {tuple(x.shape)}: sizes must agree.")
         return x * self.known.to(x)
 
     adjoint = apply
@@ -154,7 +154,7 @@ class Separable:
             raise Error(f"cut {self.cut}: need 0 (every singular value counts) or more, below 1; {CUT:g} is usual.")
 
     def apply(self, x: Tensor) -> Tensor:
-        self._check("pictures", x, self.rows.shape[1], self.columns.shape[1])
+        self._check("images", x, self.rows.shape[1], self.columns.shape[1])
         return self.rows.to(x) @ x @ self.columns.to(x).mT
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class Separable:
 
 
 def area(scale: int, size: tuple[int, int]) -> Separable:
-    """The mean of each square of scale x scale pixels of pictures (H, W).
+    """The mean of each square of scale x scale pixels of images (H, W).
 
     Raises: Error for sides that scale does not divide.
     """
@@ -208,7 +208,7 @@ def area(scale: int, size: tuple[int, int]) -> Separable:
 
 
 def bicubic(scale: int, size: tuple[int, int]) -> Separable:
-    """Antialiased bicubic reduction of pictures (H, W) by a whole scale: Pillow's resize and torch's
+    """Antialiased bicubic reduction of images (H, W) by a whole scale: Pillow's resize and torch's
     `interpolate(mode="bicubic", antialias=True)`. Raises: Error for sides that scale does not divide.
     """
     height, width = _reducible("bicubic", scale, size)
@@ -216,7 +216,7 @@ def bicubic(scale: int, size: tuple[int, int]) -> Separable:
 
 
 def gaussian_blur(std: float, size: tuple[int, int], radius: int | None = None) -> Separable:
-    """Gaussian blur of pictures (H, W), std in pixels, cut at `radius` (4·std if None), mirrored at the borders.
+    """Gaussian blur of images (H, W), std in pixels, cut at `radius` (4·std if None), mirrored at the borders.
 
     Raises: Error for a std or a radius that is not above 0.
     """
@@ -286,15 +286,15 @@ class Compose:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What is known of a picture: y = A·x0 + noise·n, noise in units of pictures in [-1, 1]."""
+    """What is known of an image: y = A·x0 + noise·n, noise in units of images in [-1, 1]."""
 
     operator: Operator
-    y: Tensor  # (B, c, h, w), or (1, c, h, w) for every picture
+    y: Tensor  # (B, c, h, w), or (1, c, h, w) for every image
     noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < math.inf:
-            raise Error(f"measurement noise {self.noise}: need 0 (exact) or more, the noise's std in [-1, 1] pictures.")
+            raise Error(f"measurement noise {self.noise}: need 0 (exact) or more, the noise's std in [-1, 1] images.")
 
     def residual(self, x0: Tensor) -> Tensor:
         """y - A·x0, in x0's dtype and device. Raises: Error for a measurement of another shape than A·x0."""
@@ -308,7 +308,7 @@ ITERATIONS = 500  # at most
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """The least v with matrix(v) = b, each picture on its own, for a symmetric matrix without negative eigenvalues.
+    """The least v with matrix(v) = b, each image on its own, for a symmetric matrix without negative eigenvalues.
 
     Stops at a residual of 10·eps of b's (Hestenes & Stiefel 1952), where rounding ends progress, or after 500 steps.
     Gives the v of least residual. Raises: Error for one that stays above a tenth of b's, or is no number.
@@ -339,7 +339,7 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor) -> Tensor
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each picture: (B, ...) -> (B, 1, ...)."""
+    """The inner product of each image: (B, ...) -> (B, 1, ...)."""
     return (a * b).sum(dim=tuple(range(1, a.ndim)), keepdim=True)
 
 

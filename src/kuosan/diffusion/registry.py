@@ -123,7 +123,7 @@ class SamplerSpec:
     noise: str = ""  # the option that says whether noise is drawn; none: never
 
     def evaluations(self, steps: int, last: str = "clean") -> int:
-        """Network evaluations a picture; a step of several needs only one if it ends at sigma = 0.
+        """Network evaluations an image; a step of several needs only one if it ends at sigma = 0.
 
         A few less where the grid begins at alpha = 0, or almost: that step, too, takes one.
         """
@@ -292,7 +292,7 @@ def check_model(schedule: object, name: str) -> None:
         cause = "zero_terminal_snr" if getattr(schedule, "zero_terminal_snr", False) else "a flow schedule"
         raise Error(
             f"prediction 'eps' with {cause}: sampling starts at alpha = 0, where the noise tells nothing of the "
-            "picture; predict v, x0, flow or edm."
+            "image; predict v, x0, flow or edm."
         )
 
 

@@ -65,7 +65,7 @@ def pigdm(denoise: Denoiser, measurement: Measurement, prior_std: float = 1.0, s
 
     Exact for isotropic Gaussian data of std `prior_std`. Scale 0 is `denoise` itself; where alpha = 0 the prediction
     stays. sigma²/alpha is Bayes' own factor, where the paper has adaptive weights; a network's Jacobian is inexact, and
-    the factor huge at the noisy end, so each picture's step ends at the latest where the residual, weighed by p's
+    the factor huge at the noisy end, so each image's step ends at the latest where the residual, weighed by p's
     precision, is least along it. For such Gaussian data the whole step is never longer than that.
     """
     if not 0 <= scale < math.inf:
@@ -102,7 +102,7 @@ def dps(
     """Down the gradient of the residual's length: x0 - push·grad_x |y - A·x0| (Chung et al. 2023, algorithm 1).
 
     On DDPM's walk of 1000 steps over `levels`, x moves by the paper's scale·grad: push = scale·1000/N/c, with c the
-    factor of x0 in the posterior mean of the step from here. Fewer steps push harder, each picture no further than
+    factor of x0 in the posterior mean of the step from here. Fewer steps push harder, each image no further than
     where |y - A·x0| is least along its step. Scale 0 is `denoise` itself. With `decode`, x are latents, and the
     residual is that of what they decode to.
 
@@ -123,13 +123,13 @@ def dps(
         ratio = (level.sigma / level.alpha)[..., None] * (1 - 1e-12)  # rounding must not choose the pair before
         i = (ratios >= ratio).sum(-1) - 1
         leaf, prediction, tracked = _tracked(denoise, x, level)
-        picture = seen(decode, prediction.x0)
-        residual = measurement.residual(picture.picture)
+        shown = seen(decode, prediction.x0)
+        residual = measurement.residual(shown.shown)
         squared = inner(residual, residual)
         length = squared.sqrt()
         unit = torch.where(length > 0, residual / length, 0.0)
-        step = _pulled(picture.pull(measurement.operator.adjoint(unit)), leaf, tracked)
-        image = measurement.operator.apply(picture.push(step))
+        step = _pulled(shown.pull(measurement.operator.adjoint(unit)), leaf, tracked)
+        image = measurement.operator.apply(shown.push(step))
         least = inner(image, residual) / inner(image, image)
         push = _capped(over(pushes[i.clamp(min=0)], x), least)
         if measurement.noise > 0:
@@ -140,7 +140,7 @@ def dps(
 
 
 def project(measurement: Measurement, x: Tensor) -> Tensor:
-    """Finished pictures with the known pixels pasted, exactly, where a Mask measured without noise; else unchanged."""
+    """Finished images with the known pixels pasted, exactly, where a Mask measured without noise; else unchanged."""
     if not isinstance(measurement.operator, Mask) or measurement.noise > 0:
         return x
     return torch.where(measurement.operator.known.to(x.device) > 0, measurement.y.to(x), x)
@@ -194,7 +194,7 @@ def resampled(
     each draw has its own number. Raises: Error for a grid that does not end clean.
     """
     if float(levels.sigma[-1]) != 0:
-        raise Error('a resampled walk ends at a clean picture: make the grid with last="clean".')
+        raise Error('a resampled walk ends at a clean image: make the grid with last="clean".')
     return _resampled(denoise, x, levels, noise, repaint_times(len(levels) - 1, jump_length, jumps), walk, options)
 
 
@@ -252,13 +252,13 @@ def _beyond(noise: float, residual: Tensor, squared: Tensor) -> Tensor:
 
 
 def _capped(scale: float | Tensor, least: Tensor) -> Tensor:
-    """The scale, but at most the step of least residual and at least 0, each picture's: (B, 1, 1, 1)."""
+    """The scale, but at most the step of least residual and at least 0, each image's: (B, 1, 1, 1)."""
     return torch.minimum(least.nan_to_num(0.0).clamp(min=0), torch.as_tensor(scale).to(least))
 
 
 def _positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise Error(f"{name} {value}: need the data's standard deviation, above 0, as in 0.5 for pictures in [-1, 1].")
+        raise Error(f"{name} {value}: need the data's standard deviation, above 0, as in 0.5 for images in [-1, 1].")
 
 
 SMALL = 0.01  # of the latents' size: the step over which a decoder's change is measured
@@ -267,7 +267,7 @@ SMALL = 0.01  # of the latents' size: the step over which a decoder's change is 
 class Seen(NamedTuple):
     """What a decoder makes of latents, and how that changes with them."""
 
-    picture: Tensor  # (B, C, H, W)
+    shown: Tensor  # (B, C, H, W)
     pull: Callable[[Tensor], Tensor]  # J^T·v: (B, C, H, W) -> (B, c, h, w)
     push: Callable[[Tensor], Tensor]  # J·s: (B, c, h, w) -> (B, C, H, W)
 
@@ -278,11 +278,11 @@ def seen(decode: Callable[[Tensor], Tensor] | None, z: Tensor) -> Seen:
         return Seen(z, _same, _same)
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
-        picture = decode(leaf)
-    at = picture.detach()
+        shown = decode(leaf)
+    at = shown.detach()
 
     def pull(v: Tensor) -> Tensor:
-        return torch.autograd.grad(picture, leaf, v.to(picture))[0]
+        return torch.autograd.grad(shown, leaf, v.to(shown))[0]
 
     def push(step: Tensor) -> Tensor:
         size = step.flatten(1).norm(dim=1)
@@ -303,27 +303,27 @@ def ddnm_through(
     decode: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor], Tensor],
     prior_std: float,
-    picture_std: float,
+    image_std: float,
 ) -> Denoiser:
     """What y says replaces what the decoded prediction says of it (after Wang, Yu & Zhang 2023), and that is encoded.
 
-    The encoder sees the picture before and after, so that its own loss cancels: where y agrees with the prediction,
-    it stays. With noise, as `restoration.ddnm` in pixels of std `picture_std`.
+    The encoder sees the image before and after, so that its own loss cancels: where y agrees with the prediction,
+    it stays. With noise, as `restoration.ddnm` in pixels of std `image_std`.
     """
-    if not (prior_std > 0 and picture_std > 0):
-        raise Error(f"prior_std {prior_std}, picture_std {picture_std}: standard deviations of data, above 0.")
+    if not (prior_std > 0 and image_std > 0):
+        raise Error(f"prior_std {prior_std}, image_std {image_std}: standard deviations of data, above 0.")
 
     def held(z: Tensor, level: Level) -> Prediction:
         prediction = denoise(z, level)
-        picture = decode(prediction.x0)
-        residual = measurement.residual(picture)
+        shown = decode(prediction.x0)
+        residual = measurement.residual(shown)
         if measurement.noise == 0:
             step = operators.pseudo_inverse(measurement.operator, residual)
         else:
             spread = level.sigma**2 / (level.alpha**2 * prior_std**2 + level.sigma**2)  # of the prior's variance
-            tau = over(measurement.noise**2 / (picture_std**2 * spread), residual)
+            tau = over(measurement.noise**2 / (image_std**2 * spread), residual)
             step = measurement.operator.adjoint(operators.solve(measurement.operator, residual, tau))
-        moved = encode(picture + step) - encode(picture)
+        moved = encode(shown + step) - encode(shown)
         return prediction._replace(x0=prediction.x0 + moved.to(prediction.x0))
 
     return held

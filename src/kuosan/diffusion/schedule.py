@@ -44,7 +44,7 @@ class Schedule(Protocol):
     """What samplers, losses and trainers ask of a schedule; a user's own class with these methods will do."""
 
     def at(self, u: ArrayLike) -> Level:
-        """Training levels for u uniform in [0, 1), one a picture; a larger u is noisier."""
+        """Training levels for u uniform in [0, 1), one an image; a larger u is noisier."""
         ...
 
     def at_log_snr(self, log_snr: ArrayLike) -> Level:

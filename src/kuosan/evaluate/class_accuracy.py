@@ -1,6 +1,6 @@
-"""A classifier of clean pictures as the judge of what classes pictures show.
+"""A classifier of clean images as the judge of what classes images show.
 
-Whether pictures show the class that was asked for, as an independent classifier sees them.
+Whether images show the class that was asked for, as an independent classifier sees them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Judge:
-    """Reads pictures as `rows.Reader` does: a row of logits a picture."""
+    """Reads images as `rows.Reader` does: a row of logits an image."""
 
     run: Pipeline
 
@@ -55,44 +55,44 @@ class Judge:
         return len(self.classes)
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, /) -> Tensor:
-        """Logits of uint8 pictures (B, C, H, W): (B, classes) float32."""
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Logits of uint8 images (B, C, H, W): (B, classes) float32."""
         found = []
-        for part in torch.split(pictures, BATCH):
+        for part in torch.split(images, BATCH):
             x = part.to(self.run.compute.device).float() / 127.5 - 1
             found.append(self.run.model.network(x).float().cpu())
         return torch.cat(found)
 
 
 def open_judge(run: str, shape: tuple[int, int, int], classes: Sequence[str], compute: Compute) -> Judge:
-    """The classifier of a run, for pictures of `shape` (C, H, W) and `classes`.
+    """The classifier of a run, for images of `shape` (C, H, W) and `classes`.
 
     Raises:
-        Error: it is no judge of clean pictures, or of other pictures or classes.
+        Error: it is no judge of clean images, or of other images or classes.
     """
     opened = pipeline.load(run, compute=compute)
     network = opened.model.config.network
     if not isinstance(network, ClassifierConfig):
         raise Error(f"judge {run!r} is no classifier: train one with --objective classifier --no-noisy.")
     if network.noisy:
-        raise Error(f"judge {run!r} was trained on noisy pictures to guide; judge with one of clean ones (--no-noisy).")
+        raise Error(f"judge {run!r} was trained on noisy images to guide; judge with one of clean ones (--no-noisy).")
     judge = Judge(opened)
     if opened.model.shape != shape:
-        raise Error(f"judge {run!r} reads pictures of {opened.model.shape}, these are {shape}.")
+        raise Error(f"judge {run!r} reads images of {opened.model.shape}, these are {shape}.")
     if judge.classes != tuple(classes):
         raise Error(f"judge {run!r} knows the classes {', '.join(judge.classes)}; asked for are {', '.join(classes)}.")
     return judge
 
 
 def share(logits: np.ndarray, wanted: np.ndarray, classes: tuple[str, ...]) -> tuple[Estimate, Agreement]:
-    """The share of pictures that the judge finds to be of the class asked for, with its standard error."""
+    """The share of images that the judge finds to be of the class asked for, with its standard error."""
     found = agreement(logits, wanted, classes)
     return Estimate(found.accuracy.value, (found.accuracy.high - found.accuracy.low) / (2 * 1.96)), found
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The share of pictures whose likeliest class is the wanted one, and which were taken for which."""
+    """The share of images whose likeliest class is the wanted one, and which were taken for which."""
 
     accuracy: Proportion
     confusion: NDArray[np.int64]  # (C, C): wanted by row, seen by column
@@ -102,7 +102,7 @@ class Agreement:
         """The share of one class.
 
         Raises:
-            Error: no picture of it was asked for.
+            Error: no image of it was asked for.
         """
         return wilson(int(self.confusion[wanted, wanted]), int(self.confusion[wanted].sum()))
 

@@ -1,9 +1,9 @@
-"""A comparison of restorers from end to end: `compare(pictures, runs, upscale=4) -> Comparison`.
+"""A comparison of restorers from end to end: `compare(images, runs, upscale=4) -> Comparison`.
 
-`prepare` opens everything and refuses what cannot be compared; `run` damages the pictures, has everybody restore them,
+`prepare` opens everything and refuses what cannot be compared; `run` damages the images, has everybody restore them,
 and writes result.json, table.md and sheet.png, anew after each contestant, so that what is done is kept.
 
-The picture sheet of a comparison: a row a picture: truth, what was brought, everybody's first answer, with heads.
+The image sheet of a comparison: a row an image: truth, what was brought, everybody's first answer, with heads.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from kuosan.evaluate.damage import Damaged
 
 MEASURED = 64  # answers of a rule measured at once
-OWN = ("captions",)  # prompts=captions of a contestant: each picture's own caption
+OWN = ("captions",)  # prompts=captions of a contestant: each image's own caption
 
 
 @dataclass(frozen=True)
@@ -83,30 +83,30 @@ class ComparisonSetup:
 
 
 def compare(
-    pictures: str | Path,
+    images: str | Path,
     runs: Sequence[str | Path],
     *,
     report: EvaluationReport | None = None,
     distance: Distance | None = None,
     **options: Any,
 ) -> Comparison:
-    """How well runs restore damaged pictures: compare("portraits", ["runs/a:ddnm", "runs/b"], upscale=4, n=16).
+    """How well runs restore damaged images: compare("portraits", ["runs/a:ddnm", "runs/b"], upscale=4, n=16).
 
     Args:
         report: hears how it goes on.
-        distance: of uint8 pictures pair by pair, in place of the named perceptual distance.
+        distance: of uint8 images pair by pair, in place of the named perceptual distance.
         options: further settings of `ComparisonConfig`.
 
     Raises:
         Error: what cannot be compared; nothing is made then.
     """
-    tree = {"pictures": str(pictures), "contestants": [str(run) for run in runs], **options}
+    tree = {"pictures": str(images), "contestants": [str(run) for run in runs], **options}
     report = report or SilentEvaluation()
     return run(prepare(trees.build(ComparisonConfig, tree), report, distance), report)
 
 
 def prepare(config: ComparisonConfig, report: EvaluationReport, distance: Distance | None = None) -> ComparisonSetup:
-    """Open the runs' settings and the pictures, and damage these. Raises: Error for what cannot be compared."""
+    """Open the runs' settings and the images, and damage these. Raises: Error for what cannot be compared."""
     found = comparison.contestants(config)
     saved = {run: checkpoint.load(run, parts=()) for one in found for run in _runs(one)}
     models = {run: trees.build(ModelConfig, each.config.get("model", {})) for run, each in saved.items()}
@@ -125,7 +125,7 @@ def prepare(config: ComparisonConfig, report: EvaluationReport, distance: Distan
     for entry in entries:
         if entry.request.prompts == OWN:  # refused before anything is made
             _check_captions(models[entry.contestant.run], entry, _captions(chosen, entry))
-    damaged = damage(config, chosen.pictures.batch(chosen.ids).x0)
+    damaged = damage(config, chosen.images.batch(chosen.ids).x0)
     features: dict[str, Any] = {"name": "given", "hash": "", "resizing": ""}
     if distance is None:
         distance = perceptual(config.features)
@@ -144,8 +144,8 @@ def run(prepared: ComparisonSetup, report: EvaluationReport | None = None) -> Co
         Error: the folder of --out holds something else.
     """
     config = trees.plain(replace(prepared.config, out=None, compute=ComputeConfig()))
-    about = [config, prepared.chosen.pictures.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
-    names, read = [NAME, TABLE, SHEET], prepared.config.pictures
+    about = [config, prepared.chosen.images.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
+    names, read = [NAME, TABLE, SHEET], prepared.config.images
     with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, read) as output:
         return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
 
@@ -171,8 +171,8 @@ def _run(prepared: ComparisonSetup, report: EvaluationReport) -> Comparison:
 
 
 def _captions(chosen: Chosen, entry: MethodEntry) -> list[str]:
-    """The captions of the pictures compared on, as prompts. Raises: Error where one has none."""
-    found = chosen.pictures.captions or [None] * len(chosen.pictures)
+    """The captions of the images compared on, as prompts. Raises: Error where one has none."""
+    found = chosen.images.captions or [None] * len(chosen.images)
     own = [found[int(i)] for i in chosen.ids]
     if not all(own):
         name = chosen.names[own.index(next(text for text in own if not text))]
@@ -185,7 +185,7 @@ def _check_captions(model: ModelConfig, entry: MethodEntry, own: Sequence[str]) 
     try:
         check_request(model, replace(entry.request, prompts=tuple(own)))
     except Error as error:
-        raise Error(f"--with {entry.contestant.text}: a caption of the pictures: {error}") from None
+        raise Error(f"--with {entry.contestant.text}: a caption of the images: {error}") from None
 
 
 def _runs(one: Contestant) -> list[str]:
@@ -197,7 +197,7 @@ def _one_shape(models: dict[str, ModelConfig]) -> tuple[int, int, int]:
     shapes = {run: model.shape for run, model in models.items()}
     if len(set(shapes.values())) > 1:
         each = ", ".join(f"{run} {shape}" for run, shape in shapes.items())
-        raise Error(f"the contestants make pictures of several shapes ({each}): compare those of one shape.")
+        raise Error(f"the contestants make images of several shapes ({each}): compare those of one shape.")
     shape = next(iter(shapes.values()))
     assert shape is not None, "a trained model knows its shape"
     return shape
@@ -212,9 +212,9 @@ def _begun(prepared: ComparisonSetup) -> Comparison:
     return Comparison(
         config.damage,
         trees.plain(config),
-        prepared.chosen.pictures.shape,
+        prepared.chosen.images.shape,
         prepared.chosen.names,
-        prepared.chosen.pictures.fingerprint,
+        prepared.chosen.images.fingerprint,
         prepared.features,
         floor,
         lacking=tuple(entry.name for entry in prepared.entries),
@@ -242,9 +242,9 @@ def _by_rule(prepared: ComparisonSetup, name: str, sheet: dict[str, Tensor]) -> 
 def _by_model(
     prepared: ComparisonSetup, entry: MethodEntry, model: Pipeline, sheet: dict[str, Tensor], report: EvaluationReport
 ) -> Scores:
-    """A contestant's answers, made and measured some pictures at a time."""
+    """A contestant's answers, made and measured some images at a time."""
     damaged, config = prepared.damaged, prepared.config
-    many = max(1, config.batch // config.variants)  # pictures at a time
+    many = max(1, config.batch // config.variants)  # images at a time
     helpers = model.helpers(entry.request)
     parts, first_answers, seconds = [], [], 0.0
     for first in range(0, len(damaged), many):
@@ -284,7 +284,7 @@ def _answers(
     first: int,
     report: EvaluationReport,
 ) -> Tensor:
-    """Answers to some pictures, the first of them number `first`: (N, V, C, H, W) uint8."""
+    """Answers to some images, the first of them number `first`: (N, V, C, H, W) uint8."""
     variants = prepared.config.variants
     n = len(part) * variants
     request = replace(entry.request, n=n, seed=entry.request.seed + first * variants)
@@ -307,17 +307,17 @@ def _answers(
 
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, list[float]]:
-    """The values of all pictures, by measure."""
+    """The values of all images, by measure."""
     return {name: np.concatenate([part[name].numpy() for part in parts]).tolist() for name in parts[0]}
 
 
-CELL = 128  # pixels a side at least: pictures are enlarged by whole factors to it
-ROWS = 8  # pictures at most
+CELL = 128  # pixels a side at least: images are enlarged by whole factors to it
+ROWS = 8  # images at most
 FONT, LINE = 12, 15  # of the headings, pixels
 
 
 def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
-    """A PNG of the first pictures: truth, brought, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
+    """A PNG of the first images: truth, brought, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
     height, width = damaged.truth.shape[-2:]
     factor = -(-CELL // min(height, width))
     size = (factor * width, factor * height)
@@ -327,12 +327,12 @@ def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
     head = LINE * max(len(lines) for lines in heads) + GAP
     canvas = Image.new("RGB", (len(columns) * (size[0] + GAP) + GAP, head + rows * (size[1] + GAP)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
-    for c, (lines, pictures) in enumerate(zip(heads, columns.values())):
+    for c, (lines, images) in enumerate(zip(heads, columns.values())):
         left = GAP + c * (size[0] + GAP)
         for i, line in enumerate(lines):
             pen.text((left, i * LINE), line, fill="black", font=font)
         for r in range(rows):
-            canvas.paste(Image.fromarray(cell(pictures[r], size)), (left, head + r * (size[1] + GAP)))
+            canvas.paste(Image.fromarray(cell(images[r], size)), (left, head + r * (size[1] + GAP)))
     return png_bytes(np.asarray(canvas))
 
 

@@ -1,8 +1,8 @@
-"""What restorers are compared on: which pictures, what is done to them, who restores them. Torch-free.
+"""What restorers are compared on: which images, what is done to them, who restores them. Torch-free.
 
 Who is compared, as a person types it: RUN[:METHOD][,key=value...], resolved to a request of each. Torch-free.
 
-What a comparison of restorers found: every picture's values, and the tables made of them.
+What a comparison of restorers found: every image's values, and the tables made of them.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig
 
 FOLDER = Path("comparisons")  # where comparisons are kept if nobody says
-MOST = (100_000, 1000)  # pictures, and answers to each
+MOST = (100_000, 1000)  # images, and answers to each
 
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """What is done to which pictures, and by whom it is undone.
+    """What is done to which images, and by whom it is undone.
 
     Attributes:
-        pictures: whole pictures: what `data.path` may be; of a data set with a split of its own the held-out ones.
+        images: whole images: what `data.path` may be; of a data set with a split of its own the held-out ones.
         contestants: RUN, RUN:METHOD, or RUN:METHOD,key=value,... each; keys are those of a request or a restoration.
-        upscale: the pictures are made so many times smaller.
+        upscale: the images are made so many times smaller.
         down: with upscale: how they are shrunk.
         deblur: std of the blur they go through, in pixels.
         colorise: their colours are taken.
         noise: std of the noise they are given, of 255.
-        mask: what is cut out of them: kinds of masks with commas between, each picture's drawn, or a box x,y,w,h.
-        n: how many pictures, drawn by a fixed key.
-        variants: answers to a picture by each contestant.
-        seed: answer k to picture i has seed + i * variants + k, so that contestants on one run share their noise.
+        mask: what is cut out of them: kinds of masks with commas between, each image's drawn, or a box x,y,w,h.
+        n: how many images, drawn by a fixed key.
+        variants: answers to an image by each contestant.
+        seed: answer k to image i has seed + i * variants + k, so that contestants on one run share their noise.
         features: the network of the perceptual distance.
         batch: answers computed together.
-        unseen: leave out the pictures that a contestant was trained on.
-        force: compare on pictures that a contestant was trained on.
+        unseen: leave out the images that a contestant was trained on.
+        force: compare on images that a contestant was trained on.
         out: the folder to write; comparisons/NAME if not given.
         compute: where the networks run.
     """
 
-    pictures: str = ""
+    images: str = field(default="", metadata={"key": "pictures"})
     contestants: tuple[str, ...] = ()
     upscale: int | None = None
     down: Literal["area", "bicubic"] = "area"
@@ -83,8 +83,8 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contestants", tuple(self.contestants))
-        if not self.pictures:
-            raise Error("no pictures to compare on: kuosan compare PICTURES --upscale 4 --with RUN.")
+        if not self.images:
+            raise Error("no images to compare on: kuosan compare IMAGES --upscale 4 --with RUN.")
         if not self.contestants:
             raise Error("nobody to compare: name at least one run, as in --with runs/photos:ddnm.")
         for name, value, low, high in (("n", self.n, 2, MOST[0]), ("variants", self.variants, 1, MOST[1])):
@@ -97,22 +97,20 @@ class ComparisonConfig:
         if self.features not in FEATURES:
             raise unknown("perceptual distance", self.features, FEATURES)
         if self.unseen and self.force:
-            raise Error(
-                "unseen and force cannot both be given: one leaves training pictures out, the other keeps them."
-            )
+            raise Error("unseen and force cannot both be given: one leaves training images out, the other keeps them.")
         masked(self.mask)
         self.restoration()
 
     def restoration(self, method: str | None = None) -> Restoration:
         """The damage as what is to be undone. Raises: Error for none, or an impossible one."""
         return Restoration(
-            self.pictures, mask=self.mask, upscale=self.upscale, down=self.down if self.upscale else None,
+            self.images, mask=self.mask, upscale=self.upscale, down=self.down if self.upscale else None,
             deblur=self.deblur, colorise=self.colorise, noise=self.noise, method=method,
         )  # fmt: skip
 
     @property
     def damage(self) -> str:
-        """What is done to the pictures, in words."""
+        """What is done to the images, in words."""
         said = [
             f"{self.upscale} times smaller by {self.down}" if self.upscale else "",
             f"blurred by {self.deblur:g} pixels" if self.deblur else "",
@@ -134,7 +132,7 @@ class ComparisonConfig:
             "colorise" if self.colorise else "",
             f"mask-{self.mask.replace(',', '-').replace(' ', '')}" if self.mask else "",
             f"noise-{self.noise:g}" if self.noise else "",
-            Path(self.pictures).stem or "pictures",
+            Path(self.images).stem or "pictures",
             f"n{self.n}",
             digest,
         ]
@@ -187,7 +185,7 @@ class Contestant:
         return self.run, self.request, "sampler" in self.settings
 
     def _shown(self, model: ModelConfig) -> Request:
-        """The request; how the picture was shrunk is no news to a model that was trained to enlarge, and left out."""
+        """The request; how the image was shrunk is no news to a model that was trained to enlarge, and left out."""
         damage = self.request.restoration
         if damage is None or self.method is not None or model.task.kind != "super_resolution":
             return self.request
@@ -206,7 +204,7 @@ class Contestant:
         """
         try:
             if isinstance(model.network, ClassifierConfig):
-                raise Error("this is a classifier, which makes no pictures; name a run that does.")
+                raise Error("this is a classifier, which makes no images; name a run that does.")
             request = self._shown(model)
             request = restoring.usual(model, request, named="sampler" in self.settings)
             return request, choose(model, request)
@@ -246,7 +244,7 @@ def parse(text: str, config: ComparisonConfig) -> Contestant:
     except Error as error:
         raise Error(f"--with {text}: {error}") from None
     if len(request.classes) > 1:
-        raise Error(f"--with {text}: one class for all pictures, or none; compare several as contestants of their own.")
+        raise Error(f"--with {text}: one class for all images, or none; compare several as contestants of their own.")
     return Contestant(text, run, method, dict(pairs), request)
 
 
@@ -332,14 +330,14 @@ APART = {  # the second's
 PAIRED = ("psnr", "perceptual")
 EXPLAINED = (
     "PSNR (dB), SSIM: higher is nearer; perceptual: lower is nearer. - first: how much more than the first "
-    "contestant's, picture by picture. Consistency: grey levels (of 255) between what was brought and the answers "
-    "damaged again; std, shift: grey levels. ± one standard error over the pictures."
+    "contestant's, image by image. Consistency: grey levels (of 255) between what was brought and the answers "
+    "damaged again; std, shift: grey levels. ± one standard error over the images."
 )
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One way to restore, measured; `values` holds a number a picture for each measure, its answers averaged."""
+    """One way to restore, measured; `values` holds a number an image for each measure, its answers averaged."""
 
     name: str
     values: dict[str, list[float]]
@@ -350,22 +348,22 @@ class Scores:
 
     @property
     def figures(self) -> dict[str, Estimate]:
-        """The mean of each measure with its standard error over the pictures."""
+        """The mean of each measure with its standard error over the images."""
         return {name: mean(values) for name, values in self.values.items()}
 
     def more(self, first: Scores) -> dict[str, Estimate]:
-        """How much more than another's, picture by picture."""
+        """How much more than another's, image by image."""
         return {f"{name}_more": mean(np.subtract(self.values[name], first.values[name])) for name in PAIRED}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everybody's scores on the same damaged pictures, and all that they depend on."""
+    """Everybody's scores on the same damaged images, and all that they depend on."""
 
     damage: str  # in words
     settings: dict[str, Any]
     shape: tuple[int, int, int]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...] = field(metadata={"key": "pictures"})
     fingerprint: str  # of their data set
     features: dict[str, Any]  # of the perceptual distance: name, hash, resizing
     floor: float | None  # the truth's own consistency: what rounding leaves
@@ -393,7 +391,7 @@ class Comparison:
         colour = "grey" if channels == 1 else "colour"
         asked = self.settings
         lines = [
-            f"{len(self.pictures):,} pictures of {asked['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
+            f"{len(self.images):,} images of {asked['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
             f"{colour}, {self.damage}; {asked['variants']} answers each, from seed {asked['seed']}.",
             *(f"{note[0].upper()}{note[1:]}." for note in self.notes),
             *(described(one) for one in self.contestants),
@@ -435,8 +433,8 @@ class Comparison:
         return "\n".join([*lines, EXPLAINED, ""])
 
     def json(self) -> str:
-        """Everything, with each picture's values."""
-        tree = asdict(self)
+        """Everything, with each image's values."""
+        tree = trees.plain(self)
         for part, scores in (("rules", self.rules), ("contestants", self.contestants)):
             for told, one in zip(tree[part], scores):
                 told["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}

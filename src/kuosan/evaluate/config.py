@@ -1,10 +1,10 @@
-"""What to measure, on how many pictures, against which: one frozen dataclass for the shell and Python. Torch-free.
+"""What to measure, on how many images, against which: one frozen dataclass for the shell and Python. Torch-free.
 
 The points of a sweep: every combination of the values given, each a request of its own. Torch-free.
 
-All points share n and the seeds, so that two of them differ picture by picture and their difference has a small error.
+All points share n and the seeds, so that two of them differ image by image and their difference has a small error.
 
-What an autoencoder is measured on: which pictures, at which size, in which tiles. Torch-free.
+What an autoencoder is measured on: which images, at which size, in which tiles. Torch-free.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 
 METRICS = ("kid", "frechet", "prdc", "memorisation", "labels")
 TRAIN, HELD_OUT = "train", "held_out"
-OF_LIKELIHOOD = ("likelihood_pictures", "ode_pictures", "ode_steps")
+OF_LIKELIHOOD = ("likelihood_images", "ode_images", "ode_steps")
 SAMPLED = Request(n=1000, batch=50)
-# Of a request: pictures that are no independent draws from the model.
+# Of a request: images that are no independent draws from the model.
 USELESS = ("image", "strength", "between", "restoration")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What to measure, and how the pictures are made.
+    """What to measure, and how the images are made.
 
     Attributes:
         metrics: what to measure: kid, frechet, prdc (precision, recall, density, coverage), memorisation, labels; none
-            given: all that these pictures allow.
-        against: the real pictures: `train` or `held_out` of the run's own, or the path of others.
-        data: where the run's own pictures are now, if they have moved.
-        real: real pictures, drawn by a fixed key; none: as many as are made, or all of fewer.
+            given: all that these images allow.
+        against: the real images: `train` or `held_out` of the run's own, or the path of others.
+        data: where the run's own images are now, if they have moved.
+        real: real images, drawn by a fixed key; none: as many as are made, or all of fewer.
         features: the feature network.
-        judge: a run of a classifier that tells each picture's class, for the labels metric.
-        force: measure with fewer pictures than a metric is sound with, or against other pictures than were trained on.
-        likelihood: bits a dimension of held-out pictures, by the variational bound and by the probability-flow ODE;
+        judge: a run of a classifier that tells each image's class, for the labels metric.
+        force: measure with fewer images than a metric is sound with, or against other images than were trained on.
+        likelihood: bits a dimension of held-out images, by the variational bound and by the probability-flow ODE;
             without metrics named, nothing else is measured.
-        likelihood_pictures: with likelihood: held-out pictures at most.
-        ode_pictures: with likelihood: of them, how many the ODE is solved for; 0 for none.
+        likelihood_images: with likelihood: held-out images at most.
+        ode_images: with likelihood: of them, how many the ODE is solved for; 0 for none.
         ode_steps: with likelihood: Runge-Kutta steps, four network evaluations each.
         sweep: FIELD=VALUE,VALUE,...: every value of a sampling option; several give all combinations.
         out: the folder to write; RUN/evaluations/NAME if not given.
-        request: how the pictures are made.
+        request: how the images are made.
         compute: where the networks run.
     """
 
@@ -74,8 +74,8 @@ class EvaluateConfig:
     judge: str | None = None
     force: bool = False
     likelihood: bool = False
-    likelihood_pictures: int = 256
-    ode_pictures: int = 64
+    likelihood_images: int = field(default=256, metadata={"key": "likelihood_pictures"})
+    ode_images: int = field(default=64, metadata={"key": "ode_pictures"})
     ode_steps: int = 50
     sweep: tuple[str, ...] = ()
     out: str | None = None
@@ -94,19 +94,17 @@ class EvaluateConfig:
         if self.data is not None and self.against not in (TRAIN, HELD_OUT):
             raise Error(f"data = {self.data!r} has no effect against {self.against!r}; give one path, with --against.")
         if self.judge is None and "labels" in self.metrics:
-            raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean pictures.")
+            raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean images.")
         if self.judge is not None and self.metrics and "labels" not in self.metrics:
             raise Error(f"judge {self.judge!r} has no effect without the labels metric; name it too, or leave it out.")
         self._check_likelihood()
         for name in USELESS:
             if getattr(self.request, name) is not None:
-                raise Error(
-                    f"{name} has no place in an evaluation, whose pictures are independent draws; leave it out."
-                )
+                raise Error(f"{name} has no place in an evaluation, whose images are independent draws; leave it out.")
 
     @property
     def sampled(self) -> bool:
-        """Whether pictures are made: not where only the likelihood is asked for."""
+        """Whether images are made: not where only the likelihood is asked for."""
         return not self.likelihood or bool(self.metrics)
 
     def _check_likelihood(self) -> None:
@@ -114,10 +112,10 @@ class EvaluateConfig:
         given = [name for name in OF_LIKELIHOOD if getattr(self, name) != usual[name]]
         if given and not self.likelihood:
             raise Error(f"{given[0]} has no effect without likelihood: give --likelihood, or leave it out.")
-        if self.likelihood_pictures < 2 or self.ode_pictures < 0 or self.ode_pictures == 1 or self.ode_steps < 2:
-            raise Error("likelihood needs at least 2 pictures, 2 or none of them by the ODE, and 2 of its steps.")
+        if self.likelihood_images < 2 or self.ode_images < 0 or self.ode_images == 1 or self.ode_steps < 2:
+            raise Error("likelihood needs at least 2 images, 2 or none of them by the ODE, and 2 of its steps.")
         if not self.sampled and (self.sweep or self.judge or self.real is not None or self.request != SAMPLED):
-            raise Error("likelihood alone makes no pictures, so settings of them have no effect: name --metrics too, "
+            raise Error("likelihood alone makes no images, so settings of them have no effect: name --metrics too, "
                         "or leave them out.")  # fmt: skip
 
 
@@ -269,28 +267,30 @@ def _typed(name: str, text: str) -> Any:
 
 
 NONE = "none"  # the features of a report without them
-MOST = 100_000  # pictures
+MOST = 100_000  # images
 
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """Which pictures are encoded and decoded again, how, and by what the result is judged."""
+    """Which images are encoded and decoded again, how, and by what the result is judged."""
 
-    pictures: str = ""  # a data set, or one picture file; empty: the pictures that the run held out
-    n: int = 256  # how many pictures, drawn by a fixed key
-    size: int | None = None  # pixels a side of a data set's pictures; as the run was trained if not given
-    tile: int | None = None  # pixels a side of tiles; None: in one piece, but a large picture file
+    images: str = field(
+        default="", metadata={"key": "pictures"}
+    )  # a data set, or one image file; empty: the images that the run held out
+    n: int = 256  # how many images, drawn by a fixed key
+    size: int | None = None  # pixels a side of a data set's images; as the run was trained if not given
+    tile: int | None = None  # pixels a side of tiles; None: in one piece, but a large image file
     overlap: int | None = None  # of tiles, in pixels; a quarter of a tile if not given
     features: str = "lite0"  # the network of KID and, where it has one, of the perceptual distance; or none
-    batch: int = 16  # pictures computed together
-    unseen: bool = False  # leave out the pictures that the run was trained on
-    force: bool = False  # measure on pictures that the run was trained on
+    batch: int = 16  # images computed together
+    unseen: bool = False  # leave out the images that the run was trained on
+    force: bool = False  # measure on images that the run was trained on
     out: str | None = None  # the folder to write; RUN/reconstructions/NAME if not given
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # where the networks run
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MOST:
-            raise Error(f"n = {self.n} is not allowed: 1 to {MOST:,} pictures.")
+            raise Error(f"n = {self.n} is not allowed: 1 to {MOST:,} images.")
         if not 1 <= self.batch <= 4096:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if self.size is not None and not SIZES[0] <= self.size <= SIZES[1]:
@@ -298,25 +298,21 @@ class ReconstructionConfig:
         if self.overlap is not None and self.tile is None:
             raise Error(f"overlap = {self.overlap} has no effect without tiles: give --tile, or leave it out.")
         if self.unseen and self.force:
-            raise Error(
-                "unseen and force cannot both be given: one leaves training pictures out, the other keeps them."
-            )
-        if not self.pictures and (self.unseen or self.force):
+            raise Error("unseen and force cannot both be given: one leaves training images out, the other keeps them.")
+        if not self.images and (self.unseen or self.force):
             name = "unseen" if self.unseen else "force"
-            raise Error(
-                f"{name} has no effect on the run's own held-out pictures: leave it out, or name other PICTURES."
-            )
+            raise Error(f"{name} has no effect on the run's own held-out images: leave it out, or name other IMAGES.")
         if self.features != NONE:
             names.check_features(self.features)
 
     def folder(self, home: Path, weights: str) -> Path:
-        """Where the report is kept: named by the pictures, and by a digest of all settings and the weights."""
+        """Where the report is kept: named by the images, and by a digest of all settings and the weights."""
         if self.out:
             return Path(self.out)
         own = trees.plain(replace(self, out=None, compute=ComputeConfig(), batch=1))
         digest = hashlib.sha256(json.dumps([own, weights], sort_keys=True).encode()).hexdigest()[:8]
         tiles = f"-tiles{self.tile}" if self.tile else ""
-        name = f"{Path(self.pictures).stem or 'held-out'}-n{self.n}{tiles}-{digest}"
+        name = f"{Path(self.images).stem or 'held-out'}-n{self.n}{tiles}-{digest}"
         return home / "reconstructions" / re.sub(r"[^\w.-]", "_", name)
 
 
@@ -326,6 +322,6 @@ def require_autoencoder(config: ModelConfig, run: str | Path) -> None:
         return
     what = "a classifier" if config.network.kind == "classifier" else "a model of pixels"
     raise Error(
-        f"{run} is {what} and has no autoencoder: name the run of one (kuosan train PICTURES --objective "
+        f"{run} is {what} and has no autoencoder: name the run of one (kuosan train IMAGES --objective "
         f"autoencoder), or of a model of its latents (--codec)."
     )

@@ -1,15 +1,15 @@
-"""Whole pictures damaged, the same for all who restore them: y = A x + noise, rounded to 8 bits as a file would be.
+"""Whole images damaged, the same for all who restore them: y = A x + noise, rounded to 8 bits as a file would be.
 
 What anybody can do without a model: enlarging by a rule, filling holes from their edges, inverting the damage.
 
 nearest known: x = y(the nearest known pixel)          harmonic: sum of 4 neighbours - 4 x = 0 inside the hole
-regularised:   A^T (A A^T + tau)^-1 y, tau = (noise / s)^2, Bayes' mean for white pictures of std s
+regularised:   A^T (A A^T + tau)^-1 y, tau = (noise / s)^2, Bayes' mean for white images of std s
 
-How far answers lie from the truth, from what was brought, and from each other: a value a picture.
+How far answers lie from the truth, from what was brought, and from each other: a value an image.
 
     consistency = root mean (A x - y)^2        shift = mean (x - truth), a channel        spread = mean std over answers
 
-All of 8-bit pictures, in grey levels of 255 or dB. Of several answers to a picture the mean is taken, but for
+All of 8-bit images, in grey levels of 255 or dB. Of several answers to an image the mean is taken, but for
 `psnr_mean`, of their mean; what compares answers needs two of them.
 """
 
@@ -42,24 +42,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Damaged:
-    """N pictures and what is left of them, float32 in [-1, 1], each as 8 bits hold it."""
+    """N images and what is left of them, float32 in [-1, 1], each as 8 bits hold it."""
 
     asked: Restoration
     truth: Tensor  # (N, C, H, W)
     brought: Tensor  # (N, C, h, w): small, blurred, grey in all channels, or 0 where cut out
     hole: Tensor | None  # (N, 1, H, W), 1 where cut out
-    operator: Operator  # A, of these N pictures
+    operator: Operator  # A, of these N images
 
     def __len__(self) -> int:
         return len(self.truth)
 
     @property
     def measured(self) -> Tensor:
-        """y: (N, c, h, w), one channel of a grey picture whose colours were taken."""
+        """y: (N, c, h, w), one channel of a grey image whose colours were taken."""
         return self.brought[:, :1] if self.asked.colorise else self.brought
 
     def rows(self, first: int, last: int) -> Damaged:
-        """The pictures `first` to `last` - 1."""
+        """The images `first` to `last` - 1."""
         part = slice(first, last)
         hole = None if self.hole is None else self.hole[part]
         operator = operator_rows(self.operator, range(*part.indices(len(self))))
@@ -67,16 +67,16 @@ class Damaged:
 
 
 def damage(config: ComparisonConfig, truth: Tensor) -> Damaged:
-    """Damage whole pictures (N, C, H, W); masks and noise are keyed by each picture's place.
+    """Damage whole images (N, C, H, W); masks and noise are keyed by each image's place.
 
     Raises:
-        Error: a size that cannot be shrunk so or holds no such mask, colours taken from grey pictures.
+        Error: a size that cannot be shrunk so or holds no such mask, colours taken from grey images.
     """
     asked, size = config.restoration(), (truth.shape[-2], truth.shape[-1])
     if asked.colorise and truth.shape[1] != 3:
-        raise Error("colorise: these models make grey pictures, which have no colours to take; use models of colour.")
+        raise Error("colorise: these models make grey images, which have no colours to take; use models of colour.")
     if asked.upscale is not None and any(side % asked.upscale for side in size):
-        raise Error(f"upscale = {asked.upscale} of pictures {size[1]}x{size[0]}: it must divide both sides.")
+        raise Error(f"upscale = {asked.upscale} of images {size[1]}x{size[0]}: it must divide both sides.")
     hole = _holes(config, len(truth), size)
     operator = operator_of(asked, size, hole)
     y = operator.apply(truth)
@@ -90,7 +90,7 @@ def damage(config: ComparisonConfig, truth: Tensor) -> Damaged:
 
 
 def _holes(config: ComparisonConfig, n: int, size: tuple[int, int]) -> Tensor | None:
-    """(N, 1, H, W), 1 where a picture is cut out. Raises: Error for a box outside the picture, or all of it."""
+    """(N, 1, H, W), 1 where an image is cut out. Raises: Error for a box outside the image, or all of it."""
     asked = masked(config.mask)
     height, width = size
     if asked is None:
@@ -98,18 +98,18 @@ def _holes(config: ComparisonConfig, n: int, size: tuple[int, int]) -> Tensor | 
     if isinstance(asked[0], int):
         left, top, wide, high = (int(part) for part in asked)
         if left + wide > width or top + high > height or (wide, high) == (width, height):
-            raise Error(f"mask {config.mask} is no part of the pictures, {width}x{height}: give a smaller x,y,w,h.")
+            raise Error(f"mask {config.mask} is no part of the images, {width}x{height}: give a smaller x,y,w,h.")
         hole = torch.zeros(n, 1, height, width)
         hole[..., top : top + high, left : left + wide] = 1
         return hole
     if min(size) < SMALLEST:
-        raise Error(f"mask {config.mask} of pictures {width}x{height}: each side must be at least {SMALLEST}.")
+        raise Error(f"mask {config.mask} of images {width}x{height}: each side must be at least {SMALLEST}.")
     kinds = [str(kind) for kind in asked]
     drawn = [draw_mask(seeds.rng(config.seed, "compare/mask", 0, i), height, width, kinds) for i in range(n)]
     return torch.from_numpy(np.stack(drawn).astype(np.float32))[:, None]
 
 
-SPREAD = 0.5  # std of pictures in [-1, 1], EDM's sigma_data
+SPREAD = 0.5  # std of images in [-1, 1], EDM's sigma_data
 Restore = Callable[["Damaged"], Tensor]
 
 
@@ -149,23 +149,23 @@ def nearest_known(hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(row, column, axis=1), column
 
 
-def harmonic(picture: Tensor, hole: Tensor) -> Tensor:
-    """Holes (N, 1, H, W) of pictures (N, C, H, W) filled so that each pixel is the mean of its neighbours.
+def harmonic(image: Tensor, hole: Tensor) -> Tensor:
+    """Holes (N, 1, H, W) of images (N, C, H, W) filled so that each pixel is the mean of its neighbours.
 
-    Laplace's equation with the known pixels as boundary and no flow over the picture's border.
+    Laplace's equation with the known pixels as boundary and no flow over the image's border.
     """
-    inside, known = hole.double(), (picture * (1 - hole)).double()
+    inside, known = hole.double(), (image * (1 - hole)).double()
     degree = _neighbours(torch.ones_like(inside))
 
     def laplace(v: Tensor) -> Tensor:
         return inside * (degree * v - _neighbours(inside * v))
 
     x = conjugate_gradients(laplace, inside * _neighbours(known))
-    return torch.where(hole > 0, x.to(picture), picture)
+    return torch.where(hole > 0, x.to(image), image)
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """The sum of the four neighbours that lie in the picture."""
+    """The sum of the four neighbours that lie in the image."""
     p = F.pad(x, (1, 1, 1, 1))
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
 
@@ -173,16 +173,16 @@ def _neighbours(x: Tensor) -> Tensor:
 def _by_nearest(damaged: Damaged) -> Tensor:
     assert damaged.hole is not None
     filled = damaged.brought.clone()
-    for picture, hole in zip(filled, damaged.hole):
+    for image, hole in zip(filled, damaged.hole):
         row, column = nearest_known(hole[0].numpy() > 0)
-        picture.copy_(picture[:, torch.from_numpy(row), torch.from_numpy(column)])
+        image.copy_(image[:, torch.from_numpy(row), torch.from_numpy(column)])
     return filled
 
 
 def _by_harmonic(damaged: Damaged) -> Tensor:
     assert damaged.hole is not None
     pairs = zip(torch.split(damaged.brought, 16), torch.split(damaged.hole, 16))
-    return torch.cat([harmonic(picture, hole) for picture, hole in pairs])
+    return torch.cat([harmonic(image, hole) for image, hole in pairs])
 
 
 def _by_regularised(damaged: Damaged) -> Tensor:
@@ -191,13 +191,13 @@ def _by_regularised(damaged: Damaged) -> Tensor:
     return damaged.operator.adjoint(solved)
 
 
-MOST = 100.0  # dB of equal pictures, whose PSNR is infinite
-Distance = Callable[[Tensor, Tensor], Tensor]  # of uint8 pictures (B, C, H, W), pair by pair: (B,)
+MOST = 100.0  # dB of equal images, whose PSNR is infinite
+Distance = Callable[[Tensor, Tensor], Tensor]  # of uint8 images (B, C, H, W), pair by pair: (B,)
 CHANNELS = {1: ("shift",), 3: ("shift_r", "shift_g", "shift_b")}
 
 
 def measure(damaged: Damaged, answers: Tensor, distance: Distance) -> dict[str, Tensor]:
-    """Every measure of answers (N, V, C, H, W) uint8 to N pictures, by name: (N,) float64 each."""
+    """Every measure of answers (N, V, C, H, W) uint8 to N images, by name: (N,) float64 each."""
     n, variants = answers.shape[:2]
     truth = levels(damaged.truth)
     repeated, flat = truth.repeat_interleave(variants, 0), answers.flatten(0, 1)
@@ -222,7 +222,7 @@ def measure(damaged: Damaged, answers: Tensor, distance: Distance) -> dict[str, 
 
 
 def consistency(damaged: Damaged, flat: Tensor) -> Tensor:
-    """How far answers (N V, C, H, W) uint8, an equal number a picture, lie from what was brought: (N V,)."""
+    """How far answers (N V, C, H, W) uint8, an equal number an image, lie from what was brought: (N V,)."""
     variants = len(flat) // len(damaged)
     rows = [i for i in range(len(damaged)) for _ in range(variants)]
     operator: Operator = operator_rows(damaged.operator, rows)
@@ -239,10 +239,10 @@ def hole_psnr(answers: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
 
 
 def capped(value: Tensor) -> Tensor:
-    """Decibels with those of equal pictures as `MOST`, so that they have a mean."""
+    """Decibels with those of equal images as `MOST`, so that they have a mean."""
     return value.clamp(max=MOST)
 
 
 def levels(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as 8-bit files hold them: uint8, in the same order of axes."""
+    """Images in [-1, 1] as 8-bit files hold them: uint8, in the same order of axes."""
     return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()

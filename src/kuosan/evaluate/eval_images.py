@@ -1,6 +1,6 @@
-"""The real side of an evaluation: which pictures of which data set, and those that tell how far apart real ones lie.
+"""The real side of an evaluation: which images of which data set, and those that tell how far apart real ones lie.
 
-No picture is on both sides of a floor. Which pictures are taken is drawn by a fixed key, so every evaluation of every
+No image is on both sides of a floor. Which images are taken is drawn by a fixed key, so every evaluation of every
 model against one data set sees the same ones.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from kuosan.data.config import PORTRAITS, DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.data.images import to_uint8
 from kuosan.data.scan import Progress
 from kuosan.errors import Error
@@ -25,7 +25,7 @@ from kuosan.evaluate.images import ImageFiles
 from kuosan.seeds import rng
 from kuosan.storage.cache import NEAR, Results
 
-LEAST = 3  # pictures a side; fewer have no distance
+LEAST = 3  # images a side; fewer have no distance
 RUN, LARGEST = 64, 2**28  # images, and bytes, that are read at once
 CELL = 256  # pixels a side of what is shown of images of several sizes, at most
 
@@ -35,19 +35,19 @@ class Side:
     """Some images of a data set: those at places `begin` to `end` - 1 of `order`, without `skipped` ones."""
 
     what: str
-    pictures: Pictures | ImageFiles
-    order: np.ndarray  # picture numbers, int64
+    images: Images | ImageFiles
+    order: np.ndarray  # image numbers, int64
     begin: int
     end: int
     skipped: frozenset[int] = frozenset()  # places of images that are on the other side of a floor as well
 
     @classmethod
     def of(
-        cls, what: str, pictures: Pictures | ImageFiles, order: np.ndarray, begin: int = 0, n: int | None = None
+        cls, what: str, images: Images | ImageFiles, order: np.ndarray, begin: int = 0, n: int | None = None
     ) -> Side:
-        """The n pictures from place `begin` on, or as many as there are."""
+        """The n images from place `begin` on, or as many as there are."""
         last = len(order) if n is None else min(begin + n, len(order))
-        return cls(what, pictures, order, min(begin, last), last)
+        return cls(what, images, order, min(begin, last), last)
 
     def __len__(self) -> int:
         return self.end - self.begin - len(self.skipped)
@@ -66,12 +66,12 @@ class Side:
     @property
     def contents(self) -> list[str]:
         """A hash of each one's content."""
-        match self.pictures:
+        match self.images:
             case ImageFiles():
-                every = self.pictures.contents
+                every = self.images.contents
                 return [every[int(i)] for i in self.ids]
             case _:
-                return [self.pictures.scan.identity(int(i)) for i in self.ids]
+                return [self.images.scan.identity(int(i)) for i in self.ids]
 
     def without(self, other: Side) -> Side:
         """The same without images whose content is on the other side, too."""
@@ -95,23 +95,23 @@ class Side:
 
     def parts(self, begin: int, end: int) -> Iterator[np.ndarray]:
         """The images at these places of the order, in runs of one size: (b, C, H, W) uint8 each, no run too large."""
-        match self.pictures:
+        match self.images:
             case ImageFiles():
-                yield from _runs(self.pictures.at(int(i)) for i in self.order[begin:end])
+                yield from _runs(self.images.at(int(i)) for i in self.order[begin:end])
             case _:
                 for first in range(begin, end, RUN):
                     some = self.order[first : min(first + RUN, end)]
-                    yield as_bytes(self.pictures.batch(some).x0.numpy())
+                    yield as_bytes(self.images.batch(some).x0.numpy())
 
     @property
     def key(self) -> str:
         """What their features are kept under: one name for all sides in one order."""
-        of = f"{self.pictures.fingerprint} {self.order[:8].tolist()} {len(self.order)}"
+        of = f"{self.images.fingerprint} {self.order[:8].tolist()} {len(self.order)}"
         return sha256(of.encode()).hexdigest()[:16]
 
     def labels(self) -> np.ndarray | None:
         """Their classes by number, (N,) int64, -1 for none; None without classes."""
-        labels = self.pictures.labels
+        labels = self.images.labels
         return None if labels is None else labels[self.ids]
 
 
@@ -143,12 +143,12 @@ def _cell(image: np.ndarray, high: int, wide: int) -> np.ndarray:
 
 
 def as_bytes(x: np.ndarray) -> np.ndarray:
-    """[-1, 1] pictures (N, C, H, W) rounded to the 256 levels a file has: uint8."""
+    """[-1, 1] images (N, C, H, W) rounded to the 256 levels a file has: uint8."""
     return np.ascontiguousarray(np.moveaxis(to_uint8(x), -1, -3))
 
 
-def own(data: DataConfig, path: str | None, run: str, progress: Progress | None = None) -> Pictures:
-    """The pictures a run was trained on, opened as it opened them; not mirrored, whatever training did.
+def own(data: DataConfig, path: str | None, run: str, progress: Progress | None = None) -> Images:
+    """The images a run was trained on, opened as it opened them; not mirrored, whatever training did.
 
     Raises:
         Error: they are not where they were, and no `path` is given.
@@ -158,48 +158,48 @@ def own(data: DataConfig, path: str | None, run: str, progress: Progress | None 
             f"{run} was trained on {data.path}, which is not here: name where these images are now: kuosan evaluate "
             f"{quote(run)} --data IMAGES; or compare with others: --against OTHERS."
         )
-    return open_pictures(replace(data, path=path or data.path), progress=progress, memory=Results.at(data.cache, NEAR))
+    return open_images(replace(data, path=path or data.path), progress=progress, memory=Results.at(data.cache, NEAR))
 
 
-def shuffled(pictures: Pictures | ImageFiles, what: str) -> np.ndarray:
-    """The picture numbers of `train`, `held_out` or everything, in an order drawn by a fixed key."""
-    every = np.sort(np.concatenate([pictures.train, pictures.held_out, pictures.test]))
-    numbers = {TRAIN: pictures.train, HELD_OUT: pictures.held_out}.get(what, every)
+def shuffled(images: Images | ImageFiles, what: str) -> np.ndarray:
+    """The image numbers of `train`, `held_out` or everything, in an order drawn by a fixed key."""
+    every = np.sort(np.concatenate([images.train, images.held_out, images.test]))
+    numbers = {TRAIN: images.train, HELD_OUT: images.held_out}.get(what, every)
     found: np.ndarray = numbers[rng(0, f"evaluate/{what}").permutation(len(numbers))]
     return found
 
 
-def sides(pictures: Pictures | ImageFiles, against: str, real: int | None, n: int) -> tuple[Side, tuple[Side, Side]]:
-    """The reference, and two sets of real pictures whose distance is the floor.
+def sides(images: Images | ImageFiles, against: str, real: int | None, n: int) -> tuple[Side, tuple[Side, Side]]:
+    """The reference, and two sets of real images whose distance is the floor.
 
-    The floor is other real pictures against the reference; where too few are left, one half of it against the other.
+    The floor is other real images against the reference; where too few are left, one half of it against the other.
     No image is on both sides of it, nor is another file of the same content.
 
     Args:
-        real: pictures of the reference; None is `n`, as many as are made.
+        real: images of the reference; None is `n`, as many as are made.
 
     Raises:
         Error: there are not so many, or too few for any distance.
     """
-    train, held = (shuffled(pictures, name) for name in (TRAIN, HELD_OUT))
-    what, order = {TRAIN: ("training pictures", train), HELD_OUT: ("held-out pictures", held)}.get(
-        against, (f"pictures of {against}", shuffled(pictures, "all"))
+    train, held = (shuffled(images, name) for name in (TRAIN, HELD_OUT))
+    what, order = {TRAIN: ("training images", train), HELD_OUT: ("held-out images", held)}.get(
+        against, (f"images of {against}", shuffled(images, "all"))
     )
     if real is not None and real > len(order):
         raise Error(f"real = {real}: there are {len(order)} {what}; give {len(order)} or fewer, or leave it out.")
     if len(order) < LEAST:
         cure = "give --against train" if against == HELD_OUT else "more are needed"
         raise Error(f"{len(order)} {what} are too few for a distance; {cure}.")
-    reference = Side.of(what, pictures, order, 0, real or n)
-    rest = [Side.of(f"other {what}", pictures, order, len(reference), n)]
+    reference = Side.of(what, images, order, 0, real or n)
+    rest = [Side.of(f"other {what}", images, order, len(reference), n)]
     if against == TRAIN:
-        rest.append(Side.of("held-out pictures", pictures, held, 0, n))
+        rest.append(Side.of("held-out images", images, held, 0, n))
     if against == HELD_OUT:
-        rest.insert(0, Side.of("training pictures", pictures, train, 0, n))
+        rest.insert(0, Side.of("training images", images, train, 0, n))
     rest = [side.without(reference) for side in rest]
     widest = max(rest, key=len)
     half = len(reference) // 2
     if len(widest) >= max(LEAST, half // 2) or half < LEAST:
         return reference, (widest, reference)
-    one, other = (Side.of(what, pictures, order, begin, half) for begin in (0, half))
+    one, other = (Side.of(what, images, order, begin, half) for begin in (0, half))
     return reference, (replace(one, what=f"of the {what}"), replace(other.without(one), what="others of them"))

@@ -1,11 +1,11 @@
-"""Bits a dimension of a model's own kind of pictures, in two ways, with errors, and what the bound is made of.
+"""Bits a dimension of a model's own kind of images, in two ways, with errors, and what the bound is made of.
 
-`likelihood(model, pictures)` is a function of its arguments alone: draws are keyed by (seed, ..., id of the picture).
+`likelihood(model, images)` is a function of its arguments alone: draws are keyed by (seed, ..., id of the image).
 The ODE's divergence wants float32 weights: bf16's rounding is a noise in it.
 
 The variational bound over t, drawn: what each step costs, and how the costs add up from clean to noisy.
 
-Bits a dimension in an evaluation: of which pictures, by which weights, and the curve beside the figures.
+Bits a dimension in an evaluation: of which images, by which weights, and the curve beside the figures.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kuosan.storage.files import write_atomic
 from kuosan.tasks.condition import condition
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.schedule import Schedule
     from kuosan.evaluate.result import EvaluationReport
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 STEPS = 1000  # of the chain of a schedule that has no steps of its own
 FIRST = 0.01  # sigma/alpha of its least noise, as DDPM's; a grey level is 2/255
 FAINT = 1e-3  # alpha/sigma of the level below pure noise, where a chain begins there
-HALVED = 8  # pictures on which the ODE is solved with half the steps as well
+HALVED = 8  # images on which the ODE is solved with half the steps as well
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Bound:
     n: int
     variance: str
     chain: int  # steps of the chain
-    evaluations: int  # of the network, a picture
+    evaluations: int  # of the network, an image
     t: tuple[float, ...]  # the network's clock in the middle of each stratum
     size: tuple[int, ...]  # rows in each
     term: tuple[float, ...]  # the mean term of one row in each
@@ -75,17 +75,17 @@ class Ode:
     total: Estimate
     n: int
     steps: int
-    evaluations: int  # of the network, a picture
+    evaluations: int  # of the network, an image
     probe: str
     probes: int
     probe_error: float | None  # the part of the error that more probes take away; one probe does not tell
-    solver_error: float  # by how much half the steps change a picture's bits, on average over a few
+    solver_error: float  # by how much half the steps change an image's bits, on average over a few
     first: float  # sigma/alpha of the noise that is left in
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Both estimates of one set of pictures, and their difference on the pictures that both saw."""
+    """Both estimates of one set of images, and their difference on the images that both saw."""
 
     bound: Bound
     ode: Ode | None
@@ -99,21 +99,21 @@ class Likelihood:
         """The figures, what they are of, and why they differ."""
         b = self.bound
         lines = [
-            f"bits/dim by the variational bound: {said(b.total)} on {b.n:,} pictures ({b.chain} steps, variance "
+            f"bits/dim by the variational bound: {said(b.total)} on {b.n:,} images ({b.chain} steps, variance "
             f"{b.variance}): prior {b.prior.value:.4f}, steps {b.steps.value:.3f}, decoder {b.decoder.value:.3f}."
         ]
         if self.ode is None or self.gap is None:
             return lines
         o = self.ode
         lines.append(
-            f"bits/dim by the probability-flow ODE: {said(o.total)} on {o.n:,} pictures ({o.steps} Runge-Kutta steps, "
-            f"{o.probes} {o.probe} probe(s); half the steps change a picture's by {o.solver_error:.4f})."
+            f"bits/dim by the probability-flow ODE: {said(o.total)} on {o.n:,} images ({o.steps} Runge-Kutta steps, "
+            f"{o.probes} {o.probe} probe(s); half the steps change an image's by {o.solver_error:.4f})."
         )
         lines.append(
             f"Bound minus ODE: {said(self.gap)}. They are two models of the data with one network: a chain of "
             f"{b.chain} random steps with variance {b.variance}, whose bound counts each step's mismatch and whose "
-            f"last step gives 8-bit pictures their probability; and a deterministic flow, whose density is taken at "
-            f"pictures with uniform noise of one grey level, its own last noise of {o.first:.3g} left in. Both are "
+            f"last step gives 8-bit images their probability; and a deterministic flow, whose density is taken at "
+            f"images with uniform noise of one grey level, its own last noise of {o.first:.3g} left in. Both are "
             f"upper bounds."
         )
         return lines
@@ -121,7 +121,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class LikelihoodInput:
-    """A model and the pictures it is asked about."""
+    """A model and the images it is asked about."""
 
     model: Model
     x0: Tensor  # (N, C, H, W) in [-1, 1]
@@ -131,7 +131,7 @@ class LikelihoodInput:
     progress: Callable[[str, int, int], None]
 
     def parts(self, n: int, what: str = "") -> Iterator[tuple[Denoiser, Tensor, list[int]]]:
-        """The first n pictures by batches, each with the denoiser that was told their classes."""
+        """The first n images by batches, each with the denoiser that was told their classes."""
         device = next((p.device for p in self.model.network.parameters()), torch.device("cpu"))
         for begin in range(0, n, self.batch):
             part = slice(begin, min(begin + self.batch, n))
@@ -144,7 +144,7 @@ class LikelihoodInput:
 
 def likelihood(
     model: Model,
-    pictures: ArrayLike | Tensor,
+    images: ArrayLike | Tensor,
     *,
     labels: ArrayLike | None = None,
     ids: Sequence[int] | None = None,
@@ -152,7 +152,7 @@ def likelihood(
     evaluations: int | None = 100,
     variance: str | None = None,
     clip: bool = True,
-    ode_pictures: int | None = None,
+    ode_images: int | None = None,
     ode_steps: int = 50,
     probe: Probe = "rademacher",
     probes: int = 1,
@@ -160,28 +160,26 @@ def likelihood(
     batch: int = 32,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
 ) -> Likelihood:
-    """Bits a dimension of pictures (N, C, H, W), uint8 or in [-1, 1], by the bound and, of the first few, by the ODE.
+    """Bits a dimension of images (N, C, H, W), uint8 or in [-1, 1], by the bound and, of the first few, by the ODE.
 
     Args:
         labels: (N,) classes of a conditional model; -1, or None for all, tells it of none.
-        ids: of the pictures, by which their draws are keyed; 0 to N-1.
-        evaluations: network calls a picture for the bound; None: every step of the chain.
+        ids: of the images, by which their draws are keyed; 0 to N-1.
+        evaluations: network calls an image for the bound; None: every step of the chain.
         variance: posterior, beta or learned; learned, else posterior, if not given.
         clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
-        ode_pictures: how many the ODE sees, the first ones; 0: none, None: all.
+        ode_images: how many the ODE sees, the first ones; 0: none, None: all.
         first: sigma/alpha at which the ODE's walk ends, if not at the first trained level (flow: 0.001).
-        progress: told what ("bound", "ode"), how many pictures are done, of how many.
+        progress: told what ("bound", "ode"), how many images are done, of how many.
 
     Raises:
-        Error: pictures that are not 8-bit ones, settings that do not go together, fewer than 2 pictures.
+        Error: images that are not 8-bit ones, settings that do not go together, fewer than 2 images.
     """
-    x0 = eight_bit(pictures, model.shape)
+    x0 = eight_bit(images, model.shape)
     keys = list(range(len(x0))) if ids is None else [int(id) for id in ids]
-    n_ode = len(x0) if ode_pictures is None else min(ode_pictures, len(x0))
+    n_ode = len(x0) if ode_images is None else min(ode_images, len(x0))
     if min(len(x0), n_ode or 2) < 2 or len(keys) != len(x0) or len(set(keys)) != len(keys):
-        raise Error(
-            f"likelihood of {len(x0)} pictures, {n_ode} by the ODE: at least 2 each, every one with its own id."
-        )
+        raise Error(f"likelihood of {len(x0)} images, {n_ode} by the ODE: at least 2 each, every one with its own id.")
     asked = LikelihoodInput(model, x0, keys, classes(model, labels, len(x0)), batch, progress)
     variance = registry.variance(variance or ("learned" if model.config.learned_variance else "posterior"))
     bound, each = _bound(asked, seed, evaluations, variance, clip)
@@ -200,7 +198,7 @@ def likelihood(
 def _bound(
     asked: LikelihoodInput, seed: int, evaluations: int | None, variance: str, clip: bool
 ) -> tuple[Bound, np.ndarray]:
-    """The bound, and each picture's: (N,)."""
+    """The bound, and each image's: (N,)."""
     steps = chain_of(asked.model.config.schedule)
     terms = [
         variational_bound(
@@ -238,7 +236,7 @@ def _bound(
 def _ode_bits(
     asked: LikelihoodInput, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = ""
 ) -> np.ndarray:
-    """Bits a dimension of the first n pictures by each probe: (n, probes)."""
+    """Bits a dimension of the first n images by each probe: (n, probes)."""
     schedule, size = asked.model.config.schedule, int(np.prod(asked.model.shape))
     log_p = [
         log_density(denoise, schedule, dequantised(x0, ids=ids, seed=seed), ids=ids, seed=seed, steps=steps, **options)
@@ -262,15 +260,15 @@ def chain_of(schedule: Schedule) -> Chain:
     return chain(join(before, levels, whole[-1:]), schedule.prior_std(whole[0]), published=False)
 
 
-def eight_bit(pictures: ArrayLike | Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Pictures as float32 in [-1, 1]: bytes, or values that are bytes exactly. Raises: Error."""
-    values = pictures.detach().cpu().numpy() if isinstance(pictures, Tensor) else np.asarray(pictures)
+def eight_bit(images: ArrayLike | Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Images as float32 in [-1, 1]: bytes, or values that are bytes exactly. Raises: Error."""
+    values = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
     if values.ndim != 4 or values.shape[1:] != tuple(shape):
-        raise Error(f"likelihood of pictures {values.shape}: this model's are (N, {', '.join(map(str, shape))}).")
+        raise Error(f"likelihood of images {values.shape}: this model's are (N, {', '.join(map(str, shape))}).")
     grey = values.astype(np.float64) if values.dtype == np.uint8 else (values.astype(np.float64) + 1) * 127.5
     whole = np.rint(grey)
     if not (np.abs(grey - whole) < 0.01).all() or whole.min(initial=0) < 0 or whole.max(initial=0) > 255:
-        raise Error("likelihood of pictures that are not 8-bit ones: give bytes, or u/127.5 - 1 of bytes u.")
+        raise Error("likelihood of images that are not 8-bit ones: give bytes, or u/127.5 - 1 of bytes u.")
     return torch.from_numpy((whole / 127.5 - 1).astype(np.float32))
 
 
@@ -290,14 +288,14 @@ def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
         return None
     told = np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
     if told.shape != (n,) or told.max(initial=-1) >= len(task.class_names):
-        raise Error(f"labels {told.shape}: need one for each of {n} pictures, below {len(task.class_names)}, or -1.")
+        raise Error(f"labels {told.shape}: need one for each of {n} images, below {len(task.class_names)}, or -1.")
     if not task.dropped and bool((told < 0).any()):
-        raise Error("this model was trained with drop 0 and knows no picture without its class: give labels.")
+        raise Error("this model was trained with drop 0 and knows no image without its class: give labels.")
     return torch.from_numpy(told)
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """The mean of one value a picture, and its standard error."""
+    """The mean of one value an image, and its standard error."""
     return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 
@@ -330,8 +328,8 @@ def draw(path: Path, bounds: Mapping[str, Bound]) -> None:
 CURVE = "bound.png"
 
 
-def asked(config: EvaluateConfig, own: Pictures | None) -> Side | None:
-    """The held-out pictures whose bits are told, the first of the fixed order; None if none are asked for.
+def asked(config: EvaluateConfig, own: Images | None) -> Side | None:
+    """The held-out images whose bits are told, the first of the fixed order; None if none are asked for.
 
     Raises:
         Error: nothing was held out.
@@ -339,10 +337,10 @@ def asked(config: EvaluateConfig, own: Pictures | None) -> Side | None:
     if not config.likelihood:
         return None
     if own is None:
-        raise Error("likelihood is of pictures the run held out: leave --against PATH out, or evaluate twice.")
-    side = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, config.likelihood_pictures)
+        raise Error("likelihood is of images the run held out: leave --against PATH out, or evaluate twice.")
+    side = Side.of("held-out images", own, shuffled(own, HELD_OUT), 0, config.likelihood_images)
     if len(side) < 2:
-        raise Error(f"likelihood needs 2 held-out pictures at least; this run held {len(side)} out.")
+        raise Error(f"likelihood needs 2 held-out images at least; this run held {len(side)} out.")
     return side
 
 
@@ -351,7 +349,7 @@ def measure(
 ) -> dict[str, Any]:
     """Both estimates as plain values with their sentences; the curve of the bound is written to bound.png.
 
-    The weights are float32 here, whatever pictures are sampled in: the ODE's divergence would drown in bf16's noise.
+    The weights are float32 here, whatever images are sampled in: the ODE's divergence would drown in bf16's noise.
     """
     full = model
     if model.compute.dtype != torch.float32:
@@ -366,7 +364,7 @@ def measure(
         side.bytes(),
         labels=side.labels() if model.model.config.task.labels else None,
         ids=side.ids.tolist(),
-        ode_pictures=config.ode_pictures,
+        ode_images=config.ode_images,
         ode_steps=config.ode_steps,
         progress=report.progress,
     )

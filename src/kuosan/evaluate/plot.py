@@ -1,4 +1,4 @@
-"""What to look at: sheets of pictures, and a sweep's quality against its cost."""
+"""What to look at: sheets of images, and a sweep's quality against its cost."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from kuosan.data.images import grid, save_png
 from kuosan.errors import Error
 from kuosan.evaluate.config import shown
 from kuosan.metrics.estimate import reach
-from kuosan.metrics.memorisation import SHOWN, Memorisation, Pictures
+from kuosan.metrics.memorisation import SHOWN, Images, Memorisation
 from kuosan.sample.write import enlarged
 from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from kuosan.evaluate.result import Result, SettingResult
 
-SHEET = 64  # pictures on a sheet
-ROW = 12  # pictures of each point on a sweep's sheet
+SHEET = 64  # images on a sheet
+ROW = 12  # images of each point on a sweep's sheet
 ROWS = 40  # points on it at most
 
 
 def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Pictures (N, C, H, W) uint8 as a grid; of several points one row each, the same seeds below each other."""
+    """Images (N, C, H, W) uint8 as a grid; of several points one row each, the same seeds below each other."""
     if len(made) == 1:
         save_png(path, grid(enlarged(np.moveaxis(made[0][1], 1, -1))))
         return
     from matplotlib.figure import Figure
 
     made = made[:ROWS]
-    rows = [grid(enlarged(np.moveaxis(pictures[:ROW], 1, -1)), ROW) for _, pictures in made]
+    rows = [grid(enlarged(np.moveaxis(images[:ROW], 1, -1)), ROW) for _, images in made]
     height, width = rows[0].shape[:2]
     figure = Figure(figsize=(12, 12 * height / width * len(rows) * 1.25 + 0.2), layout="constrained")
     for axis, row, (name, _) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, made):
@@ -69,7 +69,7 @@ def sweep(path: Path, result: Result) -> None:
         axis.set_visible(False)
     features = result.features["name"]
     figure.suptitle(
-        f"{Path(result.target).name}: {result.found[0].n:,} pictures a point against {result.real:,} {result.against}, "
+        f"{Path(result.target).name}: {result.found[0].n:,} images a point against {result.real:,} {result.against}, "
         f"features {features}",
         fontsize=10,
     )
@@ -81,8 +81,8 @@ SHARES = ("precision", "recall", "density", "coverage")
 LABELS = {
     "kid": "KID x 1000",
     "labels": "share with the class asked for",
-    "evaluations": "network evaluations a picture",
-    "seconds": "seconds a picture",
+    "evaluations": "network evaluations an image",
+    "seconds": "seconds an image",
     "guidance": "guidance scale",
     "classifier_scale": "classifier scale",
 }
@@ -134,7 +134,7 @@ def _times(name: str) -> int:
 
 
 def _cost(axis: Any, result: Result, cost: str) -> None:
-    """Quality by what a picture costs, a line for everything swept but the steps."""
+    """Quality by what an image costs, a line for everything swept but the steps."""
     name = _quality(result.names())
     lines = _lines(result, "steps")
     for (label, line), mark in zip(lines.items(), _marks()):
@@ -178,7 +178,7 @@ def _by_scale(axis: Any, result: Result, scale: str) -> None:
             errors = np.array([reach(one.figures[name], name) for one in there]).T
             axis.errorbar([one.setting[scale] for one in there], values, errors, ls=style, marker="o", ms=3.5,
                           color=colour, capsize=2, lw=1.3, label=f"{name} {label}".strip())  # fmt: skip
-    axis.set(xlabel=LABELS[scale], ylabel="share of pictures", ylim=(0, None))
+    axis.set(xlabel=LABELS[scale], ylabel="share of images", ylim=(0, None))
     axis.grid(alpha=0.25)
     _legend(axis)
 
@@ -204,7 +204,7 @@ def _trade(axis: Any, result: Result, scale: str) -> None:
         y = [one.figures["precision"].value for one in result.found]
         far = x_real - max(x) > 2 * (max(x) - min(x)) or y_real - max(y) > 2 * (max(y) - min(y))
         where = ([], []) if far else ([x_real], [y_real])
-        said = f"real pictures: recall {x_real:.2f}, precision {y_real:.2f}"
+        said = f"real images: recall {x_real:.2f}, precision {y_real:.2f}"
         axis.plot(*where, "*", color="0.4", ms=11, label=said)
     axis.set(xlabel="recall (diversity)", ylabel="precision (fidelity)", title=f"numbers: {LABELS[scale]}")
     axis.title.set_fontsize(9)
@@ -234,15 +234,15 @@ def _errors(axis: Any, x: Sequence[Any], line: Sequence[SettingResult], name: st
 
 
 def _level(axis: Any, result: Result, name: str) -> None:
-    """Where real pictures lie, with the error as a band; said in the legend alone where it lies far off."""
+    """Where real images lie, with the error as a band; said in the legend alone where it lies far off."""
     floor = result.floor[name]
     value, error = _times(name) * floor.value, _times(name) * floor.error
     shown_values = [_times(name) * one.figures[name].value for one in result.found if name in one.figures]
     low, high = min(shown_values), max(shown_values)
     if max(low - value, value - high) > 2 * (high - low):
-        axis.plot([], [], color="0.45", ls="--", label=f"real pictures: {value:.3g} ± {error:.2g}")
+        axis.plot([], [], color="0.45", ls="--", label=f"real images: {value:.3g} ± {error:.2g}")
         return
-    axis.axhline(value, color="0.45", lw=1, ls="--", label="real pictures")
+    axis.axhline(value, color="0.45", lw=1, ls="--", label="real images")
     below, above = (_times(name) * one for one in reach(floor, name))
     axis.axhspan(value - below, value + above, color="0.45", alpha=0.15, lw=0)
 
@@ -265,18 +265,18 @@ def _save(figure: Any, path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def memorisation_sheet(report: Memorisation, made: Pictures, train: Pictures, count: int = 16) -> Pictures:
-    """The `count` closest made pictures, one a row, and right of each its nearest training pictures: (H', W', C).
+def memorisation_sheet(report: Memorisation, made: Images, train: Images, count: int = 16) -> Images:
+    """The `count` closest made images, one a row, and right of each its nearest training images: (H', W', C).
 
     `made` (N, H, W, C) and `train` (T, H, W, C) in the order of the rows the report is of.
 
     Raises:
-        Error: not as many pictures as the report has rows, or of other shapes.
+        Error: not as many images as the report has rows, or of other shapes.
     """
     if len(made) != len(report.made.distance) or report.made.index.max() >= len(train):
-        raise Error(f"the report is of {len(report.made.distance)} made pictures; got {len(made)} and {len(train)}.")
+        raise Error(f"the report is of {len(report.made.distance)} made images; got {len(made)} and {len(train)}.")
     if made.shape[1:] != train.shape[1:]:
-        raise Error(f"a sheet of pictures {made.shape[1:]} beside {train.shape[1:]}: give both in one size.")
+        raise Error(f"a sheet of images {made.shape[1:]} beside {train.shape[1:]}: give both in one size.")
     chosen = report.closest(count)
     rows = [np.concatenate([made[i : i + 1], train[report.made.index[i]]]) for i in chosen]
     return grid(np.concatenate(rows), columns=1 + SHOWN)

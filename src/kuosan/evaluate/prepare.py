@@ -1,4 +1,4 @@
-"""Features of pictures, kept on disk chunk by chunk: computed once, and a killed computation goes on.
+"""Features of images, kept on disk chunk by chunk: computed once, and a killed computation goes on.
 
 All that an evaluation needs, opened and checked before anything is made: what cannot be measured is refused here.
 """
@@ -39,7 +39,7 @@ from kuosan.storage import checkpoint
 from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.evaluate.config import Point
     from kuosan.evaluate.eval_images import Side
     from kuosan.evaluate.result import EvaluationReport
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from kuosan.sample.plan import Choice
     from kuosan.tasks import Task
 
-CHUNK = 256  # pictures a file
+CHUNK = 256  # images a file
 
 
 class Reader(Protocol):
-    """What makes a row of numbers of a picture: a feature network, or a classifier."""
+    """What makes a row of numbers of an image: a feature network, or a classifier."""
 
     @property
     def name(self) -> str:
@@ -65,9 +65,9 @@ class Reader(Protocol):
 
     @property
     def dim(self) -> int:
-        """Numbers a picture."""
+        """Numbers an image."""
 
-    def __call__(self, pictures: Tensor, /) -> Tensor:
+    def __call__(self, images: Tensor, /) -> Tensor:
         """uint8 (B, C, H, W) -> (B, dim)."""
 
 
@@ -76,18 +76,18 @@ Memory = dict[str, dict[int, np.ndarray]]  # what this evaluation has read: by p
 
 def rows(
     network: Reader,
-    pictures: Callable[[int, int], Iterable[np.ndarray]],
+    images: Callable[[int, int], Iterable[np.ndarray]],
     begin: int,
     end: int,
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, of: None,
     memory: Memory | None = None,
 ) -> np.ndarray:
-    """The features of pictures `begin` to `end` - 1, (N, D) float32; no picture is read that was read before.
+    """The features of images `begin` to `end` - 1, (N, D) float32; no image is read that was read before.
 
     Args:
-        pictures: (first, last) -> runs of (b, C, H, W) uint8, asked only for what is not kept.
-        folder: where they are kept, of these pictures alone.
+        images: (first, last) -> runs of (b, C, H, W) uint8, asked only for what is not kept.
+        folder: where they are kept, of these images alone.
         progress: hears (done, of).
         memory: what this process has read, to which is added.
     """
@@ -101,7 +101,7 @@ def rows(
         if first is None:
             nearest = min((start for start in stretches if start > at), default=end)
             last = min(at - at % CHUNK + CHUNK, end, nearest)
-            new = [network(torch.from_numpy(part)).float().cpu().numpy() for part in pictures(at, last)]
+            new = [network(torch.from_numpy(part)).float().cpu().numpy() for part in images(at, last)]
             first, stretches[at] = at, np.concatenate(new)
             if network.hash:  # without one, another network of the same name would be taken for it
                 buffer = io.BytesIO()
@@ -125,7 +125,7 @@ def _stretches(place: Path, network: Reader) -> dict[int, np.ndarray]:
 
 
 def side_rows(prepared: EvaluationSetup, side: Side, reader: Reader, report: EvaluationReport) -> np.ndarray:
-    """What a network reads of real pictures, kept for every later evaluation against the same ones."""
+    """What a network reads of real images, kept for every later evaluation against the same ones."""
 
     def hear(done: int, of: int) -> None:
         report.progress(f"{reader.name} of {side.what}", done, of)
@@ -136,13 +136,13 @@ def side_rows(prepared: EvaluationSetup, side: Side, reader: Reader, report: Eva
 
 
 def job_rows(prepared: EvaluationSetup, each: Job, reader: Reader, report: EvaluationReport) -> np.ndarray:
-    """What a network reads of a point's pictures, kept beside them."""
+    """What a network reads of a point's images, kept beside them."""
 
     def hear(done: int, of: int) -> None:
         report.progress(f"{reader.name} {each.point.name}".strip(), done, of)
 
     def made(first: int, last: int) -> Iterator[np.ndarray]:
-        yield each.store.pictures(first, last)
+        yield each.store.images(first, last)
 
     return rows(reader, made, 0, each.request.n, each.store.folder / "features", hear, prepared.memory)
 
@@ -158,7 +158,7 @@ def _kept(path: Path, dim: int) -> np.ndarray | None:
 
 
 FOLDER = "evaluations"
-FEW = 10_000  # training pictures up to which memorisation is looked for unasked: it reads them all
+FEW = 10_000  # training images up to which memorisation is looked for unasked: it reads them all
 Progress = Callable[[str, int, int], None]
 
 
@@ -169,16 +169,16 @@ class EvaluationSetup:
     target: str
     config: EvaluateConfig
     folder: Path  # where the result is written
-    home: Path  # where pictures and features are kept
+    home: Path  # where images and features are kept
     network: FeatureNetwork | None  # None: nothing is compared
     metrics: tuple[str, ...]
     reference: Side
     floor: tuple[Side, Side]
-    model: Pipeline | None = None  # None: the pictures of `made` are judged
+    model: Pipeline | None = None  # None: the images of `made` are judged
     jobs: tuple[Job, ...] = ()
     made: Side | None = None
-    own: Pictures | None = None  # what the model was trained on
-    bits: Side | None = None  # pictures whose likelihood is told
+    own: Images | None = None  # what the model was trained on
+    bits: Side | None = None  # images whose likelihood is told
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
     memory: Memory = field(default_factory=dict, repr=False)  # rows that were read
@@ -190,13 +190,13 @@ class EvaluationSetup:
 
     @property
     def lacking(self) -> tuple[int, int]:
-        """Pictures and network evaluations still to be made."""
+        """Images and network evaluations still to be made."""
         missing = [each.request.n - each.store.whole(each.request.n) for each in self.jobs]
         return sum(missing), sum(n * each.choice.evaluations for n, each in zip(missing, self.jobs))
 
 
 def is_run(target: str | Path) -> bool:
-    """Whether a path is a run or a checkpoint, not pictures."""
+    """Whether a path is a run or a checkpoint, not images."""
     path = Path(target)
     return any((path / name).exists() for name in (checkpoint.FOLDER, "manifest.json", checkpoint.CONFIG))
 
@@ -208,14 +208,14 @@ def prepare(
     *,
     network: FeatureNetwork | None = None,
 ) -> EvaluationSetup:
-    """Open the target, the real pictures and the networks; `network` replaces the feature network that config names.
+    """Open the target, the real images and the networks; `network` replaces the feature network that config names.
 
     Raises:
         Error: something cannot be opened, sampled or measured.
     """
     points = sweep.points(config.request, config.sweep)
     if isinstance(target, str | Path) and not is_run(target):
-        return _of_pictures(str(target), config, network or features(config.features), progress)
+        return _of_images(str(target), config, network or features(config.features), progress)
     network = (network or features(config.features)) if config.sampled else None
     return _of_model(target, config, points, network, progress)
 
@@ -229,7 +229,7 @@ def _of_model(
 ) -> EvaluationSetup:
     model = target if isinstance(target, pipeline.Pipeline) else pipeline.load(target, compute=choose(config))
     if isinstance(model.model.config.network, ClassifierConfig):
-        raise Error(f"{model.name} is a classifier, which makes no pictures: `kuosan train` reports its accuracy, and "
+        raise Error(f"{model.name} is a classifier, which makes no images: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
     require_whole(model.model.config, "an evaluation")
     if config.likelihood:
@@ -237,20 +237,20 @@ def _of_model(
         require_wordless(model.model.config, "a likelihood")
     model = replace(model, model=sizes.asked(model.model, config.request))
     choices = sweep.check_sweep(model.model.config, points)
-    pictures, own, warnings = _real_pictures(model, config, progress)
-    reference, floor = eval_images.sides(pictures, config.against, config.real, config.request.n)
+    images, own, warnings = _real_images(model, config, progress)
+    reference, floor = eval_images.sides(images, config.against, config.real, config.request.n)
     prompts = sampling.captions(model, config, reference)
     path = Path(model.name).resolve()
     home = checkpoint.home(Path(model.name)) / FOLDER
     if checkpoint.is_exported(path):  # which holds nothing else
         home = Path(FOLDER) / path.name
-    jobs = _jobs(model, points, choices, home, pictures, prompts) if config.sampled else ()
-    judge = None if config.judge is None else _judge(config, pictures, model.compute, [each.task for each in jobs])
+    jobs = _jobs(model, points, choices, home, images, prompts) if config.sampled else ()
+    judge = None if config.judge is None else _judge(config, images, model.compute, [each.task for each in jobs])
     metrics = () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge)
     return EvaluationSetup(
         model.name,
         config,
-        Path(config.out) if config.out else home / _name(config, jobs, model.weights, pictures.fingerprint),
+        Path(config.out) if config.out else home / _name(config, jobs, model.weights, images.fingerprint),
         home,
         network,
         metrics,
@@ -265,9 +265,9 @@ def _of_model(
     )
 
 
-def _real_pictures(
+def _real_images(
     model: Pipeline, config: EvaluateConfig, progress: Progress
-) -> tuple[Pictures | ImageFiles, Pictures | None, tuple[str, ...]]:
+) -> tuple[Images | ImageFiles, Images | None, tuple[str, ...]]:
     """The data set to compare with, the one trained on where it is at hand, and warnings."""
     saved = checkpoint.load(model.name, parts=())
     data = trees.build(DataConfig, saved.config.get("data", {}))
@@ -275,29 +275,29 @@ def _real_pictures(
         found = open_images(config.against, model.reading, model.model.shape, progress, data.label_column)
         return found, None, model.damaged
     every = eval_images.own(data, config.data, model.name, progress)
-    pictures, noted = _of_one_shape(model, every)
-    if pictures.shape != model.model.shape:
-        raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")
+    images, noted = _of_one_shape(model, every)
+    if images.shape != model.model.shape:
+        raise Error(f"{images.config.path} gives images {images.shape}, the model makes {model.model.shape}.")
     known = saved.state.get("data")
-    if known is None or pictures.has_fingerprint(known):
-        return pictures, pictures, (*model.damaged, *noted)
-    text = f"{pictures.config.path} does not hold the pictures that {model.name} was trained on"
+    if known is None or images.has_fingerprint(known):
+        return images, images, (*model.damaged, *noted)
+    text = f"{images.config.path} does not hold the images that {model.name} was trained on"
     if not config.force:
         raise Error(
             f"{text}: give --data PATH for where they are now, --against PATH to compare with others, or --force."
         )
-    return pictures, pictures, (*model.damaged, *noted, text)
+    return images, images, (*model.damaged, *noted, text)
 
 
-def _of_one_shape(model: Pipeline, pictures: Pictures) -> tuple[Pictures, tuple[str, ...]]:
+def _of_one_shape(model: Pipeline, images: Images) -> tuple[Images, tuple[str, ...]]:
     """Of aspect-ratio buckets the one whose shape is made: others are not compared with it; and that it is so."""
     if not model.model.config.shapes:
-        return pictures, ()
+        return images, ()
     _, height, width = model.model.shape
-    some = pictures.only((height, width))
+    some = images.only((height, width))
     return some, (
-        f"{model.name} was trained on {len(model.model.config.shapes)} shapes; pictures of {width}x{height} alone are "
-        f"made and compared ({len(some.train):,} of {len(pictures.train):,} trained on): --size W,H measures another",
+        f"{model.name} was trained on {len(model.model.config.shapes)} shapes; images of {width}x{height} alone are "
+        f"made and compared ({len(some.train):,} of {len(images.train):,} trained on): --size W,H measures another",
     )
 
 
@@ -306,7 +306,7 @@ def _jobs(
     points: Sequence[Point],
     choices: Sequence[Choice],
     home: Path,
-    pictures: Pictures | ImageFiles,
+    images: Images | ImageFiles,
     prompts: tuple[str, ...],
 ) -> tuple[Job, ...]:
     """Each point ready to be sampled. Helpers that several points name are opened once."""
@@ -322,7 +322,7 @@ def _jobs(
         check_guides(model.model.config, point.request, known["classifier"], known["reference"])
         teller = model if model.model.config.task.labels else helpers.get("classifier")
         task = None if teller is None else teller.model.config.task
-        shares = () if task is None or point.request.classes else sampling.shares(task, pictures)
+        shares = () if task is None or point.request.classes else sampling.shares(task, images)
         own = () if point.request.prompts else prompts
         told = about(model, point, choice, helpers, shares, own)
         store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
@@ -330,37 +330,35 @@ def _jobs(
     return tuple(found)
 
 
-def _judge(
-    config: EvaluateConfig, pictures: Pictures | ImageFiles, compute: Any, tasks: Sequence[Task | None]
-) -> Judge:
+def _judge(config: EvaluateConfig, images: Images | ImageFiles, compute: Any, tasks: Sequence[Task | None]) -> Judge:
     """The judge, where there are classes to judge."""
     assert config.judge is not None
-    told = next((task.class_names for task in tasks if task is not None), tuple(pictures.classes))
+    told = next((task.class_names for task in tasks if task is not None), tuple(images.classes))
     if any(task is None for task in tasks) or not told:
-        raise Error(f"judge {config.judge!r} has nothing to judge: the pictures are asked to be of no class.")
-    assert pictures.shape is not None, "images against a model have its shape"
-    return open_judge(config.judge, pictures.shape, told, compute)
+        raise Error(f"judge {config.judge!r} has nothing to judge: the images are asked to be of no class.")
+    assert images.shape is not None, "images against a model have its shape"
+    return open_judge(config.judge, images.shape, told, compute)
 
 
 def _metrics(
-    config: EvaluateConfig, made: int, reference: int, dim: int, own: Pictures | None, judge: Judge | None
+    config: EvaluateConfig, made: int, reference: int, dim: int, own: Images | None, judge: Judge | None
 ) -> tuple[str, ...]:
     """What is measured: what was asked for, or all that can be."""
     asked = config.metrics
     if "memorisation" in asked and own is None:
-        raise Error("memorisation looks for copies of training pictures: it needs a run, --against train or held_out.")
+        raise Error("memorisation looks for copies of training images: it needs a run, --against train or held_out.")
     found = result.chosen([name for name in asked if name in result.DISTANCES], made, reference, dim, config.force)
     found = found if not asked or set(asked) & set(result.DISTANCES) else ()
     lacking = "" if own is None else _lacking(made, own)
     if "memorisation" in asked and lacking:
-        raise Error(f"memorisation has too few pictures: {lacking}. Give --n, or leave that metric out.")
+        raise Error(f"memorisation has too few images: {lacking}. Give --n, or leave that metric out.")
     few = own is not None and len(own.train) <= FEW and not lacking
     memorised = "memorisation" in asked or (not asked and few and not config.sweep)
     return (*found, *(["memorisation"] if memorised else []), *(["labels"] if judge is not None else []))
 
 
-def _lacking(made: int, own: Pictures) -> str:
-    """Of which pictures memorisation has too few to tell anything; empty where it has enough."""
+def _lacking(made: int, own: Images) -> str:
+    """Of which images memorisation has too few to tell anything; empty where it has enough."""
     sides = (
         (made, LEAST, "made"),
         (len(own.held_out), LEAST, "held out"),
@@ -369,29 +367,29 @@ def _lacking(made: int, own: Pictures) -> str:
     return ", ".join(f"{count} {what}, at least {least} are needed" for count, least, what in sides if count < least)
 
 
-def _of_pictures(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: Progress) -> EvaluationSetup:
-    """A folder of pictures against another."""
+def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: Progress) -> EvaluationSetup:
+    """A folder of images against another."""
     usual = EvaluateConfig()
     if config.against in (TRAIN, HELD_OUT):
-        raise Error(f"{target} is no run, so it has no pictures of its own to compare with: give --against PATH.")
+        raise Error(f"{target} is no run, so it has no images of its own to compare with: give --against PATH.")
     asked = replace(config.request, n=usual.request.n)
     given = [name for name in trees.plain(asked) if getattr(asked, name) != getattr(usual.request, name)]
     given += [name for name in ("sweep", "likelihood") if getattr(config, name)]
     if given:
-        raise Error(f"{given[0]} has no effect on {target}, which holds pictures and no model; leave it out.")
-    pictures = open_images(config.against, progress=progress)
+        raise Error(f"{given[0]} has no effect on {target}, which holds images and no model; leave it out.")
+    images = open_images(config.against, progress=progress)
     theirs = open_images(target, progress=progress)
     made = Side.of(f"images of {target}", theirs, eval_images.shuffled(theirs, "all"), 0, config.request.n)
     if len(made) < eval_images.LEAST:
-        raise Error(f"{target} holds {len(made)} pictures, too few for a distance.")
-    reference, floor = eval_images.sides(pictures, config.against, config.real, len(made))
+        raise Error(f"{target} holds {len(made)} images, too few for a distance.")
+    reference, floor = eval_images.sides(images, config.against, config.real, len(made))
     judge = None
     if config.judge is not None:
         if not theirs.classes:
-            raise Error(f"judge {config.judge!r} has nothing to judge: the pictures of {target} have no classes.")
-        judge = _judge_of_images(config, theirs, pictures)
+            raise Error(f"judge {config.judge!r} has nothing to judge: the images of {target} have no classes.")
+        judge = _judge_of_images(config, theirs, images)
     home = Path(config.out or FOLDER)
-    digest = _digest([theirs.fingerprint, pictures.fingerprint, trees.plain(replace(config, out=None))])
+    digest = _digest([theirs.fingerprint, images.fingerprint, trees.plain(replace(config, out=None))])
     name = f"{_word(target)}-against-{_word(config.against)}-{digest}"
     folder = Path(config.out) if config.out else home / name
     metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
@@ -400,12 +398,12 @@ def _of_pictures(target: str, config: EvaluateConfig, network: FeatureNetwork, p
                     warnings=warnings)  # fmt: skip
 
 
-def _judge_of_images(config: EvaluateConfig, theirs: ImageFiles, pictures: ImageFiles) -> Judge:
+def _judge_of_images(config: EvaluateConfig, theirs: ImageFiles, images: ImageFiles) -> Judge:
     """The judge of a folder's classes, which reads images of its own size alone. Raises: Error for others."""
     assert config.judge is not None
-    for images in (theirs, pictures):
-        if images.shape is None:
-            raise Error(f"judge {config.judge!r} reads images of one size, those of {images.path} are of several: "
+    for files in (theirs, images):
+        if files.shape is None:
+            raise Error(f"judge {config.judge!r} reads images of one size, those of {files.path} are of several: "
                         "resize them first, or leave --judge out.")  # fmt: skip
     assert theirs.shape is not None
     return open_judge(config.judge, theirs.shape, theirs.classes, choose(config))
@@ -420,7 +418,7 @@ def _name(config: EvaluateConfig, jobs: Sequence[Job], *told: str) -> str:
     """A folder's name that no evaluation with other settings has."""
     digest = _digest([*told, trees.plain(replace(config, out=None))])
     if not jobs:
-        return f"likelihood-n{config.likelihood_pictures}-{digest}"
+        return f"likelihood-n{config.likelihood_images}-{digest}"
     swept = list(dict.fromkeys(key for each in jobs for key in each.point.setting))
     first = jobs[0].choice
     what = f"sweep-{'-'.join(swept)}" if swept else f"{first.sampler}-{first.steps}"

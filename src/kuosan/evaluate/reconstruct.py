@@ -1,7 +1,7 @@
 """An autoencoder measured from end to end: `reconstruct(run) -> Reconstructed`.
 
-`prepare` opens everything and refuses what cannot be measured; `run` encodes and decodes the pictures, and writes
-reconstruction.json, table.md and sheet.png, of one picture file the reconstruction too.
+`prepare` opens everything and refuses what cannot be measured; `run` encodes and decodes the images, and writes
+reconstruction.json, table.md and sheet.png, of one image file the reconstruction too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from kuosan.errors import Error
 from kuosan.evaluate.config import NONE, ReconstructionConfig, require_autoencoder
 from kuosan.evaluate.damage import capped, levels
 from kuosan.evaluate.reconstruction_result import (
+    IMAGE,
     NAME,
-    PICTURE,
     SHEET,
     TABLE,
     Gathered,
@@ -47,8 +47,8 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.sample import write
 from kuosan.storage import checkpoint, outputs
 
-SHOWN, COLUMNS = 12, 2  # pictures on the sheet, and side by side
-LEAST = 3  # pictures without which there is no KID
+SHOWN, COLUMNS = 12, 2  # images on the sheet, and side by side
+LEAST = 3  # images without which there is no KID
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class ReconstructionSetup:
-    """Which pictures go through which autoencoder, and where the report is kept."""
+    """Which images go through which autoencoder, and where the report is kept."""
 
     config: ReconstructionConfig
     opened: Opened
@@ -83,14 +83,14 @@ class ReconstructionSetup:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Of a picture."""
+        """Of an image."""
         _, height, width = self.subjects.shape
         factor = self.network.factor
         return self.opened.held.network.latent_channels, -(-height // factor), -(-width // factor)
 
     @property
     def tiles(self) -> str:
-        """The tiles in words; empty where each picture is one."""
+        """The tiles in words; empty where each image is one."""
         count = self.network.tile_count(*self.subjects.shape[1:])
         tiled = self.network
         return "" if count == 1 else f"{count} tiles of {tiled.side}, {tiled.overlap} of them shared"
@@ -108,28 +108,28 @@ class Tally:
 
 
 def reconstruct(
-    target: str | Path, pictures: str | Path = "", *, report: EvaluationReport | None = None, **options: Any
+    target: str | Path, images: str | Path = "", *, report: EvaluationReport | None = None, **options: Any
 ) -> Reconstructed:
-    """How well a run's autoencoder gives pictures back: reconstruct("runs/ae", "photos", n=64).
+    """How well a run's autoencoder gives images back: reconstruct("runs/ae", "photos", n=64).
 
     Args:
         target: the run of an autoencoder, or of a model of latents.
-        pictures: a data set or a picture file; those that the run held out if empty.
+        images: a data set or an image file; those that the run held out if empty.
         report: hears how it goes on.
         options: further settings of `ReconstructionConfig`.
 
     Raises:
-        Error: no autoencoder, or pictures that cannot be used.
+        Error: no autoencoder, or images that cannot be used.
     """
     report = report or SilentEvaluation()
-    config = trees.build(ReconstructionConfig, {"pictures": str(pictures), **options})
+    config = trees.build(ReconstructionConfig, {"images": str(images), **options})
     return run(prepare(target, config, report), report)
 
 
 def prepare(
     target: str | Path, config: ReconstructionConfig, report: EvaluationReport | None = None
 ) -> ReconstructionSetup:
-    """Open the autoencoder, the pictures and the networks that judge. Raises: Error for what cannot be measured."""
+    """Open the autoencoder, the images and the networks that judge. Raises: Error for what cannot be measured."""
     report = report or SilentEvaluation()
     opened = open_run(target)
     network = opened.held.network
@@ -137,7 +137,7 @@ def prepare(
     module = codecs.build(network, opened.held.tensors, opened.run)
     ready = prepared_network(module, compute.device, compute.dtype)
     if config.tile is not None:
-        TiledAutoencoder(ready, config.tile, config.overlap)  # refused before the pictures are read
+        TiledAutoencoder(ready, config.tile, config.overlap)  # refused before the images are read
     assert opened.config.shape is not None, "a trained model knows its shape"
     found = subjects(config, opened.config.shape, opened.schooling, report.progress)
     judged = None if config.features == NONE else features(config.features)
@@ -174,7 +174,7 @@ def open_run(target: str | Path) -> Opened:
 
 
 def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor: int) -> int:
-    """The tiles' side: as asked; for a large picture file the usual one; else all of a picture."""
+    """The tiles' side: as asked; for a large image file the usual one; else all of an image."""
     if config.tile is not None:
         return config.tile
     longest = max(found.shape[1:])
@@ -187,8 +187,8 @@ def run(prepared: ReconstructionSetup, report: EvaluationReport | None = None) -
     """Encode, decode, measure, write; into a folder that holds no other report. Raises: Error where --out does."""
     found, config = prepared.subjects, replace(prepared.config, out=None, compute=ComputeConfig())
     about = [trees.plain(config), prepared.opened.held.sha256, found.fingerprint, list(found.names)]
-    names = [NAME, TABLE, SHEET, *([PICTURE] if found.single else [])]
-    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, config.pictures) as output:
+    names = [NAME, TABLE, SHEET, *([IMAGE] if found.single else [])]
+    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, config.images) as output:
         return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
 
 
@@ -197,20 +197,20 @@ def _run(prepared: ReconstructionSetup, report: EvaluationReport) -> Reconstruct
     tally, many = Tally(), len(prepared.subjects)
     for first in range(0, many, prepared.config.batch):
         _add(tally, prepared, first, min(first + prepared.config.batch, many))
-        report.progress("pictures", min(first + prepared.config.batch, many), many)
+        report.progress("images", min(first + prepared.config.batch, many), many)
     result = _result(prepared, tally)
     result.write(prepared.folder)
     before, after, z = (torch.cat(parts) for parts in tally.shown)
     columns = min(COLUMNS, len(before))
     save_png(prepared.folder / SHEET, write.check_sheet(before, after, z, columns=columns))
     if prepared.subjects.single:
-        save_png(prepared.folder / PICTURE, levels(after)[0].movedim(0, -1).numpy())
+        save_png(prepared.folder / IMAGE, levels(after)[0].movedim(0, -1).numpy())
     return result
 
 
 @torch.no_grad()
 def _add(tally: Tally, prepared: ReconstructionSetup, first: int, last: int) -> None:
-    """Encode, decode and measure the pictures at places first to last - 1."""
+    """Encode, decode and measure the images at places first to last - 1."""
     network, device = prepared.network, prepared.compute.device
     before = torch.from_numpy(prepared.subjects.at(first, last))  # (B, C, H, W) uint8
     x = (before.float() / 127.5 - 1).to(device)
@@ -227,8 +227,8 @@ def _add(tally: Tally, prepared: ReconstructionSetup, first: int, last: int) -> 
     for name, values in _measured(prepared, before, after).items():
         tally.values.setdefault(name, []).extend(values.double().tolist())
     if prepared.features is not None:
-        for rows, pictures in zip(tally.rows, (before, after)):
-            rows.append(prepared.features(pictures))
+        for rows, images in zip(tally.rows, (before, after)):
+            rows.append(prepared.features(images))
     for shown, part in zip(tally.shown, (x.cpu(), y, mean)):
         shown.append(part[: max(0, SHOWN - first)])
 

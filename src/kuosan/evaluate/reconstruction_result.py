@@ -1,14 +1,14 @@
-"""The pictures that an autoencoder is measured on: those its run held out, another data set's, or one picture file.
+"""The images that an autoencoder is measured on: those its run held out, another data set's, or one image file.
 
-What an autoencoder's latents look like over many pictures, and whether a diffusion model can learn them.
+What an autoencoder's latents look like over many images, and whether a diffusion model can learn them.
 
     bits = mean of log2(std of the channel / std of the posterior)
 
-the KL of the posteriors to the channel's own N(mean, std^2): what a value tells of its picture, at most. A channel
+the KL of the posteriors to the channel's own N(mean, std^2): what a value tells of its image, at most. A channel
 that tells nothing was given up to the KL term, and the decoder has learned to do without it. For stage two each
 channel is shifted by its mean and scaled by 1/std.
 
-What was found of an autoencoder: every picture's values, its latents, and the tables made of them.
+What was found of an autoencoder: every image's values, its latents, and the tables made of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite, log2, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from torch import Tensor
 import kuosan
 from kuosan import config as trees
 from kuosan.data.config import PORTRAITS, DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.data.decoding import read_header
 from kuosan.data.footprint import MAX_BYTES
 from kuosan.data.headers import Refused, is_known, read_image
@@ -52,7 +52,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Subjects:
-    """Pictures in an order drawn by a fixed key; `at` gives those at places first to last - 1, (B, C, H, W) uint8."""
+    """Images in an order drawn by a fixed key; `at` gives those at places first to last - 1, (B, C, H, W) uint8."""
 
     what: str
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Subjects:
     fingerprint: str
     at: Callable[[int, int], np.ndarray]
     notes: tuple[str, ...] = ()
-    single: bool = False  # one picture file, at its own size
+    single: bool = False  # one image file, at its own size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,80 +69,80 @@ class Subjects:
 def subjects(
     config: ReconstructionConfig, shape: Shape, runs: Mapping[str, Schooling], progress: Progress | None = None
 ) -> Subjects:
-    """Open what is asked for, with the channels of `shape` (C, H, W), the pictures that the run was trained on.
+    """Open what is asked for, with the channels of `shape` (C, H, W), the images that the run was trained on.
 
     Args:
         runs: what the run was trained on, and the run of its autoencoder where that is another; the first is its own.
 
     Raises:
-        Error: no such pictures, none at all, or some that a run was trained on.
+        Error: no such images, none at all, or some that a run was trained on.
     """
     wanted = shape if config.size is None else (shape[0], config.size, config.size)
-    if not config.pictures:
+    if not config.images:
         return _held_out(config, next(iter(runs)), runs, progress)
-    path = Path(config.pictures).expanduser()
-    if config.pictures != PORTRAITS and path.is_file() and (content := _picture(path)) is not None:
+    path = Path(config.images).expanduser()
+    if config.images != PORTRAITS and path.is_file() and (content := _image(path)) is not None:
         return _file(config, path, content, shape[0], next(iter(runs.values())).reading)
     if wanted[1] != wanted[2] and next(iter(runs.values())).data.get("resize") != "buckets":
         raise Error(
-            f"the run's pictures are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
+            f"the run's images are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
         )
     cure = "name others" + (", or say by --size at how many pixels a side" if config.size is None else "")
     chosen = train_overlap.chosen(config, wanted, runs, progress, cure)
-    return _of(chosen.pictures, chosen.ids, f"of {config.pictures}", chosen.notes)
+    return _of(chosen.images, chosen.ids, f"of {config.images}", chosen.notes)
 
 
 def _held_out(
     config: ReconstructionConfig, run: str, runs: Mapping[str, Schooling], progress: Progress | None
 ) -> Subjects:
-    """The pictures that a run held out."""
+    """The images that a run held out."""
     tree, fingerprint, _ = runs[run]
     data = trees.build(DataConfig, tree)
     if data.path != PORTRAITS and not Path(data.path).expanduser().exists():
         raise Error(
-            f"{run} was trained on {data.path}, which is not here: name pictures: kuosan reconstruct {run} PICTURES."
+            f"{run} was trained on {data.path}, which is not here: name images: kuosan reconstruct {run} IMAGES."
         )
     sized = data if config.size is None else replace(data, size=config.size)
-    pictures = open_pictures(sized, progress=progress, memory=Results.at(data.cache, NEAR))
+    images = open_images(sized, progress=progress, memory=Results.at(data.cache, NEAR))
     notes = list[str]()
-    if len(pictures.buckets.shapes) > 1:
-        height, width = pictures.shape[1:]
-        notes.append(f"of the pictures' several shapes only those of {width}x{height} are taken")
-        pictures = pictures.only((height, width))
-    notes += train_overlap.brought(pictures)
-    order = eval_images.shuffled(pictures, HELD_OUT)
-    if config.size is None and fingerprint is not None and not pictures.has_fingerprint(fingerprint):
+    if len(images.buckets.shapes) > 1:
+        height, width = images.shape[1:]
+        notes.append(f"of the images' several shapes only those of {width}x{height} are taken")
+        images = images.only((height, width))
+    notes += train_overlap.brought(images)
+    order = eval_images.shuffled(images, HELD_OUT)
+    if config.size is None and fingerprint is not None and not images.has_fingerprint(fingerprint):
         notes.append(f"{data.path} has changed since {run} was trained on it: some of these may have been trained on")
     if len(runs) > 1:
         other = next(name for name in runs if name != run)
         notes.append(f"whether its autoencoder ({other}) was trained on them was not looked for")
     if not len(order):
-        raise Error(f"{run} held no pictures out: name others: kuosan reconstruct {run} PICTURES.")
+        raise Error(f"{run} held no images out: name others: kuosan reconstruct {run} IMAGES.")
     if len(order) < config.n:
-        notes.append(f"there are {len(order):,} such pictures, not {config.n:,}: all are taken")
-    return _of(pictures, order[: config.n], f"held-out pictures of {data.path}", tuple(notes))
+        notes.append(f"there are {len(order):,} such images, not {config.n:,}: all are taken")
+    return _of(images, order[: config.n], f"held-out images of {data.path}", tuple(notes))
 
 
-def _of(pictures: Pictures, ids: np.ndarray, what: str, notes: tuple[str, ...]) -> Subjects:
+def _of(images: Images, ids: np.ndarray, what: str, notes: tuple[str, ...]) -> Subjects:
     def at(first: int, last: int) -> np.ndarray:
-        return eval_images.as_bytes(pictures.batch(ids[first:last]).x0.numpy())
+        return eval_images.as_bytes(images.batch(ids[first:last]).x0.numpy())
 
-    names = tuple(pictures.name(int(i)) for i in ids)
-    return Subjects(what, names, pictures.shape, pictures.fingerprint, at, notes)
+    names = tuple(images.name(int(i)) for i in ids)
+    return Subjects(what, names, images.shape, images.fingerprint, at, notes)
 
 
 def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: int, reading: Reading) -> Subjects:
-    """One picture file at its own size, on the run's background."""
+    """One image file at its own size, on the run's background."""
     for name in ("size", "unseen", "force"):
         if getattr(config, name):
-            raise Error(f"{name} has no effect on one picture file, which is taken as it is: leave it out.")
+            raise Error(f"{name} has no effect on one image file, which is taken as it is: leave it out.")
     try:
         decoded = reading.decoded(content)
     except Refused as reason:
         raise Error(f"{path} cannot be used: {reason}.") from None
     notes = [*decoded.notes, "whether the run was trained on it was not looked for"]
     if channels == 1 and not is_grey(decoded.pixels):
-        notes.append("its colours are left out: this autoencoder is of grey pictures")
+        notes.append("its colours are left out: this autoencoder is of grey images")
     pixels = np.moveaxis(with_channels(decoded.pixels, channels), -1, 0).copy()  # Pillow's is read-only
     sha256 = hashlib.sha256(content).hexdigest()
     shape = (channels, pixels.shape[1], pixels.shape[2])
@@ -157,8 +157,8 @@ def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: in
     )
 
 
-def _picture(path: Path) -> bytes | None:
-    """The content of a file that is one picture; None for an archive, an array, or anything else."""
+def _image(path: Path) -> bytes | None:
+    """The content of a file that is one image; None for an archive, an array, or anything else."""
     try:
         with path.open("rb") as file:
             if not is_known(file.read(16)):
@@ -196,7 +196,7 @@ class Channel:
 
     @property
     def bits(self) -> float:
-        """What a value tells of its picture, at most."""
+        """What a value tells of its image, at most."""
         return max(0.0, log2(self.std / self.noise)) if self.std > 0 else 0.0
 
 
@@ -237,7 +237,7 @@ def latent_warnings(channels: Sequence[Channel]) -> list[str]:
         every = len(silent) == len(channels)
         what = "every latent channel" if every else f"latent channel {', '.join(map(str, silent))}"
         found.append(
-            f"{what} tells next to nothing of its picture (below {SILENT} bits a value): the KL has collapsed; train "
+            f"{what} tells next to nothing of its image (below {SILENT} bits a value): the KL has collapsed; train "
             f"with a smaller weight of it, or fewer latent channels"
         )
     for i, one in enumerate(channels):
@@ -254,7 +254,7 @@ def latent_warnings(channels: Sequence[Channel]) -> list[str]:
 
 
 FORMAT = 1
-NAME, TABLE, SHEET, PICTURE = "reconstruction.json", "table.md", "sheet.png", "reconstruction.png"
+NAME, TABLE, SHEET, IMAGE = "reconstruction.json", "table.md", "sheet.png", "reconstruction.png"
 TITLES = {  # of the figures: name -> title, digits
     "psnr": ("PSNR (dB)", 2),
     "ssim": ("SSIM", 4),
@@ -264,9 +264,9 @@ TITLES = {  # of the figures: name -> title, digits
 HEADS = ("latent channel", "mean", "std", "scale", "noise", "bits a value", "farthest (std)")
 STORED = "std as stored"  # the column of a latent model: 1 where its own scale still holds
 EXPLAINED = (
-    "PSNR, SSIM: of 8-bit pictures, higher is nearer; perceptual, KID: lower is nearer. KID leaves each picture's own "
+    "PSNR, SSIM: of 8-bit images, higher is nearer; perceptual, KID: lower is nearer. KID leaves each image's own "
     "reconstruction out of its pairs. Std: of draws from the posterior; scale = 1/std, what stage two multiplies by; "
-    "noise: the posterior's; bits: what a value tells of its picture, at most. ± one standard error over the pictures."
+    "noise: the posterior's; bits: what a value tells of its image, at most. ± one standard error over the images."
 )
 
 
@@ -279,18 +279,18 @@ class Reconstructed:
     weights: str  # sha256 of the autoencoder's
     kind: str  # autoencoder, or latents: a latent model's
     settings: dict[str, Any]
-    what: str  # the pictures, in words
-    pictures: tuple[str, ...]
+    what: str  # the images, in words
+    images: tuple[str, ...] = field(metadata={"key": "pictures"})
     fingerprint: str  # of their data set, or sha256 of the one file
     shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
     features: dict[str, str]
-    values: dict[str, list[float]]  # a number a picture for each measure
+    values: dict[str, list[float]]  # a number an image for each measure
     kid: Estimate | None
     channels: tuple[Channel, ...]
     stored: tuple[float, ...] = ()  # a latent model's scale, a number a channel
     tiles: str = ""  # in words; empty: in one piece
-    encode_seconds: float = 0.0  # a picture
+    encode_seconds: float = 0.0  # an image
     decode_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     compute: str = ""
@@ -300,7 +300,7 @@ class Reconstructed:
 
     @property
     def figures(self) -> dict[str, Estimate]:
-        """The mean of each measure with its standard error over the pictures, nan for a single one; and KID."""
+        """The mean of each measure with its standard error over the images, nan for a single one; and KID."""
         found = {name: mean(values) for name, values in self.values.items()}
         return found | ({"kid": self.kid} if self.kid is not None else {})
 
@@ -313,7 +313,7 @@ class Reconstructed:
         """What the figures are of, in sentences."""
         channels, height, width = self.shape
         colour = "grey" if channels == 1 else "colour"
-        many = f"{len(self.pictures):,} picture{'s' * (len(self.pictures) > 1)}"
+        many = f"{len(self.images):,} image{'s' * (len(self.images) > 1)}"
         shown = f"{width}x{height} {colour}{self.tiles and ', '}{self.tiles}"
         lines = [
             f"{self.run}, step {self.step:,}, weights {self.weights[:12]}.",
@@ -325,18 +325,18 @@ class Reconstructed:
             lines.append(
                 f"Features: {self.features['features']} ({self.features['hash'][:12]}), {self.features['resize']}."
             )
-        lines.append(f"Encoded in {self.encode_seconds:.3g} s a picture, decoded in {self.decode_seconds:.3g} s.")
+        lines.append(f"Encoded in {self.encode_seconds:.3g} s an image, decoded in {self.decode_seconds:.3g} s.")
         return [*lines, f"Computed on {self.compute}."] if self.compute else lines
 
     def bits(self) -> str:
         """How much smaller latents are, in a sentence."""
         values, latents = prod(self.shape), prod(self.latent_shape)
-        picture, latent = ("x".join(map(str, shape)) for shape in (self.shape, self.latent_shape))
+        image, latent = ("x".join(map(str, shape)) for shape in (self.shape, self.latent_shape))
         bits = sum(one.bits for one in self.channels) / len(self.channels) * latents / values
         return (
-            f"A picture of {picture} = {values:,} values becomes {latent} = {latents:,}: {values / latents:.3g} times "
+            f"An image of {image} = {values:,} values becomes {latent} = {latents:,}: {values / latents:.3g} times "
             f"fewer; in bytes {values / latents / 2:.3g} times less (8 bits against bf16). They tell at most "
-            f"{bits:.3g} bits a value of the picture."
+            f"{bits:.3g} bits a value of the image."
         )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -364,8 +364,8 @@ class Reconstructed:
         return "\n".join([*lines, EXPLAINED, ""])
 
     def json(self) -> str:
-        """Everything, with each picture's values; a figure that cannot be told is null."""
-        tree = asdict(self)
+        """Everything, with each image's values; a figure that cannot be told is null."""
+        tree = trees.plain(self)
         tree["figures"] = {name: asdict(estimate) for name, estimate in self.figures.items()}
         for one, told in zip(self.channels, tree["channels"]):
             told |= {"scale": one.scale, "bits": one.bits}

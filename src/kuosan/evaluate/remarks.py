@@ -16,7 +16,7 @@ from kuosan.evaluate.train_overlap import brought, counted
 from kuosan.storage import outputs
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.metrics.features.network import FeatureNetwork
 
 LOSSY = ("JPEG", "WEBP", "AVIF", "GIF", "MPO")
@@ -25,20 +25,20 @@ MADE = "samples"
 
 def described(side: Side, network: FeatureNetwork | None) -> list[str]:
     """What the images of a side are, and how they come to the feature network."""
-    match side.pictures:
+    match side.images:
         case ImageFiles() as images:
             return _of_images(side, images, network)
         case _:
-            return [f"{side.what}: {'; '.join(notes)}." for notes in [_of_run(side.pictures)] if notes]
+            return [f"{side.what}: {'; '.join(notes)}." for notes in [_of_run(side.images)] if notes]
 
 
-def _of_run(pictures: Pictures) -> list[str]:
+def _of_run(images: Images) -> list[str]:
     """Of a run's own data: from which sizes and formats they come."""
-    return [*brought(pictures), *(f"the files are {kinds}" for kinds in [_suffixes(pictures)] if kinds)]
+    return [*brought(images), *(f"the files are {kinds}" for kinds in [_suffixes(images)] if kinds)]
 
 
-def _suffixes(pictures: Pictures) -> str:
-    kinds = Counter(Path(entry.name).suffix.lower().lstrip(".") for entry in pictures.scan.entries)
+def _suffixes(images: Images) -> str:
+    kinds = Counter(Path(entry.name).suffix.lower().lstrip(".") for entry in images.scan.entries)
     lossy = {kind: count for kind, count in kinds.items() if kind in ("jpg", "jpeg", "webp", "avif", "gif")}
     return ", ".join(f"{kind} ({count:,})" for kind, count in sorted(lossy.items()))
 
@@ -82,14 +82,14 @@ def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str])
     found = []
     for side in (made, reference):
         if side is not None:
-            match side.pictures:
+            match side.images:
                 case ImageFiles() as images:
                     found += _counting(side, images)
                 case _:
                     pass
     if made is not None:
         found += _fewer(made, n)
-        match (made.pictures, reference.pictures):
+        match (made.images, reference.images):
             case (ImageFiles() as one, ImageFiles() as other):
                 found += [*_apart(one, other), *_shared(made, reference)]
             case _:
@@ -171,7 +171,7 @@ def _apart(one: ImageFiles, other: ImageFiles) -> list[str]:
 
 def _shared(made: Side, reference: Side) -> list[str]:
     """Images that are on both sides."""
-    one, other = made.pictures, reference.pictures
+    one, other = made.images, reference.images
     assert isinstance(one, ImageFiles) and isinstance(other, ImageFiles), "the caller has looked"
     there = set(other.contents)  # all of them, whichever are drawn
     both = [int(i) for i, content in zip(made.ids, made.contents) if content in there]
@@ -195,26 +195,26 @@ def _shared(made: Side, reference: Side) -> list[str]:
 
 def facts(side: Side) -> dict[str, Any]:
     """What a side is of, as plain values for result.json."""
-    match side.pictures:
+    match side.images:
         case ImageFiles() as images:
             return {**images.summary(), "measured": len(side)}
         case _:
-            pictures = side.pictures
+            own = side.images
             return {
-                "path": pictures.config.path,
-                "images": len(pictures),
+                "path": own.config.path,
+                "images": len(own),
                 "measured": len(side),
-                "done": _of_run(pictures),
+                "done": _of_run(own),
             }
 
 
 def file_format(made: Side | None, reference: Side) -> str:
     """What the files of both sides are, in words."""
-    words = ["8-bit"] if made is not None else ["8-bit pictures, lossless"]
+    words = ["8-bit"] if made is not None else ["8-bit images, lossless"]
     for name, side in ((MADE, made), ("real", reference)):
         if side is None:
             continue
-        match side.pictures:
+        match side.images:
             case ImageFiles() as images:
                 words.append(f"{name}: {', '.join(counted(Counter(fact.format for fact in images.facts)))}")
             case _:

@@ -85,10 +85,10 @@ LEAST = {"kid": 3, "frechet": 4, "prdc": 6}  # rows a side, without which there 
 
 
 def chosen(asked: Sequence[str], made: int, real: int, dim: int, force: bool) -> tuple[str, ...]:
-    """The distances to take: those asked for, or all that so many pictures allow.
+    """The distances to take: those asked for, or all that so many images allow.
 
     Raises:
-        Error: one asked for needs more pictures.
+        Error: one asked for needs more images.
     """
     if not asked:
         allowed = [name for name in DISTANCES if min(made, real) >= LEAST[name]]
@@ -96,7 +96,7 @@ def chosen(asked: Sequence[str], made: int, real: int, dim: int, force: bool) ->
     for name in asked:
         if min(made, real) < LEAST[name]:
             raise Error(
-                f"{name} of {made} pictures against {real}: at least {LEAST[name]} a side are needed; give --n or "
+                f"{name} of {made} images against {real}: at least {LEAST[name]} a side are needed; give --n or "
                 f"--real {LEAST[name]} or more."
             )
     if "frechet" in asked:
@@ -111,7 +111,7 @@ def figures(names: Sequence[str], made: np.ndarray, real: np.ndarray, *, force: 
 
 
 def floor(names: Sequence[str], one: np.ndarray, other: np.ndarray) -> Figures:
-    """The same figures of real pictures, as far as there are enough of them."""
+    """The same figures of real images, as far as there are enough of them."""
     few = min(len(one), len(other))
     possible = [name for name in names if few >= LEAST[name] and (name != "frechet" or few > one.shape[1])]
     return figures(possible, one, other)
@@ -123,27 +123,27 @@ NAME = "result.json"
 
 @dataclass(frozen=True)
 class SettingResult:
-    """What was measured of the pictures of one request, or of a folder."""
+    """What was measured of the images of one request, or of a folder."""
 
     name: str  # the swept values, in words; empty where nothing was swept
     setting: dict[str, Any]  # the swept values
     n: int
     figures: dict[str, Estimate]
-    seeds: tuple[int, int] | None = None  # of the first and the last picture; None for pictures from a folder
+    seeds: tuple[int, int] | None = None  # of the first and the last image; None for images from a folder
     request: dict[str, Any] | None = None
     sampler: str | None = None
     steps: int | None = None
     spacing: str | None = None
-    evaluations: int = 0  # of the network, a picture
-    seconds: float = 0.0  # of sampling, a picture, with the request's batch on `compute`
+    evaluations: int = 0  # of the network, an image
+    seconds: float = 0.0  # of sampling, an image, with the request's batch on `compute`
     more: dict[str, Estimate] = field(default_factory=dict)  # KID minus that of the sweep's first point, paired by seed
     helpers: dict[str, str] = field(default_factory=dict)  # sha256 of the weights of the runs that the request names
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
-    captions: int = 0  # of real pictures, told in turn where the request names no prompts; 0: none
+    captions: int = 0  # of real images, told in turn where the request names no prompts; 0: none
     details: dict[str, Any] = field(default_factory=dict)  # what is more than a figure: confusion, copies
 
     def made(self) -> str:
-        """How the pictures were made, where it is not swept and not usual; a sentence behind another."""
+        """How the images were made, where it is not swept and not usual; a sentence behind another."""
         if self.request is None:
             return ""
         usual, own = trees.plain(Request()), self.request | {"sampler": self.sampler, "steps": self.steps}
@@ -151,7 +151,7 @@ class SettingResult:
         for name in (*self.setting, "n", "seed", "batch"):
             told.pop(name, None)
         words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in told.items())
-        captions = f" Told {self.captions:,} captions of the pictures compared with." if self.captions else ""
+        captions = f" Told {self.captions:,} captions of the images compared with." if self.captions else ""
         return (f" Made with {', '.join(words)}." if told else "") + captions
 
 
@@ -160,7 +160,7 @@ class Result:
     """Figures, and what they are of: never one without the other."""
 
     target: str
-    against: str  # which real pictures
+    against: str  # which real images
     real: int  # how many
     data: str  # their path
     fingerprint: str  # of that data set
@@ -170,7 +170,7 @@ class Result:
     images: dict[str, Any] = field(default_factory=dict)  # of both sides: sizes, formats, what was done or left out
     remarks: tuple[str, ...] = ()  # the same in sentences
     found: tuple[SettingResult, ...] = ()  # empty where only the likelihood was asked for
-    floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real pictures
+    floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real images
     floor_of: str = ""
     step: int | None = None  # of the checkpoint
     weights: str | None = None  # sha256
@@ -185,13 +185,13 @@ class Result:
 
     @property
     def figures(self) -> dict[str, Estimate]:
-        """The figures of the only, or the first, set of pictures."""
+        """The figures of the only, or the first, set of images."""
         return self.found[0].figures
 
     def heads(self) -> list[str]:
         """The table's columns."""
         swept = list(self.found[0].setting)
-        named = swept or (["pictures"] if self.found[0].request is None else ["sampler", "steps"])
+        named = swept or (["images"] if self.found[0].request is None else ["sampler", "steps"])
         cost = [] if self.found[0].request is None else ["evaluations", "seconds"]
         return [*named, *cost, *self.names(), *(["more"] if self.paired else [])]
 
@@ -207,7 +207,7 @@ class Result:
 
     @property
     def paired(self) -> bool:
-        """Whether the sweep's points are compared picture by picture."""
+        """Whether the sweep's points are compared image by image."""
         return any(one.more for one in self.found)
 
     def rows(self) -> list[list[str]]:
@@ -216,7 +216,7 @@ class Result:
         if self.floor:
             blank = len(self.heads()) - len(self.names()) - 1 - self.paired
             rows.append(
-                ["real pictures", *[""] * blank, *(text(self.floor.get(name), name) for name in self.names())]
+                ["real images", *[""] * blank, *(text(self.floor.get(name), name) for name in self.names())]
                 + [""] * self.paired
             )
         return rows
@@ -237,7 +237,7 @@ class Result:
             first, network = self.found[0], self.features
             seeds = f" (seeds {first.seeds[0]} to {first.seeds[1]})" if first.seeds else ""
             lines += [
-                f"{first.n:,} pictures{seeds} against {self.real:,} {self.against}.{first.made()}",
+                f"{first.n:,} images{seeds} against {self.real:,} {self.against}.{first.made()}",
                 f"Features {network['name']} (weights {network['hash'][:12]}), {self.resize}; {self.file_format}.",
             ]
         lines += self.remarks
@@ -262,7 +262,7 @@ class Result:
             below = told["below"]
             lines.append(
                 f"memorisation: {of}{'suspected' if told['flagged'] else 'none found'}. {100 * below['share']:.1f} % "
-                f"of the pictures lie closer to training pictures than the closest {100 * below['expected']:.1f} % of "
+                f"of the images lie closer to training images than the closest {100 * below['expected']:.1f} % of "
                 f"the held-out ones (p = {told['p_value']:.2g}); exact copies: {told['copies']}. Look at nearest*.png."
             )
         return lines
@@ -307,7 +307,7 @@ TITLES = {
     "labels": "label agreement",
     "nearer": "nearer than held out",
     "evaluations": "evaluations",
-    "seconds": "s/picture",
+    "seconds": "s/image",
     "more": "KID - first",
 }
 THOUSANDFOLD = ("kid",)

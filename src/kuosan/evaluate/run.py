@@ -1,9 +1,9 @@
 """An evaluation from end to end: `measure(target, ...) -> Result`.
 
-`prepare` has opened everything and refused what cannot be measured; `run` makes the pictures that are lacking,
+`prepare` has opened everything and refused what cannot be measured; `run` makes the images that are lacking,
 measures them, and writes result.json, table.md, table.csv, sheets and plots.
 
-The memorisation report of an evaluation: made pictures beside their nearest training pictures.
+The memorisation report of an evaluation: made images beside their nearest training images.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def measure(
     report: EvaluationReport | None = None,
     **options: Any,
 ) -> Result:
-    """Measure a run, a checkpoint, or a folder of pictures against real ones: measure("runs/mine", n=500, steps=10).
+    """Measure a run, a checkpoint, or a folder of images against real ones: measure("runs/mine", n=500, steps=10).
 
     Args:
         network: the feature network, where it is none of the named ones.
@@ -104,17 +104,17 @@ def _names(prepared: EvaluationSetup) -> list[str]:
 
 def _identity(prepared: EvaluationSetup) -> Any:
     """All that the result follows from, as plain values."""
-    made = None if prepared.made is None else prepared.made.pictures.fingerprint
+    made = None if prepared.made is None else prepared.made.images.fingerprint
     weights = None if prepared.model is None else prepared.model.weights
     network = None if prepared.network is None else [prepared.network.name, prepared.network.hash]
     config = trees.plain(replace(prepared.config, out=None))
-    return [prepared.target, config, weights, prepared.reference.pictures.fingerprint, made, network]
+    return [prepared.target, config, weights, prepared.reference.images.fingerprint, made, network]
 
 
 def _run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
     """Make what is lacking, measure, write into a claimed folder."""
     begin = time.perf_counter()
-    model, pictures = prepared.model, prepared.reference.pictures
+    model, images = prepared.model, prepared.reference.images
     compared: dict[str, Any] = {}
     if prepared.network is not None:
         compared = _compared(prepared, prepared.network, report)
@@ -125,8 +125,8 @@ def _run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
         prepared.target,
         prepared.reference.what,
         len(prepared.reference),
-        pictures.config.path,
-        pictures.fingerprint,
+        images.config.path,
+        images.fingerprint,
         **compared,
         step=None if model is None else model.step,
         weights=None if model is None else model.weights,
@@ -144,7 +144,7 @@ def _run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
 
 
 def _compared(prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport) -> dict[str, Any]:
-    """The figures of all pictures against real ones, and by what features."""
+    """The figures of all images against real ones, and by what features."""
     if prepared.model is not None:
         make(prepared.model, prepared.jobs, report)
     reference = side_rows(prepared, prepared.reference, network, report)
@@ -166,7 +166,7 @@ def _compared(prepared: EvaluationSetup, network: FeatureNetwork, report: Evalua
 def _found(
     prepared: EvaluationSetup, network: FeatureNetwork, reference: np.ndarray, report: EvaluationReport
 ) -> list[SettingResult]:
-    """The figures of each point, or of the folder's pictures."""
+    """The figures of each point, or of the folder's images."""
     metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
     if prepared.made is not None:
         made = side_rows(prepared, prepared.made, network, report)
@@ -213,11 +213,11 @@ def _of_job(each: Job, figures: dict[str, Estimate]) -> SettingResult:
 
 
 def _add_labels(found: SettingResult, prepared: EvaluationSetup, logits: np.ndarray, wanted: np.ndarray | None) -> None:
-    """How many pictures the judge finds to be of the class asked for; those asked to be of none are left out."""
+    """How many images the judge finds to be of the class asked for; those asked to be of none are left out."""
     assert prepared.judge is not None and wanted is not None
     there = (wanted >= 0) & (wanted < prepared.judge.dim)
     if not there.any():
-        raise Error("label agreement has nothing to judge: every picture is asked to be of no class.")
+        raise Error("label agreement has nothing to judge: every image is asked to be of no class.")
     found.figures["labels"], agreed = share(logits[there], wanted[there], prepared.judge.classes)
     found.details["labels"] = {
         "pictures": int(there.sum()),
@@ -230,14 +230,14 @@ def _add_labels(found: SettingResult, prepared: EvaluationSetup, logits: np.ndar
 def _floor(
     prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport
 ) -> tuple[dict[str, Estimate], str]:
-    """The same figures of real pictures, and which those are."""
+    """The same figures of real images, and which those are."""
     one, other = prepared.floor
     floor: dict[str, Estimate] = {}
     if prepared.distances:
         pair = [side_rows(prepared, side, network, report) for side in (one, other)]
         floor = measures.floor(prepared.distances, *pair)
     labels, judge = prepared.reference.labels(), prepared.judge
-    if judge is not None and labels is not None and prepared.reference.pictures.classes == judge.classes:
+    if judge is not None and labels is not None and prepared.reference.images.classes == judge.classes:
         logits = side_rows(prepared, prepared.reference, judge, report)
         floor["labels"] = share(logits[labels >= 0], labels[labels >= 0], judge.classes)[0]
     return floor, f"{len(one):,} {one.what} against {len(other):,} {other.what}"
@@ -248,15 +248,15 @@ def _draw(prepared: EvaluationSetup, result: Result) -> None:
     if prepared.made is not None:
         made = [("", prepared.made.shown(plot.SHEET))]
     else:
-        made = [(each.point.name, each.store.pictures(0, min(plot.SHEET, each.request.n))) for each in prepared.jobs]
+        made = [(each.point.name, each.store.images(0, min(plot.SHEET, each.request.n))) for each in prepared.jobs]
     plot.sheet(prepared.folder / "sheet.png", made)
     plot.sheet(prepared.folder / "real.png", [("", prepared.reference.shown(plot.SHEET))])
     if prepared.config.sweep:
         plot.sweep(prepared.folder / "plot.png", result)
 
 
-SHOWN = 16  # pictures on the sheet
-MOST = 1000  # held-out pictures of the baseline, or as many as are made
+SHOWN = 16  # images on the sheet
+MOST = 1000  # held-out images of the baseline, or as many as are made
 
 
 def add(
@@ -267,23 +267,23 @@ def add(
     made: np.ndarray,
     report: EvaluationReport,
 ) -> None:
-    """Compare made features (N, D) with all training pictures', held-out ones as the baseline; write the sheet.
+    """Compare made features (N, D) with all training images', held-out ones as the baseline; write the sheet.
 
-    The figure `nearer` is the chance that a made picture lies closer to training than a held-out one does: 0.5 if
+    The figure `nearer` is the chance that a made image lies closer to training than a held-out one does: 0.5 if
     nothing is memorised, 1 if all is.
     """
     own = prepared.own
     assert own is not None
-    train = Side.of("training pictures", own, shuffled(own, TRAIN))
-    held = Side.of("held-out pictures", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
+    train = Side.of("training images", own, shuffled(own, TRAIN))
+    held = Side.of("held-out images", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
     told = memorisation.memorisation(
         made,
         side_rows(prepared, held, network, report),
         side_rows(prepared, train, network, report),
     )
-    pictures = np.moveaxis(each.store.pictures(0, found.n), 1, -1)
+    images = np.moveaxis(each.store.images(0, found.n), 1, -1)
     known = np.moveaxis(train.bytes(), 1, -1)
-    same = memorisation.copies(pictures, known)
+    same = memorisation.copies(images, known)
     found.figures["nearer"] = told.nearer
     found.details["memorisation"] = {
         "training_pictures": len(train),
@@ -298,7 +298,7 @@ def add(
         "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
     }
     factor = max(1, SIDE // max(known.shape[1:3]))
-    save_png(prepared.folder / name_of(each), enlarge(memorisation_sheet(told, pictures, known, SHOWN), factor))
+    save_png(prepared.folder / name_of(each), enlarge(memorisation_sheet(told, images, known, SHOWN), factor))
 
 
 def name_of(each: Job) -> str:

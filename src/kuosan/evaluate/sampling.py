@@ -1,13 +1,13 @@
-"""Pictures kept on disk as they are made, so that a killed evaluation goes on and a larger one only adds to them.
+"""Images kept on disk as they are made, so that a killed evaluation goes on and a larger one only adds to them.
 
-    FOLDER/about.json                      what the pictures depend on: weights, request, precision; checked when opened
-    FOLDER/00000000-00000050.npz           pictures 0 to 49, as bytes, and the seconds each took
+    FOLDER/about.json                      what the images depend on: weights, request, precision; checked when opened
+    FOLDER/00000000-00000050.npz           images 0 to 49, as bytes, and the seconds each took
 
 A part is written whole or not at all; one that cannot be read is made again.
 
 What a model is asked to make in an evaluation that does not say: of which classes, of which captions.
 
-Pictures of a model for an evaluation: made batch by batch, kept as they are made, gone on with after a kill.
+Images of a model for an evaluation: made batch by batch, kept as they are made, gone on with after a kill.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from kuosan.tasks.task import NULL
 from kuosan.text.prompts import escaped
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.evaluate.config import EvaluateConfig, Point
     from kuosan.evaluate.eval_images import Side
     from kuosan.evaluate.images import ImageFiles
@@ -54,26 +54,26 @@ _PART = re.compile(r"(\d{8})-(\d{8})\.npz")
 
 
 class ImagePart(NamedTuple):
-    """Pictures `first` to `first + len(pictures) - 1`."""
+    """Images `first` to `first + len(images) - 1`."""
 
     first: int
-    pictures: np.ndarray  # (B, C, H, W) uint8
-    seconds: float  # a picture
+    images: np.ndarray  # (B, C, H, W) uint8
+    seconds: float  # an image
 
 
 def key(about: Mapping[str, Any]) -> str:
-    """What a folder of these pictures is called: a hash of all that makes them what they are."""
+    """What a folder of these images is called: a hash of all that makes them what they are."""
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ImageCache:
-    """The pictures of one request in `folder`, which is made when there are some; `about` is all that they depend on.
+    """The images of one request in `folder`, which is made when there are some; `about` is all that they depend on.
 
     Attributes:
         damaged: parts that could not be read, and are made again.
 
     Raises:
-        Error: the folder holds pictures of something else, or cannot be read.
+        Error: the folder holds images of something else, or cannot be read.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -84,16 +84,16 @@ class ImageCache:
         with explained(path, doing="read"):
             before = path.read_text(encoding="utf-8") if path.is_file() else None
         if before not in (None, self._about):
-            raise Error(f"{folder} holds pictures of other settings than its name says ({path}): delete the folder.")
+            raise Error(f"{folder} holds images of other settings than its name says ({path}): delete the folder.")
 
     def add(self, part: ImagePart) -> None:
         """Keep a part. Raises: Error if the disk does not."""
         if not (self.folder / ABOUT).is_file():
             write_atomic(self.folder / ABOUT, self._about)
-        write_atomic(self._path(part.first, len(part.pictures)), _npz(part))
+        write_atomic(self._path(part.first, len(part.images)), _npz(part))
 
     def parts(self, n: int, begin: int = 0) -> Iterator[ImagePart]:
-        """Pictures `begin` to n - 1, or as many of them as are kept, each once and in order.
+        """Images `begin` to n - 1, or as many of them as are kept, each once and in order.
 
         A part that cannot be read ends them: it is removed, to be made again.
         """
@@ -103,33 +103,33 @@ class ImageCache:
                 continue
             try:
                 with np.load(io.BytesIO(path.read_bytes())) as kept:  # given a path, numpy leaves a damaged file open
-                    pictures, seconds = kept["pictures"], float(kept["seconds"])
-                if len(pictures) != stop - first or pictures.dtype != np.uint8:
-                    raise ValueError(f"{pictures.shape} {pictures.dtype}")
+                    images, seconds = kept["pictures"], float(kept["seconds"])
+                if len(images) != stop - first or images.dtype != np.uint8:
+                    raise ValueError(f"{images.shape} {images.dtype}")
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 self.damaged.append(f"{path}: {error}")
                 path.unlink(missing_ok=True)
                 return
-            yield ImagePart(end, pictures[end - first : n - first], seconds)
+            yield ImagePart(end, images[end - first : n - first], seconds)
             end = min(stop, n)
 
-    def pictures(self, begin: int, end: int) -> np.ndarray:
-        """Pictures `begin` to `end` - 1, all of which are kept: (end - begin, C, H, W) uint8."""
-        found = [part.pictures for part in self.parts(end, begin)]
+    def images(self, begin: int, end: int) -> np.ndarray:
+        """Images `begin` to `end` - 1, all of which are kept: (end - begin, C, H, W) uint8."""
+        found = [part.images for part in self.parts(end, begin)]
         if sum(map(len, found)) != end - begin:
-            raise Error(f"pictures in {self.folder} are damaged: {self.damaged}; give the command again to make them.")
+            raise Error(f"images in {self.folder} are damaged: {self.damaged}; give the command again to make them.")
         return np.concatenate(found)
 
     def whole(self, n: int) -> int:
         """How many of the first n are kept and can be read; the damaged are removed."""
-        return sum(len(part.pictures) for part in self.parts(n))
+        return sum(len(part.images) for part in self.parts(n))
 
     def seconds(self, n: int) -> float:
-        """What a picture took: the median over the parts, which one slow start does not move."""
+        """What an image took: the median over the parts, which one slow start does not move."""
         return float(np.median([part.seconds for part in self.parts(n)]))
 
     def _names(self) -> list[tuple[int, int, Path]]:
-        """The parts there by first and last picture, of two that begin alike the longer first."""
+        """The parts there by first and last image, of two that begin alike the longer first."""
         if not self.folder.is_dir():
             return []
         with explained(self.folder, doing="read"):
@@ -143,24 +143,24 @@ class ImageCache:
 
 def _npz(part: ImagePart) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, pictures=part.pictures, seconds=np.float64(part.seconds))
+    np.savez(buffer, images=part.images, seconds=np.float64(part.seconds))
     return buffer.getvalue()
 
 
 def captions(model: Pipeline, config: EvaluateConfig, reference: Side) -> tuple[str, ...]:
-    """The captions of the pictures compared with, by which a text model that is given no prompts makes its own.
+    """The captions of the images compared with, by which a text model that is given no prompts makes its own.
 
     Raises:
-        Error: those pictures have none, or one that the model cannot be told.
+        Error: those images have none, or one that the model cannot be told.
     """
     if not model.model.config.task.text or config.request.prompts or not config.sampled:
         return ()
-    told = reference.pictures.captions
+    told = reference.images.captions
     found = tuple(escaped(text) for text in (told[i] for i in reference.ids) if text) if told else ()
     if not found:
         raise Error(
-            f"{model.name} makes pictures of what it is told, and the {reference.what} have no captions: give "
-            f"--prompts (again and again for several), or compare with pictures that have."
+            f"{model.name} makes images of what it is told, and the {reference.what} have no captions: give "
+            f"--prompts (again and again for several), or compare with images that have."
         )
     _check(model, config, reference, found)
     return found
@@ -178,12 +178,12 @@ def _check(model: Pipeline, config: EvaluateConfig, reference: Side, found: tupl
         raise Error(f"a caption of the {reference.what}: {error} Or say what is to be made: --prompts.") from None
 
 
-def shares(task: Task, pictures: Pictures | ImageFiles) -> tuple[float, ...]:
-    """How the classes are shared out: as in the pictures compared with, where those have the same; else equally."""
+def shares(task: Task, images: Images | ImageFiles) -> tuple[float, ...]:
+    """How the classes are shared out: as in the images compared with, where those have the same; else equally."""
     count = len(task.class_names)
-    if pictures.labels is None or tuple(pictures.classes) != task.class_names:
+    if images.labels is None or tuple(images.classes) != task.class_names:
         return (1 / count,) * count
-    counts = np.bincount(pictures.labels[pictures.train][pictures.labels[pictures.train] >= 0], minlength=count)
+    counts = np.bincount(images.labels[images.train][images.labels[images.train] >= 0], minlength=count)
     return tuple(round(float(share), 9) for share in counts / max(1, counts.sum()))
 
 
@@ -192,15 +192,15 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: its multiples fill [0, 1) ev
 
 @dataclass(frozen=True)
 class Job:
-    """One point to sample: what it asks, where its pictures are kept, and what is told of their classes."""
+    """One point to sample: what it asks, where its images are kept, and what is told of their classes."""
 
     point: Point
     choice: Choice
     store: ImageCache
     helpers: dict[str, Pipeline]  # the classifier and the weaker run that it names
-    task: Task | None = None  # whose classes pictures are told; None: they have none
+    task: Task | None = None  # whose classes images are told; None: they have none
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
-    prompts: tuple[str, ...] = ()  # real pictures' captions, where the request names no prompts: in turn, by seed
+    prompts: tuple[str, ...] = ()  # real images' captions, where the request names no prompts: in turn, by seed
 
     @property
     def request(self) -> Request:
@@ -208,7 +208,7 @@ class Job:
         return self.point.request
 
     def wanted(self, first: int, count: int) -> list[int]:
-        """The classes by number that pictures `first` to `first + count - 1` are asked to be of; empty without."""
+        """The classes by number that images `first` to `first + count - 1` are asked to be of; empty without."""
         if self.task is None:
             return []
         named = [self.task.label(name) for name in self.request.classes]
@@ -217,7 +217,7 @@ class Job:
         return labels(range(self.request.seed + first, self.request.seed + first + count), self.shares)
 
     def part(self, first: int, count: int) -> Request:
-        """The request for those pictures alone."""
+        """The request for those images alone."""
         seed = self.request.seed + first
         request = replace(self.request, n=count, seed=seed, batch=count)
         if self.prompts:
@@ -233,7 +233,7 @@ class Job:
 
 
 def labels(seeds: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """Classes of pictures of these seeds, in the given shares, which any row of seeds has to within three pictures.
+    """Classes of images of these seeds, in the given shares, which any row of seeds has to within three images.
 
     Equal shares are each class in turn.
     """
@@ -252,7 +252,7 @@ def about(
     shares: Sequence[float],
     prompts: Sequence[str] = (),
 ) -> Any:
-    """All that the pictures of a point depend on, but n; as plain values."""
+    """All that the images of a point depend on, but n; as plain values."""
     request = trees.plain(
         replace(each.request, sampler=choice.sampler, steps=choice.grid_steps, spacing=choice.spacing)
     )
@@ -276,16 +276,16 @@ def make(trained: Pipeline, jobs: Sequence[Job], report: EvaluationReport) -> No
     done = sum(before[id(each)] * each.choice.evaluations for each in jobs)
     for each in jobs:
         for text in each.store.damaged:
-            report.say(f"warning: kept pictures are damaged and made again: {text}")
+            report.say(f"warning: kept images are damaged and made again: {text}")
     told = False
     for each in jobs:
         first, cost = before[id(each)], each.choice.evaluations
         while first < each.request.n:
             count = min(each.request.batch, each.request.n - first)
             begin = time.perf_counter()
-            pictures = _batch(trained, each, first, count, partial(_tell, report, done, total))
+            images = _batch(trained, each, first, count, partial(_tell, report, done, total))
             seconds = time.perf_counter() - begin
-            each.store.add(ImagePart(first, pictures, seconds / count))
+            each.store.add(ImagePart(first, images, seconds / count))
             first, done = first + count, done + count * cost
             if not told and done < total:
                 report.left(seconds / (count * cost) * (total - done), total - done)
@@ -297,7 +297,7 @@ def _tell(report: EvaluationReport, before: int, total: int, done: int) -> None:
 
 
 def _batch(trained: Pipeline, each: Job, first: int, count: int, hear: Callable[[int], None]) -> np.ndarray:
-    """Pictures `first` to `first + count - 1` of a job: (count, C, H, W) uint8; `hear` is told the evaluations made."""
+    """Images `first` to `first + count - 1` of a job: (count, C, H, W) uint8; `hear` is told the evaluations made."""
     found = []
     for frame in generate(trained.model, each.part(first, count), guides=guides_of(each.helpers)):
         hear(round((frame.first + len(frame.x) * frame.step / frame.steps) * each.choice.evaluations))

@@ -1,6 +1,6 @@
-"""The pictures that models are measured on, and whether one of them was trained on them.
+"""The images that models are measured on, and whether one of them was trained on them.
 
-A picture was trained on if a run's training part holds a file, or an array, of the same bytes or the same decoded
+An image was trained on if a run's training part holds a file, or an array, of the same bytes or the same decoded
 pixels, or if both are the same pixels once brought to the models' size. A copy that was edited, mirrored or compressed
 again with loss is not noticed.
 """
@@ -18,21 +18,21 @@ import numpy as np
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import LABEL, PORTRAITS, DataConfig
-from kuosan.data.dataset import Pictures, open_pictures
+from kuosan.data.dataset import Images, open_images
 from kuosan.data.reading import FACT, RULES, Reading
 from kuosan.data.scan import Progress, content_key
 from kuosan.data.walk import Look
 from kuosan.errors import Error
 from kuosan.storage.cache import NEAR, Results
 
-SHOWN = 3  # pictures that a refusal names
+SHOWN = 3  # images that a refusal names
 
 
 class ImageChoice(Protocol):
-    """Settings that say which pictures are wanted."""
+    """Settings that say which images are wanted."""
 
     @property
-    def pictures(self) -> str:
+    def images(self) -> str:
         """What `data.path` may be."""
         ...
 
@@ -67,16 +67,16 @@ class Schooling(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pictures that are compared on."""
+    """The images that are compared on."""
 
-    pictures: Pictures
+    images: Images
     ids: np.ndarray  # (N,) their numbers
     notes: tuple[str, ...]  # what is to be said of them
 
     @property
     def names(self) -> tuple[str, ...]:
         """Their files, or places in the array."""
-        return tuple(self.pictures.name(int(i)) for i in self.ids)
+        return tuple(self.images.name(int(i)) for i in self.ids)
 
 
 def chosen(
@@ -86,37 +86,37 @@ def chosen(
     progress: Progress | None = None,
     cure: str = "name others",
 ) -> Chosen:
-    """Open the pictures at the models' size, and draw n of them by a fixed key.
+    """Open the images at the models' size, and draw n of them by a fixed key.
 
     Args:
-        shape: (C, H, W) of the models' pictures.
+        shape: (C, H, W) of the models' images.
         runs: what each run was trained on, by the run's name.
         cure: what helps where there are none of that shape.
 
     Raises:
-        Error: no such pictures, fewer than two, or some that a run was trained on.
+        Error: no such images, fewer than two, or some that a run was trained on.
     """
-    pictures, read = _opened(config, shape, runs, progress, cure)
-    order, notes = _candidates(pictures)
+    images, read = _opened(config, shape, runs, progress, cure)
+    order, notes = _candidates(images)
     order = order[seeds.permutation(len(order), 0, 0)]
-    seen, told = _seen(pictures, order if config.unseen else order[: config.n], runs, progress)
+    seen, told = _seen(images, order if config.unseen else order[: config.n], runs, progress)
     notes += told
     if config.unseen and seen:
         order = np.array([i for i in order if int(i) not in seen], np.int64)
-        notes.append(f"{len(seen):,} pictures are left out: they were trained on")
+        notes.append(f"{len(seen):,} images are left out: they were trained on")
     if len(order) < 2:
-        raise Error(f"{config.pictures} has {len(order)} such pictures; at least 2 are needed: name others.")
+        raise Error(f"{config.images} has {len(order)} such images; at least 2 are needed: name others.")
     if len(order) < config.n:
-        notes.append(f"there are {len(order):,} such pictures, not {config.n:,}: all are taken")
+        notes.append(f"there are {len(order):,} such images, not {config.n:,}: all are taken")
     ids = order[: config.n]
     if seen and not config.unseen:
-        notes.append(_refused(config, pictures, seen, len(ids)))
-    small = sum(min(look.width, look.height) < shape[1] for look in (pictures.scan.looks[i] for i in ids))
+        notes.append(_refused(config, images, seen, len(ids)))
+    small = sum(min(look.width, look.height) < shape[1] for look in (images.scan.looks[i] for i in ids))
     if small:
         notes.append(
             f"{small:,} of them are smaller than {shape[2]}x{shape[1]} and were enlarged: their truth is smooth"
         )
-    return Chosen(pictures, ids, (*notes, *read))
+    return Chosen(images, ids, (*notes, *read))
 
 
 def _opened(
@@ -125,40 +125,38 @@ def _opened(
     runs: Mapping[str, Schooling],
     progress: Progress | None,
     cure: str,
-) -> tuple[Pictures, list[str]]:
+) -> tuple[Images, list[str]]:
     """The images as the first run's training images were read; and what is to be said of that."""
     own = _reading(config, shape, runs)
-    pictures = open_pictures(
-        own.config(config.pictures, shape), progress=progress, memory=Results.at(own.data.cache, NEAR)
-    )
+    images = open_images(own.config(config.images, shape), progress=progress, memory=Results.at(own.data.cache, NEAR))
     notes = []
-    if len(pictures.buckets.shapes) > 1 or pictures.plan.shapes:
-        few = pictures.only((shape[1], shape[2])) if (shape[1], shape[2]) in pictures.buckets.shapes else None
+    if len(images.buckets.shapes) > 1 or images.plan.shapes:
+        few = images.only((shape[1], shape[2])) if (shape[1], shape[2]) in images.buckets.shapes else None
         if few is None:
-            raise Error(f"{config.pictures} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
+            raise Error(f"{config.images} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
         notes.append(
-            f"of {len(pictures):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"
+            f"of {len(images):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"
         )
-        pictures = few
-    if pictures.shape != shape:
-        raise Error(f"{config.pictures} gives pictures {pictures.shape}, the models make {shape}: name others.")
-    return pictures, [*notes, *brought(pictures), *_differently(pictures, own, runs)]
+        images = few
+    if images.shape != shape:
+        raise Error(f"{config.images} gives images {images.shape}, the models make {shape}: name others.")
+    return images, [*notes, *brought(images), *_differently(images, own, runs)]
 
 
 def _reading(config: ImageChoice, shape: tuple[int, int, int], runs: Mapping[str, Schooling]) -> Reading:
     """The first run's reading. Raises: Error for a shape that it never had."""
     reading = next(iter(runs.values())).reading if runs else Reading()
     if reading.data.resize != "buckets" and shape[1] != shape[2]:
-        raise Error(f"these models make pictures of {shape[2]}x{shape[1]}; only square ones can be compared.")
+        raise Error(f"these models make images of {shape[2]}x{shape[1]}; only square ones can be compared.")
     usual = DataConfig()  # of whichever run comes first: others' images are understood as they are today
     data = replace(reading.data, label_column=LABEL, layout=usual.layout, split_version=usual.split_version)
     return Reading(replace(data, hold_out=None), reading.rule)
 
 
-def _differently(pictures: Pictures, own: Reading, runs: Mapping[str, Schooling]) -> list[str]:
+def _differently(images: Images, own: Reading, runs: Mapping[str, Schooling]) -> list[str]:
     """A warning for each run whose own training images were read in another way that shows in these."""
-    clear = any("transparency" in note for look in pictures.scan.looks for note in look.notes)
-    cut = any((look.height, look.width) != pictures.shape[1:] for look in pictures.scan.looks)
+    clear = any("transparency" in note for look in images.scan.looks for note in look.notes)
+    cut = any((look.height, look.width) != images.shape[1:] for look in images.scan.looks)
     notes = []
     for run, schooling in list(runs.items())[1:]:
         theirs = schooling.reading
@@ -174,18 +172,18 @@ def _differently(pictures: Pictures, own: Reading, runs: Mapping[str, Schooling]
     return notes
 
 
-def brought(pictures: Pictures) -> list[str]:
+def brought(images: Images) -> list[str]:
     """What was done to the images of a data set: from which sizes to which, by what rule, on which background."""
-    plan, looks = pictures.plan, pictures.scan.looks
+    plan, looks = images.plan, images.scan.looks
     shown = ", ".join(counted(Counter(f"{look.width}x{look.height}" for look in looks)))
-    height, width = pictures.shape[1:]
+    height, width = images.shape[1:]
     notes = []
     if plan.side != plan.size or any((look.height, look.width) != (height, width) for look in looks):
         rule = RULES.get(plan.rule, "scaled to cover, centre cut")
         notes.append(f"brought to {width}x{height} as in training ({rule}) from {shown}")
     clear = sum(any("transparency" in note for note in look.notes) for look in looks)
     if clear:
-        notes.append(f"transparency of {clear:,} laid on {pictures.config.background}")
+        notes.append(f"transparency of {clear:,} laid on {images.config.background}")
     return notes
 
 
@@ -195,40 +193,40 @@ def counted(counts: Counter[str]) -> list[str]:
     return [*shown[:SHOWN], *([f"{len(shown) - SHOWN:,} other sizes"] if len(shown) > SHOWN else [])]
 
 
-def _candidates(pictures: Pictures) -> tuple[np.ndarray, list[str]]:
+def _candidates(images: Images) -> tuple[np.ndarray, list[str]]:
     """The held-out ones of a data set that has a split of its own, else all."""
-    split = [entry.held_out for entry in pictures.scan.entries]
-    parts = [pictures.train, pictures.held_out, pictures.test]
+    split = [entry.held_out for entry in images.scan.entries]
+    parts = [images.train, images.held_out, images.test]
     every = np.sort(np.concatenate(parts))  # of one bucket, where there are several
     if not any(split):
         return every, []
     held = np.array([i for i in every if split[i]], np.int64)
-    return held, [f"only the {len(held):,} of {len(pictures):,} that the data set itself holds out are used"]
+    return held, [f"only the {len(held):,} of {len(images):,} that the data set itself holds out are used"]
 
 
 def _seen(
-    pictures: Pictures, ids: np.ndarray, runs: Mapping[str, Schooling], progress: Progress | None
+    images: Images, ids: np.ndarray, runs: Mapping[str, Schooling], progress: Progress | None
 ) -> tuple[dict[int, str], list[str]]:
-    """Which of these pictures a run was trained on, each with that run; and what is to be said of the runs."""
+    """Which of these images a run was trained on, each with that run; and what is to be said of the runs."""
     keys, pixels = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)  # of each, all that have it
     for i in map(int, ids):
-        pixels[content_key(pictures.batch([i]).x0.numpy())].append(i)
-        for key in _hashes(pictures.scan.looks[i]):
+        pixels[content_key(images.batch([i]).x0.numpy())].append(i)
+        for key in _hashes(images.scan.looks[i]):
             keys[key].append(i)
     seen: dict[int, str] = {}
-    notes, opened = list[str](), dict[str, Pictures]()
+    notes, opened = list[str](), dict[str, Images]()
     for run, (tree, fingerprint, _) in runs.items():
         path = str(tree.get("path", ""))
         if path != PORTRAITS and not Path(path).expanduser().exists():
-            notes.append(f"{run} was trained on {path}, which is not here: whether it saw these pictures is not known")
+            notes.append(f"{run} was trained on {path}, which is not here: whether it saw these images is not known")
             continue
         name = trees.dump(dict(tree))
         if name not in opened:
             data = trees.build(DataConfig, tree)
-            opened[name] = open_pictures(data, progress=progress, memory=Results.at(data.cache, NEAR))
+            opened[name] = open_images(data, progress=progress, memory=Results.at(data.cache, NEAR))
         if fingerprint is not None and not opened[name].has_fingerprint(fingerprint):
             notes.append(f"{path} has changed since {run} was trained on it: only what is there now was looked for")
-        for i in _shared(opened[name], keys, pixels, pictures.shape):
+        for i in _shared(opened[name], keys, pixels, images.shape):
             seen.setdefault(i, run)
     return seen, notes
 
@@ -239,9 +237,9 @@ def _hashes(look: Look) -> list[str]:
 
 
 def _shared(
-    theirs: Pictures, keys: Mapping[str, list[int]], pixels: Mapping[str, list[int]], shape: tuple[int, ...]
+    theirs: Images, keys: Mapping[str, list[int]], pixels: Mapping[str, list[int]], shape: tuple[int, ...]
 ) -> set[int]:
-    """The pictures, of those with these keys and pixels, that are in a run's training part."""
+    """The images, of those with these keys and pixels, that are in a run's training part."""
     found = set[int]()
     alike = theirs.in_memory and theirs.shape == shape
     for i in theirs.train:
@@ -254,14 +252,14 @@ def _shared(
     return found
 
 
-def _refused(config: ImageChoice, pictures: Pictures, seen: Mapping[int, str], n: int) -> str:
-    """The warning, where a person insists. Raises: Error, for a contestant that was trained on some of the pictures."""
+def _refused(config: ImageChoice, images: Images, seen: Mapping[int, str], n: int) -> str:
+    """The warning, where a person insists. Raises: Error, for a contestant that was trained on some of the images."""
     runs = ", ".join(dict.fromkeys(seen.values()))
-    few = ", ".join(pictures.name(i) for i in list(seen)[:SHOWN])
+    few = ", ".join(images.name(i) for i in list(seen)[:SHOWN])
     more = f" and {len(seen) - SHOWN:,} more" if len(seen) > SHOWN else ""
-    told = f"{len(seen):,} of the {n:,} pictures were trained on by {runs} ({few}{more})"
+    told = f"{len(seen):,} of the {n:,} images were trained on by {runs} ({few}{more})"
     if config.force:
         return f"warning: {told}, so that the figures flatter"
     raise Error(
-        f"{told}: a model knows their answers by heart. Give other pictures, --unseen to leave these out, or --force."
+        f"{told}: a model knows their answers by heart. Give other images, --unseen to leave these out, or --force."
     )

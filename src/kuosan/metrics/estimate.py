@@ -22,7 +22,7 @@ GROUPS = 20  # of rows left out together; an error from G groups is itself uncer
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the standard error of it: with other pictures from the same sources it varies by about `error`."""
+    """A value and the standard error of it: with other images from the same sources it varies by about `error`."""
 
     value: float
     error: float
@@ -54,7 +54,7 @@ class Proportion:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The mean of pictures' values, and its standard error; nan of a single picture."""
+    """The mean of images' values, and its standard error; nan of a single image."""
     numbers = np.asarray(values, np.float64)
     error = float(numbers.std(ddof=1)) / sqrt(len(numbers)) if len(numbers) > 1 else float("nan")
     return Estimate(float(numbers.mean()), error)
@@ -99,9 +99,9 @@ def checked_rows(x: ArrayLike, *, least: int, metric: str) -> Array:
     """One set as float64 (N, D), or an `Error` that names what is wrong."""
     rows = np.asarray(x, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise Error(f"{metric} takes features (N, D), one row a picture; got shape {rows.shape}.")
+        raise Error(f"{metric} takes features (N, D), one row an image; got shape {rows.shape}.")
     if len(rows) < least:
-        raise Error(f"{metric} of {len(rows)} pictures: at least {least} a side are needed.")
+        raise Error(f"{metric} of {len(rows)} images: at least {least} a side are needed.")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows)).any(axis=1).sum())
         raise Error(f"{metric} of features that are not finite: {bad} of {len(rows)} rows.")

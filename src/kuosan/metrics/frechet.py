@@ -3,7 +3,7 @@
     d^2 = |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1^1/2 C2 C1^1/2)^1/2
 
 It is FID only on the standard Inception features; `label` gives every other its own name. It is biased: two samples of
-one distribution are apart, the more so the fewer rows a feature has, which `floor` measures on real pictures. Symmetric
+one distribution are apart, the more so the fewer rows a feature has, which `floor` measures on real images. Symmetric
 eigenvalues in float64 need no matrix square root to converge and take covariances of any rank.
 
 Mean and covariance of feature rows: gathered in one pass, merged, kept in a file, and where they come from.
@@ -43,7 +43,7 @@ def frechet(a: Statistics, b: Statistics, *, force: bool = False) -> float:
     """The squared distance of two Gaussians, never below 0.
 
     Raises:
-        Error: other features on the two sides; `n` not above the features of a picture, unless `force`.
+        Error: other features on the two sides; `n` not above the features of an image, unless `force`.
     """
     same_features(a, b)
     for side in (a, b):
@@ -55,7 +55,7 @@ def enough(n: int, dim: int, *, force: bool = False) -> None:
     """Refuse a sample that cannot span its features: a covariance of `n` rows has rank n - 1 at most."""
     if n <= dim and not force:
         raise Error(
-            f"the Fréchet distance of {n} pictures on {dim} features: a covariance needs more than {dim} pictures, "
+            f"the Fréchet distance of {n} images on {dim} features: a covariance needs more than {dim} images, "
             "and ten times as many to be worth reading. Use KID, which is unbiased at any size, or give force."
         )
 
@@ -85,7 +85,7 @@ def symmetric(matrix: Array) -> Array:
 def frechet_of_rows(x: ArrayLike, y: ArrayLike, *, force: bool = False) -> Estimate:
     """The distance of rows x (N, D) and y (M, D), with its standard error: the infinitesimal jackknife (Jaeckel 1972).
 
-    The error is how far other pictures would move the value, 1.4 times too large where both sides are alike; it knows
+    The error is how far other images would move the value, 1.4 times too large where both sides are alike; it knows
     nothing of the bias, for which see `floor`.
 
     Raises:
@@ -120,7 +120,7 @@ def influence(rows: Array, here: Statistics, there: Statistics) -> Array:
 
 
 def floor(real: ArrayLike, n: int, m: int, *, repeats: int = 3, seed: int = 0, force: bool = False) -> Estimate:
-    """The distance of `n` real pictures from `m` others of the same source: what a perfect model would score.
+    """The distance of `n` real images from `m` others of the same source: what a perfect model would score.
 
     The rows (N, D) are dealt anew `repeats` times, without overlap between the sides; `error` is their standard
     deviation. Give the sizes of the comparison that the floor is for: it depends on both.
@@ -131,7 +131,7 @@ def floor(real: ArrayLike, n: int, m: int, *, repeats: int = 3, seed: int = 0, f
     rows = checked_rows(real, least=2, metric="the Fréchet floor")
     if n < 2 or m < 2 or n + m > len(rows):
         raise Error(
-            f"the Fréchet floor of {n} against {m} pictures needs {n + m} real ones, there are {len(rows)}: "
+            f"the Fréchet floor of {n} against {m} images needs {n + m} real ones, there are {len(rows)}: "
             f"ask for halves, {len(rows) // 2} against {len(rows) // 2}, and say so beside it."
         )
     if repeats < 2:
@@ -153,8 +153,8 @@ class About:
 
     features: str = ""  # the feature network's name
     hash: str = ""  # SHA-256 of its weights
-    resize: str = ""  # how pictures were brought to its size
-    data: str = ""  # the pictures: a fingerprint, or what the caller calls them
+    resize: str = ""  # how images were brought to its size
+    data: str = ""  # the images: a fingerprint, or what the caller calls them
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Statistics:
 
     @property
     def dim(self) -> int:
-        """Features a picture."""
+        """Features an image."""
         return len(self.mean)
 
 
@@ -185,7 +185,7 @@ def gather(parts: Iterable[ArrayLike], about: About = About()) -> Statistics:
             here = _of(rows, about)
             total = here if total is None else merge(total, here)
     if total is None or total.n < 2:
-        raise Error(f"statistics of {0 if total is None else total.n} pictures: at least 2 are needed.")
+        raise Error(f"statistics of {0 if total is None else total.n} images: at least 2 are needed.")
     return total
 
 

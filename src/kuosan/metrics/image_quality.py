@@ -1,12 +1,12 @@
-"""How near a picture is to the one it should be: for restoration, codecs and inversion, where there is a reference.
+"""How near an image is to the one it should be: for restoration, codecs and inversion, where there is a reference.
 
     PSNR = 10 log10(L^2 / mean (x - y)^2)
     SSIM = mean (2 mx my + c1)(2 sxy + c2) / ((mx^2 + my^2 + c1)(sx^2 + sy^2 + c2)),  c = (K L)^2, K = .01, .03
 
-Pictures (B, C, H, W) are uint8 (L = 255) or float in [-1, 1] (L = 2), both of one kind, and taken as they are: round
-first what will be written in 8 bits. Everything is float64, a value a picture; higher is nearer.
+Images (B, C, H, W) are uint8 (L = 255) or float in [-1, 1] (L = 2), both of one kind, and taken as they are: round
+first what will be written in 8 bits. Everything is float64, a value an image; higher is nearer.
 
-A distance of pictures that sees structure before pixels: of what a network's layers say (Zhang et al. 2018, eq. 1).
+A distance of images that sees structure before pixels: of what a network's layers say (Zhang et al. 2018, eq. 1).
 
     d(x, y) = sum over layers of mean over positions of |f(x) / |f(x)| - f(y) / |f(y)||^2
 
@@ -22,8 +22,8 @@ A perceptual distance that gradients flow through: what an autoencoder is traine
 
     d(x, y) = mean over layers of mean over positions of |f(x) / |f(x)| - f(y) / |f(y)||^2
 
-As `features.perceptual`, but at the pictures' own size and without rounding to 8 bits, and a mean over layers, so that
-its size depends little on the network: 0 for equal pictures, at most 4.
+As `features.perceptual`, but at the images' own size and without rounding to 8 bits, and a mean over layers, so that
+its size depends little on the network: 0 for equal images, at most 4.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from kuosan.metrics.features.names import FEATURES, perceptual_features
 from kuosan.metrics.features.network import checked, prepare
 
 WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004, section III.B
-STRIP = 256  # rows of places whose SSIM is taken at once: a large picture's blurred parts would not fit into memory
+STRIP = 256  # rows of places whose SSIM is taken at once: a large image's blurred parts would not fit into memory
 K1, K2 = 0.01, 0.03
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, over all channels and pixels of each picture: (B,), inf for equal ones.
+    """Peak signal-to-noise ratio in dB, over all channels and pixels of each image: (B,), inf for equal ones.
 
     Raises:
-        Error: pictures of other shapes or kinds.
+        Error: images of other shapes or kinds.
     """
     a, b, reach = _checked(x, y, "PSNR")
     error = (a - b).square().mean(dim=(1, 2, 3))
@@ -67,11 +67,11 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     As the authors and scikit-image do it; torchmetrics mirrors the borders and averages over them as well.
 
     Raises:
-        Error: pictures of other shapes or kinds, or smaller than the window of 11 pixels.
+        Error: images of other shapes or kinds, or smaller than the window of 11 pixels.
     """
     a, b, reach = _checked(x, y, "SSIM")
     if min(a.shape[-2:]) < WINDOW:
-        raise Error(f"SSIM of pictures {tuple(a.shape[-2:])}: its window is {WINDOW} pixels; use PSNR.")
+        raise Error(f"SSIM of images {tuple(a.shape[-2:])}: its window is {WINDOW} pixels; use PSNR.")
     if reach == 2:
         a, b = a + 1, b + 1  # the formula is for brightness from 0
     rows = a.shape[2] - WINDOW + 1
@@ -104,14 +104,14 @@ def blurred(x: Tensor) -> Tensor:
 def _checked(x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tensor, float]:
     """Both as float64 with the reach of their values L, or an `Error` that names what is wrong."""
     if x.ndim != 4 or x.shape != y.shape or not len(x):
-        raise Error(f"{metric} compares pictures (B, C, H, W) of one shape; got {tuple(x.shape)} and {tuple(y.shape)}.")
+        raise Error(f"{metric} compares images (B, C, H, W) of one shape; got {tuple(x.shape)} and {tuple(y.shape)}.")
     if (x.dtype == torch.uint8) != (y.dtype == torch.uint8):
-        raise Error(f"{metric} compares pictures of one kind, uint8 or [-1, 1]; got {x.dtype} and {y.dtype}.")
+        raise Error(f"{metric} compares images of one kind, uint8 or [-1, 1]; got {x.dtype} and {y.dtype}.")
     if x.dtype == torch.uint8:
         return x.double(), y.double(), 255.0
     for side in (x, y):
         if not side.is_floating_point() or not torch.isfinite(side).all() or side.abs().max() > 1 + 1e-6:
-            raise Error(f"{metric} reads uint8 or finite pictures in [-1, 1]; got {side.dtype} beyond: clamp first.")
+            raise Error(f"{metric} reads uint8 or finite images in [-1, 1]; got {side.dtype} beyond: clamp first.")
     return x.double(), y.double(), 2.0
 
 
@@ -127,15 +127,15 @@ class Perceptual:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, *, batch: int = 32) -> Tensor:
-        """Of uint8 or [-1, 1] pictures (B, C, H, W), pair by pair: (B,) float32, 0 for equal ones.
+        """Of uint8 or [-1, 1] images (B, C, H, W), pair by pair: (B,) float32, 0 for equal ones.
 
         Raises:
-            Error: pictures of other shapes, or no pictures at all.
+            Error: images of other shapes, or no images at all.
         """
         for side in (x, y):
             checked(side, self.name)
         if x.shape != y.shape or not len(x):
-            raise Error(f"{self.name} compares pictures of one shape; got {tuple(x.shape)} and {tuple(y.shape)}.")
+            raise Error(f"{self.name} compares images of one shape; got {tuple(x.shape)} and {tuple(y.shape)}.")
         pairs = zip(torch.split(x, batch), torch.split(y, batch))
         return torch.cat([self._distance(prepare(a, self.size), prepare(b, self.size)) for a, b in pairs])
 
@@ -147,7 +147,7 @@ class Perceptual:
 
 
 def layers(network: EfficientNetLite0, x: Tensor) -> list[Tensor]:
-    """What the stages end in, before each halving of the size and at the end: pictures in [0, 255] -> (B, C, H, W)."""
+    """What the stages end in, before each halving of the size and at the end: images in [0, 255] -> (B, C, H, W)."""
     x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
     x = F.relu6(network.stem(x))
     found, block = [], 0
@@ -178,7 +178,7 @@ _WIDTHS = (32, 64, 128)  # channels at full, half and a quarter of the resolutio
 
 
 class RandomPyramid(nn.Module):
-    """3x3 convolutions with ReLU, the resolution halved between: pictures (B, 3, H, W) in [-1, 1] -> three layers."""
+    """3x3 convolutions with ReLU, the resolution halved between: images (B, 3, H, W) in [-1, 1] -> three layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,10 +215,10 @@ class PerceptualLoss:
     name: str
     hash: str
     network: nn.Module
-    layers: Callable[[Tensor], list[Tensor]]  # pictures (B, 3, H, W) in [-1, 1] -> activations (B, C, h, w)
+    layers: Callable[[Tensor], list[Tensor]]  # images (B, 3, H, W) in [-1, 1] -> activations (B, C, h, w)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of [-1, 1] pictures (B, 1 or 3, H, W), pair by pair: (B,) float32. Gradients flow to y, not to x."""
+        """Of [-1, 1] images (B, 1 or 3, H, W), pair by pair: (B,) float32. Gradients flow to y, not to x."""
         with torch.no_grad():
             wanted = [_unit(layer) for layer in self.layers(x.expand(-1, 3, -1, -1))]
         made = [_unit(layer) for layer in self.layers(y.expand(-1, 3, -1, -1))]
@@ -226,7 +226,7 @@ class PerceptualLoss:
         return torch.stack(each).mean(0)
 
     def to(self, device: torch.device) -> PerceptualLoss:
-        """The same on another device, where pictures must be then."""
+        """The same on another device, where images must be then."""
         self.network.to(device)
         return self
 

@@ -4,7 +4,7 @@
     MMD^2   = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
 Unbiased: two samples of one distribution give 0 on average, at any size, so a value may be slightly negative.
-`kid` uses all pairs and gives a jackknife standard error, which holds for the pictures not seen as well;
+`kid` uses all pairs and gives a jackknife standard error, which holds for the images not seen as well;
 `kid_by_subsets` is the published recipe. Everything is float64; no torch is needed, but tensors are taken too.
 """
 
@@ -24,8 +24,8 @@ from kuosan.seeds import rng
 class Subsets:
     """MMD^2 over random subsets: their mean, their standard deviation, and `error`, that of the mean.
 
-    The subsets overlap, so `error` tells only how far more subsets of the SAME pictures would move the mean;
-    `kid(...).error` tells what other pictures would.
+    The subsets overlap, so `error` tells only how far more subsets of the SAME images would move the mean;
+    `kid(...).error` tells what other images would.
     """
 
     mean: float
@@ -77,7 +77,7 @@ def kid(x: ArrayLike, y: ArrayLike) -> Estimate:
 
 
 def kid_of_pairs(x: ArrayLike, y: ArrayLike) -> Estimate:
-    """MMD^2 of x and y, both (N, D), where y_i is made of x_i: a picture and its reconstruction.
+    """MMD^2 of x and y, both (N, D), where y_i is made of x_i: an image and its reconstruction.
 
     mean_{i != j} k(x_i, x_j) + k(y_i, y_j) - 2 k(x_i, y_j) (Gretton et al. 2012, eq. 4): no row meets its own partner,
     which would make the two look closer than their distributions are. 0 where y is x; the jackknife leaves out pairs.
@@ -88,7 +88,7 @@ def kid_of_pairs(x: ArrayLike, y: ArrayLike) -> Estimate:
     a, b = checked(x, y, least=3, metric="KID")
     n = len(a)
     if n != len(b):
-        raise Error(f"KID of pairs: {n} rows against {len(b)}; each picture needs its own reconstruction.")
+        raise Error(f"KID of pairs: {n} rows against {len(b)}; each image needs its own reconstruction.")
     sums = pairs(a, b)
     partners = (np.einsum("nd,nd->n", a, b) / a.shape[1] + 1) ** 3  # k(x_i, y_i)
     rows = sums.xx + sums.yy - (sums.xy - partners) - (sums.yx - partners)
@@ -97,7 +97,7 @@ def kid_of_pairs(x: ArrayLike, y: ArrayLike) -> Estimate:
 
 
 def kid_difference(a: ArrayLike, b: ArrayLike, y: ArrayLike) -> Estimate:
-    """KID(a, y) - KID(b, y) for pictures a[i] and b[i] made from the same seed: a and b (N, D), y (M, D).
+    """KID(a, y) - KID(b, y) for images a[i] and b[i] made from the same seed: a and b (N, D), y (M, D).
 
     Most of both errors is shared (the same y, the same start noise) and cancels: the jackknife leaves out a[i] and
     b[i] together. This is the error by which to tell two samplers of one model apart.

@@ -1,10 +1,10 @@
-"""Whether made pictures are nearer to training pictures than unseen real ones are: memorisation, with a baseline.
+"""Whether made images are nearer to training images than unseen real ones are: memorisation, with a baseline.
 
     distance(x) = |x - nearest training row|
     relative(x) = distance(x) / mean distance of x to its 50 nearest training rows     (Carlini et al. 2023, section 4)
 
-Held-out pictures say how near is ordinary. Distances are Euclidean, in any space: pixels or features. `relative` sees
-a copy that lies far out and overlooks a dull picture that is near to everything; the verdict is about it.
+Held-out images say how near is ordinary. Distances are Euclidean, in any space: pixels or features. `relative` sees
+a copy that lies far out and overlooks a dull image that is near to everything; the verdict is about it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kuosan.errors import Error
 from kuosan.metrics.estimate import Array, Estimate, Proportion, checked_rows, spread, wilson
 from kuosan.metrics.prdc import SAME
 
-Pictures = NDArray[np.uint8]  # (N, H, W, C)
+Images = NDArray[np.uint8]  # (N, H, W, C)
 
 NEIGHBOURS = 50  # Carlini et al. 2023, section 4.2
 LEAST = 20  # rows a side
 CHUNK = 4096  # training rows at a time
-SHOWN = 3  # training neighbours kept of each picture
+SHOWN = 3  # training neighbours kept of each image
 ALPHA = 0.01  # a verdict is wrong about one honest model in a hundred
 
 
@@ -39,29 +39,29 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Made pictures against held-out ones, by their nearest training pictures."""
+    """Made images against held-out ones, by their nearest training images."""
 
     made: Nearest
     held_out: Nearest
-    nearer: Estimate  # P(a made picture's relative distance is below a held-out one's): 0.5 where nothing is memorised
-    below: Proportion  # made pictures nearer, relatively, than the `quantile` nearest held-out ones
-    quantile: float  # the share of held-out pictures that are, so the expected share of made ones
-    p_value: float  # of `below`, were made and held-out pictures alike; exact
-    ratio: float  # median distance of made pictures over that of held-out ones; below 1 is nearer
+    nearer: Estimate  # P(a made image's relative distance is below a held-out one's): 0.5 where nothing is memorised
+    below: Proportion  # made images nearer, relatively, than the `quantile` nearest held-out ones
+    quantile: float  # the share of held-out images that are, so the expected share of made ones
+    p_value: float  # of `below`, were made and held-out images alike; exact
+    ratio: float  # median distance of made images over that of held-out ones; below 1 is nearer
 
     @property
     def flagged(self) -> bool:
-        """True where more made pictures lie close to training ones than chance explains (p below `ALPHA`)."""
+        """True where more made images lie close to training ones than chance explains (p below `ALPHA`)."""
         return self.p_value < ALPHA
 
     def closest(self, count: int) -> NDArray[np.int64]:
-        """The made pictures with the smallest relative distance, the nearest first: (count,)."""
+        """The made images with the smallest relative distance, the nearest first: (count,)."""
         order: NDArray[np.int64] = np.argsort(self.made.relative, kind="stable")[:count]
         return order
 
 
 def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quantile: float = 0.01) -> Memorisation:
-    """Of rows (N, D), (M, D), (T, D) of one space; `train` must hold what was trained on and no held-out picture.
+    """Of rows (N, D), (M, D), (T, D) of one space; `train` must hold what was trained on and no held-out image.
 
     Raises:
         Error: fewer than 20 rows a side or 51 training rows, widths that differ, or a quantile outside (0, 0.5].
@@ -71,7 +71,7 @@ def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quan
     x, y = nearest(made, train), nearest(held_out, train)
     for side, name in ((x, "made"), (y, "held-out")):
         if len(side.distance) < LEAST:
-            raise Error(f"memorisation by {len(side.distance)} {name} pictures: at least {LEAST} are needed.")
+            raise Error(f"memorisation by {len(side.distance)} {name} images: at least {LEAST} are needed.")
     n, m = len(x.relative), len(y.relative)
     rank = threshold(y.relative, quantile)
     below = int((x.relative < np.sort(y.relative)[rank - 1]).sum())
@@ -89,7 +89,7 @@ def memorisation(made: ArrayLike, held_out: ArrayLike, train: ArrayLike, *, quan
 def threshold(held_out: Array, quantile: float) -> int:
     """The rank, from 1, of the held-out value that made ones are to lie below: the quantile's, or next above its ties.
 
-    Ties are held-out pictures that are copies themselves, at distance 0: a data set with duplicates has them, and
+    Ties are held-out images that are copies themselves, at distance 0: a data set with duplicates has them, and
     made copies must count although they are no nearer than those.
     """
     ordered = np.sort(held_out)
@@ -109,7 +109,7 @@ def nearest(rows: ArrayLike, train: ArrayLike) -> Nearest:
     if t.ndim != 2 or t.shape[1] != x.shape[1]:
         raise Error(f"memorisation of rows {x.shape} against training rows {t.shape}: give both (N, D) of one width.")
     if len(t) <= NEIGHBOURS:
-        raise Error(f"memorisation against {len(t)} training pictures: at least {NEIGHBOURS + 1} are needed.")
+        raise Error(f"memorisation against {len(t)} training images: at least {NEIGHBOURS + 1} are needed.")
     x2 = np.square(x).sum(axis=1)[:, None]
     best, index = np.full((len(x), NEIGHBOURS), np.inf), np.zeros((len(x), NEIGHBOURS), dtype=np.int64)
     for start in range(0, len(t), CHUNK):
@@ -154,23 +154,23 @@ def tail(count: int, n: int, rank: int, m: int) -> float:
     return min(1.0, sum(probability(k) for k in range(count, n + 1)))
 
 
-def copies(made: Pictures, train: Pictures) -> list[tuple[int, int]]:
-    """Made pictures (N, H, W, C) that are a training picture byte for byte, or its mirror image: (made, training).
+def copies(made: Images, train: Images) -> list[tuple[int, int]]:
+    """Made images (N, H, W, C) that are a training image byte for byte, or its mirror image: (made, training).
 
     Raises:
-        Error: pictures that are not 8-bit, or of other shapes.
+        Error: images that are not 8-bit, or of other shapes.
     """
-    for pictures in (made, train):
-        if pictures.dtype != np.uint8 or pictures.ndim != 4:
-            raise Error(f"copies are sought in 8-bit pictures (N, H, W, C); got {pictures.dtype} {pictures.shape}.")
+    for images in (made, train):
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise Error(f"copies are sought in 8-bit images (N, H, W, C); got {images.dtype} {images.shape}.")
     if made.shape[1:] != train.shape[1:]:
-        raise Error(f"copies among pictures {made.shape[1:]} and {train.shape[1:]}: give both in one size.")
+        raise Error(f"copies among images {made.shape[1:]} and {train.shape[1:]}: give both in one size.")
     known: dict[bytes, int] = {}
-    for i, picture in enumerate(train):
-        known.setdefault(picture.tobytes(), i)
+    for i, image in enumerate(train):
+        known.setdefault(image.tobytes(), i)
     found = []
-    for i, picture in enumerate(made):
-        match = known.get(picture.tobytes(), known.get(picture[:, ::-1].tobytes()))
+    for i, image in enumerate(made):
+        match = known.get(image.tobytes(), known.get(image[:, ::-1].tobytes()))
         if match is not None:
             found.append((i, match))
     return found

@@ -1,4 +1,4 @@
-"""How much of one set of pictures lies where the other does, by balls around each row that reach its k-th neighbour.
+"""How much of one set of images lies where the other does, by balls around each row that reach its k-th neighbour.
 
     precision   share of made rows inside some real row's ball      } Kynkäänniemi et al. 2019, k = 3
     recall      share of real rows inside some made row's ball      }

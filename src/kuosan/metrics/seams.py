@@ -1,7 +1,7 @@
-"""Whether a picture made of tiles shows where they meet: gradient energy across the tiles' edges over that elsewhere.
+"""Whether an image made of tiles shows where they meet: gradient energy across the tiles' edges over that elsewhere.
 
 energy = sum of (x[p+1] - x[p])² over the pairs of pixels that straddle an edge / what as many pairs elsewhere, of the
-same direction, have on average. 1 is no seam. Pictures vary, so the same is asked of the same grid shifted to where no
+same direction, have on average. 1 is no seam. Images vary, so the same is asked of the same grid shifted to where no
 tile ends.
 """
 
@@ -37,7 +37,7 @@ class Seams:
 
 
 def seam_energy(
-    picture: ArrayLike,  # (C, H, W) or (B, C, H, W)
+    image: ArrayLike,  # (C, H, W) or (B, C, H, W)
     starts_y: Sequence[int],  # each tile's first row
     starts_x: Sequence[int],  # each tile's first column
     side: int | tuple[int, int],  # of a tile, in pixels; height, width
@@ -47,27 +47,27 @@ def seam_energy(
     Tiles blended over an overlap differ most where it is halved, not at their edges: ask there too, with
     start + overlap // 2 for each start and side - overlap.
     Raises:
-        Error: a tile outside the picture, no edge inside it, nothing but edges, or values that are not finite.
+        Error: a tile outside the image, no edge inside it, nothing but edges, or values that are not finite.
     """
-    return seams(picture, starts_y, starts_x, side).energy
+    return seams(image, starts_y, starts_x, side).energy
 
 
-def seams(picture: ArrayLike, starts_y: Sequence[int], starts_x: Sequence[int], side: int | tuple[int, int]) -> Seams:
-    """The same with what it is for the grid shifted down and right by 1, 2, ... pixels, around the picture's border.
+def seams(image: ArrayLike, starts_y: Sequence[int], starts_x: Sequence[int], side: int | tuple[int, int]) -> Seams:
+    """The same with what it is for the grid shifted down and right by 1, 2, ... pixels, around the image's border.
 
     Shifts that lay an edge on an edge are left out; each is compared with what lies on neither.
     Raises: Error as `seam_energy`.
     """
-    pixels = np.asarray(picture, dtype=np.float64)
+    pixels = np.asarray(image, dtype=np.float64)
     if pixels.ndim not in (3, 4):
-        raise Error(f"a picture of shape {pixels.shape}; allowed are (C, H, W) and (B, C, H, W).")
+        raise Error(f"an image of shape {pixels.shape}; allowed are (C, H, W) and (B, C, H, W).")
     if not np.isfinite(pixels).all():
-        raise Error("seams of pictures that hold NaN or infinite values: nothing can be said of them.")
+        raise Error("seams of images that hold NaN or infinite values: nothing can be said of them.")
     height, width = (side, side) if isinstance(side, int) else side
     profiles = [_profile(pixels, -2), _profile(pixels, -1)]
     edges = [_edges(starts_y, height, pixels.shape[-2]), _edges(starts_x, width, pixels.shape[-1])]
     if not any(edge.any() for edge in edges):
-        raise Error("no tile ends inside the picture: a single tile has no seam to look for.")
+        raise Error("no tile ends inside the image: a single tile has no seam to look for.")
     if any(edge.any() and edge.all() for edge in edges):
         raise Error("every pair of neighbours straddles a tile's edge: take larger tiles.")
     shifts = ([np.roll(edge, by) for edge in edges] for by in range(1, max(map(len, edges))))
@@ -86,7 +86,7 @@ def _edges(starts: Sequence[int], side: int, length: int) -> np.ndarray:
     """Which of the length - 1 pairs of neighbours straddle a tile's first or last pixel: (length - 1,) bool."""
     for start in starts:
         if not 0 <= start <= length - side:
-            raise Error(f"a tile of {side} pixels that starts at {start} lies outside a picture of {length}.")
+            raise Error(f"a tile of {side} pixels that starts at {start} lies outside an image of {length}.")
     inside = [end for start in starts for end in (start, start + side) if 0 < end < length]
     edges = np.zeros(length - 1, dtype=bool)
     edges[np.array(inside, dtype=int) - 1] = True

@@ -1,6 +1,6 @@
-"""What a model's network denoises: pictures themselves, or an autoencoder's latents of them. Torch-free.
+"""What a model's network denoises: images themselves, or an autoencoder's latents of them. Torch-free.
 
-z = (mean - shift) * scale        shift and scale, a number a latent channel, are measured from the training pictures
+z = (mean - shift) * scale        shift and scale, a number a latent channel, are measured from the training images
 
 The codec of pixel space, which changes nothing, and what every codec can do. Torch-free.
 """
@@ -18,7 +18,7 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILLED = {"option": False}  # of a field that is filled in from the autoencoder or the pictures, and never typed
+FILLED = {"option": False}  # of a field that is filled in from the autoencoder or the images, and never typed
 NEAR = 0.02  # two measurements of one latent space differ by no more than this part of a standard deviation
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -26,7 +26,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class Pixels:
-    """The network denoises pictures themselves."""
+    """The network denoises images themselves."""
 
     kind: Literal["pixels"] = "pixels"
 
@@ -36,7 +36,7 @@ class Pixels:
         return 1
 
     def walk_shape(self, shape: Shape) -> Shape:
-        """What is denoised of pictures of a shape (C, H, W): themselves."""
+        """What is denoised of images of a shape (C, H, W): themselves."""
         return shape
 
 
@@ -70,22 +70,22 @@ class Latents:
         return self.network.factor
 
     def walk_shape(self, shape: Shape) -> Shape:
-        """The latents' shape of pictures of a shape (C, H, W).
+        """The latents' shape of images of a shape (C, H, W).
 
         Raises:
-            Error: pictures that the autoencoder does not take.
+            Error: images that the autoencoder does not take.
         """
         channels, height, width = shape
         name = f"the autoencoder {self.run}" if self.run else "this autoencoder"
         if channels != self.network.in_channels:
             colour = "grey" if self.network.in_channels == 1 else "rgb"
             raise Error(
-                f"{name} takes pictures of {self.network.in_channels} channel(s), these have {channels}: set "
+                f"{name} takes images of {self.network.in_channels} channel(s), these have {channels}: set "
                 f"--channels {colour}, or name another --codec."
             )
         if height % self.factor or width % self.factor:
             raise Error(
-                f"{name} has cells of {self.factor} pixels, so the sides of pictures are multiples of {self.factor}, "
+                f"{name} has cells of {self.factor} pixels, so the sides of images are multiples of {self.factor}, "
                 f"not {height}x{width}: set --size to one."
             )
         return self.network.latent_shape(shape)
@@ -99,7 +99,7 @@ def apart(one: Codecs, other: Codecs) -> str | None:
     if isinstance(one, Pixels) or isinstance(other, Pixels):
         if one.kind == other.kind:
             return None
-        words = {"pixels": "pictures themselves", "latents": "an autoencoder's latents"}
+        words = {"pixels": "images themselves", "latents": "an autoencoder's latents"}
         return f"sees {words[other.kind]}, and this model {words[one.kind]}"
     if one.weights != other.weights:
         return (
@@ -110,18 +110,18 @@ def apart(one: Codecs, other: Codecs) -> str | None:
     off += [abs(a / b - 1) for a, b in zip(one.scale, other.scale)]
     if max(off, default=0.0) > NEAR:
         return (
-            f"was trained on other pictures, whose latents have another mean or spread (by {max(off):.2f} of a "
+            f"was trained on other images, whose latents have another mean or spread (by {max(off):.2f} of a "
             f"standard deviation)"
         )
     return None
 
 
 class Codec(Protocol):
-    """Between pictures (B, C, H, W) in [-1, 1] and what a network denoises, (B, c, h, w)."""
+    """Between images (B, C, H, W) in [-1, 1] and what a network denoises, (B, c, h, w)."""
 
     @property
     def latent(self) -> bool:
-        """Whether what is denoised is not the picture itself."""
+        """Whether what is denoised is not the image itself."""
         ...
 
     @property
@@ -130,19 +130,19 @@ class Codec(Protocol):
         ...
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Pictures to what is denoised; with noise, of its shape, a draw of the posterior, else its mean."""
+        """Images to what is denoised; with noise, of its shape, a draw of the posterior, else its mean."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """What is denoised to pictures, not clamped; gradients pass."""
+        """What is denoised to images, not clamped; gradients pass."""
         ...
 
     def finish(self, z: Tensor, alone: bool = True) -> Tensor:
-        """What was denoised to finished pictures; `alone`: one by one, so that their bits depend on nothing beside."""
+        """What was denoised to finished images; `alone`: one by one, so that their bits depend on nothing beside."""
         ...
 
     def tiled(self, side: int) -> Codec:
-        """The same for pictures of any size, in tiles of at least `side` pixels."""
+        """The same for images of any size, in tiles of at least `side` pixels."""
         ...
 
 

@@ -87,10 +87,10 @@ def use(model: Mapping[str, Any], folder: str) -> tuple[str, str]:
     """What an exported model is used for: in words, a sentence's beginning; and as arguments of `kuosan`."""
     kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind")
     if kind == "autoencoder":
-        return "Train on its latents", f"train PICTURES --codec {folder}"
+        return "Train on its latents", f"train IMAGES --codec {folder}"
     if kind == "classifier":
         return "Guide by it", f"sample RUN --classifier {folder}"
-    return "Use it", f"sample {folder}" if task in (None, "generation") else f"restore {folder} PICTURE"
+    return "Use it", f"sample {folder}" if task in (None, "generation") else f"restore {folder} IMAGE"
 
 
 def _card(tree: Mapping[str, Any], saved: Saved) -> str:
@@ -102,13 +102,13 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     lines = [
         "# A model trained with kuosan",
         "",
-        f"Pictures of {shape}, predicts {model.get('prediction')}, task {model.get('task', {}).get('kind')}, told "
+        f"Images of {shape}, predicts {model.get('prediction')}, task {model.get('task', {}).get('kind')}, told "
         f"{told.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
-        f"{train.get('batch')} pictures of {tree.get('data', {}).get('path')}.",
+        f"{train.get('batch')} images of {tree.get('data', {}).get('path')}.",
         "",
         f"Its averaged weights. {deed} with `kuosan {arguments}`; config.yaml holds every setting it was trained with. "
         "Say here whose",
-        "pictures it learned from and under which licence.",
+        "images it learned from and under which licence.",
     ]
     if model.get("text", {}).get("kind") == "encoder":
         lines += ["", "Its text encoder (model.text in config.yaml) is not in it: a folder of that name is looked for"]

@@ -1,7 +1,7 @@
 """An autoencoder as a codec: z = (mean - shift) * scale, and back; and how shift and scale are measured.
 
-Latents as denoised have, over the training pictures, mean 0 and standard deviation 1 in each channel, which is what a
-noise schedule made for pictures assumes; Stable Diffusion's one number 0.18215 is 1/std of all channels at once.
+Latents as denoised have, over the training images, mean 0 and standard deviation 1 in each channel, which is what a
+noise schedule made for images assumes; Stable Diffusion's one number 0.18215 is 1/std of all channels at once.
 
 The autoencoder that a latent model's run carries: RUN/codec, written once, whole or not at all, and hashed.
 
@@ -44,11 +44,11 @@ class Coder(Protocol):
     """What is asked of an autoencoder: `networks.autoencoder.Autoencoder`, or a module with the same two methods."""
 
     def encode(self, x: Tensor) -> Moments:
-        """Pictures (B, C, H, W) to their latents' mean and log variance, (B, c, h, w) each."""
+        """Images (B, C, H, W) to their latents' mean and log variance, (B, c, h, w) each."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents to pictures."""
+        """Latents to images."""
         ...
 
 
@@ -69,7 +69,7 @@ class LatentCodec:
         return sum(p.numel() * p.element_size() for p in self.network.parameters())
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] -> z (B, c, h, w) float32: the posterior's mean, or the draw noise picks."""
+        """Images (B, C, H, W) in [-1, 1] -> z (B, c, h, w) float32: the posterior's mean, or the draw noise picks."""
         moments = self.network.encode(x)
         return self.scaled(moments.mean if noise is None else moments.sample(noise.to(moments.mean)))
 
@@ -82,16 +82,16 @@ class LatentCodec:
         return z.float() / self.scale.to(z.device) + self.shift.to(z.device)
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (B, c, h, w) -> pictures (B, C, H, W) float32, not clamped."""
+        """z (B, c, h, w) -> images (B, C, H, W) float32, not clamped."""
         return self.network.decode(self.raw(z)).float()
 
     def finish(self, z: Tensor, alone: bool = True) -> Tensor:
-        """z (B, c, h, w) -> finished pictures in [-1, 1]."""
+        """z (B, c, h, w) -> finished images in [-1, 1]."""
         parts = torch.split(z, 1) if alone else (z,)
         return torch.cat([self.decode(part) for part in parts]).clamp(-1, 1)
 
     def tiled(self, side: int) -> LatentCodec:
-        """The same for pictures of any size, in tiles of `side` pixels, or of as many as are usual if that is more."""
+        """The same for images of any size, in tiles of `side` pixels, or of as many as are usual if that is more."""
         if isinstance(self.network, TiledAutoencoder):
             return self
         assert isinstance(self.network, Autoencoder)
@@ -126,14 +126,14 @@ class Measured:
         wild = [i for i, s in enumerate(std.tolist()) if not s < float("inf")]
         if wild:
             raise Error(
-                f"latent channel {wild[0]} of this autoencoder is not finite over the training pictures: its training "
+                f"latent channel {wild[0]} of this autoencoder is not finite over the training images: its training "
                 f"went astray; take an earlier save of it, or train it anew with a lower --train.lr."
             )
         bad = [i for i, s in enumerate(std.tolist()) if not s > 1e-6]
         if bad:
             raise Error(
                 f"latent channel {bad[0]} of this autoencoder has standard deviation {float(std[bad[0]]):g} over the "
-                f"training pictures, so it holds nothing: train the autoencoder longer, or take another."
+                f"training images, so it holds nothing: train the autoencoder longer, or take another."
             )
         return _numbers(mean), _numbers(1 / std)
 

@@ -47,13 +47,13 @@ class OwnNetwork:
 class ModelConfig:
     """What a trained model is, in numbers and names: enough to build it and to sample from it."""
 
-    shape: tuple[int, int, int] | None = None  # channels, height, width of a picture; decided by the data
+    shape: tuple[int, int, int] | None = None  # channels, height, width of an image; decided by the data
     network: UNetConfig | DiTConfig | OwnNetwork | ClassifierConfig | AutoencoderConfig = field(
         default_factory=UNetConfig
     )  # unet, dit (a transformer), own (a module given from Python), classifier or autoencoder
     schedule: Discrete | Karras | Flow = field(default_factory=Discrete)  # the noise: discrete, karras (EDM) or flow
     prediction: str = "v"  # what the network predicts: eps, x0, v, flow or edm
-    sigma_data: float = 0.5  # the pictures' standard deviation that edm's preconditioning assumes
+    sigma_data: float = 0.5  # the images' standard deviation that edm's preconditioning assumes
     learned_variance: bool = False  # the network has 2C outputs, the second half the variance (Nichol & Dhariwal 2021)
     task: Generation | SuperResolution | Inpainting = field(
         default_factory=Generation
@@ -78,11 +78,11 @@ class ModelConfig:
         registry.check(self.schedule, self.prediction, learned_variance=self.learned_variance)
         stored_schedule(self.schedule)
         if not self.sigma_data > 0:
-            raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for pictures in [-1, 1].")
+            raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for images in [-1, 1].")
 
     @property
     def walk_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of what is denoised: of a picture, or of its latents."""
+        """Channels, height, width of what is denoised: of an image, or of its latents."""
         assert self.shape is not None, "the data decide the shape"
         return self.codec.walk_shape(self.shape)
 
@@ -112,31 +112,31 @@ def _check_shapes(config: ModelConfig) -> None:
 
 
 def require_denoiser(config: ModelConfig) -> None:
-    """Raises: Error for a classifier or an autoencoder, which make no pictures."""
+    """Raises: Error for a classifier or an autoencoder, which make no images."""
     if isinstance(config.network, ClassifierConfig):
-        raise Error("this model is a classifier: it names pictures and makes none. It guides a model that does.")
+        raise Error("this model is a classifier: it names images and makes none. It guides a model that does.")
     if isinstance(config.network, AutoencoderConfig):
         raise Error(
-            "this model is an autoencoder: it turns pictures into latents and back, and makes none. See how well: "
-            "kuosan reconstruct RUN; train a model of its latents: kuosan train PICTURES --codec RUN."
+            "this model is an autoencoder: it turns images into latents and back, and makes none. See how well: "
+            "kuosan reconstruct RUN; train a model of its latents: kuosan train IMAGES --codec RUN."
         )
 
 
 def require_whole(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model that makes no whole pictures from nothing; `deed` needs one."""
+    """Raises: Error for a model that makes no whole images from nothing; `deed` needs one."""
     require_denoiser(config)
     if config.task.kind != "generation":
         raise Error(
-            f"{deed} needs a model of whole pictures, and this one was trained for {config.task.kind}: use it by "
+            f"{deed} needs a model of whole images, and this one was trained for {config.task.kind}: use it by "
             f"kuosan restore, and measure it by kuosan compare."
         )
 
 
 def require_pixels(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model of latents, whose density is of latents; `deed` is of pictures."""
+    """Raises: Error for a model of latents, whose density is of latents; `deed` is of images."""
     if config.codec.kind != "pixels":
         raise Error(
-            f"{deed} of a model of latents: it has a density of latents and none of pictures (the autoencoder's "
+            f"{deed} of a model of latents: it has a density of latents and none of images (the autoencoder's "
             f"reconstruction is not counted), so no figure would compare with another model's. Measure KID instead."
         )
 
@@ -145,7 +145,7 @@ def require_wordless(config: ModelConfig, deed: str) -> None:
     """Raises: Error for a model that is told captions; `deed` does not tell it any."""
     if config.task.text:
         raise Error(
-            f"{deed} of a model that is told captions is not built yet: it would have to be told of each picture's. "
+            f"{deed} of a model that is told captions is not built yet: it would have to be told of each image's. "
             f"Use a model that was trained without --text."
         )
 
@@ -156,12 +156,12 @@ class Model:
 
     config: ModelConfig
     network: nn.Module
-    codec: Codec = PIXELS  # opened; between pictures and what the network denoises
+    codec: Codec = PIXELS  # opened; between images and what the network denoises
     encoder: TextEncoder | None = None  # that it is told of text by, where that is one with weights of its own
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of a picture."""
+        """Channels, height, width of an image."""
         assert self.config.shape is not None, "a built model knows its shape"
         return self.config.shape
 

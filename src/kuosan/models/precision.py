@@ -26,7 +26,7 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
 
     A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning, norms and text in float32 (bf16 cannot tell
     t = 999 from 1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the
-    difference to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves a picture by
+    difference to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves an image by
     grey levels. A `UNet` or `DiT` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any
     other network gets `dtype` for all its weights, and takes and gives that.
     """

@@ -1,14 +1,14 @@
-"""A network of one picture size made to take larger ones: tiles that overlap, blended.
+"""A network of one image size made to take larger ones: tiles that overlap, blended.
 
 out = sum_i w_i out_i / sum_i w_i, the window w flat inside, falling along a raised cosine over the overlap. What a
 denoiser makes of the network's output is a x + b out, pixel by pixel, a and b of the level alone: so blending outputs
 is blending the predicted x0 (before any clamp), whatever the network predicts.
 
-An autoencoder for pictures of any size: encoded and decoded in tiles that overlap, blended, in a tile's memory.
+An autoencoder for images of any size: encoded and decoded in tiles that overlap, blended, in a tile's memory.
 
     z = sum_i w_i encode(tile_i of x) / sum_i w_i        x = sum_i w_i decode(tile_i of z) / sum_i w_i
 
-The windows w are those of `networks/tiled.py`. A convolution sees zeros beyond a tile where the picture goes on, and a
+The windows w are those of `networks/tiled.py`. A convolution sees zeros beyond a tile where the image goes on, and a
 norm the tile's own mean and spread; blending hides both, and what is left of them docs/reconstruct.md measures.
 """
 
@@ -44,7 +44,7 @@ def tiles(length: int, side: int, overlap: int) -> list[int]:
         Error: the axis is shorter than a tile.
     """
     if length < side:
-        raise Error(f"{length} pixels are less than a tile of {side}: enlarge the picture, or take smaller tiles.")
+        raise Error(f"{length} pixels are less than a tile of {side}: enlarge the image, or take smaller tiles.")
     return [*range(0, length - side, side - overlap), length - side]
 
 
@@ -67,10 +67,10 @@ def blend(parts: Tensor, starts: Sequence[int], overlap: int) -> Tensor:
 
 
 class Tiled(nn.Module):
-    """`network`, which takes pictures of `side` pixels (one number, or height and width), for larger ones.
+    """`network`, which takes images of `side` pixels (one number, or height and width), for larger ones.
 
     Tiles overlap by `overlap` pixels, the last row and column by what is left, and at most `batch` of them go through
-    the network at once. Pictures of a tile's size go through it as they are: the answer is the network's, bit for bit.
+    the network at once. Images of a tile's size go through it as they are: the answer is the network's, bit for bit.
     Raises: Error for an overlap beyond half a tile, or sizes below 1.
     """
 
@@ -90,23 +90,23 @@ class Tiled(nn.Module):
         return f"side={self.side}, overlap={self.overlap}, batch={self.batch}"
 
     def starts(self, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Where the tiles of a picture start: rows, columns.
+        """Where the tiles of an image start: rows, columns.
 
         Raises:
-            Error: the picture is smaller than a tile.
+            Error: the image is smaller than a tile.
         """
         if height < self.side[0] or width < self.side[1]:
             raise Error(
-                f"a picture of {height}x{width} is smaller than a tile of {self.side[0]}x{self.side[1]}, the size this "
-                "network takes: enlarge or pad the picture."
+                f"an image of {height}x{width} is smaller than a tile of {self.side[0]}x{self.side[1]}, the size this "
+                "network takes: enlarge or pad the image."
             )
         return tiles(height, self.side[0], self.overlap), tiles(width, self.side[1], self.overlap)
 
     def tile_count(self, height: int, width: int) -> int:
-        """How many tiles cover a picture.
+        """How many tiles cover an image.
 
         Raises:
-            Error: the picture is smaller than a tile.
+            Error: the image is smaller than a tile.
         """
         rows, columns = self.starts(height, width)
         return len(rows) * len(columns)
@@ -118,7 +118,7 @@ class Tiled(nn.Module):
         *,
         label: Tensor | None = None,  # (B,)
         concat: Tensor | None = None,  # (B, K, H, W), cut as x is
-        **others: Any,  # a tensor of B rows has one for each picture; all else is handed on as it is
+        **others: Any,  # a tensor of B rows has one for each image; all else is handed on as it is
     ) -> Tensor:  # (B, C_out, H, W)
         if x.ndim != 4:
             raise Error(f"x has shape {tuple(x.shape)}; tiles are cut from (B, C, H, W).")
@@ -136,7 +136,7 @@ class Tiled(nn.Module):
         return blend(strips.mT, rows, self.overlap).mT.contiguous()
 
     def _ask(self, told: dict[str, Any], rows: list[int], columns: list[int]) -> Iterator[Tensor]:
-        """The network's answers for all tiles, `batch` at a time, each picture's tiles together."""
+        """The network's answers for all tiles, `batch` at a time, each image's tiles together."""
         B, count = len(told["x"]), len(rows) * len(columns)
         cut: dict[str, Tensor] = {}
         for name, value in told.items():
@@ -155,7 +155,7 @@ class Tiled(nn.Module):
             if out.ndim != 4 or out.shape[2:] != x.shape[2:]:
                 raise Error(
                     f"the network put out {tuple(out.shape)} for tiles of shape {tuple(x.shape)}; tiles are joined "
-                    "only where the output is a picture of the same size."
+                    "only where the output is an image of the same size."
                 )
             yield out
 
@@ -171,9 +171,9 @@ Places = list[tuple[int, int]]  # upper left corners, in latents
 
 
 class TiledAutoencoder(nn.Module):
-    """`network` on pictures (B, C, H, W) of any size, in tiles of `side` pixels that overlap by `overlap`.
+    """`network` on images (B, C, H, W) of any size, in tiles of `side` pixels that overlap by `overlap`.
 
-    A picture that fits into one tile goes through the network as it is: the answer is the network's, bit for bit. Sides
+    An image that fits into one tile goes through the network as it is: the answer is the network's, bit for bit. Sides
     that are no multiples of the network's factor are extended by their last pixels; `decode` cuts them again.
     Raises: Error for tiles or overlaps that are no multiples of the factor, or an overlap beyond half a tile.
     """
@@ -197,7 +197,7 @@ class TiledAutoencoder(nn.Module):
         return f"side={self.side}, overlap={self.overlap}, batch={self.batch}"
 
     def tile_count(self, height: int, width: int) -> int:
-        """How many tiles cover a picture."""
+        """How many tiles cover an image."""
         rows, columns = (self._starts(-(-length // self.factor))[0] for length in (height, width))
         return len(rows) * len(columns)
 
@@ -205,10 +205,10 @@ class TiledAutoencoder(nn.Module):
         """x (B, C, H, W) -> mean and log variance (B, c, ceil(H / factor), ceil(W / factor)).
 
         Raises:
-            Error: no pictures.
+            Error: no images.
         """
         if x.ndim != 4 or min(x.shape) < 1:
-            raise Error(f"an autoencoder encodes pictures (B, C, H, W); got {tuple(x.shape)}.")
+            raise Error(f"an autoencoder encodes images (B, C, H, W); got {tuple(x.shape)}.")
         x = extended(x, self.factor)
         latent_size = (x.shape[2] // self.factor, x.shape[3] // self.factor)
 
@@ -218,7 +218,7 @@ class TiledAutoencoder(nn.Module):
         return Moments(*self._blended(both, x, latent_size, self.factor, 1).chunk(2, 1))
 
     def decode(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """z (B, c, h, w) -> (B, C, *size), `size` (height, width) the picture's own; all that z holds if None.
+        """z (B, c, h, w) -> (B, C, *size), `size` (height, width) the image's own; all that z holds if None.
 
         Raises:
             Error: no latents, or a size that they are not of.
@@ -228,7 +228,7 @@ class TiledAutoencoder(nn.Module):
         height, width = size or (z.shape[2] * self.factor, z.shape[3] * self.factor)
         if (-(-height // self.factor), -(-width // self.factor)) != tuple(z.shape[2:]):
             raise Error(
-                f"latents of {z.shape[2]}x{z.shape[3]} are no picture of {height}x{width}: each side of a picture is "
+                f"latents of {z.shape[2]}x{z.shape[3]} are no image of {height}x{width}: each side of an image is "
                 f"{self.factor} times its latents', or up to {self.factor - 1} pixels less."
             )
         x = self._blended(self.network.decode, z, (z.shape[2], z.shape[3]), 1, self.factor)
@@ -266,7 +266,7 @@ class TiledAutoencoder(nn.Module):
         side: tuple[int, int],
         into: int,
     ) -> Iterator[tuple[Places, Tensor]]:
-        """The places (row, column) of some tiles, and the network's answers: each tile's pictures together."""
+        """The places (row, column) of some tiles, and the network's answers: each tile's images together."""
         rows, columns = starts
         places = list(product(range(len(rows)), range(len(columns))))
         for first in range(0, len(places), self.batch):

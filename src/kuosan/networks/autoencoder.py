@@ -1,13 +1,13 @@
 """The critic of patches that trains an autoencoder (Isola et al. 2017; Esser et al. 2021), and its hinge losses.
 
 It says of every patch how real it looks: high for photographs, low for reconstructions. Its norms are GroupNorm where
-the papers have BatchNorm: then each picture's score is its own, whatever batch, micro-batch or number of processes it
-stands in, real and made pictures need not share statistics, and there are no running averages to keep for a resume.
+the papers have BatchNorm: then each image's score is its own, whatever batch, micro-batch or number of processes it
+stands in, real and made images need not share statistics, and there are no running averages to keep for a resume.
 
-The KL autoencoder of latent diffusion (Rombach et al. 2022): picture -> N(mean, exp(log_var)) -> picture.
+The KL autoencoder of latent diffusion (Rombach et al. 2022): image -> N(mean, exp(log_var)) -> image.
 
 z = mean + exp(log_var / 2) * eps, latents `factor` times smaller a side. It is Stable Diffusion's: with its config, its
-weights fit (`convert.autoencoder`). `patch` lets pictures enter in patches, which spares small nets the finest level.
+weights fit (`convert.autoencoder`). `patch` lets images enter in patches, which spares small nets the finest level.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CRITIC = "critic."  # how the names of the critic's weights begin
 
 
 class Moments(NamedTuple):
-    """The posterior of a latent given its picture, a diagonal Gaussian; float32, unscaled."""
+    """The posterior of a latent given its image, a diagonal Gaussian; float32, unscaled."""
 
     mean: Tensor  # (B, latent_channels, H/f, W/f)
     log_var: Tensor  # the same shape
@@ -83,10 +83,10 @@ class Moments(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What training sees of pictures: the posterior, and what the decoder makes of a draw of it."""
+    """What training sees of images: the posterior, and what the decoder makes of a draw of it."""
 
     moments: Moments
-    picture: Tensor  # (B, C, H, W)
+    image: Tensor  # (B, C, H, W)
 
 
 class Autoencoder(nn.Module):
@@ -111,20 +111,20 @@ class Autoencoder(nn.Module):
             initialise(self, seed)
 
     def encode(self, x: Tensor) -> Moments:
-        """Pictures (B, C, H, W) in [-1, 1] -> their latents' moments, (B, latent_channels, H/f, W/f) float32 each.
+        """Images (B, C, H, W) in [-1, 1] -> their latents' moments, (B, latent_channels, H/f, W/f) float32 each.
 
         Raises:
             Error: sides that are no multiples of the factor, or other channels.
         """
         if x.ndim != 4:
-            raise Error(f"an autoencoder takes pictures (B, C, H, W), got shape {tuple(x.shape)}.")
+            raise Error(f"an autoencoder takes images (B, C, H, W), got shape {tuple(x.shape)}.")
         self.config.latent_shape((x.shape[1], x.shape[2], x.shape[3]))
         moments = self.quant_conv(self.encoder(x))
         mean, log_var = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
         return Moments(mean, log_var.clamp(*LOG_VAR))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, latent_channels, h, w), unscaled -> pictures (B, C, h*f, w*f) in z's dtype, not clamped.
+        """Latents (B, latent_channels, h, w), unscaled -> images (B, C, h*f, w*f) in z's dtype, not clamped.
 
         Raises:
             Error: other channels than the latents'.
@@ -137,7 +137,7 @@ class Autoencoder(nn.Module):
         return cast(Tensor, self.decoder(h)).to(z.dtype)
 
     def forward(self, x: Tensor, eps: Tensor) -> Reconstruction:
-        """Pictures and noise of the latents' shape -> their reconstruction from a draw of the posterior."""
+        """Images and noise of the latents' shape -> their reconstruction from a draw of the posterior."""
         moments = self.encode(x)
         return Reconstruction(moments, self.decode(moments.sample(eps)))
 

@@ -1,4 +1,4 @@
-"""What a KL autoencoder is made of: `AutoencoderConfig`, and the shape we give a picture size by default. Torch-free.
+"""What a KL autoencoder is made of: `AutoencoderConfig`, and the shape we give an image size by default. Torch-free.
 
 Stable Diffusion's (Rombach et al. 2022) is channels 128, multipliers (1, 2, 4, 4), blocks 2, latent_channels 4: the
 defaults, of factor 8.
@@ -36,8 +36,8 @@ _ATTENDED = 32  # cells a side of the middle, at most, where it attends by defau
 class AutoencoderConfig:
     """The fields of `networks.autoencoder.Autoencoder`; every impossible value is refused when the config is made."""
 
-    kind: Literal["autoencoder"] = "autoencoder"  # turns pictures into latents and back (Rombach et al. 2022)
-    in_channels: int = 3  # channels of a picture
+    kind: Literal["autoencoder"] = "autoencoder"  # turns images into latents and back (Rombach et al. 2022)
+    in_channels: int = 3  # channels of an image
     latent_channels: int = 4  # autoencoder: channels of a latent; 4 in Stable Diffusion
     channels: int = 128  # width at the first level
     multipliers: tuple[int, ...] = (1, 2, 4, 4)  # width of each level = channels * multiplier
@@ -92,7 +92,7 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels a side of one latent cell; height and width of a picture must be multiples of it."""
+        """Pixels a side of one latent cell; height and width of an image must be multiples of it."""
         return self.patch << (self.levels - 1)
 
     @property
@@ -101,14 +101,14 @@ class AutoencoderConfig:
         return replace(self, critic_channels=0, critic_layers=3)
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """A picture's shape (C, H, W) -> its latent's.
+        """An image's shape (C, H, W) -> its latent's.
 
         Raises:
             Error: another number of channels, or sides that are no multiples of `factor`.
         """
         count, height, width = shape
         if count != self.in_channels:
-            raise Error(f"this autoencoder takes pictures of {self.in_channels} channel(s), not {count}.")
+            raise Error(f"this autoencoder takes images of {self.in_channels} channel(s), not {count}.")
         if height % self.factor or width % self.factor:
             raise _indivisible(height, width, self.factor)
         return self.latent_channels, height // self.factor, width // self.factor
@@ -117,7 +117,7 @@ class AutoencoderConfig:
 def default_autoencoder(
     shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, critic: bool = False
 ) -> AutoencoderConfig:
-    """An autoencoder for pictures of `shape` (C, H, W) whose latents are `factor` times smaller a side.
+    """An autoencoder for images of `shape` (C, H, W) whose latents are `factor` times smaller a side.
 
     Raises: `Error` for an unknown size, a factor that is no power of two from 2, or sides that are no multiples of it.
     """
@@ -143,6 +143,6 @@ def default_autoencoder(
 def _indivisible(height: int, width: int, factor: int) -> Error:
     near = "x".join(str(factor * max(1, round(side / factor))) for side in (height, width))
     return Error(
-        f"pictures of {height}x{width} do not fit an autoencoder of factor {factor}: sides must be multiples of "
+        f"images of {height}x{width} do not fit an autoencoder of factor {factor}: sides must be multiples of "
         f"{factor}. Resize or pad to {near}, or give fewer multipliers."
     )

@@ -1,4 +1,4 @@
-"""What a classifier is made of: `ClassifierConfig`, and the shape we give a picture size by default. Torch-free."""
+"""What a classifier is made of: `ClassifierConfig`, and the shape we give an image size by default. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kuosan.networks.config import Resample, Size, TimeConditioning, UNetConfig,
 class ClassifierConfig:
     """The fields of `networks.classifier.Classifier`: those of a U-Net's first half, and of the head on it."""
 
-    kind: Literal["classifier"] = "classifier"  # names a picture's class instead of denoising it
-    noisy: bool = True  # classifier: of noisy pictures, told the noise; false: a judge of clean ones
+    kind: Literal["classifier"] = "classifier"  # names an image's class instead of denoising it
+    noisy: bool = True  # classifier: of noisy images, told the noise; false: a judge of clean ones
     in_channels: int = 3  # channels of x
     classes: int = 10  # classifier: how many classes are told apart
     channels: int = 64  # width at the first level
@@ -56,7 +56,7 @@ class ClassifierConfig:
 
     @property
     def factor(self) -> int:
-        """Height and width of a picture must be multiples of this."""
+        """Height and width of an image must be multiples of this."""
         return self.encoder.factor
 
 
@@ -70,7 +70,7 @@ def default_classifier(
     step: int = 0,
     version: int = 2,
 ) -> ClassifierConfig:
-    """A classifier for pictures of `shape` (C, H, W): the first half of `default_unet` of that size.
+    """A classifier for images of `shape` (C, H, W): the first half of `default_unet` of that size.
 
     Raises: `Error` for an unknown size, a side that cannot be halved often enough, or fewer than two classes.
     """

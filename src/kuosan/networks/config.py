@@ -1,11 +1,11 @@
 """What the configurations of networks refuse, and the checks that several of them make. Torch-free.
 
-What a U-Net is made of: `UNetConfig`, and the shape we give a picture size by default. Torch-free.
+What a U-Net is made of: `UNetConfig`, and the shape we give an image size by default. Torch-free.
 
 One set of fields covers DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021) and, with the context door, Stable
 Diffusion; docs/networks.md lists the settings of each.
 
-What a diffusion transformer is made of: `DiTConfig`, and the shape we give a picture size by default. Torch-free.
+What a diffusion transformer is made of: `DiTConfig`, and the shape we give an image size by default. Torch-free.
 
 DiT-S, B, L and XL of Peebles & Xie 2023 (table 1) are rows of docs/networks.md.
 
@@ -160,7 +160,7 @@ class UNetConfig:
 
     @property
     def factor(self) -> int:
-        """Height and width of a picture must be multiples of this."""
+        """Height and width of an image must be multiples of this."""
         return self.patch << (self.levels - 1)
 
     @property
@@ -311,7 +311,7 @@ def _indivisible(height: int, width: int, step: int) -> Error:
         for rounded in (math.floor, math.ceil)
     )
     return Error(
-        f"picture size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
+        f"image size {height}x{width} cannot be halved often enough: allowed are sides that are multiples of "
         f"{step}. Resize or pad to {low} or {high}."
     )
 
@@ -368,7 +368,7 @@ class DiTConfig:
 
     @property
     def factor(self) -> int:
-        """Height and width of a picture must be multiples of this."""
+        """Height and width of an image must be multiples of this."""
         return self.patch
 
     @property
@@ -380,7 +380,7 @@ class DiTConfig:
 def default_dit(
     shape: tuple[int, int, int], size: Size = "small", *, classes: int = 0, context_width: int | None = None
 ) -> DiTConfig:
-    """A DiT for pictures of `shape` (C, H, W): at most 16 x 16 tokens where the sides allow it.
+    """A DiT for images of `shape` (C, H, W): at most 16 x 16 tokens where the sides allow it.
 
     "small" is 2.9 M parameters at 32 x 32.
 
@@ -396,7 +396,7 @@ def default_dit(
     if side > _MOST_A_SIDE * patch:
         up = "x".join(str(-(-each // wanted) * wanted) for each in (height, width))
         raise Error(
-            f"picture size {height}x{width} cannot be cut into patches of {wanted} pixels: allowed are sides that are "
+            f"image size {height}x{width} cannot be cut into patches of {wanted} pixels: allowed are sides that are "
             f"multiples of {wanted}. Resize or pad to {up}."
         )
     return DiTConfig(

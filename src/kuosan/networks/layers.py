@@ -61,7 +61,7 @@ class DownConv(nn.Conv2d):
 class UpConv(nn.Conv2d):
     """Nearest neighbour, then a 3x3 convolution.
 
-    Enlarged, a 3x3 kernel sees only 2x2 different pixels, so large pictures take four 2x2 convolutions before the
+    Enlarged, a 3x3 kernel sees only 2x2 different pixels, so large images take four 2x2 convolutions before the
     enlargement instead: four ninths of the multiplications.
     """
 
@@ -369,11 +369,11 @@ def check(config: UNetConfig | DiTConfig, x: Tensor, t: Tensor, label: Tensor | 
     if H % config.factor or W % config.factor:
         up = tuple(-(-side // config.factor) * config.factor for side in (H, W))
         raise Error(
-            f"picture size {H}x{W}: this network takes sides that are multiples of {config.factor}. "
+            f"image size {H}x{W}: this network takes sides that are multiples of {config.factor}. "
             f"Resize or pad to {up[0]}x{up[1]}."
         )
     if t.numel() not in (1, B) or t.ndim > 1:
-        raise Error(f"t has shape {tuple(t.shape)}; allowed: (), (1,) or ({B},), one time a picture.")
+        raise Error(f"t has shape {tuple(t.shape)}; allowed: (), (1,) or ({B},), one time an image.")
     if config.classes and (label is None or label.shape != (B,)):
         got = "missing" if label is None else f"of shape {tuple(label.shape)}"
         raise Error(

@@ -1,7 +1,7 @@
 """Group norm, with what stands around it in a U-Net: y = act((1 + scale) * norm(x + bias) + shift).
 
 torch's own kernel is poor on a CPU for channels_last tensors, its backward pass worst (up to 10x what follows). Here
-the pictures are taken a few at a time, so that every pass over them but the first finds them in the cache, and the
+the images are taken a few at a time, so that every pass over them but the first finds them in the cache, and the
 arithmetic is float32 whatever the tensors are.
 """
 

@@ -3,7 +3,7 @@
 It knows no noise: x, a clock t and conditions by door (label, concat) go in, `out_channels` come out.
 The encoder stands alone, for it is also the body of the noisy classifier.
 
-A classifier of noisy or clean pictures: a U-Net's first half, averaged over the picture (Dhariwal & Nichol 2021, 4).
+A classifier of noisy or clean images: a U-Net's first half, averaged over the image (Dhariwal & Nichol 2021, 4).
 
 logits = head(mean(silu(norm(encoder(x, t).h))))
 """
@@ -43,7 +43,7 @@ class UNetEncoding(NamedTuple):
 
     h: Tensor  # (B, C_last, H/2^k, W/2^k)
     skips: list[Tensor]
-    emb: Tensor  # (B, time_width), or (1, time_width) where all pictures have one time
+    emb: Tensor  # (B, time_width), or (1, time_width) where all images have one time
 
 
 def residual_block(config: UNetConfig, channels: int, out: int, resample: str = "") -> ResidualBlock:
@@ -85,8 +85,8 @@ class Conditioning(nn.Linear):
     def shares(self, emb: Tensor, batch: int) -> Iterator[Tensor]:
         """The shares of the embedding (B or 1, time_width), one (B, block.time_width) a block.
 
-        In sampling each picture's product is its own: one of many rows is rounded otherwise than one of few, and in
-        bf16 that moves a picture by what stands beside it.
+        In sampling each image's product is its own: one of many rows is rounded otherwise than one of few, and in
+        bf16 that moves an image by what stands beside it.
         """
         with full_precision(emb):
             rows = F.silu(emb)
@@ -288,7 +288,7 @@ def embed(
 ) -> Tensor:  # (B or 1, width of the embedding) in the weights' dtype
     """The time embedding, with the label's row added.
 
-    In sampling all pictures have one time: it is embedded once, as one row, which also keeps a picture's bits from
+    In sampling all images have one time: it is embedded once, as one row, which also keeps an image's bits from
     depending on how many are beside it (a product of one row is rounded otherwise than one of many).
     """
     weight = cast(nn.Linear, time[0]).weight
@@ -322,7 +322,7 @@ def _skip_widths(config: UNetConfig) -> list[int]:
 
 
 class Classifier(nn.Module):
-    """`network(x, t)` -> logits (B, classes) float32; a judge of clean pictures (`noisy=False`) is told no t.
+    """`network(x, t)` -> logits (B, classes) float32; a judge of clean images (`noisy=False`) is told no t.
 
     Weights are a function of `config` and `seed` alone; on the meta device none are made.
     """
@@ -347,9 +347,9 @@ class Classifier(nn.Module):
     ) -> Tensor:  # (B, classes) float32, float64 where the weights are
         if (t is None) == self.config.noisy:
             raise Error(
-                "this classifier knows noisy pictures: it needs their time t."
+                "this classifier knows noisy images: it needs their time t."
                 if self.config.noisy
-                else "this classifier is a judge of clean pictures (noisy is false): it takes no time t."
+                else "this classifier is a judge of clean images (noisy is false): it takes no time t."
             )
         h = self.encoder(x, x.new_zeros(1) if t is None else t).h
         h = self.norm(h, act=True)

@@ -1,11 +1,11 @@
-"""How a restoration holds a model to what is known: wrappers around the denoiser, and the finished picture.
+"""How a restoration holds a model to what is known: wrappers around the denoiser, and the finished image.
 
-A mask of pixels brought to the cells of latents: what of a picture's latents is known where a part of it is missing.
+A mask of pixels brought to the cells of latents: what of an image's latents is known where a part of it is missing.
 
-A cell is known only if all its pixels are. What is known of it is what the encoder makes of the picture with its hole
+A cell is known only if all its pixels are. What is known of it is what the encoder makes of the image with its hole
 filled smoothly: an encoder sees beyond a cell, and a smooth filling is the least strange thing to see there.
 
-What is known of damaged pictures: what a trained model is given, and the measurement that others are held to.
+What is known of damaged images: what a trained model is given, and the measurement that others are held to.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kuosan.sample.plan import SamplePlan
     from kuosan.sample.request import Request, Restoration
 
-PICTURE_STD = 0.5  # of pictures in [-1, 1], as EDM has it: what noise in the pixels of a latent model is weighed by
+IMAGE_STD = 0.5  # of images in [-1, 1], as EDM has it: what noise in the pixels of a latent model is weighed by
 
 
 def held(denoise: Denoiser, model: Model, walk: SamplePlan, request: Request, measurement: Measurement) -> Denoiser:
@@ -54,7 +54,7 @@ def held(denoise: Denoiser, model: Model, walk: SamplePlan, request: Request, me
         if walk.method == "dps":
             return restoration.dps(denoise, measurement, walk.levels, scale=push, decode=decode)
         assert walk.method == "ddnm", "restoration.method refuses all else"
-        return restoration.ddnm_through(denoise, measurement, decode, encode, spread, PICTURE_STD)
+        return restoration.ddnm_through(denoise, measurement, decode, encode, spread, IMAGE_STD)
     match walk.method:
         case "ddnm":
             return restoration.ddnm(denoise, measurement, prior_std=spread)
@@ -66,7 +66,7 @@ def held(denoise: Denoiser, model: Model, walk: SamplePlan, request: Request, me
 
 
 def in_cells(walk: SamplePlan, measurement: Measurement) -> bool:
-    """Whether what is known of pictures is held as a mask of latent cells: of holes, by all methods but DPS."""
+    """Whether what is known of images is held as a mask of latent cells: of holes, by all methods but DPS."""
     return walk.method != "dps" and isinstance(measurement.operator, Mask) and measurement.noise == 0
 
 
@@ -84,25 +84,25 @@ def kept(denoise: Denoiser, model: Model, given: Given | None) -> Denoiser:
     """
     if given is None or given.mask is None or model.codec.latent:
         return denoise
-    return restoration.ddnm(denoise, Measurement(Mask(1 - given.mask), given.picture * (1 - given.mask)))
+    return restoration.ddnm(denoise, Measurement(Mask(1 - given.mask), given.image * (1 - given.mask)))
 
 
 def finish(x: Tensor, given: Given | None, measurement: Measurement | None) -> Tensor:
-    """A finished picture with the pixels that are known put back as they are: bit for bit where a mask has no noise."""
+    """A finished image with the pixels that are known put back as they are: bit for bit where a mask has no noise."""
     if given is not None and given.mask is not None:
-        x = torch.where(given.mask > 0, x, given.picture)
+        x = torch.where(given.mask > 0, x, given.image)
     return x if measurement is None else restoration.project(measurement, x)
 
 
 def rows(measurement: Measurement, chosen: Sequence[int]) -> Measurement:
-    """A measurement of some of the pictures; one row stands for all of them."""
+    """A measurement of some of the images; one row stands for all of them."""
     y = measurement.y
     picked = y[list(chosen)] if len(y) > 1 else y.expand(len(chosen), *y.shape[1:])
     return replace(measurement, operator=operator_rows(measurement.operator, chosen), y=picked)
 
 
 def operator_rows(operator: Operator, chosen: Sequence[int]) -> Operator:
-    """An operator for some of the pictures: masks may differ from picture to picture, nothing else does."""
+    """An operator for some of the images: masks may differ from image to image, nothing else does."""
     if isinstance(operator, Mask) and len(operator.known) > 1:
         return Mask(operator.known[list(chosen)])
     if isinstance(operator, Compose):
@@ -126,25 +126,25 @@ def check(
         return
     trained = model.config.task.kind != "generation"
     if trained and given is None:
-        raise Error(f"this model was trained for {model.config.task.kind}: pass what is known of the pictures, given=.")
+        raise Error(f"this model was trained for {model.config.task.kind}: pass what is known of the images, given=.")
     if not trained and given is not None:
-        raise Error("given= was passed to a model of whole pictures, which is told nothing: pass measurement=.")
+        raise Error("given= was passed to a model of whole images, which is told nothing: pass measurement=.")
     if (walk.method is not None) != (measurement is not None):
         raise Error(
             f"method {walk.method} holds the model to a measurement: pass measurement=."
             if walk.method
             else "measurement= was passed, but no method holds this model to one: set restoration.method, as ddnm."
         )
-    known = {"given": given.picture if given else None, "measurement": measurement.y if measurement else None}
+    known = {"given": given.image if given else None, "measurement": measurement.y if measurement else None}
     for name, value in known.items():
         if value is not None and len(value) not in (1, request.n):
-            raise Error(f"{name} has {len(value)} pictures; a request of {request.n} takes one, or one each.")
+            raise Error(f"{name} has {len(value)} images; a request of {request.n} takes one, or one each.")
     if measurement is not None:
         made = operator_rows(measurement.operator, [0]).apply(torch.zeros(1, *model.shape)).shape[1:]
         if made != measurement.y.shape[1:]:
             raise Error(
                 f"the measurement is {tuple(measurement.y.shape[1:])}, but its operator makes {tuple(made)} of "
-                f"pictures {model.shape}: both must be of one size."
+                f"images {model.shape}: both must be of one size."
             )
 
 
@@ -156,7 +156,7 @@ def known_cells(known: Tensor, factor: int) -> Tensor:
     """
     if known.shape[2] % factor or known.shape[3] % factor:
         raise Error(
-            f"a mask of {known.shape[3]}x{known.shape[2]} pixels has no whole cells of {factor}: extend the picture to "
+            f"a mask of {known.shape[3]}x{known.shape[2]} pixels has no whole cells of {factor}: extend the image to "
             f"multiples of {factor}."
         )
     cells = 1 - F.max_pool2d(1 - known, factor)
@@ -170,39 +170,39 @@ def known_cells(known: Tensor, factor: int) -> Tensor:
 
 
 def measured(codec: Codec, factor: int, measurement: Measurement) -> Measurement:
-    """What is known of the latents of pictures measured by a mask without noise."""
+    """What is known of the latents of images measured by a mask without noise."""
     operator = measurement.operator
     assert isinstance(operator, Mask) and measurement.noise == 0
     known = operator.known.to(measurement.y)
     cells = known_cells(known, factor)
     hole = 1 - known.expand(len(measurement.y), -1, -1, -1)
-    pictures = filled(measurement.y, hole)
-    z = torch.cat([codec.encode(picture) for picture in torch.split(pictures, 1)])
+    images = filled(measurement.y, hole)
+    z = torch.cat([codec.encode(image) for image in torch.split(images, 1)])
     return Measurement(Mask(cells), z * cells)
 
 
-ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred picture's noise is at least
+ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred image's noise is at least
 
 
 def told(
-    model: Model, asked: Restoration, chosen: str | None, picture: Tensor, hole: Tensor | None
+    model: Model, asked: Restoration, chosen: str | None, image: Tensor, hole: Tensor | None
 ) -> tuple[Given | None, Measurement | None]:
-    """What the model is given, and what it is held to, of pictures (B, C, h, w) with holes (B, 1, h, w)."""
+    """What the model is given, and what it is held to, of images (B, C, h, w) with holes (B, 1, h, w)."""
     noise = asked.noise / 127.5
     given = None
     if model.config.task.kind != "generation":
-        given = Given(picture, hole, torch.full((len(picture),), noise) if noise else None)
+        given = Given(image, hole, torch.full((len(image),), noise) if noise else None)
     if chosen is None:
         return given, None
     scale = asked.upscale or 1
-    size = (scale * picture.shape[-2], scale * picture.shape[-1])
+    size = (scale * image.shape[-2], scale * image.shape[-1])
     operator = operator_of(asked, size, hole)
-    y = _measured(asked, picture)
+    y = _measured(asked, image)
     return given, Measurement(operator, y, max(noise, ROUNDING if asked.deblur else 0.0))
 
 
 def operator_of(asked: Restoration, size: tuple[int, int], hole: Tensor | None) -> Operator:
-    """What the picture went through, as one operator."""
+    """What the image went through, as one operator."""
     resampling: list[Separable] = []
     if asked.upscale:
         resampling += shrinking(asked.upscale, size, asked.down or "area", asked.deblur or 0.0)
@@ -221,5 +221,5 @@ def operator_of(asked: Restoration, size: tuple[int, int], hole: Tensor | None) 
     return Identity() if not parts else parts[0] if len(parts) == 1 else Compose(tuple(parts))
 
 
-def _measured(asked: Restoration, picture: Tensor) -> Tensor:
-    return picture[:, :1] if asked.colorise else picture  # grey: all channels are equal
+def _measured(asked: Restoration, image: Tensor) -> Tensor:
+    return image[:, :1] if asked.colorise else image  # grey: all channels are equal

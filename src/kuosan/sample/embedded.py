@@ -46,7 +46,7 @@ def usual(request: Request) -> Request:
 
 
 def name(request: Request) -> str:
-    """A folder's name for a request's pictures: its first prompt, and its seed."""
+    """A folder's name for a request's images: its first prompt, and its seed."""
     first = next(iter(request.prompts), "no prompt")
     words = re.sub(r"[^\w]+", "-", first.lower()).strip("-")[:60] or "prompt"
     return f"{words}-seed{request.seed}"

@@ -1,4 +1,4 @@
-"""Model + Request -> steps -> pictures: the one place where kuosan samples.
+"""Model + Request -> steps -> images: the one place where kuosan samples.
 
 `generate` yields after every denoising step, so that a caller can draw a bar, show a preview, write an animation or
 stop; it owns no bar itself. Trainer's previews, evaluation and the shell all come through here.
@@ -41,30 +41,30 @@ EXACT_BATCH = 8  # every batch of an exact request is padded to this
 
 @dataclass(frozen=True)
 class Frame:
-    """One denoising step of one batch: pictures `first` to `first + len(x0) - 1` after step `step` of `steps`."""
+    """One denoising step of one batch: images `first` to `first + len(x0) - 1` after step `step` of `steps`."""
 
     first: int
     step: int  # 1 .. steps
     steps: int
     level: Level  # the noise that `x` still has
-    x0: Tensor  # (B, C, H, W) float32, the picture predicted so far
-    x: Tensor  # (B, C, H, W) float32, the sampler's state; the picture itself when done
+    x0: Tensor  # (B, C, H, W) float32, the image predicted so far
+    x: Tensor  # (B, C, H, W) float32, the sampler's state; the image itself when done
     codec: Codec = PIXELS  # of what is walked on: until it is done, `x` and `x0` are latents of a latent model
 
     @property
     def done(self) -> bool:
-        """Whether `x` is the finished picture."""
+        """Whether `x` is the finished image."""
         return self.step == self.steps
 
-    def picture(self) -> Tensor:
-        """What the state looks like, (B, C, H, W) about [-1, 1]: noise and picture at a picture's scale."""
+    def image(self) -> Tensor:
+        """What the state looks like, (B, C, H, W) about [-1, 1]: noise and image at an image's scale."""
         scale = float((self.level.alpha**2 + self.level.sigma**2).sqrt())
         return self.x if self.done else self.codec.finish(self.x / scale)
 
 
 @dataclass(frozen=True)
 class RequestImages:
-    """What is known of the pictures of a request."""
+    """What is known of the images of a request."""
 
     given: Given | None
     measurement: Measurement | None
@@ -73,7 +73,7 @@ class RequestImages:
         """What is known of some of them, on a device."""
         given, measurement = self.given, self.measurement
         if given is not None:
-            given = (given.rows(rows) if len(given.picture) > 1 else given.expanded(len(rows))).to(device)
+            given = (given.rows(rows) if len(given.image) > 1 else given.expanded(len(rows))).to(device)
         if measurement is not None:
             measurement = constraint.moved(constraint.rows(measurement, rows), device)
         return given, measurement
@@ -93,10 +93,10 @@ def generate(
     """Sample what the request asks for, batch by batch, step by step.
 
     Args:
-        start: (C, H, W) or (n, C, H, W) pictures in [-1, 1] to start from (image to image), with `request.strength`.
+        start: (C, H, W) or (n, C, H, W) images in [-1, 1] to start from (image to image), with `request.strength`.
         noise: (n, *model.walk_shape) standard normal noise to start from instead of the seeds'; for interpolation.
         guides: the classifier and the weaker model that the request names.
-        given: what is known of the pictures, where the model was trained to restore: one row, or one a picture.
+        given: what is known of the images, where the model was trained to restore: one row, or one an image.
         measurement: what is known of them, where `request.restoration` holds the model to it by a method.
 
     Raises:
@@ -125,27 +125,27 @@ def sample(
     measurement: Measurement | None = None,
     on_step: Callable[[Frame], None] | None = None,
 ) -> Tensor:
-    """The finished pictures of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
-    pictures = []
+    """The finished images of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
+    images = []
     told = {"start": start, "noise": noise, "guides": guides, "given": given, "measurement": measurement}
     for frame in generate(model, request, **told):  # type: ignore[arg-type]
         if on_step is not None:
             on_step(frame)
         if frame.done:
-            pictures.append(frame.x)
-    return torch.cat(pictures)
+            images.append(frame.x)
+    return torch.cat(images)
 
 
-def picture_noise(seeds_: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """The noise that pictures of these seeds start from: (len(seeds_), *shape) standard normal."""
+def image_noise(seeds_: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """The noise that images of these seeds start from: (len(seeds_), *shape) standard normal."""
     return seeds.normal([(seed, "sample/start", 0, 0) for seed in seeds_], shape)
 
 
 def request_noise(request: Request, rows: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """The noise that these pictures of a request start from; on an arc between two seeds' where it asks for that."""
+    """The noise that these images of a request start from; on an arc between two seeds' where it asks for that."""
     if request.between is None:
-        return picture_noise([request.seed + row for row in rows], shape)
-    ends = picture_noise(request.between, shape)
+        return image_noise([request.seed + row for row in rows], shape)
+    ends = image_noise(request.between, shape)
     places = torch.tensor([row / max(1, request.n - 1) for row in rows])
     return slerp(ends[0], ends[1], places)
 
@@ -196,8 +196,8 @@ def _batch(
     for i, (step, level) in enumerate(islice(walked, steps), start=1):
         last = step.x
         if i == steps:  # one by one on a processor, where that costs little
-            picture = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
-            last = constraint.finish(picture, given, measurement)
+            image = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
+            last = constraint.finish(image, given, measurement)
         yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
 
 
@@ -230,7 +230,7 @@ def _walked(
 
 
 def _encoded(model: Model, start: Tensor, rows: Sequence[int], device: torch.device) -> Tensor:
-    """The pictures that these rows start from as what is walked on, each by itself; one stands for all."""
+    """The images that these rows start from as what is walked on, each by itself; one stands for all."""
     if not model.codec.latent:
         return start[list(rows)] if start.ndim == 4 else start
     own = {row: start[row] for row in rows} if start.ndim == 4 else {row: start for row in rows[:1]}
@@ -250,7 +250,7 @@ def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: T
         raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.walk_shape)}.")
     if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
         raise Error(
-            f"the picture to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "
+            f"the image to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "
             f"resize it to {model.shape[1]} x {model.shape[2]} with {model.shape[0]} channel(s)."
         )
     if start is None and request.image is not None:
@@ -260,4 +260,4 @@ def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: T
             "start= was given, but the request has no image: set image= (any name) and, if you like, strength=."
         )
     if start is not None and noise is not None:
-        raise Error("start= and noise= cannot both be given: a picture starts from its own noise or from yours.")
+        raise Error("start= and noise= cannot both be given: an image starts from its own noise or from yours.")

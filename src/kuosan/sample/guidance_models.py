@@ -1,7 +1,7 @@
 """What a request tells the network and how it is steered: the denoiser of one batch, all its guidance around it.
 
 From the network outwards: condition, classifier-free guidance (or autoguidance), rescale, interval, a classifier's
-gradient, then the bound on the predicted picture.
+gradient, then the bound on the predicted image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guides:
-    """The other models that a request names: a noisy classifier, and a weaker model of the same pictures."""
+    """The other models that a request names: a noisy classifier, and a weaker model of the same images."""
 
     classifier: Model | None = None
     reference: Model | None = None
@@ -53,7 +53,7 @@ def check(model: Model, request: Request, guides: Guides) -> None:
 
 
 def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) -> Tensor | None:
-    """The label of each of these pictures, (B,) int64; None where nobody is told one."""
+    """The label of each of these images, (B,) int64; None where nobody is told one."""
     teller = model if model.config.task.labels else guides.classifier
     if teller is None:
         return None
@@ -68,12 +68,12 @@ def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) 
 
 
 def _unnamed(task: Task, guides: Guides) -> int:
-    """The label of a picture to restore whose class nobody said. Raises: Error where there must be one."""
+    """The label of an image to restore whose class nobody said. Raises: Error where there must be one."""
     if guides.classifier is not None:
-        raise Error("a classifier leads to a class, and none is named: say the picture's (--class).")
+        raise Error("a classifier leads to a class, and none is named: say the image's (--class).")
     if not task.dropped:
         raise Error(
-            "this model was trained with drop 0 and knows no picture without its class: say the picture's (--class)."
+            "this model was trained with drop 0 and knows no image without its class: say the image's (--class)."
         )
     return task.null
 
@@ -86,7 +86,7 @@ def guided(
     device: torch.device,
     given: Given | None = None,
 ) -> Denoiser:
-    """The denoiser of the pictures `rows` of a request, of which `given` is known where the model restores."""
+    """The denoiser of the images `rows` of a request, of which `given` is known where the model restores."""
     label = labels(model, request, guides, rows)
     label = None if label is None else label.to(device)
     text = texts(model, request, rows)
@@ -110,7 +110,7 @@ def guided(
 
 
 def texts(model: Model, request: Request, rows: Sequence[int], away: bool = False) -> Mapping[str, Tensor] | None:
-    """What the network is told of these pictures' prompts, or of what guidance leads `away` from; None without text."""
+    """What the network is told of these images' prompts, or of what guidance leads `away` from; None without text."""
     if not model.config.task.text:
         return None
     negative = request.negative or ""

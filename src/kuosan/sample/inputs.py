@@ -1,6 +1,6 @@
-"""From a picture file and what is wrong with it to what `generate` takes: canvas, condition, measurement, cut.
+"""From an image file and what is wrong with it to what `generate` takes: canvas, condition, measurement, cut.
 
-A canvas larger than the model's pictures is walked as a whole, the network asked in overlapping tiles that share one
+A canvas larger than the model's images is walked as a whole, the network asked in overlapping tiles that share one
 noise; a smaller one is extended to them, and what was added is cut off again.
 """
 
@@ -41,41 +41,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Brought:
-    """A picture ready to be restored."""
+    """An image ready to be restored."""
 
     model: Model  # of the canvas's size: the network itself, or in tiles
-    picture: Tensor  # (C, h, w) what was brought, in [-1, 1], for showing beside the result
+    image: Tensor  # (C, h, w) what was brought, in [-1, 1], for showing beside the result
     mask: Tensor | None  # (1, H, W) of the result, 1 = made anew
     given: Given | None
     measurement: Measurement | None
     cut: tuple[slice, slice]  # of the canvas: what is kept of it
-    place: tuple[slice, slice] | None  # of the picture: where that belongs; None: it is the whole result
-    tiles: int  # the network's pictures a canvas
-    notes: tuple[str, ...]  # what was done to the picture, in words
+    place: tuple[slice, slice] | None  # of the image: where that belongs; None: it is the whole result
+    tiles: int  # the network's images a canvas
+    notes: tuple[str, ...]  # what was done to the image, in words
 
     def batched(self, request: Request) -> Request:
-        """The request with as few canvases at once as make `batch` pictures of the network's."""
+        """The request with as few canvases at once as make `batch` images of the network's."""
         return replace(request, batch=max(1, request.batch // self.tiles))
 
     def result(self, x: Tensor) -> Tensor:
-        """The restored pictures of finished canvases: (n, C, H, W)."""
+        """The restored images of finished canvases: (n, C, H, W)."""
         made = x[..., self.cut[0], self.cut[1]]
         if self.place is None:
             return made
-        whole = self.picture.to(made).repeat(len(made), 1, 1, 1)
+        whole = self.image.to(made).repeat(len(made), 1, 1, 1)
         whole[..., self.place[0], self.place[1]] = made
         return whole
 
 
 def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16, reading: Reading | None = None) -> Brought:
-    """Open a picture file and make it ready for a model.
+    """Open an image file and make it ready for a model.
 
     Args:
         batch: tiles that go through the network at once.
         reading: how the run's training images were read; None: on white, scaled to cover where it must fit.
 
     Raises:
-        Error: no picture, a mask that does not fit, damage that the model cannot undo.
+        Error: no image, a mask that does not fit, damage that the model cannot undo.
     """
     reading = OLDER if reading is None else reading
     try:
@@ -96,25 +96,25 @@ def prepare(
     mask: np.ndarray | None = None,
     *,
     notes: list[str] | None = None,
-    name: str = "the picture",
+    name: str = "the image",
     batch: int = 16,
 ) -> Brought:
     """Make pixels (h, w, 1 or 3) uint8 ready, with a mask (h, w) bool where part of them is to be made anew.
 
     Raises:
-        Error: damage that the model cannot undo, or a picture that has no room for it.
+        Error: damage that the model cannot undo, or an image that has no room for it.
     """
     notes = [] if notes is None else notes
     chosen = method(model.config, asked)
-    picture = torch.from_numpy(from_uint8(_channels(model, asked, pixels, notes, name)))
+    image = torch.from_numpy(from_uint8(_channels(model, asked, pixels, notes, name)))
     hole = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
     if asked.outpaint is not None:
-        picture, hole = _outpainted(picture, hole, asked.outpaint)
+        image, hole = _outpainted(image, hole, asked.outpaint)
     if hole is not None:
-        picture = picture * (1 - hole)
+        image = image * (1 - hole)
     scale = asked.upscale or 1
-    model = sizes.taking(model, (scale * picture.shape[2], scale * picture.shape[1]))
-    part, part_hole, place = _around(model, asked, picture, hole)
+    model = sizes.taking(model, (scale * image.shape[2], scale * image.shape[1]))
+    part, part_hole, place = _around(model, asked, image, hole)
     size = (scale * part.shape[1], scale * part.shape[2])
     extended, unknown, cut = _extended(model, part, part_hole, scale, notes)
     canvas = (scale * extended.shape[1], scale * extended.shape[2])
@@ -126,76 +126,76 @@ def prepare(
             f"faces, is better served by --fit"
         )
     given, measurement = told(model, asked, chosen, extended[None], None if unknown is None else unknown[None])
-    return Brought(whole, picture, hole, given, measurement, cut, place, tiles, tuple(notes))
+    return Brought(whole, image, hole, given, measurement, cut, place, tiles, tuple(notes))
 
 
 def tensors(
     model: Model,
     asked: Restoration,
-    pictures: Tensor,
+    images: Tensor,
     mask: Tensor | None = None,
     operator: Operator | None = None,
     batch: int = 16,
 ) -> tuple[Model, Given | None, Measurement | None]:
-    """Pictures (B, C, h, w) in [-1, 1] ready to be restored: the model of their size, and what is known of them.
+    """Images (B, C, h, w) in [-1, 1] ready to be restored: the model of their size, and what is known of them.
 
     Args:
-        mask: (B or 1, 1, h, w), 1 where a picture is to be made anew.
-        operator: a linear map of the caller's own, of which `pictures` are the result, whatever their shape.
+        mask: (B or 1, 1, h, w), 1 where an image is to be made anew.
+        operator: a linear map of the caller's own, of which `images` are the result, whatever their shape.
 
     Raises:
-        Error: damage that the model cannot undo, or pictures of a size that it cannot make.
+        Error: damage that the model cannot undo, or images of a size that it cannot make.
     """
     chosen = method(model.config, asked)
-    pictures = torch.as_tensor(pictures).float().cpu()
+    images = torch.as_tensor(images).float().cpu()
     for member in ("apply", "adjoint"):
         if operator is not None and not hasattr(operator, member):
             raise Error(f"operator {type(operator).__name__} has no {member}: an operator is apply(x) and adjoint(y).")
     if asked.outpaint is not None or asked.fit:
-        raise Error("outpaint and fit are for picture files: make room in the tensor, and mask it.")
+        raise Error("outpaint and fit are for image files: make room in the tensor, and mask it.")
     if operator is not None:
         if asked.overlap is not None:
             raise Error("overlap has no effect with an operator of one's own: the canvas is of the model's size.")
-        return model, None, Measurement(operator, pictures, asked.noise / 127.5)
+        return model, None, Measurement(operator, images, asked.noise / 127.5)
     if asked.colorise:
-        pictures = _grey(pictures)
-    if not bool(pictures.isfinite().all()) or float(pictures.abs().max()) > 1.001:
-        raise Error("pictures hold values beyond [-1, 1], or NaN: bytes become u / 127.5 - 1.")
-    if pictures.ndim != 4 or pictures.shape[1] != model.shape[0]:
-        raise Error(f"pictures of shape {tuple(pictures.shape)}: this model restores (B, {model.shape[0]}, h, w).")
+        images = _grey(images)
+    if not bool(images.isfinite().all()) or float(images.abs().max()) > 1.001:
+        raise Error("images hold values beyond [-1, 1], or NaN: bytes become u / 127.5 - 1.")
+    if images.ndim != 4 or images.shape[1] != model.shape[0]:
+        raise Error(f"images of shape {tuple(images.shape)}: this model restores (B, {model.shape[0]}, h, w).")
     hole = None
     if mask is not None:
         hole = torch.as_tensor(mask).float().cpu()
         if (
             hole.ndim != 4
             or hole.shape[1] != 1
-            or hole.shape[2:] != pictures.shape[2:]
-            or len(hole) not in (1, len(pictures))
+            or hole.shape[2:] != images.shape[2:]
+            or len(hole) not in (1, len(images))
         ):
-            raise Error(f"mask of shape {tuple(hole.shape)}: pictures {tuple(pictures.shape)} take (B or 1, 1, h, w).")
+            raise Error(f"mask of shape {tuple(hole.shape)}: images {tuple(images.shape)} take (B or 1, 1, h, w).")
         if not bool(((hole == 0) | (hole == 1)).all()) or not bool(hole.flatten(1).any(1).all() and (1 - hole).any()):
-            raise Error("mask: it holds 1 where a picture is to be made anew and 0 where it is known, both of them.")
-        hole = hole.expand(len(pictures), -1, -1, -1)
-        pictures = pictures * (1 - hole)
+            raise Error("mask: it holds 1 where an image is to be made anew and 0 where it is known, both of them.")
+        hole = hole.expand(len(images), -1, -1, -1)
+        images = images * (1 - hole)
     scale = asked.upscale or 1
-    model = sizes.taking(model, (scale * pictures.shape[3], scale * pictures.shape[2]))
-    whole, count = tiled(model, (scale * pictures.shape[2], scale * pictures.shape[3]), asked.overlap, batch)
+    model = sizes.taking(model, (scale * images.shape[3], scale * images.shape[2]))
+    whole, count = tiled(model, (scale * images.shape[2], scale * images.shape[3]), asked.overlap, batch)
     if count == 1 and asked.overlap is not None:
-        raise Error(f"overlap = {asked.overlap} has no effect: the pictures are of the model's size; leave it out.")
-    return whole, *told(model, asked, chosen, pictures, hole)
+        raise Error(f"overlap = {asked.overlap} has no effect: the images are of the model's size; leave it out.")
+    return whole, *told(model, asked, chosen, images, hole)
 
 
-def _grey(pictures: Tensor) -> Tensor:
-    """Grey pictures (B, 1 or 3, h, w) as three equal channels. Raises: Error for coloured ones."""
-    if pictures.ndim == 4 and pictures.shape[1] == 1:
-        return pictures.expand(-1, 3, -1, -1)
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or bool((pictures != pictures[:, :1]).any()):
-        raise Error("colorise takes grey pictures, (B, 1, h, w) or three equal channels: make them grey first.")
-    return pictures
+def _grey(images: Tensor) -> Tensor:
+    """Grey images (B, 1 or 3, h, w) as three equal channels. Raises: Error for coloured ones."""
+    if images.ndim == 4 and images.shape[1] == 1:
+        return images.expand(-1, 3, -1, -1)
+    if images.ndim != 4 or images.shape[1] != 3 or bool((images != images[:, :1]).any()):
+        raise Error("colorise takes grey images, (B, 1, h, w) or three equal channels: make them grey first.")
+    return images
 
 
 def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, batch: int = 16) -> tuple[Model, int]:
-    """A model of canvases (H, W), and how many of its own pictures cover one.
+    """A model of canvases (H, W), and how many of its own images cover one.
 
     Raises:
         Error: an overlap that tiles of this model cannot have.
@@ -204,7 +204,7 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     if canvas == (height, width):
         return model, 1
     whole, factor = replace(model.config, shape=(channels, *canvas)), model.config.codec.factor
-    for name, sides in (("pictures of sides", canvas), ("overlap =", () if overlap is None else (overlap,))):
+    for name, sides in (("images of sides", canvas), ("overlap =", () if overlap is None else (overlap,))):
         if any(side % factor for side in sides):
             told = " and ".join(map(str, sides))
             raise Error(f"{name} {told}: this is a model of latents of {factor} pixels a cell; multiples of {factor}.")
@@ -216,23 +216,23 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
 
 
 def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:
-    """The picture in the model's channels; grey of three equal ones where colours are to be made."""
+    """The image in the model's channels; grey of three equal ones where colours are to be made."""
     channels = model.shape[0]
     if asked.colorise:
         if channels != 3:
-            raise Error("colorise: this model makes grey pictures and knows no colours; use one trained on colour.")
+            raise Error("colorise: this model makes grey images and knows no colours; use one trained on colour.")
         if not is_grey(pixels):
             notes.append("its colours are set aside (made grey)")
             pixels = luma(pixels)
         return with_channels(pixels[..., :1], 3)
     if channels == 1 and not is_grey(pixels):
-        notes.append("made grey, as the model's pictures are")
+        notes.append("made grey, as the model's images are")
     if channels == 3 and is_grey(pixels):
         notes.append("grey, restored by a model of colour")
     if channels == 1 and pixels.shape[2] == 3 and is_grey(pixels):
         pixels = pixels[..., :1]
     if channels not in (1, 3):
-        raise Error(f"{name}: this model's pictures have {channels} channels; pictures in files have 1 or 3.")
+        raise Error(f"{name}: this model's images have {channels} channels; images in files have 1 or 3.")
     return with_channels(pixels, channels)
 
 
@@ -260,22 +260,22 @@ def _shrunk(
     return shown.pixels, mask
 
 
-def _outpainted(picture: Tensor, hole: Tensor | None, sides: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """The picture with room at its left, top, right and bottom."""
+def _outpainted(image: Tensor, hole: Tensor | None, sides: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """The image with room at its left, top, right and bottom."""
     left, top, right, bottom = sides
-    hole = picture.new_zeros(1, *picture.shape[1:]) if hole is None else hole
+    hole = image.new_zeros(1, *image.shape[1:]) if hole is None else hole
     around = (left, right, top, bottom)
-    return F.pad(picture, around), F.pad(hole, around, value=1.0)
+    return F.pad(image, around), F.pad(hole, around, value=1.0)
 
 
 def _around(
-    model: Model, asked: Restoration, picture: Tensor, hole: Tensor | None
+    model: Model, asked: Restoration, image: Tensor, hole: Tensor | None
 ) -> tuple[Tensor, Tensor | None, tuple[slice, slice] | None]:
-    """Of a picture with a hole and no other damage: the hole's surroundings, and where they lie."""
+    """Of an image with a hole and no other damage: the hole's surroundings, and where they lie."""
     if hole is None or asked.damage != ("mask",) or asked.noise:
-        return picture, hole, None
+        return image, hole, None
     place = (_reach(hole[0].any(1), model.shape[1]), _reach(hole[0].any(0), model.shape[2]))
-    return picture[:, place[0], place[1]], hole[:, place[0], place[1]], place
+    return image[:, place[0], place[1]], hole[:, place[0], place[1]], place
 
 
 def _reach(marked: Tensor, side: int) -> slice:
@@ -289,19 +289,19 @@ def _reach(marked: Tensor, side: int) -> slice:
 
 
 def _extended(
-    model: Model, picture: Tensor, hole: Tensor | None, scale: int, notes: list[str]
+    model: Model, image: Tensor, hole: Tensor | None, scale: int, notes: list[str]
 ) -> tuple[Tensor, Tensor | None, tuple[slice, slice]]:
-    """The picture brought to at least the model's size, in whole cells: made anew there, or its edges repeated."""
+    """The image brought to at least the model's size, in whole cells: made anew there, or its edges repeated."""
     _, height, width = model.shape
-    low, narrow = picture.shape[1:]
+    low, narrow = image.shape[1:]
     cell = lcm(scale, model.config.codec.factor)  # the canvas is of whole cells
     high, wide = (-(-max(size, scale * own) // cell) * cell // scale for size, own in ((height, low), (width, narrow)))
     more = (max(0, wide - narrow), max(0, high - low))
     cut = (slice(0, scale * low), slice(0, scale * narrow))
     if not any(more):
-        return picture, hole, cut
+        return image, hole, cut
     notes.append(f"{narrow}x{low} is extended to {wide}x{high}, which the model can make, and cut again")
     around = (0, more[0], 0, more[1])
     if hole is not None:
-        return F.pad(picture, around), F.pad(hole, around, value=1.0), cut
-    return F.pad(picture[None], around, mode="replicate")[0], None, cut
+        return F.pad(image, around), F.pad(hole, around, value=1.0), cut
+    return F.pad(image[None], around, mode="replicate")[0], None, cut

@@ -1,4 +1,4 @@
-"""A picture to its noise and back: DDIM inversion with a model, and the same grid walked forwards again."""
+"""An image to its noise and back: DDIM inversion with a model, and the same grid walked forwards again."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
     from kuosan.models.model import Model
 
 STEPS = 50
-BATCH = 16  # pictures computed together
+BATCH = 16  # images computed together
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Pictures encoded to noise, and what DDIM makes of that noise again."""
+    """Images encoded to noise, and what DDIM makes of that noise again."""
 
-    noise: Tensor  # (n, *model.walk_shape), near standard normal where the model knows such pictures
+    noise: Tensor  # (n, *model.walk_shape), near standard normal where the model knows such images
     back: Tensor  # (n, C, H, W) in [-1, 1]
-    evaluations: int  # of the network a picture, both ways
+    evaluations: int  # of the network an image, both ways
 
 
 @torch.no_grad()
 def round_trip(
     model: Model,
-    pictures: Tensor,
+    images: Tensor,
     *,
     steps: int = STEPS,
     spacing: str | None = None,
     iterations: int = 0,
     classes: Sequence[str] = (),
 ) -> RoundTrip:
-    """Encode pictures (n, C, H, W) in [-1, 1] to noise along DDIM's path, and decode that noise again.
+    """Encode images (n, C, H, W) in [-1, 1] to noise along DDIM's path, and decode that noise again.
 
     Nothing is clipped on the way: what a bound takes away, no way back restores.
 
     Args:
         iterations: how often each step of the way to noise asks again (0 is the published inversion).
-        classes: the pictures' classes, in turn; none: no class.
+        classes: the images' classes, in turn; none: no class.
 
     Raises:
-        Error: pictures of another shape, a class the model does not know, a schedule without a first trained level.
+        Error: images of another shape, a class the model does not know, a schedule without a first trained level.
     """
     way = Way(model, steps, spacing, iterations, tuple(classes))
-    noise = way.encode(pictures)
+    noise = way.encode(images)
     return RoundTrip(noise, way.decode(noise).clamp(-1, 1), steps * (iterations + 2))
 
 
 @torch.no_grad()
 def between(
     model: Model,
-    pictures: Tensor,
+    images: Tensor,
     n: int,
     *,
     steps: int = STEPS,
@@ -74,23 +74,23 @@ def between(
     iterations: int = 0,
     classes: Sequence[str] = (),
 ) -> Tensor:
-    """`n` pictures on the way from one picture to another, (2, C, H, W) -> (n, C, H, W), the ends as they come back.
+    """`n` images on the way from one image to another, (2, C, H, W) -> (n, C, H, W), the ends as they come back.
 
     Their noises (by inversion) are interpolated along the sphere, and decoded by DDIM (Song et al. 2021, section 5.3).
 
     Raises:
-        Error: other than two pictures, fewer than 2 places, and what `round_trip` refuses.
+        Error: other than two images, fewer than 2 places, and what `round_trip` refuses.
     """
-    check_ends(len(pictures), n, classes)
+    check_ends(len(images), n, classes)
     way = Way(model, steps, spacing, iterations, tuple(classes))
-    ends = way.encode(pictures)
+    ends = way.encode(images)
     return way.decode(slerp(ends[0], ends[1], torch.linspace(0, 1, n))).clamp(-1, 1)
 
 
-def check_ends(pictures: int, n: int, classes: Sequence[str]) -> None:
-    """Refuse other than two pictures of one class, and fewer than 2 places. Raises: Error."""
-    if pictures != 2:
-        raise Error(f"{pictures} pictures: a way leads from one to another; give two.")
+def check_ends(images: int, n: int, classes: Sequence[str]) -> None:
+    """Refuse other than two images of one class, and fewer than 2 places. Raises: Error."""
+    if images != 2:
+        raise Error(f"{images} images: a way leads from one to another; give two.")
     if n < 2:
         raise Error(f"between = {n}: need 2 places (the ends) or more, as in 8.")
     if len(set(classes)) > 1:
@@ -98,7 +98,7 @@ def check_ends(pictures: int, n: int, classes: Sequence[str]) -> None:
 
 
 class Way:
-    """DDIM's path between pictures and noise, walked both ways."""
+    """DDIM's path between images and noise, walked both ways."""
 
     def __init__(
         self, model: Model, steps: int, spacing: str | None, iterations: int, classes: tuple[str, ...]
@@ -111,14 +111,14 @@ class Way:
         self.device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
         _labels(model, 1, classes)  # refused now
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (n, C, H, W) to their noise, near standard normal where the model knows such pictures."""
-        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != self.model.shape:
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (n, C, H, W) to their noise, near standard normal where the model knows such images."""
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.model.shape:
             wanted = ", ".join(map(str, self.model.shape))
-            raise Error(f"pictures of shape {tuple(pictures.shape)}: this model inverts (n, {wanted}).")
+            raise Error(f"images of shape {tuple(images.shape)}: this model inverts (n, {wanted}).")
         found = []
         encode, device = self.model.codec.encode, self.device
-        latents = torch.cat([encode(x.float().to(device)) for x in torch.split(pictures, 1)])
+        latents = torch.cat([encode(x.float().to(device)) for x in torch.split(images, 1)])
         for denoise, x in self._parts(latents):
             for step in ddim_inversion(denoise, x, self.levels, self.iterations):
                 x = step.x
@@ -131,7 +131,7 @@ class Way:
         return torch.cat(found).cpu()
 
     def decode(self, noise: Tensor) -> Tensor:
-        """Noise (n, *model.walk_shape) to pictures (n, C, H, W); those of pixels not clipped."""
+        """Noise (n, *model.walk_shape) to images (n, C, H, W); those of pixels not clipped."""
         found = []
         for denoise, x in self._parts(noise * self.prior):
             for step in ddim(denoise, x, self.levels, _silence):
@@ -157,7 +157,7 @@ def _levels(model: Model, steps: int, spacing: str | None) -> Level:
         )
     if registry.starts_at_pure_noise(schedule):
         raise Error(
-            "inversion with zero_terminal_snr: the noisiest state tells nothing of the picture, so none is found."
+            "inversion with zero_terminal_snr: the noisiest state tells nothing of the image, so none is found."
         )
     registry.check_walk(schedule, steps, spacing, "first", 0)
     return schedule.grid(steps, spacing or registry.default_spacing(schedule), last="first")
@@ -170,7 +170,7 @@ def _labels(model: Model, n: int, classes: Sequence[str]) -> Tensor | None:
             task.label(name)
         return None
     if not classes and not task.dropped:
-        raise Error("inversion without a class: this model was trained with drop 0; name the pictures' (--class).")
+        raise Error("inversion without a class: this model was trained with drop 0; name the images' (--class).")
     own = [task.label(name) for name in classes] or [task.null]
     return torch.tensor([own[i % len(own)] for i in range(n)])
 

@@ -1,9 +1,9 @@
-"""Pictures to latents and back with an opened model: an autoencoder, or a model of latents with its own.
+"""Images to latents and back with an opened model: an autoencoder, or a model of latents with its own.
 
 An autoencoder's latents are as its encoder gives them; those of a latent model are shifted and scaled as its network
 denoises them.
 
-A trained model opened for use: from a run's folder to a network on the device, and pictures from it in one call.
+A trained model opened for use: from a run's folder to a network on the device, and images from it in one call.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def encode(model: Model, pictures: Tensor, tile: int | None = None, overlap: int | None = None) -> Tensor:
-    """Latents of pictures (B, C, H, W) in [-1, 1], where the model is: (B, c, ceil(H / f), ceil(W / f)) float32.
+def encode(model: Model, images: Tensor, tile: int | None = None, overlap: int | None = None) -> Tensor:
+    """Latents of images (B, C, H, W) in [-1, 1], where the model is: (B, c, ceil(H / f), ceil(W / f)) float32.
 
     Args:
-        tile: pixels a side of tiles, blended; each picture in one piece if None.
+        tile: pixels a side of tiles, blended; each image in one piece if None.
         overlap: that tiles share; a quarter of a tile if None.
 
     Raises:
-        Error: a model without an autoencoder, pictures that it does not take, or impossible tiles.
+        Error: a model without an autoencoder, images that it does not take, or impossible tiles.
     """
     network, codec = _coder(model)
-    if pictures.ndim != 4 or pictures.shape[1] != model.shape[0]:
-        raise Error(f"this autoencoder takes pictures (B, {model.shape[0]}, H, W); got {tuple(pictures.shape)}.")
-    tiled = _tiled(network, max(pictures.shape[2:]), tile, overlap)
-    mean = tiled.encode(pictures).mean
+    if images.ndim != 4 or images.shape[1] != model.shape[0]:
+        raise Error(f"this autoencoder takes images (B, {model.shape[0]}, H, W); got {tuple(images.shape)}.")
+    tiled = _tiled(network, max(images.shape[2:]), tile, overlap)
+    mean = tiled.encode(images).mean
     return mean if codec is None else codec.scaled(mean)
 
 
@@ -74,14 +74,14 @@ def decode(
     tile: int | None = None,
     overlap: int | None = None,
 ) -> Tensor:
-    """Pictures (B, C, *size) in [-1, 1] of latents (B, c, h, w); of all that these hold where no size is given.
+    """Images (B, C, *size) in [-1, 1] of latents (B, c, h, w); of all that these hold where no size is given.
 
     Args:
-        size: the pictures' height and width, where they were no multiples of the factor.
+        size: the images' height and width, where they were no multiples of the factor.
         tile, overlap: as `encode`.
 
     Raises:
-        Error: as `encode`, or latents of other pictures.
+        Error: as `encode`, or latents of other images.
     """
     network, codec = _coder(model)
     tiled = _tiled(network, max(latents.shape[2:], default=0) * network.config.factor, tile, overlap)
@@ -134,7 +134,7 @@ class Pipeline:
 
         (C, H, W) float32 in [-1, 1]. Raises: Error for no such file, or no image that can be decoded.
         """
-        return picture(self.model if size is None else sizes.sized(self.model, size), Path(path), self.reading)
+        return image(self.model if size is None else sizes.sized(self.model, size), Path(path), self.reading)
 
     def helpers(self, request: Request) -> dict[str, Pipeline]:
         """The classifier and the weaker model that a request names, opened, by those words.
@@ -154,7 +154,7 @@ class Pipeline:
     ) -> Recipe:
         """What a request to this model will have made, from the pixels `start` where it names an image or restores one.
 
-        `size` (width, height) is the pictures', where a restoration has another than the model's.
+        `size` (width, height) is the images', where a restoration has another than the model's.
         """
         steps = plan(self.model.config, request).steps
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
@@ -185,7 +185,7 @@ class Pipeline:
         on_step: Callable[[Frame], None] | None = None,
         **options: Any,
     ) -> Tensor:
-        """New pictures: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
+        """New images: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
 
         Args:
             prompts: of a text model, a text or several that take turns (`prompt` is understood too).
@@ -204,7 +204,7 @@ class Pipeline:
 
     def restore(
         self,
-        pictures: Tensor,
+        images: Tensor,
         mask: Tensor | None = None,
         *,
         operator: Operator | None = None,
@@ -214,17 +214,17 @@ class Pipeline:
         on_step: Callable[[Frame], None] | None = None,
         **options: Any,
     ) -> Tensor:
-        """Restored pictures: (B, C, H, W) float32 in [-1, 1]. Further options are those of `Restoration` and `Request`.
+        """Restored images: (B, C, H, W) float32 in [-1, 1]. Further options are those of `Restoration` and `Request`.
 
-        Row i has seed + i; for several answers to one picture, repeat it.
+        Row i has seed + i; for several answers to one image, repeat it.
 
         Args:
-            pictures: (B, C, h, w) in [-1, 1], with what is wrong with them: `upscale=4`, `deblur=2`, `colorise=True`.
-            mask: (B or 1, 1, h, w), 1 where a picture is to be made anew.
-            operator: a linear map of one's own that `pictures` are the result of (see `diffusion.operators`).
+            images: (B, C, h, w) in [-1, 1], with what is wrong with them: `upscale=4`, `deblur=2`, `colorise=True`.
+            mask: (B or 1, 1, h, w), 1 where an image is to be made anew.
+            operator: a linear map of one's own that `images` are the result of (see `diffusion.operators`).
 
         Raises:
-            Error: damage that this model cannot undo, or pictures of a size that it cannot make.
+            Error: damage that this model cannot undo, or images of a size that it cannot make.
         """
         from kuosan.sample import inputs
         from kuosan.sample import request as restoration
@@ -236,21 +236,21 @@ class Pipeline:
         for name in options:
             if name not in Request.__dataclass_fields__:
                 raise unknown("option of restore", name, [*restoration.NAMES, *Request.__dataclass_fields__])
-        asked = trees.build(restoration.Restoration, {"picture": "a tensor", **own})
-        tree = {"n": len(pictures), "seed": seed, "steps": steps, "restoration": asked, **options}
+        asked = trees.build(restoration.Restoration, {"image": "a tensor", **own})
+        tree = {"n": len(images), "seed": seed, "steps": steps, "restoration": asked, **options}
         request = trees.build(Request, tree if sampler is None else {**tree, "sampler": sampler})
         request = restoration.usual(self.model.config, request, named=sampler is not None)
         refuse_to_itself(self.model.config, request)
-        model, given, measurement = inputs.tensors(self.model, asked, pictures, mask, operator, request.batch)
+        model, given, measurement = inputs.tensors(self.model, asked, images, mask, operator, request.batch)
         if isinstance(model.network, Tiled):
             request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.walk_shape[1:])))
         guides = guides_of(self.helpers(request))
         made = sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
         return made.clamp(-1, 1)  # methods act after the bound on the prediction
 
-    def encode(self, pictures: Tensor, *, tile: int | None = None, overlap: int | None = None) -> Tensor:
-        """Latents of pictures (B, C, H, W), of an autoencoder or as a model of them denoises; see `sample.coding`."""
-        return encode(self.model, pictures.to(self.compute.device), tile, overlap)
+    def encode(self, images: Tensor, *, tile: int | None = None, overlap: int | None = None) -> Tensor:
+        """Latents of images (B, C, H, W), of an autoencoder or as a model of them denoises; see `sample.coding`."""
+        return encode(self.model, images.to(self.compute.device), tile, overlap)
 
     def decode(
         self,
@@ -260,7 +260,7 @@ class Pipeline:
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Tensor:
-        """Pictures in [-1, 1] of latents (B, c, h, w); `size` is their height and width; see `sample.coding`."""
+        """Images in [-1, 1] of latents (B, c, h, w); `size` is their height and width; see `sample.coding`."""
         return decode(self.model, latents.to(self.compute.device), size, tile, overlap)
 
 
@@ -346,7 +346,7 @@ def codec_of(config: ModelConfig, path: Path, compute: Compute) -> Codec:
     return folder.opened(config.codec, folder.of_run(config.codec, path), compute.device, compute.dtype)
 
 
-def picture(
+def image(
     model: Model, path: Path, reading: Reading | None = None, say: Callable[[str], None] = lambda note: None
 ) -> Tensor:
     """An image file as the model takes it: (C, H, W) in [-1, 1].
@@ -376,9 +376,9 @@ def start_of(recipe: Recipe, model: Model, reading: Reading) -> Tensor | None:
     """
     if recipe.request.image is None:
         return None
-    start = picture(model, Path(recipe.request.image), reading)
+    start = image(model, Path(recipe.request.image), reading)
     if fingerprint(start) != recipe.start:
-        older = picture(model, Path(recipe.request.image))
+        older = image(model, Path(recipe.request.image))
         start = older if fingerprint(older) == recipe.start else start
     require_start(recipe, start)
     return start
@@ -391,19 +391,19 @@ def checkpoint_of(run: Path, recipe: Recipe) -> Path:
 
 
 def require_weights(trained: Pipeline, recipe: Recipe) -> None:
-    """Raises: Error unless these are the very weights that made a recipe's picture."""
+    """Raises: Error unless these are the very weights that made a recipe's image."""
     if trained.weights != recipe.weights:
         raise Error(
             f"{trained.name} holds other weights (step {trained.step}, {trained.weights[:10]}) than those that made "
-            f"the picture (step {recipe.step}, {recipe.weights[:10]}): that checkpoint is gone, or the run is another. "
-            f"Name the right one: kuosan sample CHECKPOINT --like PICTURE."
+            f"the image (step {recipe.step}, {recipe.weights[:10]}): that checkpoint is gone, or the run is another. "
+            f"Name the right one: kuosan sample CHECKPOINT --like IMAGE."
         )
 
 
 def require_helper(name: str, helper: Pipeline, recipe: Recipe) -> None:
-    """Raises: Error unless a classifier or weaker model has the very weights that a recipe's picture was made with."""
+    """Raises: Error unless a classifier or weaker model has the very weights that a recipe's image was made with."""
     if helper.weights != getattr(recipe, name):
         raise Error(
             f"the {name} {helper.name} holds other weights (step {helper.step}, {helper.weights[:10]}) than those that "
-            f"guided the picture ({getattr(recipe, name)[:10]}): put that checkpoint back in its place."
+            f"guided the image ({getattr(recipe, name)[:10]}): put that checkpoint back in its place."
         )

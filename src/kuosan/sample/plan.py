@@ -45,7 +45,7 @@ class Choice:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations a picture; under a guidance interval fewer are made."""
+        """Network evaluations an image; under a guidance interval fewer are made."""
         once = registry.SAMPLERS[self.sampler].evaluations(self.steps) if self.jumping is None else self.jumping
         return self.passes * once
 
@@ -138,8 +138,8 @@ def _restored(
     if asked is None:
         if config.task.kind != "generation":
             raise Error(
-                f"this model was trained for {config.task.kind} and makes no picture from nothing: give it one to "
-                f"restore: kuosan restore RUN PICTURE."
+                f"this model was trained for {config.task.kind} and makes no image from nothing: give it one to "
+                f"restore: kuosan restore RUN IMAGE."
             )
         return None, None
     method = restoring.method(config, asked)
@@ -180,7 +180,7 @@ def check_request(config: ModelConfig, request: Request) -> None:
             task.label(request.negative)
     elif not task.dropped:
         raise Error(
-            f"guidance = {request.guidance}: this model was trained with drop 0 and knows no picture without its "
+            f"guidance = {request.guidance}: this model was trained with drop 0 and knows no image without its "
             f"class or caption; lead away from one (--negative) or a weaker run (--reference), or train with --drop."
         )
 
@@ -196,7 +196,7 @@ def _check_prompts(config: ModelConfig, request: Request) -> None:
     if not task.text:
         return
     if not request.prompts and not task.dropped:
-        raise Error("this model was trained with drop 0 and makes no picture without a prompt: say one.")
+        raise Error("this model was trained with drop 0 and makes no image without a prompt: say one.")
     own = () if request.negative is None else (request.negative,)
     for prompt in (*request.prompts, *own):
         segments = prompts.parse(prompt)
@@ -247,7 +247,7 @@ def check_guides(
             )
         if other.network.kind == "classifier" and not other.network.noisy:
             raise Error(
-                f"classifier {request.classifier!r} is a judge of clean pictures: it cannot guide in noise; "
+                f"classifier {request.classifier!r} is a judge of clean images: it cannot guide in noise; "
                 f"name one trained without --no-noisy."
             )
         why = apart(config.codec, other.codec)
@@ -257,7 +257,7 @@ def check_guides(
         width, height = size = sizes.of(config, request)
         shape = (config.shape[0], height, width)
         if other.shape[0] != shape[0] or not sizes.allowed(other, size):
-            raise Error(f"{name} {getattr(request, name)!r} sees pictures of {other.shape}, this model {shape}.")
+            raise Error(f"{name} {getattr(request, name)!r} sees images of {other.shape}, this model {shape}.")
         if config.task.labels and other.task.labels and other.task.class_names != config.task.class_names:
             raise Error(
                 f"{name} {getattr(request, name)!r} knows the classes {', '.join(other.task.class_names)}, this model "
@@ -285,7 +285,7 @@ def check_guides(
 
 
 def _one_task(one: Task, other: Task) -> bool:
-    """Whether two models can be shown the same of a picture."""
+    """Whether two models can be shown the same of an image."""
     shown = ("kind", "scale", "noise")
     return all(getattr(one, name, None) == getattr(other, name, None) for name in shown)
 

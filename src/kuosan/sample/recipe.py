@@ -1,4 +1,4 @@
-"""What made a picture, carried inside it: enough to make it again, and to be read by other tools.
+"""What made an image, carried inside it: enough to make it again, and to be read by other tools.
 
 A PNG holds `kuosan` (our JSON) and `parameters` (the line that A1111's web UI writes and many tools read).
 """
@@ -29,13 +29,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """What made one picture of a request."""
+    """What made one image of a request."""
 
     run: str  # the run or checkpoint, as it was named
     step: int  # of the checkpoint
     weights: str  # sha256 of its averaged weights
     request: Request
-    index: int = field(metadata={"key": "picture"})  # which of the request's pictures: 0 .. n-1
+    index: int = field(metadata={"key": "image"})  # which of the request's images: 0 .. n-1
     compute: str  # device and precision, in words
     precision: str  # bf16 or fp32
     size: tuple[int, int]  # width, height
@@ -52,12 +52,12 @@ class Recipe:
 
     @property
     def seed(self) -> int:
-        """The picture's own seed."""
+        """The image's own seed."""
         return self.request.seed + self.index
 
     @property
     def origin(self) -> str:
-        """Where the picture's noise comes from, in words."""
+        """Where the image's noise comes from, in words."""
         between = self.request.between
         return (
             f"seed {self.seed}" if between is None else "place {} between seeds {} and {}".format(self.index, *between)
@@ -96,7 +96,7 @@ class Recipe:
         return {"parameters": f"{self.words}\n{line}", KEY: json.dumps(trees.plain(self), ensure_ascii=False)}
 
     def batch_request(self) -> tuple[Request, int]:
-        """The part of the request whose batch held the picture, and the picture's row in it: the same bytes again."""
+        """The part of the request whose batch held the image, and the image's row in it: the same bytes again."""
         request = self.request
         if request.between is not None:  # every place on the arc depends on n
             return request, self.index
@@ -112,20 +112,20 @@ class Recipe:
 
 
 def fingerprint(start: Tensor | None) -> str:
-    """The sha256 of a start picture's shape and pixels; empty without one."""
+    """The sha256 of a start image's shape and pixels; empty without one."""
     if start is None:
         return ""
     return hashlib.sha256(f"{tuple(start.shape)}".encode() + start.float().cpu().numpy().tobytes()).hexdigest()
 
 
 def require_start(recipe: Recipe, start: Tensor | None) -> None:
-    """Raises: Error unless this is the very picture that a recipe's request started from."""
+    """Raises: Error unless this is the very image that a recipe's request started from."""
     restored = recipe.request.restoration
-    source = recipe.request.image if restored is None else restored.picture
+    source = recipe.request.image if restored is None else restored.image
     masked = f", or its mask {restored.mask} has" if restored is not None and restored.mask else ""
     if fingerprint(start) != recipe.start:
         raise Error(
-            f"{source} is not the picture that the recipe started from (it has other pixels{masked}): "
+            f"{source} is not the image that the recipe started from (it has other pixels{masked}): "
             f"put the one it was back in its place."
         )
 
@@ -138,7 +138,7 @@ def files_of(recipe: Recipe) -> dict[str, str]:
     request, restoration = recipe.request, recipe.request.restoration
     named = {"image": request.image, "classifier": request.classifier, "reference": request.reference}
     if restoration is not None:
-        named["image"] = restoration.picture
+        named["image"] = restoration.image
         if restoration.mask is not None and restoration.mask != ALPHA and not BOX.fullmatch(restoration.mask):
             named["mask"] = restoration.mask
     return {what: name for what, name in named.items() if name is not None}
@@ -148,13 +148,13 @@ def relocated(recipe: Recipe, found: Mapping[str, str]) -> Recipe:
     """The recipe with the files that `files_of` names at other paths."""
     own: dict[str, Any] = dict(found)
     if recipe.request.restoration is not None:
-        inside = {name: own.pop(what) for what, name in (("image", "picture"), ("mask", "mask")) if what in own}
+        inside = {name: own.pop(what) for what, name in (("image", "image"), ("mask", "mask")) if what in own}
         own["restoration"] = dataclasses.replace(recipe.request.restoration, **inside)
     return dataclasses.replace(recipe, request=dataclasses.replace(recipe.request, **own))
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in a picture that kuosan made.
+    """The recipe in an image that kuosan made.
 
     Raises:
         Error: the file is no PNG, carries no recipe, or one of a newer version.
@@ -162,7 +162,7 @@ def read(path: Path) -> Recipe:
     text = read_png_text(path).get(KEY)
     if text is None:
         raise Error(
-            f"{path} carries no kuosan recipe; only the single pictures that `kuosan sample` wrote do "
+            f"{path} carries no kuosan recipe; only the single images that `kuosan sample` wrote do "
             f"(seed-00000007.png, place-0002.png), not its sheets."
         )
     if len(text) > regular.SMALL:
@@ -179,5 +179,5 @@ def read(path: Path) -> Recipe:
         )
     recipe = trees.build(Recipe, tree)
     if not 0 <= recipe.index < recipe.request.n:
-        raise Error(f"the recipe in {path} is damaged: picture {recipe.index} of {recipe.request.n}.")
+        raise Error(f"the recipe in {path} is damaged: image {recipe.index} of {recipe.request.n}.")
     return recipe

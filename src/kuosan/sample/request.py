@@ -1,10 +1,10 @@
-"""What a picture went through, and how that is undone: one dataclass for the shell, Python and a recipe. Torch-free.
+"""What an image went through, and how that is undone: one dataclass for the shell, Python and a recipe. Torch-free.
 
     y = shrink(blur(x)) in grey, where known, + noise        every part is optional, in this order
 
 A model that was trained to undo just this is simply given y; any other is held to y at every step by a method.
 
-What to make: one dataclass for the shell, Python, and whatever serves pictures later.
+What to make: one dataclass for the shell, Python, and whatever serves images later.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan.diffusion import registry
@@ -42,23 +42,23 @@ TRAINED_STEPS = 50  # of a model trained for it, by ddim with eta 1: its noise m
 
 @dataclass(frozen=True)
 class Restoration:
-    """One picture's restoration."""
+    """One image's restoration."""
 
-    picture: str  # the file, or a name for pixels that were given from Python
+    image: str = field(metadata={"key": "picture"})  # the file, or a name for pixels that were given from Python
     mask: str | None = None  # what is to be made anew: a file (white), `alpha` (where transparent), or a box x,y,w,h
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add at the left, top, right and bottom
     upscale: int | None = None  # how many times larger each side is to become
-    down: Literal["area", "bicubic"] | None = None  # with upscale: how the picture was shrunk; none: area
-    deblur: float | None = None  # std of the blur it went through, in pixels of the picture before shrinking
-    colorise: bool = False  # make colours for a grey picture
+    down: Literal["area", "bicubic"] | None = None  # with upscale: how the image was shrunk; none: area
+    deblur: float | None = None  # std of the blur it went through, in pixels of the image before shrinking
+    colorise: bool = False  # make colours for a grey image
     noise: float = 0.0  # std of the noise in it, of 255
     operator: str | None = None  # from Python: the name of a linear operator of one's own that it went through
     method: str | None = None  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
     push: float | None = None  # pigdm, dps: how strongly it is held; 1 is the published
     jump_length: int | None = None  # repaint: steps of each return; 10 if none. ddnm: with jumps, likewise
     jumps: int | None = None  # how often each stretch is walked; repaint 10, ddnm 1 if none
-    fit: bool = False  # bring the picture to the model's size first
-    overlap: int | None = None  # of the tiles of a picture larger than the model's, in pixels; none: a quarter
+    fit: bool = False  # bring the image to the model's size first
+    overlap: int | None = None  # of the tiles of an image larger than the model's, in pixels; none: a quarter
 
     def __post_init__(self) -> None:
         if self.outpaint is not None:
@@ -68,7 +68,7 @@ class Restoration:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What the picture went through, by the names of the settings."""
+        """What the image went through, by the names of the settings."""
         said = (
             ("mask", self.missing),
             ("upscale", self.upscale),
@@ -85,18 +85,18 @@ class Restoration:
 
     @property
     def missing(self) -> bool:
-        """Whether a part of the picture is to be made anew."""
+        """Whether a part of the image is to be made anew."""
         return self.mask is not None or self.outpaint is not None
 
 
-NAMES = frozenset(field.name for field in fields(Restoration)) - {"picture", "mask", "operator"}
+NAMES = frozenset(field.name for field in fields(Restoration)) - {"image", "mask", "operator"}
 
 
 def _check_damage(asked: Restoration) -> None:
     """Refuse damage that is none, or impossible. Raises: Error."""
     if not asked.damage and not asked.noise:
         raise Error(
-            "nothing to restore: say what is wrong with the picture: --mask MASK, --outpaint, --upscale 4, "
+            "nothing to restore: say what is wrong with the image: --mask MASK, --outpaint, --upscale 4, "
             "--deblur 2, --colorise or --noise 10."
         )
     if asked.upscale is not None and not 2 <= asked.upscale <= 16:
@@ -123,7 +123,7 @@ def _check_method(asked: Restoration) -> None:
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
     if method == "repaint" and (asked.damage != ("mask",) or asked.noise):
-        raise Error("method repaint fills holes in pictures without noise, and nothing else: use ddnm, pigdm or dps.")
+        raise Error("method repaint fills holes in images without noise, and nothing else: use ddnm, pigdm or dps.")
     if asked.push is not None and method not in GRADIENTS:
         raise Error(f"push = {asked.push} belongs to the methods {' and '.join(GRADIENTS)}; leave it out.")
     if asked.push is not None and not 0 < asked.push <= 100:
@@ -139,7 +139,7 @@ def _check_method(asked: Restoration) -> None:
 
 
 def method(config: ModelConfig, asked: Restoration) -> str | None:
-    """The method by which a model is held to a picture; None for a model that was trained to undo just this.
+    """The method by which a model is held to an image; None for a model that was trained to undo just this.
 
     Raises:
         Error: a model trained for other damage than this.
@@ -152,22 +152,22 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
         if asked.upscale != task.scale:
             raise Error(
                 f"upscale = {asked.upscale}: this model was trained to enlarge {task.scale} times; say --upscale "
-                f"{task.scale}, or use a model of whole pictures (trained with --task generation), which takes any."
+                f"{task.scale}, or use a model of whole images (trained with --task generation), which takes any."
             )
         if asked.method is None and asked.down not in (None, task.down):
             raise Error(
-                f"down = {asked.down}: this model knows pictures shrunk by {task.down} and is told of no other; "
+                f"down = {asked.down}: this model knows images shrunk by {task.down} and is told of no other; "
                 f"leave it out, or hold the model to yours by --method ddnm."
             )
         if asked.noise > task.noise:
             raise Error(
-                f"noise = {asked.noise}: this model knows pictures with noise up to {task.noise:g} of 255; say no more "
+                f"noise = {asked.noise}: this model knows images with noise up to {task.noise:g} of 255; say no more "
                 f"than that, or train with --noise {asked.noise:g}."
             )
     elif isinstance(task, Inpainting):
         _trained_for(asked, "mask", "inpainting")
         if asked.noise:
-            raise Error(f"noise = {asked.noise}: this model was trained on clean pictures with holes; leave it out.")
+            raise Error(f"noise = {asked.noise}: this model was trained on clean images with holes; leave it out.")
         if asked.method not in (None, "repaint"):
             raise Error(
                 f"method {asked.method}: this model was trained to fill holes and knows what is around them; leave it "
@@ -215,7 +215,7 @@ def _trained_for(asked: Restoration, damage: str, name: str) -> None:
     if other or damage not in asked.damage:
         wrong = other[0] if other else "noise alone"
         raise Error(
-            f"{wrong}: this model was trained for {name} only (--{damage}); use a model of whole pictures "
+            f"{wrong}: this model was trained for {name} only (--{damage}); use a model of whole images "
             f"(trained with --task generation), which undoes any of these."
         )
 
@@ -265,10 +265,10 @@ FINITE = {  # what its numbers may be
 
 @dataclass(frozen=True)
 class Request:
-    """A request for pictures. Picture i is drawn from seed + i alone, whatever stands beside it in its batch."""
+    """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch."""
 
-    n: int = 16  # how many pictures
-    seed: int = 0  # the first picture's seed; picture i has seed + i
+    n: int = 16  # how many images
+    seed: int = 0  # the first image's seed; image i has seed + i
     sampler: str = "dpm_solver_2m"  # ddpm, ddim, euler, heun, dpm_solver_2m, ...; other tools' spellings are understood
     steps: int | None = None  # denoising steps; none: the sampler's own default
     spacing: str | None = None  # where the steps lie: trailing, leading, linspace, log_snr or karras; none: trailing
@@ -278,8 +278,8 @@ class Request:
     s_tmin: float | None = None  # with s_churn: the least sigma/alpha at which noise is added
     s_tmax: float | None = None  # with s_churn: the most
     s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1
-    classes: tuple[str, ...] = ()  # picture i is of class i mod their number, by name or number, or `none`
-    prompts: tuple[str, ...] = ()  # picture i is of prompt i mod their number; (words:1.3) weighs words
+    classes: tuple[str, ...] = ()  # image i is of class i mod their number, by name or number, or `none`
+    prompts: tuple[str, ...] = ()  # image i is of prompt i mod their number; (words:1.3) weighs words
     guidance: float | None = None  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
     negative: str | None = None  # with guidance: the words (or the class) to lead away from, instead of from nothing
     reference: str | None = None  # with guidance: a weaker run to lead away from (autoguidance)
@@ -288,15 +288,15 @@ class Request:
     classifier: str | None = None  # the run of a noisy classifier to guide by
     classifier_scale: float | None = None  # with classifier: how strongly; 1 if none
     threshold: float | None = None  # dynamic thresholding at this percentile of |x0|, in clip's place; 99.5 is usual
-    clip: bool = True  # keep the predicted picture within [-1, 1] at every step
-    image: str | None = None  # start from this picture instead of from noise alone
+    clip: bool = True  # keep the predicted image within [-1, 1] at every step
+    image: str | None = None  # start from this image instead of from noise alone
     strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
-    between: tuple[int, int] | None = None  # n pictures from one seed's to another's, their noises interpolated
-    restoration: Restoration | None = None  # make what is missing of a picture, instead of a whole new one
+    between: tuple[int, int] | None = None  # n images from one seed's to another's, their noises interpolated
+    restoration: Restoration | None = None  # make what is missing of an image, instead of a whole new one
     size: tuple[int, int] | None = None  # width, height, of a model trained on several shapes; none: its own
     aspect: str | None = None  # instead of size: width to height, as 3:2, at about as many pixels as in training
-    batch: int = 16  # pictures computed together
-    exact: bool = False  # bit-equal pictures whatever n and batch: every batch is padded to 8
+    batch: int = 16  # images computed together
+    exact: bool = False  # bit-equal images whatever n and batch: every batch is padded to 8
 
     def __post_init__(self) -> None:
         # a recipe holds our own name of a sampler; what is none is refused where the request meets a model
@@ -309,13 +309,13 @@ class Request:
         if self.s_tmin is not None and self.s_tmax is not None and self.s_tmin > self.s_tmax:
             raise Error(f"s_tmin {self.s_tmin} above s_tmax {self.s_tmax}: s_churn would have no effect; swap them.")
         if not 1 <= self.n <= 1_000_000:
-            raise Error(f"n = {self.n} is not allowed: 1 to 1,000,000 pictures.")
+            raise Error(f"n = {self.n} is not allowed: 1 to 1,000,000 images.")
         if self.steps is not None and not 1 <= self.steps <= 10_000:
             raise Error(f"steps = {self.steps} is not allowed: 1 to 10,000.")
         if not 0 <= self.seed < 2**63 - 1_000_000:
             raise Error(f"seed = {self.seed} is not allowed: 0 to 2^63 - 1,000,001.")
         if self.between is not None and self.image is not None:
-            raise Error("between and image cannot both be given: one starts from two seeds, the other from a picture.")
+            raise Error("between and image cannot both be given: one starts from two seeds, the other from an image.")
         if self.between is not None and self.seed:
             raise Error(f"seed = {self.seed} has no effect with between, which names its own two seeds; leave it out.")
         if self.between is not None and min(self.between) < 0:
@@ -327,18 +327,18 @@ class Request:
         if not 1 <= self.batch <= 4096:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if self.strength is not None and self.image is None:
-            raise Error("strength has no effect without image: give --image PICTURE, or leave --strength out.")
+            raise Error("strength has no effect without image: give --image IMAGE, or leave --strength out.")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise Error(f"strength = {self.strength} is not allowed: above 0, at most 1.")
 
 
 def _check_finite(request: Request) -> None:
     """Refuse infinities and NaN, which no recipe and no result can hold. Raises: Error."""
-    for field in fields(request):
-        value = getattr(request, field.name)
+    for each in fields(request):
+        value = getattr(request, each.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise Error(f"{field.name} = {number} is not allowed: a finite number, {FINITE[field.name]}.")
+                raise Error(f"{each.name} = {number} is not allowed: a finite number, {FINITE[each.name]}.")
 
 
 def _check_words(request: Request) -> None:
@@ -353,7 +353,7 @@ def _check_words(request: Request) -> None:
 
 
 def _check_size(request: Request) -> None:
-    """Refuse sizes that no picture has, or that something else decides. Raises: Error."""
+    """Refuse sizes that no image has, or that something else decides. Raises: Error."""
     if request.size is not None and not all(1 <= side <= MOST_SIDE for side in request.size):
         wide, high = request.size
         raise Error(f"size = {wide}x{high} is not allowed: width and height, 1 to {MOST_SIDE} pixels each.")
@@ -363,7 +363,7 @@ def _check_size(request: Request) -> None:
             raise Error("size and aspect cannot both be given: aspect is a size by its ratio alone.")
     for name in ("size", "aspect"):
         if getattr(request, name) is not None and request.restoration is not None:
-            raise Error(f"{name} has no effect on a restoration: the picture that is brought has its size.")
+            raise Error(f"{name} has no effect on a restoration: the image that is brought has its size.")
 
 
 def ratio(aspect: str) -> float:
@@ -414,4 +414,4 @@ def _check_guidance(request: Request) -> None:
     if request.threshold is not None and not 0 < request.threshold <= 100:
         raise Error(f"threshold = {request.threshold} is not allowed: a percentile above 0, at most 100.")
     if request.threshold is not None and not request.clip:
-        raise Error("threshold bounds the predicted picture in clip's place: leave --no-clip out.")
+        raise Error("threshold bounds the predicted image in clip's place: leave --no-clip out.")

@@ -1,4 +1,4 @@
-"""Which sizes of pictures a model makes: its own, or with aspect-ratio buckets any between those it was trained on.
+"""Which sizes of images a model makes: its own, or with aspect-ratio buckets any between those it was trained on.
 
 A size (width, height) is allowed of a model of buckets if both sides are multiples of what its network takes, width
 over height lies between the trained extremes, and the pixels are at most a quarter more or fewer than in training.
@@ -25,7 +25,7 @@ ASTRAY = 0.25  # of the pixels of the smallest and the largest trained shape
 
 
 def factor(config: ModelConfig) -> int:
-    """The sides of a model's pictures are multiples of this; of a caller's network, as all it was trained on are."""
+    """The sides of a model's images are multiples of this; of a caller's network, as all it was trained on are."""
     if isinstance(config.network, OwnNetwork):
         return gcd(*(side for shape in config.shapes or (_own(config),) for side in shape))
     return config.codec.factor * config.network.factor
@@ -37,12 +37,12 @@ def text(size: Size) -> str:
 
 
 def allowed(config: ModelConfig, size: Size) -> bool:
-    """Whether a model makes pictures of a size."""
+    """Whether a model makes images of a size."""
     return size == _own(config) or (bool(config.shapes) and _why_not(config, size) is None)
 
 
 def of(config: ModelConfig, request: Request) -> Size:
-    """The size of the pictures that a request asks of a model: as it says, else the model's own.
+    """The size of the images that a request asks of a model: as it says, else the model's own.
 
     Raises:
         Error: the model was not trained for that size.
@@ -55,7 +55,7 @@ def of(config: ModelConfig, request: Request) -> Size:
         return own
     if not config.shapes:
         raise Error(
-            f"size {text(size)}: this model was trained on pictures of {text(own)} alone and has never seen another "
+            f"size {text(size)}: this model was trained on images of {text(own)} alone and has never seen another "
             f"shape; leave --size out, or train on several with --data.resize buckets."
         )
     reason = _why_not(config, size)
@@ -66,7 +66,7 @@ def of(config: ModelConfig, request: Request) -> Size:
 
 
 def sized(model: Model, size: Size) -> Model:
-    """The same model making pictures of a size, which is allowed."""
+    """The same model making images of a size, which is allowed."""
     if size == _own(model.config):
         return model
     return replace(model, config=replace(model.config, shape=(model.shape[0], size[1], size[0])))
@@ -78,7 +78,7 @@ def asked(model: Model, request: Request) -> Model:
 
 
 def taking(model: Model, size: Size) -> Model:
-    """The model making pictures of a size, where its network takes them whole; else the model as it is."""
+    """The model making images of a size, where its network takes them whole; else the model as it is."""
     return sized(model, size) if allowed(model.config, size) else model
 
 
@@ -102,14 +102,14 @@ def _of_aspect(config: ModelConfig, aspect: str) -> Size:
         if abs(width / height / wanted - 1) < 1e-6:
             return own
         raise Error(
-            f"aspect {aspect}: this model was trained on pictures of {text(own)} alone and has never seen another "
+            f"aspect {aspect}: this model was trained on images of {text(own)} alone and has never seen another "
             f"shape; leave --aspect out, or train on several with --data.resize buckets."
         )
     ratios = [w / h for h, w in config.shapes]
     if not min(ratios) * (1 - 1e-6) <= wanted <= max(ratios) * (1 + 1e-6):
         tall, wide = ((w, h) for h, w in (config.shapes[0], config.shapes[-1]))
         raise Error(
-            f"aspect {aspect}: this model was trained on pictures from {text(tall)} to {text(wide)}, and this lies "
+            f"aspect {aspect}: this model was trained on images from {text(tall)} to {text(wide)}, and this lies "
             f"beyond them; give one between, or --size {text(wide if wanted > 1 else tall)}."
         )
     return _nearest(config, wanted)
@@ -124,11 +124,11 @@ def _why_not(config: ModelConfig, size: Size) -> str | None:
     ratios, pixels = [w / h for h, w in config.shapes], [h * w for h, w in config.shapes]
     tall, wide = ((w, h) for h, w in (config.shapes[0], config.shapes[-1]))
     if not min(ratios) <= width / height <= max(ratios):
-        return f"this model was trained on pictures from {text(tall)} to {text(wide)}, and this lies beyond them"
+        return f"this model was trained on images from {text(tall)} to {text(wide)}, and this lies beyond them"
     low, high = (1 - ASTRAY) * min(pixels), (1 + ASTRAY) * max(pixels)
     if not low <= width * height <= high:
         return (
-            f"this model was trained on pictures of {min(pixels):,} to {max(pixels):,} pixels, and {width * height:,} "
+            f"this model was trained on images of {min(pixels):,} to {max(pixels):,} pixels, and {width * height:,} "
             f"are too {'many' if width * height > high else 'few'}"
         )
     return None

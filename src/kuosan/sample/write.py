@@ -1,14 +1,14 @@
-"""A contact sheet of restorations: a row a picture, what was brought first, then every answer.
+"""A contact sheet of restorations: a row an image, what was brought first, then every answer.
 
 The sanity sheet of an autoencoder: what went in, what came out, what is wrong with it, and the latents between.
 
     difference = 128 + 4 (out - in), in grey levels of 255: the same factor everywhere, so that two sheets compare
     colours    = the first three rows of the orthonormal DCT over the latents' channels, from the 1st to the 99th
-                 percentile of all pictures shown
+                 percentile of all images shown
 
 The projection is the same for every network, never fitted, so that colours of one run's sheets follow its latents.
 
-Pictures to disk: PNGs with their recipe, a grid, the recipe beside them, and the denoising as an animation.
+Images to disk: PNGs with their recipe, a grid, the recipe beside them, and the denoising as an animation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kuosan.storage.files import write_atomic
 CELL = (
     128,
     320,
-)  # pixels a side that pictures are shown at: enlarged by whole factors to the first, at most the second
+)  # pixels a side that images are shown at: enlarged by whole factors to the first, at most the second
 GAP = 4
 
 
@@ -51,13 +51,13 @@ def line(brought: Tensor, answers: Tensor) -> np.ndarray:
     factor = max(1, CELL[0] // max(high, wide))
     shrink = min(1.0, CELL[1] / (max(high, wide) * factor))
     size = (max(1, round(wide * factor * shrink)), max(1, round(high * factor * shrink)))
-    cells = [cell(picture, size) for picture in (brought, *answers)]
+    cells = [cell(image, size) for image in (brought, *answers)]
     return np.concatenate([np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in cells], axis=1)
 
 
-def cell(picture: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """One picture at a size (width, height): its pixels as squares where it is enlarged, averaged where shrunk."""
-    pixels = with_channels(to_uint8(picture.cpu().float().numpy()), 3)
+def cell(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """One image at a size (width, height): its pixels as squares where it is enlarged, averaged where shrunk."""
+    pixels = with_channels(to_uint8(image.cpu().float().numpy()), 3)
     how = Image.Resampling.NEAREST if pixels.shape[1] <= size[0] else Image.Resampling.BOX
     return np.asarray(Image.fromarray(pixels).resize(size, how))
 
@@ -76,13 +76,13 @@ def check_sheet(
     *,
     columns: int = 1,
 ) -> np.ndarray:
-    """Pictures x, their reconstructions y, differences and latents z, four cells a picture: (H', W', 3) uint8.
+    """Images x, their reconstructions y, differences and latents z, four cells an image: (H', W', 3) uint8.
 
     Args:
-        columns: pictures side by side; the next ones stand below.
+        columns: images side by side; the next ones stand below.
 
     Raises:
-        Error: pictures and latents that do not belong together, or values that are not finite.
+        Error: images and latents that do not belong together, or values that are not finite.
     """
     _check(x, y, z, columns)
     bytes_x, bytes_y = to_uint8(x.detach().cpu().float().numpy()), to_uint8(y.detach().cpu().float().numpy())
@@ -103,20 +103,20 @@ def check_sheet(
 
 
 def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """y - x of uint8 pictures (B, H, W, C), amplified about the middle grey: uint8 again."""
+    """y - x of uint8 images (B, H, W, C), amplified about the middle grey: uint8 again."""
     off = AMPLIFIED * (y.astype(np.int32) - x.astype(np.int32))
     amplified: np.ndarray = np.clip(128 + off, 0, 255).astype(np.uint8)
     return amplified
 
 
 def colours(z: Tensor) -> np.ndarray:
-    """Latents (B, c, h, w) as pictures (B, h, w, 3) uint8; a single channel is grey, what is constant the middle."""
+    """Latents (B, c, h, w) as images (B, h, w, 3) uint8; a single channel is grey, what is constant the middle."""
     values = np.moveaxis(z.detach().cpu().double().numpy(), 1, -1) @ projection(z.shape[1]).T  # (B, h, w, 1 or 3)
     low, high = np.percentile(values, PERCENTILES, axis=(0, 1, 2))
     span = high - low
     flat = span <= 1e-6 * np.abs(values).max(axis=(0, 1, 2))  # rounding of a constant is no pattern
     scaled = np.where(flat, 0.5, (values - low) / np.where(flat, 1, span))
-    return np.stack([with_channels(picture, 3) for picture in np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)])
+    return np.stack([with_channels(image, 3) for image in np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)])
 
 
 def projection(channels: int) -> np.ndarray:
@@ -130,38 +130,38 @@ def projection(channels: int) -> np.ndarray:
 
 
 def _size(height: int, width: int) -> tuple[int, int]:
-    """What a picture is shown at (width, height): enlarged by a whole factor to `CELL`, or shrunk to its most."""
+    """What an image is shown at (width, height): enlarged by a whole factor to `CELL`, or shrunk to its most."""
     factor = -(-CELL[0] // max(height, width))
     shrink = min(1.0, CELL[1] / (max(height, width) * factor))
     return max(1, round(width * factor * shrink)), max(1, round(height * factor * shrink))
 
 
-def _cell(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """A picture (h, w, 1 or 3) at a size, its pixels as squares where it is enlarged, averaged where shrunk."""
-    how = Image.Resampling.NEAREST if picture.shape[1] <= size[0] else Image.Resampling.BOX
-    return Image.fromarray(with_channels(picture, 3)).resize(size, how)
+def _cell(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """An image (h, w, 1 or 3) at a size, its pixels as squares where it is enlarged, averaged where shrunk."""
+    how = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.BOX
+    return Image.fromarray(with_channels(image, 3)).resize(size, how)
 
 
 def _check(x: Tensor, y: Tensor, z: Tensor, columns: int) -> None:
     if x.ndim != 4 or x.shape != y.shape or not len(x) or x.shape[1] not in (1, 3):
         raise Error(
-            f"a sanity sheet shows pictures (B, 1 or 3, H, W) and their reconstructions, of one shape; got "
+            f"a sanity sheet shows images (B, 1 or 3, H, W) and their reconstructions, of one shape; got "
             f"{tuple(x.shape)} and {tuple(y.shape)}."
         )
     if z.ndim != 4 or len(z) != len(x):
-        raise Error(f"a sanity sheet of {len(x)} pictures needs as many latents (B, c, h, w); got {tuple(z.shape)}.")
+        raise Error(f"a sanity sheet of {len(x)} images needs as many latents (B, c, h, w); got {tuple(z.shape)}.")
     if not bool(z.isfinite().all()):
         raise Error("the latents hold NaN or infinite values: the encoder has diverged.")
     if columns < 1:
-        raise Error(f"columns = {columns} is not allowed: at least 1 picture stands in a row.")
+        raise Error(f"columns = {columns} is not allowed: at least 1 image stands in a row.")
 
 
 RECIPE, SHEET, GIF = "recipe.json", "sheet.png", "denoising.gif"
-SIDE = 128  # pixels a side that small pictures are enlarged to on sheets and in animations, by whole factors
+SIDE = 128  # pixels a side that small images are enlarged to on sheets and in animations, by whole factors
 
 
 def recipe(folder: Path, recipe: Recipe) -> None:
-    """Write recipe.json, what all pictures of a request have in common."""
+    """Write recipe.json, what all images of a request have in common."""
     write_atomic(folder / RECIPE, json.dumps(trees.plain(recipe), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -170,25 +170,25 @@ def name_of(recipe: Recipe, i: int) -> str:
     return f"place-{i:04d}.png" if recipe.request.between else f"seed-{recipe.request.seed + i:08d}.png"
 
 
-def pictures(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> list[Path]:
-    """Write pictures `first`, `first` + 1, ... of a request as seed-00000007.png, each with its own recipe."""
+def images(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> list[Path]:
+    """Write images `first`, `first` + 1, ... of a request as seed-00000007.png, each with its own recipe."""
     paths = []
-    for i, picture in enumerate(to_uint8(images.cpu().numpy()), start=first):
+    for i, image in enumerate(to_uint8(images.cpu().numpy()), start=first):
         own = dataclasses.replace(recipe, index=i)
         path = folder / name_of(recipe, i)
-        save_png(path, picture, own.text())
+        save_png(path, image, own.text())
         paths.append(path)
     return paths
 
 
 def sheet(path: Path, images: Sequence[Tensor], columns: int | None = None) -> None:
-    """Write batches of (B, C, H, W) pictures as one grid, small ones enlarged."""
+    """Write batches of (B, C, H, W) images as one grid, small ones enlarged."""
     bytes_ = np.concatenate([to_uint8(batch.cpu().numpy()) for batch in images])
     save_png(path, grid(enlarged(bytes_), columns))
 
 
 def enlarged(bytes_: np.ndarray) -> np.ndarray:
-    """Small pictures (..., H, W, C) enlarged by a whole factor, so that a person can see them."""
+    """Small images (..., H, W, C) enlarged by a whole factor, so that a person can see them."""
     return enlarge(bytes_, max(1, SIDE // max(bytes_.shape[-3:-1])))
 
 
@@ -205,9 +205,9 @@ class Film:
             frame.done or frame.step * self.most // frame.steps != (frame.step - 1) * self.most // frame.steps
         )
         if shown:
-            self.frames.append(to_uint8(frame.picture().cpu().numpy()))
+            self.frames.append(to_uint8(frame.image().cpu().numpy()))
 
     def write(self, path: Path, columns: int | None = None, milliseconds: int = 70) -> None:
-        """Write the animation; the finished pictures stay for a while."""
+        """Write the animation; the finished images stay for a while."""
         sheets: Sequence[np.ndarray] = [grid(enlarged(frame), columns) for frame in self.frames]
         save_gif(path, sheets, milliseconds=milliseconds, hold=2000)

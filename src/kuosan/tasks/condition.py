@@ -1,10 +1,10 @@
 """From a batch to what the network is told, in training and sampling alike; and, for training, what a user brings.
 
-degrade: picture -> Given        condition: (label, text, Given) -> {"label": (B,), "concat": (B, K, H, W), ...}
+degrade: image -> Given        condition: (label, text, Given) -> {"label": (B,), "concat": (B, K, H, W), ...}
 
-What a camera or a file format does to a picture: sensor noise, x + std n, and JPEG's loss.
+What a camera or a file format does to an image: sensor noise, x + std n, and JPEG's loss.
 
-Pictures are float32 (B, C, H, W) in [-1, 1], and each comes out the same whatever stands beside it. Linear losses
+Images are float32 (B, C, H, W) in [-1, 1], and each comes out the same whatever stands beside it. Linear losses
 (blur, shrinking, masks) are operators, and live with the mathematics.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def degrade(task: Task, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Given | None:
-    """What a user would bring of pictures x0 (B, C, H, W), each drawn from its own generator; None if nothing."""
+    """What a user would bring of images x0 (B, C, H, W), each drawn from its own generator; None if nothing."""
     match task:
         case SuperResolution():
             return _shrunk(task, x0, rngs)
@@ -55,11 +55,11 @@ def condition(
     """What the network is told of a batch, by door.
 
     Args:
-        label: (B,) int64, -1 where a picture has no class; for a task with labels.
-        given: what is known of the pictures; for a task that has them brought.
-        drop: (B,) uniform in [0, 1), in training: a value below the task's share shows the picture with the null label.
+        label: (B,) int64, -1 where an image has no class; for a task with labels.
+        given: what is known of the images; for a task that has them brought.
+        drop: (B,) uniform in [0, 1), in training: a value below the task's share shows the image with the null label.
         text: what is told of captions, by door (`pieces`, or `context` and `context_mask`); dropped ones are empty.
-        encode: a codec's, of pictures to what is denoised; a mask is brought to its cells, the share to make anew.
+        encode: a codec's, of images to what is denoised; a mask is brought to its cells, the share to make anew.
     """
     told: dict[str, Tensor] = {}
     if task.text:
@@ -75,14 +75,14 @@ def condition(
         case Generation():
             return told
         case SuperResolution():
-            assert given is not None, "a super-resolution network is given small pictures"
-            parts = [encode(enlarged(given.picture, task.scale))]
+            assert given is not None, "a super-resolution network is given small images"
+            parts = [encode(enlarged(given.image, task.scale))]
             if task.noise > 0:
-                std = torch.zeros(len(given.picture)) if given.noise is None else given.noise
+                std = torch.zeros(len(given.image)) if given.noise is None else given.noise
                 parts.append(std.to(parts[0]).reshape(-1, 1, 1, 1).expand(-1, 1, *parts[0].shape[-2:]))
         case Inpainting():
             assert given is not None and given.mask is not None, "an inpainting network is given masks"
-            parts = [encode(filled(given.picture, given.mask))]
+            parts = [encode(filled(given.image, given.mask))]
             parts.append(F.adaptive_avg_pool2d(given.mask, (parts[0].shape[-2], parts[0].shape[-1])))
     return {**told, "concat": torch.cat(parts, dim=1)}
 
@@ -93,14 +93,14 @@ def enlarged(small: Tensor, scale: int) -> Tensor:
     return F.interpolate(small, size, mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
-def filled(picture: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) with their holes, mask (B, 1, H, W) = 1, filled smoothly from what is known around them.
+def filled(image: Tensor, mask: Tensor) -> Tensor:
+    """Images (B, C, H, W) with their holes, mask (B, 1, H, W) = 1, filled smoothly from what is known around them.
 
     By a pyramid (Burt 1988; Gortler et al. 1996, push-pull): means of what is known at half the size, a quarter, ...,
     and where a level knows nothing, the coarser one enlarged. Known pixels are kept as they are.
     """
     known = 1 - mask
-    levels = [(picture * known, known)]
+    levels = [(image * known, known)]
     while max(levels[-1][0].shape[-2:]) > 1:
         levels.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]))  # type: ignore[arg-type]
     value = torch.zeros_like(levels[-1][0])
@@ -111,13 +111,13 @@ def filled(picture: Tensor, mask: Tensor) -> Tensor:
 
 
 def shrinking(scale: int, size: tuple[int, int], down: str = "area", blur: float = 0.0) -> tuple[Separable, ...]:
-    """The operators that make a picture of `size` (H, W) small, in their order."""
+    """The operators that make an image of `size` (H, W) small, in their order."""
     shrink = {"area": area, "bicubic": bicubic}[down](scale, size)
     return (gaussian_blur(blur, size), shrink) if blur > 0 else (shrink,)
 
 
 def _shrunk(task: SuperResolution, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Given:
-    """Small pictures, each drawn in one order whatever is switched on, so that settings do not move each other."""
+    """Small images, each drawn in one order whatever is switched on, so that settings do not move each other."""
     draws = [rng.random(4) for rng in rngs]
     size = (x0.shape[-2], x0.shape[-1])
     small = []
@@ -137,24 +137,24 @@ def _shrunk(task: SuperResolution, x0: Tensor, rngs: Sequence[np.random.Generato
     return Given(y, noise=std if task.noise > 0 else None)
 
 
-NONE = 0  # the quality of a picture that JPEG leaves alone
+NONE = 0  # the quality of an image that JPEG leaves alone
 BEST = 100  # JPEG's highest quality
 
 
 def gaussian_noise(
     x: Tensor,  # (B, C, H, W)
     stds: ArrayLike,  # (B,), on the scale of [-1, 1]: one grey level is 2/255
-    rngs: Sequence[np.random.Generator],  # one a picture
+    rngs: Sequence[np.random.Generator],  # one an image
 ) -> Tensor:  # (B, C, H, W), not clipped
-    """x + std n, n standard normal, each picture's from its own generator.
+    """x + std n, n standard normal, each image's from its own generator.
 
-    As many numbers are drawn for std 0, which gives the picture back, as for any other: what a generator is asked next
+    As many numbers are drawn for std 0, which gives the image back, as for any other: what a generator is asked next
     does not depend on std.
     Raises: Error for a std that is negative or not finite, or lengths that differ.
     """
-    each = _one_a_picture("stds", stds, x).astype(np.float32)
+    each = _one_a_image("stds", stds, x).astype(np.float32)
     if len(rngs) != len(x):
-        raise Error(f"{len(rngs)} generators for {len(x)} pictures: give one a picture.")
+        raise Error(f"{len(rngs)} generators for {len(x)} images: give one an image.")
     if not (np.isfinite(each) & (each >= 0)).all():
         raise Error(f"stds = {each.tolist()} are not allowed: each is 0 (no noise) or more, and finite.")
     if not len(x):
@@ -165,16 +165,16 @@ def gaussian_noise(
 
 
 def jpeg(x: Tensor, qualities: ArrayLike) -> Tensor:
-    """Pictures (B, 1 or 3, H, W) as they come back from a JPEG file of quality 1 to 100 (B,), 0 for no file at all.
+    """Images (B, 1 or 3, H, W) as they come back from a JPEG file of quality 1 to 100 (B,), 0 for no file at all.
 
     Colour is stored at half the resolution (4:2:0, what cameras and the web mostly do), grey as grey. Values are
-    clipped and rounded to bytes on the way, except at 0, which leaves a picture's very bits. Nothing is drawn: the same
+    clipped and rounded to bytes on the way, except at 0, which leaves an image's very bits. Nothing is drawn: the same
     input gives the same output, with the same libjpeg (others may differ by a grey level).
     Raises: Error for another quality, another number of channels, or lengths that differ.
     """
-    each = _one_a_picture("qualities", qualities, x)
+    each = _one_a_image("qualities", qualities, x)
     if x.shape[1] not in (1, 3):
-        raise Error(f"pictures of {x.shape[1]} channels: a JPEG file holds 1 (grey) or 3 (colour).")
+        raise Error(f"images of {x.shape[1]} channels: a JPEG file holds 1 (grey) or 3 (colour).")
     if not np.issubdtype(each.dtype, np.integer) or ((each < NONE) | (each > BEST)).any():
         raise Error(f"qualities = {each.tolist()} are not allowed: whole numbers 1 to {BEST}, or {NONE} for no JPEG.")
     result = x.clone()
@@ -194,11 +194,11 @@ def _stored(pixels: np.ndarray, quality: int) -> np.ndarray:
     return read[..., None] if grey else read
 
 
-def _one_a_picture(name: str, values: ArrayLike, x: Tensor) -> np.ndarray:
+def _one_a_image(name: str, values: ArrayLike, x: Tensor) -> np.ndarray:
     """The values as an array (B,), or an `Error`."""
     if x.ndim != 4:
-        raise Error(f"pictures of shape {tuple(x.shape)}: allowed is (B, C, H, W); put x[None] for one picture.")
+        raise Error(f"images of shape {tuple(x.shape)}: allowed is (B, C, H, W); put x[None] for one image.")
     each = np.asarray(values)
     if each.shape != (len(x),):
-        raise Error(f"{name} has shape {each.shape}; wanted is ({len(x)},), one a picture.")
+        raise Error(f"{name} has shape {each.shape}; wanted is ({len(x)},), one an image.")
     return each

@@ -1,20 +1,20 @@
 """Classes, which every task may tell its network: which there are, how one is named, how often none is told.
 
 The settings are torch-free. A label is the number of a class; the number after the last, `null`, is "no class": what
-dropped and unlabelled pictures are shown, and guidance's reference.
+dropped and unlabelled images are shown, and guidance's reference.
 
 Random masks to train inpainting with: (H, W) uint8, 1 = make anew, 0 = known. Torch-free.
 
-Six kinds, from what people cut out of pictures: boxes, brush strokes, a side, the border (outpainting), scattered
+Six kinds, from what people cut out of images: boxes, brush strokes, a side, the border (outpainting), scattered
 pixels, and objects. A mask is a pure function of its generator, the size and the kinds it is drawn from.
 
-Generation: pictures from noise, of all kinds or of a class. The settings, torch-free.
+Generation: images from noise, of all kinds or of a class. The settings, torch-free.
 
-Super-resolution: a large picture from a small one (Saharia et al. 2021, SR3). The settings, torch-free.
+Super-resolution: a large image from a small one (Saharia et al. 2021, SR3). The settings, torch-free.
 
-A training picture is made small as a user's would be: blurred, shrunk, noisy, through JPEG, and rounded to 8 bits.
+A training image is made small as a user's would be: blurred, shrunk, noisy, through JPEG, and rounded to 8 bits.
 
-Inpainting: the missing part of a picture from the rest (Saharia et al. 2022, Palette). The settings, torch-free.
+Inpainting: the missing part of an image from the rest (Saharia et al. 2022, Palette). The settings, torch-free.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ NULL = "none"  # what a person writes for "no class"
 
 @dataclass(frozen=True)
 class Labelled:
-    """What every task can be told of a picture's class."""
+    """What every task can be told of an image's class."""
 
     kind: str = ""
-    labels: bool = False  # tell the network each picture's class (its folder, column or label file)
+    labels: bool = False  # tell the network each image's class (its folder, column or label file)
     drop: float | None = None  # with labels or text: share shown without, for classifier-free guidance; 0.1
     class_names: tuple[str, ...] = ()  # with labels: the classes in the order of their numbers; from the data
-    text: bool = False  # tell the network each picture's caption; follows from model.text
+    text: bool = False  # tell the network each image's caption; follows from model.text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
@@ -60,12 +60,12 @@ class Labelled:
 
     @property
     def told(self) -> bool:
-        """Whether a network is told anything of a picture that can be left out."""
+        """Whether a network is told anything of an image that can be left out."""
         return self.labels or self.text
 
     @property
     def dropped(self) -> float:
-        """The share of training pictures that are shown the null label, and the empty caption."""
+        """The share of training images that are shown the null label, and the empty caption."""
         return (DROP if self.drop is None else self.drop) if self.told else 0.0
 
     @property
@@ -77,7 +77,7 @@ class Labelled:
         """The label of a class by name, or by number where no class is called by one; `none` is the null label.
 
         Raises:
-            Error: no such class, a model without classes, or `none` where no picture was ever shown without its class.
+            Error: no such class, a model without classes, or `none` where no image was ever shown without its class.
         """
         if not self.labels:
             raise Error(f"class {name!r}: this model was trained without classes; train with --labels to name one.")
@@ -85,7 +85,7 @@ class Labelled:
             return self.class_names.index(name)
         if name == NULL:
             if not self.dropped:
-                raise Error("class 'none': this model was trained with drop 0 and knows no picture without its class.")
+                raise Error("class 'none': this model was trained with drop 0 and knows no image without its class.")
             return self.null
         by_number = not any(other.isdigit() for other in self.class_names)  # else "2" could be either
         if by_number and name.isascii() and name.isdigit() and int(name) < len(self.class_names):
@@ -94,7 +94,7 @@ class Labelled:
         raise unknown("class", name, shown)
 
     def usual(self, seeds: Sequence[int]) -> list[int]:
-        """The labels of pictures of which no class is asked: each class in turn, by the picture's own seed."""
+        """The labels of images of which no class is asked: each class in turn, by the image's own seed."""
         return [seed % len(self.class_names) for seed in seeds]
 
 
@@ -114,7 +114,7 @@ def draw_mask(rng: np.random.Generator, height: int, width: int, kinds: Sequence
         if kind not in _DRAW:
             raise unknown("kind of mask", kind, KINDS)
     if min(height, width) < SMALLEST:
-        raise Error(f"a mask of {height}x{width}: each side must be at least {SMALLEST}; take larger pictures.")
+        raise Error(f"a mask of {height}x{width}: each side must be at least {SMALLEST}; take larger images.")
     draw = _DRAW[kinds[int(rng.integers(len(kinds)))]]
     while True:
         mask = draw(rng, height, width)
@@ -123,7 +123,7 @@ def draw_mask(rng: np.random.Generator, height: int, width: int, kinds: Sequence
 
 
 def _box(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A rectangle, each side 1/8 to 3/4 of the picture's, anywhere."""
+    """A rectangle, each side 1/8 to 3/4 of the image's, anywhere."""
     mask = np.zeros((height, width), np.uint8)
     mask[_span(rng, height, 1 / 8, 3 / 4), _span(rng, width, 1 / 8, 3 / 4)] = 1
     return mask
@@ -136,7 +136,7 @@ def _half(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _border(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """All but a window, each side 1/3 to 7/8 of the picture's; a quarter of the time all but a strip along one side."""
+    """All but a window, each side 1/3 to 7/8 of the image's; a quarter of the time all but a strip along one side."""
     if rng.random() < 1 / 4:
         return _side(rng, height, width, 1 - rng.uniform(1 / 3, 7 / 8))
     mask = np.ones((height, width), np.uint8)
@@ -154,7 +154,7 @@ def _sparse(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _brush(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Thick strokes with rounded ends, one after the other until 5 to 45 % are covered.
 
-    A stroke is a random walk of up to 15 steps that ends where it leaves the picture: one that were kept inside would
+    A stroke is a random walk of up to 15 steps that ends where it leaves the image: one that were kept inside would
     crawl along the edge.
     """
     from PIL import Image, ImageDraw  # the settings of a task are read without it
@@ -202,7 +202,7 @@ def _span(rng: np.random.Generator, length: int, least: float, most: float, edge
 
 
 def _side(rng: np.random.Generator, height: int, width: int, share: float) -> np.ndarray:
-    """The strip along one of the four sides that is `share` of the picture."""
+    """The strip along one of the four sides that is `share` of the image."""
     mask = np.zeros((height, width), np.uint8)
     turned = np.rot90(mask, int(rng.integers(4)))
     turned[: max(1, round(len(turned) * share))] = 1
@@ -214,12 +214,12 @@ _DRAW = dict(zip(KINDS, (_box, _brush, _half, _border, _sparse, _blob)))
 
 @dataclass(frozen=True)
 class Generation(Labelled):
-    """What a model is told beside the noise: nothing, or each picture's class."""
+    """What a model is told beside the noise: nothing, or each image's class."""
 
     kind: Literal["generation"] = "generation"
 
     def concat_channels(self, channels: int) -> int:
-        """How many channels are joined to a picture of so many: none."""
+        """How many channels are joined to an image of so many: none."""
         return 0
 
 
@@ -228,20 +228,20 @@ SCALES = (2, 16)  # smallest and largest
 
 @dataclass(frozen=True)
 class SuperResolution(Labelled):
-    """What a small picture is taken to have gone through; its channels, enlarged, are joined to the noisy picture."""
+    """What a small image is taken to have gone through; its channels, enlarged, are joined to the noisy image."""
 
     kind: Literal["super_resolution"] = "super_resolution"
     scale: int = 4  # super_resolution: how many times larger each side becomes
-    down: Literal["area", "bicubic", "any"] = "area"  # super_resolution: how pictures are shrunk; any: either, drawn
-    blur: float = 0.0  # super_resolution: largest std of a blur before shrinking, in pixels of the large picture
-    noise: float = 0.0  # super_resolution: largest std of noise in the small picture, of 255; the network is told it
-    jpeg: int = 0  # super_resolution: least JPEG quality the small picture went through, 1 to 95; 0: never
+    down: Literal["area", "bicubic", "any"] = "area"  # super_resolution: how images are shrunk; any: either, drawn
+    blur: float = 0.0  # super_resolution: largest std of a blur before shrinking, in pixels of the large image
+    noise: float = 0.0  # super_resolution: largest std of noise in the small image, of 255; the network is told it
+    jpeg: int = 0  # super_resolution: least JPEG quality the small image went through, 1 to 95; 0: never
 
     def __post_init__(self) -> None:
         if not SCALES[0] <= self.scale <= SCALES[1]:
             raise Error(f"scale = {self.scale} is not allowed: {SCALES[0]} to {SCALES[1]} times each side; 4 is usual.")
         if not 0 <= self.blur <= 8:
-            raise Error(f"blur = {self.blur} is not allowed: 0 (none) to 8 pixels of the large picture.")
+            raise Error(f"blur = {self.blur} is not allowed: 0 (none) to 8 pixels of the large image.")
         if not 0 <= self.noise <= 100:
             raise Error(f"noise = {self.noise} is not allowed: 0 (none) to 100 of 255; 10 is much.")
         if not 0 <= self.jpeg <= 95:
@@ -249,13 +249,13 @@ class SuperResolution(Labelled):
         super().__post_init__()  # last: its limits say less
 
     def concat_channels(self, channels: int) -> int:
-        """How many channels are joined to a picture of so many: the enlarged one's, and the noise in it if told."""
+        """How many channels are joined to an image of so many: the enlarged one's, and the noise in it if told."""
         return channels + (self.noise > 0)
 
 
 @dataclass(frozen=True)
 class Inpainting(Labelled):
-    """What may be missing; the picture with its hole filled smoothly, and the mask, are joined to the noisy one."""
+    """What may be missing; the image with its hole filled smoothly, and the mask, are joined to the noisy one."""
 
     kind: Literal["inpainting"] = "inpainting"
     masks: tuple[str, ...] = KINDS  # inpainting: what may be missing: box, brush, half, border, sparse, blob
@@ -270,5 +270,5 @@ class Inpainting(Labelled):
                 raise unknown("kind of mask", name, KINDS)
 
     def concat_channels(self, channels: int) -> int:
-        """How many channels are joined to a picture of so many: the one filled smoothly, and the mask."""
+        """How many channels are joined to an image of so many: the one filled smoothly, and the mask."""
         return channels + 1

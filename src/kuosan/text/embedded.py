@@ -66,7 +66,7 @@ def embed_all(
         Error: a caption is too long where that is refused, or the disk does not take the features.
     """
     say = say or (lambda _: None)
-    distinct = sorted(set(captions))  # so that pictures in another order find the same rows
+    distinct = sorted(set(captions))  # so that images in another order find the same rows
     counts = np.array([encoder.count(text) for text in distinct], np.int32)  # refuses what is too long before encoding
     _say_cut(distinct, encoder, say)
     longest = int(counts.max(initial=1))

@@ -1,6 +1,6 @@
 """A text encoder's network and tokenizer, loaded by transformers: from files, never code, and without a word.
 
-Known families lose what is not text (CLIP's picture tower, a T5's decoder); of others, whatever gives a
+Known families lose what is not text (CLIP's image tower, a T5's decoder); of others, whatever gives a
 `last_hidden_state` for tokens will do. The files may be a stranger's: the configuration is bounded and compared with
 the weights before a network is made, pickled weights are read by `pickled` alone, and the hub is shut meanwhile.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from kuosan import config as trees
 from kuosan import options
-from kuosan.data.dataset import Pictures, first_rows, open_pictures
+from kuosan.data.dataset import Images, first_rows, open_images
 from kuosan.device import Compute, choose
 from kuosan.errors import Error, shown
 from kuosan.models.model import ModelConfig, stored_schedule
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A run that was asked for, with its pictures opened and its configuration resolved."""
+    """A run that was asked for, with its images opened and its configuration resolved."""
 
     out: Path
     config: RunConfig
-    pictures: Pictures
+    images: Images
     compute: Compute
     world: World
     network: nn.Module | None = None
@@ -64,15 +64,15 @@ def prepare(
     progress: Callable[[str, int, int], None] | None = None,
     typed: str = "",
 ) -> TrainingSetup:
-    """Open the pictures and resolve the configuration against them.
+    """Open the images and resolve the configuration against them.
 
     Args:
         typed: the text encoder's name if a person typed it, as against one in a file: only that one may be fetched.
 
     Raises:
-        Error: no usable pictures, or a configuration that cannot be trained.
+        Error: no usable images, or a configuration that cannot be trained.
     """
-    before = stored(out)  # a folder of something else is refused before the pictures are read
+    before = stored(out)  # a folder of something else is refused before the images are read
     check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
@@ -82,19 +82,19 @@ def prepare(
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
         data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
         source = data if dataset is None else dataset
-        pictures = open_pictures(
+        images = open_images(
             source, config=data, progress=progress, memory=Results.at(data.cache, NEAR), outputs=(out,)
         )
         own = type(network).__name__ if network is not None else None
-        encoder, text = _text(tree, pictures, typed)
+        encoder, text = _text(tree, images, typed)
         config = resolve(
             tree,
-            pictures.shape,
+            images.shape,
             size,
             own=own,
-            classes=tuple(pictures.classes),
+            classes=tuple(images.classes),
             text=text,
-            shapes=_shapes(pictures),
+            shapes=_shapes(images),
             before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
         )
         compute = choose(config.compute)
@@ -102,7 +102,7 @@ def prepare(
     except BaseException as error:
         leave(world, error)
         raise
-    return TrainingSetup(out, config, pictures, compute, world, network, encoder, autoencoder, note)
+    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note)
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,14 +112,14 @@ def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapp
     return trees.merge({"data": known}, tree) if known else tree
 
 
-def _shapes(pictures: Pictures) -> tuple[tuple[int, int], ...]:
+def _shapes(images: Images) -> tuple[tuple[int, int], ...]:
     """The shapes that are trained on, (H, W), where there are several."""
-    counts = pictures.buckets.counts(pictures.train)
-    found = tuple(shape for shape, count in zip(pictures.buckets.shapes, counts) if count)
+    counts = images.buckets.counts(images.train)
+    found = tuple(shape for shape, count in zip(images.buckets.shapes, counts) if count)
     return found if len(found) > 1 else ()
 
 
-def _text(tree: Mapping[str, Any], pictures: Pictures, typed: str) -> tuple[TextEncoder | None, Tree | None]:
+def _text(tree: Mapping[str, Any], images: Images, typed: str) -> tuple[TextEncoder | None, Tree | None]:
     """The text encoder that is asked for, opened, and how captions are told; fetched only if its name was `typed`."""
     text = trees.build(ModelConfig, {"text": tree.get("model", {}).get("text", {})}).text
     if isinstance(text, NoText):
@@ -128,14 +128,14 @@ def _text(tree: Mapping[str, Any], pictures: Pictures, typed: str) -> tuple[Text
     uncaptioned = trees.build(RunConfig, {"train": said}).train.uncaptioned
     encoder = None
     if isinstance(text, TextEncoderConfig):
-        text_conditioning.captions(pictures, uncaptioned)  # refused before the encoder is opened
+        text_conditioning.captions(images, uncaptioned)  # refused before the encoder is opened
         from kuosan.text.encoder import open_encoder
 
         folder = Path(text.encoder).expanduser()
         if folder.is_dir():  # so that the run finds it from everywhere
             text = replace(text, encoder=str(folder.resolve()))
         encoder = open_encoder(text, fetch=text.encoder == typed)
-    return encoder, text_conditioning.settled(text, pictures, uncaptioned, encoder)
+    return encoder, text_conditioning.settled(text, images, uncaptioned, encoder)
 
 
 def start(
@@ -153,7 +153,7 @@ def start(
         return open_run(
             asked.out,
             asked.config,
-            asked.pictures,
+            asked.images,
             asked.compute,
             asked.world,
             report,
@@ -217,10 +217,10 @@ def fit(
     Args:
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
             transformer if `**{"network.kind": "dit"}`.
-        data: a Dataset of pictures (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
+        data: a Dataset of images (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
         settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
-        size: of kuosan's network, tiny to large; small if none. The pictures' is `**{"data.size": 64}`.
+        size: of kuosan's network, tiny to large; small if none. The images' is `**{"data.size": 64}`.
 
     Raises:
         Error: whatever the shell's `train` refuses.
@@ -241,15 +241,15 @@ def fit(
         tree = trees.merge(tree, {"model": {"schedule": trees.plain(stored_schedule(schedule))}})
     dataset = None if isinstance(data, str | Path) else data
     if data is None and "path" not in tree.get("data", {}):
-        raise Error("no pictures given: pass data=, a torch Dataset or a path ('portraits' are built in).")
+        raise Error("no images given: pass data=, a torch Dataset or a path ('portraits' are built in).")
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
     asked = prepare(Path(out), tree, size=size or "small", network=network, dataset=dataset, typed=encoder_named(tree))
     heard = report or (Lines() if asked.world.first else SilentTraining())
-    for line in asked.pictures.describe():
-        heard.say(f"pictures: {line}")
+    for line in asked.images.describe():
+        heard.say(f"images: {line}")
     if asked.config.model.task.text:
-        for row in first_rows(asked.pictures):
+        for row in first_rows(asked.images):
             heard.say(f"caption: {row}")
     run = start(asked, heard, init=Path(init) if init else None, accept_new_data=accept_new_data)
     stopped = train(run)

@@ -1,4 +1,4 @@
-"""Whose turn it is: the bucket that each step's batch is drawn from, as often as its share of the pictures. Torch-free.
+"""Whose turn it is: the bucket that each step's batch is drawn from, as often as its share of the images. Torch-free.
 
 Of k buckets with shares p (adding up to 1), let d_b = s p_b - (turns of b before step s, counted from 1). The turn goes
 to that one with d_b >= 1/(2k-2) which has the least (1 - 1/(2k-2) - d_b) / p_b. Then every |d_b| stays below 1, at most
@@ -12,14 +12,14 @@ Which t are drawn how often, by how large their losses were (Nichol & Dhariwal 2
 The mean over draws stays what it is under uniform t, with less noise where few t make up most of it. Uniform until
 every t has ten losses, and always a thousandth so. A history is a part of the run's state; u alone is drawn ahead.
 
-What one training step sees: pictures, where on the schedule, noise; each a pure function of (seed, step, row).
+What one training step sees: images, where on the schedule, noise; each a pure function of (seed, step, row).
 
-Rows of a step are numbered over all processes, and the order of the pictures is a keyed permutation an epoch, one
-after the other: each epoch shows every picture exactly once, at any batch size and on any number of processes.
+Rows of a step are numbered over all processes, and the order of the images is a keyed permutation an epoch, one
+after the other: each epoch shows every image exactly once, at any batch size and on any number of processes.
 
-With aspect-ratio buckets every step is of one bucket, whose turn it is by its share of the pictures (`turns`): after s
-steps of B pictures, a bucket of n of the N has had s·B·n/N of them, to within less than one batch. Each bucket has its
-own epochs: all of its pictures are seen once before any is seen again.
+With aspect-ratio buckets every step is of one bucket, whose turn it is by its share of the images (`turns`): after s
+steps of B images, a bucket of n of the N has had s·B·n/N of them, to within less than one batch. Each bucket has its
+own epochs: all of its images are seen once before any is seen again.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from kuosan.train import memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kuosan.data.dataset import Batch, Pictures
+    from kuosan.data.dataset import Batch, Images
     from kuosan.tasks import Task
     from kuosan.train.distributed import World
     from kuosan.train.text_conditioning import Texts
 
 
 class Turns:
-    """The turns of buckets with `counts` pictures each; equal claims are settled by a draw keyed by (seed, step).
+    """The turns of buckets with `counts` images each; equal claims are settled by a draw keyed by (seed, step).
 
-    In whole numbers, so that all processes agree. After as many steps as there are pictures, less common factors, every
+    In whole numbers, so that all processes agree. After as many steps as there are images, less common factors, every
     count is exact and the rule begins anew: a step's turn needs those of its own period alone.
     """
 
@@ -162,16 +162,16 @@ def gathered(world: World, batch: int, device: torch.device, u: np.ndarray, loss
 
 @dataclass(frozen=True)
 class Drawn:
-    """One process's share of a step: B pictures, their levels and their noise."""
+    """One process's share of a step: B images, their levels and their noise."""
 
     batch: Batch
-    u: np.ndarray  # (B,) uniform in [0, 1): where the objective draws each picture's level
+    u: np.ndarray  # (B,) uniform in [0, 1): where the objective draws each image's level
     eps: Tensor  # (B, C, H, W), or of latents
-    drop: np.ndarray  # (B,) uniform in [0, 1): whether a picture is shown without its condition
+    drop: np.ndarray  # (B,) uniform in [0, 1): whether an image is shown without its condition
     step: int = 0  # steps taken before this one
 
     def part(self, rows: slice) -> Drawn:
-        """Some of its pictures."""
+        """Some of its images."""
         batch = self.batch._replace(
             x0=self.batch.x0[rows],
             ids=self.batch.ids[rows],
@@ -187,26 +187,26 @@ class Drawn:
 class Draws:
     """The endless sequence of steps of one run."""
 
-    pictures: Pictures
+    images: Images
     seed: int
     batch: int
     rank: int = 0
     size: int = 1
     retry: int = 0  # counts returns to an earlier save, so that the same steps draw other noise
     offset: float = 0.0  # strength of the noise that all pixels of a channel share
-    task: Task = Generation()  # noqa: RUF009 (frozen); by which pictures are degraded
+    task: Task = Generation()  # noqa: RUF009 (frozen); by which images are degraded
     threads: int = 1  # that draw a step's noise; never changes a bit
-    noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
-    texts: Texts | None = None  # what is told of each picture's caption
+    noise_shape: tuple[int, int, int] | None = None  # of one image's noise; None: the image's own
+    texts: Texts | None = None  # what is told of each image's caption
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        train, of = self.pictures.train, self.pictures.buckets.of
+        train, of = self.images.train, self.images.buckets.of
         self._groups = [train[of[train] == bucket] for bucket in np.unique(of[train])]
         self._turns = Turns([len(group) for group in self._groups], self.seed)
 
     def ids(self, step: int) -> np.ndarray:
-        """The pictures of all rows of a step, which are of one bucket: (batch,)."""
+        """The images of all rows of a step, which are of one bucket: (batch,)."""
         bucket, before = self._turns.at(step)
         n = len(self._groups[bucket])
         places = np.arange(before * self.batch, (before + 1) * self.batch)
@@ -214,7 +214,7 @@ class Draws:
 
     def draw(self, step: int) -> Drawn:
         """This process's rows of a step."""
-        return self._with_noise(step, self.pictures.batch(*self._request(step)))
+        return self._with_noise(step, self.images.batch(*self._request(step)))
 
     def _request(self, step: int) -> tuple[np.ndarray, list[seeds.Key]]:
         rows = self._rows
@@ -266,7 +266,7 @@ class Draws:
             alone = True
 
     def _ahead(self, first: int, last: int) -> Iterator[Drawn]:
-        batches = self.pictures.batches(self._request(step) for step in range(first, last))
+        batches = self.images.batches(self._request(step) for step in range(first, last))
 
         def drawn_at(step: int) -> Drawn:
             return self._with_noise(step, next(batches))
@@ -288,7 +288,7 @@ class Draws:
         return (self.seed, purpose, step, row)
 
     def _order(self, bucket: int, epoch: int) -> np.ndarray:
-        """A bucket's pictures as its epoch shows them."""
+        """A bucket's images as its epoch shows them."""
         if (bucket, epoch) not in self._orders:
             group = self._groups[bucket]
             self._orders = {

@@ -30,14 +30,14 @@ LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder's training minimises, a picture: recon + perceptual + kl + critic, each with its weight."""
+    """What an autoencoder's training minimises, an image: recon + perceptual + kl + critic, each with its weight."""
 
     recon: Literal["l1", "l2"] = "l1"  # the error of pixels: mean |x - y|, or mean (x - y)²
     perceptual: float = 0.1  # weight of the perceptual distance; 0: none
     features: Literal["auto", "lite0", "random", "none"] = "auto"  # perceptual: auto is lite0 if installed, else random
-    kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the picture (Rombach et al. 2022)
+    kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the image (Rombach et al. 2022)
     critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
-    crop: int = 0  # pixels a side of the window of each picture that is trained on, drawn anew; 0: whole pictures
+    crop: int = 0  # pixels a side of the window of each image that is trained on, drawn anew; 0: whole images
     critic_start: int | float = 5000  # steps, or the share of the run, before the discriminator learns and counts
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class AutoencoderSettings:
             if not 0 <= getattr(self, name) < math.inf:
                 raise Error(f"train.autoencoder.{name} = {getattr(self, name)} is not allowed: 0 or more.")
         if self.crop < 0:
-            raise Error(f"train.autoencoder.crop = {self.crop} is not allowed: 0 pixels (whole pictures) or more.")
+            raise Error(f"train.autoencoder.crop = {self.crop} is not allowed: 0 pixels (whole images) or more.")
         check_steps("train.autoencoder.critic_start", self.critic_start)
         if not self.critic and self.critic_start != AutoencoderSettings.critic_start:
             raise Error(
@@ -66,8 +66,8 @@ class TrainConfig:
 
     objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
     max_steps: int = 20_000  # optimiser steps; may be raised on resume
-    batch: int = 64  # pictures a step, over all processes
-    micro_batch: int = 0  # pictures in memory at once, the rest accumulated; 0: the whole batch
+    batch: int = 64  # images a step, over all processes
+    micro_batch: int = 0  # images in memory at once, the rest accumulated; 0: the whole batch
     lr: float = 2e-4  # AdamW's learning rate after warm-up
     warmup: int | float = 200  # steps from 0 to lr, or their share of the run; stored in steps
     lr_shape: str = "constant"  # after warm-up: constant, cosine (to 0 at max_steps) or inverse_sqrt
@@ -86,15 +86,15 @@ class TrainConfig:
     t_std: float = 1.0  # logit_normal: standard deviation of logit(t/T)
     offset_noise: float = 0.0  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
     ema: float = 0.1  # width of the average of the weights as a fraction of the run (Karras et al. 2024); 0: no average
-    uncaptioned: Literal["refuse", "empty"] = "refuse"  # text: pictures without a caption; empty: as of no text
+    uncaptioned: Literal["refuse", "empty"] = "refuse"  # text: images without a caption; empty: as of no text
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)  # what an autoencoder minimises
     seed: int = 0  # of everything drawn in training
     save_every: int = 500  # steps between saves
     keep: int = 2  # saves kept, the newest; at least 2
     evaluate_every: int = 500  # steps between held-out losses; 0: never
-    evaluate_pictures: int = 256  # held-out pictures in that loss
+    evaluate_images: int = field(default=256, metadata={"key": "evaluate_pictures"})  # held-out images in that loss
     preview_every: int = 1000  # steps between preview grids; 0: never
-    preview_pictures: int = 16  # pictures in a preview
+    preview_images: int = field(default=16, metadata={"key": "preview_pictures"})  # images in a preview
     preview_steps: int = 20  # DPM-Solver++ steps of a preview
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
     planned_steps: int = field(
@@ -137,9 +137,9 @@ _WHOLE = {
     "save_every": 1,
     "keep": 2,
     "evaluate_every": 0,
-    "evaluate_pictures": 1,
+    "evaluate_images": 1,
     "preview_every": 0,
-    "preview_pictures": 1,
+    "preview_images": 1,
     "preview_steps": 1,
     "bad_steps": 1,
     "seed": 0,

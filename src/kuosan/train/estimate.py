@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from kuosan.data.dataset import Pictures
+from kuosan.data.dataset import Images
 from kuosan.errors import is_out_of_memory
 from kuosan.train import memory
 from kuosan.train.batches import Drawn
@@ -61,7 +61,7 @@ def measure(run: Run) -> StepCost:
     run.objective.parts()  # of passes that were no step
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64
-    held = 24 * parameters + kept + in_memory(run.draws.pictures) + run.model.codec.nbytes
+    held = 24 * parameters + kept + in_memory(run.draws.images) + run.model.codec.nbytes
     return StepCost(seconds * rows / size, held, parameters)
 
 
@@ -88,6 +88,6 @@ def _passes(alone: Run, part: Drawn) -> tuple[float, int]:
     return median(seconds), kept
 
 
-def in_memory(pictures: Pictures) -> int:
-    """Bytes that the pictures take in memory; 0 where they are read from disk."""
-    return 0 if pictures.scan.pixels is None else pictures.scan.pixels.nbytes
+def in_memory(images: Images) -> int:
+    """Bytes that the images take in memory; 0 where they are read from disk."""
+    return 0 if images.scan.pixels is None else images.scan.pixels.nbytes

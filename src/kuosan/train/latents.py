@@ -1,8 +1,8 @@
-"""Pictures whose batches hold latents: encoded once and kept on disk, or, where a window is drawn, as they are shown.
+"""Images whose batches hold latents: encoded once and kept on disk, or, where a window is drawn, as they are shown.
 
-Kept is each picture's posterior, mean and standard deviation in float16, by what it follows from: the pictures' content
+Kept is each image's posterior, mean and standard deviation in float16, by what it follows from: the images' content
 and how they are brought to size, and the autoencoder's weights. A draw of the posterior, keyed as all draws are, is
-what a picture is shown as; so an epoch sees other latents of it than the one before.
+what an image is shown as; so an epoch sees other latents of it than the one before.
 
 The codec of a run in training: the autoencoder it names found, or found again, and its latents measured.
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.data.dataset import Batch, Pictures, Request
+from kuosan.data.dataset import Batch, Images, Request
 from kuosan.data.images import from_uint8
 from kuosan.errors import Error
 from kuosan.models import latents as folders
@@ -42,7 +42,7 @@ from kuosan.tasks import Generation
 from kuosan.train import rules
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.device import Compute
     from kuosan.models.latents import Held
     from kuosan.networks.autoencoder import Autoencoder
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from kuosan.train.report import TrainingReport
     from kuosan.train.resume import RunRequest, RunState
 
-AT_ONCE = 8  # pictures through the encoder together
+AT_ONCE = 8  # images through the encoder together
 PART = 256  # rows of latents that are kept together
-MEASURED = 1024  # pictures that shift and scale are measured on where latents are not kept
+MEASURED = 1024  # images that shift and scale are measured on where latents are not kept
 PATIENCE = 15.0  # seconds between two words of how far it is
 Moments = tuple[Tensor, Tensor]  # mean and standard deviation of posteriors, (B, c, h, w) each
 
@@ -74,7 +74,7 @@ class LatentEncoder:
 
     @torch.no_grad()
     def moments(self, x0: Tensor) -> Moments:
-        """Of pictures (B, C, H, W), on the processor."""
+        """Of images (B, C, H, W), on the processor."""
         found = [self.network.encode(part.to(self.compute.device)) for part in torch.split(x0, AT_ONCE)]
         mean = torch.cat([each.mean for each in found]).cpu()
         return mean, torch.cat([(0.5 * each.log_var).exp() for each in found]).cpu()
@@ -82,15 +82,15 @@ class LatentEncoder:
 
 @dataclass
 class CachedLatents:
-    """Latents of pictures of one shape on a shelf; with mirror images, those of all pictures follow."""
+    """Latents of images of one shape on a shelf; with mirror images, those of all images follow."""
 
     ids: np.ndarray  # (n,) their numbers
     shelf: Shelf
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class LatentPictures(Pictures):
-    """A data set whose batches hold latents as x0; beside pixels, as `latent`, for a task that damages pictures.
+class LatentImages(Images):
+    """A data set whose batches hold latents as x0; beside pixels, as `latent`, for a task that damages images.
 
     Attributes:
         codec: by which latents are scaled; set once they are measured.
@@ -100,9 +100,9 @@ class LatentPictures(Pictures):
     codec: LatentCodec
 
     def __init__(
-        self, pictures: Pictures, encoding: LatentEncoder, cache: Path | None, task: Task, report: TrainingReport
+        self, images: Images, encoding: LatentEncoder, cache: Path | None, task: Task, report: TrainingReport
     ) -> None:
-        vars(self).update(vars(pictures))  # everything but the batches is the data set's own
+        vars(self).update(vars(images))  # everything but the batches is the data set's own
         self.encoding, self.heard = encoding, report
         self.with_pixels = not isinstance(task, Generation)
         self.windows = self.plan.side != self.plan.size  # random_crop: another window each time
@@ -116,7 +116,7 @@ class LatentPictures(Pictures):
         if self.kept is None:
             if self.windows:
                 self.heard.say(
-                    "latents: resize random_crop shows another window each time, so pictures are encoded as they are "
+                    "latents: resize random_crop shows another window each time, so images are encoded as they are "
                     "shown, and nothing is kept; resize crop would keep them."
                 )
             return
@@ -130,7 +130,7 @@ class LatentPictures(Pictures):
         if lacking:
             self.heard.say(
                 f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].shelf.path.parent}; the "
-                f"next run of these pictures and this autoencoder saves that."
+                f"next run of these images and this autoencoder saves that."
             )
 
     def open(self) -> None:
@@ -141,7 +141,7 @@ class LatentPictures(Pictures):
             each.columns = each.shelf.open()
 
     def measure(self, few: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Shift and scale of the training pictures' latents: of all that are kept, else of a keyed sample.
+        """Shift and scale of the training images' latents: of all that are kept, else of a keyed sample.
 
         Args:
             few: of a handful, to try what a run would cost.
@@ -151,13 +151,13 @@ class LatentPictures(Pictures):
             return measure(part for each in self.kept for part in _of_rows(each, train))
         order = self.train[seeds.permutation(len(self.train), 0, -2)][: AT_ONCE if few else MEASURED]
         if not few:
-            self.heard.say(f"latents: shift and scale are measured on {len(order):,} of the training pictures.")
+            self.heard.say(f"latents: shift and scale are measured on {len(order):,} of the training images.")
         keys = [(0, "latents/measure", 0, int(id)) for id in order]
         parts = (slice(i, i + AT_ONCE) for i in range(0, len(order), AT_ONCE))
-        return measure(self.encoding.moments(Pictures.batch(self, order[part], keys[part]).x0) for part in parts)
+        return measure(self.encoding.moments(Images.batch(self, order[part], keys[part]).x0) for part in parts)
 
     def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None = None) -> Batch:
-        """Pictures by number, each as a draw of its latents' posterior."""
+        """Images by number, each as a draw of its latents' posterior."""
         if self._alone:
             return self._with_words(self._drawn_latents(ids, keys), ids)
         return super().batch(ids, keys)
@@ -188,7 +188,7 @@ class LatentPictures(Pictures):
         return batch._replace(latent=latent) if self.with_pixels else batch._replace(x0=latent)
 
     def _drawn_latents(self, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None) -> Tensor:
-        """Draws of kept posteriors, of pictures of one shape: (B, c, h, w)."""
+        """Draws of kept posteriors, of images of one shape: (B, c, h, w)."""
         assert self.kept is not None
         places = [self._place[int(id)] for id in ids]
         each = self.kept[places[0][0]]
@@ -199,11 +199,11 @@ class LatentPictures(Pictures):
         return self._draw((mean, std), ids, keys)
 
     def _mirrored(self, key: seeds.Key | None) -> bool:
-        """Whether the key draws the mirror image; as `Pictures` draws it."""
+        """Whether the key draws the mirror image; as `Images` draws it."""
         return key is not None and self.config.flip and bool(seeds.rng(*key).random() < 0.5)
 
     def _draw(self, moments: Moments, ids: Sequence[int] | np.ndarray, keys: Sequence[seeds.Key] | None) -> Tensor:
-        """What the posteriors' draws are as a network is shown them; without keys, each picture's always the same."""
+        """What the posteriors' draws are as a network is shown them; without keys, each image's always the same."""
         mean, std = moments
         drawn = keys or [(0, "latents", 0, int(id)) for id in ids]
         noise = seeds.normal([(seed, f"{what}/posterior", step, id) for seed, what, step, id in drawn], mean.shape[1:])
@@ -217,7 +217,7 @@ class LatentPictures(Pictures):
         return {"mean": mean.numpy(), "std": std.numpy()}
 
     def _shelves(self, cache: Path) -> list[CachedLatents]:
-        """One shelf for all pictures of a shape."""
+        """One shelf for all images of a shape."""
         sides = [self.plan.shape_of(look) for look in self.scan.looks]
         found = []
         for side in sorted(set(sides)):
@@ -233,7 +233,7 @@ class LatentPictures(Pictures):
         return found
 
     def _key(self, ids: np.ndarray, side: tuple[int, int]) -> dict[str, object]:
-        """All that latents of these pictures follow from."""
+        """All that latents of these images follow from."""
         digest = blake2b(digest_size=16)
         for i in ids:
             look = self.scan.looks[i]
@@ -251,7 +251,7 @@ class LatentPictures(Pictures):
 
 
 def _of_rows(each: CachedLatents, ids: set[int]) -> Iterator[Moments]:
-    """The posteriors of some pictures, part by part, mirror images too."""
+    """The posteriors of some images, part by part, mirror images too."""
     rows = [row for row in range(each.shelf.rows) if int(each.ids[row % len(each.ids)]) in ids]
     for begin in range(0, len(rows), PART):
         part = rows[begin : begin + PART]
@@ -376,32 +376,32 @@ class Ready:
     """What a run of latents trains on; in pixel space, what it was asked for."""
 
     config: RunConfig
-    pictures: Pictures
+    images: Images
     codec: Codec
 
 
 def ready(
     asked: RunRequest,
     found: RunState,
-    pictures: Pictures,
+    images: Images,
     held: Held | None,
     compute: Compute,
     world: World,
     report: TrainingReport,
     cache: Path | None,
 ) -> Ready:
-    """The pictures' latents made (or found in the cache), and measured where the run is new; nothing in its folder.
+    """The images' latents made (or found in the cache), and measured where the run is new; nothing in its folder.
 
     Args:
         cache: the root of all caches; None writes nothing: latents are made as they are asked for.
     """
     config = asked.config
     if held is None:
-        return Ready(config, pictures, PIXELS)
+        return Ready(config, images, PIXELS)
     codec = config.model.codec
     assert isinstance(codec, Latents)
     encoding = LatentEncoder.of(folders.build(held.network, held.tensors, codec.run), held.sha256, compute)
-    shown = LatentPictures(pictures, encoding, cache, config.model.task, report)
+    shown = LatentImages(images, encoding, cache, config.model.task, report)
     world.on_first(shown.fill)
     shown.open()
     if found.saved is None or not codec.scale:

@@ -1,6 +1,6 @@
 """The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, judge, preview.
 
-What is random in it is keyed: pictures, levels and noise in `draws`, the network's own layers (dropout, say) by
+What is random in it is keyed: images, levels and noise in `draws`, the network's own layers (dropout, say) by
 seeding torch's generator before each forward pass. So a step is a pure function of the state before it, and where
 memory runs out in one it is taken again, with fewer images at once.
 """
@@ -154,7 +154,7 @@ def back_at(run: Run) -> None:
 
 
 def backward(run: Run, drawn: Drawn) -> Tensor:
-    """Add this process's part of the step to the gradients; its pictures' losses, (B,) float64."""
+    """Add this process's part of the step to the gradients; its images' losses, (B,) float64."""
     config, world = run.config.train, run.world
     rows, size = drawn.eps.shape[0], micro_batch(run)
     heard: list[Tensor] = []
@@ -244,14 +244,14 @@ def preview(run: Run) -> None:
         return
     try:
         saving.follow(run)
-        most = min(config.preview_pictures, Request.batch)
+        most = min(config.preview_images, Request.batch)
         in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
 
 def speed(run: Run) -> float:
-    """Pictures a second over the last steps."""
+    """Images a second over the last steps."""
     run.clock.append((time.perf_counter(), run.state.step))
     del run.clock[:-20]
     (begin, first), (end, last) = run.clock[0], run.clock[-1]

@@ -25,7 +25,7 @@ from kuosan.text.prompts import escaped
 from kuosan.train.resolve import preview_request
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Batch, Pictures
+    from kuosan.data.dataset import Batch, Images
     from kuosan.networks.autoencoder import Autoencoder
     from kuosan.sample.request import Request
     from kuosan.train.config import TrainConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kuosan.train.text_conditioning import Texts
 
 BANDS = 8  # noise levels at which the held-out loss is reported
-AT_ONCE = 64  # held-out pictures in memory
+AT_ONCE = 64  # held-out images in memory
 GUIDANCE = 3.0  # of previews from captions
 
 
@@ -43,11 +43,11 @@ class Monitor:
 
     folder: Path
     model: Model
-    pictures: Pictures
+    images: Images
     config: TrainConfig
     objective: Objective
     texts: Texts | None = None  # what the network is told of captions
-    noise_shape: tuple[int, int, int] | None = None  # of one picture's noise; None: the picture's own
+    noise_shape: tuple[int, int, int] | None = None  # of one image's noise; None: the image's own
     at_once: int = AT_ONCE  # held-out images computed together
 
     def averaged_model(self, weights: dict[str, Tensor]) -> Model:
@@ -62,13 +62,13 @@ class Monitor:
 
     @torch.no_grad()
     def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
-        """What the objective says of held-out pictures: `loss` over all levels, `by_noise` in `BANDS` bands from clean
-        to noisy. None if no picture is held out.
+        """What the objective says of held-out images: `loss` over all levels, `by_noise` in `BANDS` bands from clean
+        to noisy. None if no image is held out.
 
-        The same pictures, levels and noise every time, so that the curve is smooth.
+        The same images, levels and noise every time, so that the curve is smooth.
         """
-        order = seeds.permutation(len(self.pictures.held_out), self.config.seed, -1)  # classes lie one after another
-        ids = self.pictures.held_out[order][: self.config.evaluate_pictures]
+        order = seeds.permutation(len(self.images.held_out), self.config.seed, -1)  # classes lie one after another
+        ids = self.images.held_out[order][: self.config.evaluate_images]
         if not len(ids):
             return None
         model = self.averaged_model(weights)
@@ -91,19 +91,19 @@ class Monitor:
         }
 
     def _parts(self, ids: np.ndarray) -> Iterator[np.ndarray]:
-        """The rows of these pictures, a batch of one bucket after another."""
-        of = self.pictures.buckets.of[ids]
+        """The rows of these images, a batch of one bucket after another."""
+        of = self.images.buckets.of[ids]
         for bucket in np.unique(of):
             rows = np.flatnonzero(of == bucket)
             yield from (rows[begin : begin + self.at_once] for begin in range(0, len(rows), self.at_once))
 
     def _shown(self, n: int) -> np.ndarray:
-        """The pictures of previews, held-out ones where there are any; of the model's own shape, as previews are.
+        """The images of previews, held-out ones where there are any; of the model's own shape, as previews are.
 
-        Of a model that is told captions: pictures that have one.
+        Of a model that is told captions: images that have one.
         """
-        own = self.pictures.only(self.pictures.shape[1:])
-        told = self.pictures.captions if self.texts is not None else None
+        own = self.images.only(self.images.shape[1:])
+        told = self.images.captions if self.texts is not None else None
         ids = own.held_out if told is None else _captioned(own.held_out, told)
         if not len(ids):
             ids = own.train if told is None else _captioned(own.train, told)
@@ -115,21 +115,21 @@ class Monitor:
         return self.folder / "samples" / f"step-{step:08d}.png"
 
     def preview(self, weights: dict[str, Tensor], step: int, at_once: int | None = None) -> Path:
-        """Write a grid of pictures from fixed seeds; where they are restored, what was given, made, and the truth.
+        """Write a grid of images from fixed seeds; where they are restored, what was given, made, and the truth.
 
         Args:
             at_once: images computed together; None: as sampling does.
         """
         request = preview_request(self.config, self.model.config.task)
         request = replace(request, batch=at_once or request.batch)
-        if self.texts is not None and self.pictures.captions is not None:
+        if self.texts is not None and self.images.captions is not None:
             guidance = GUIDANCE if self.model.config.task.dropped else None
             request = replace(request, prompts=self._prompts(request.n), guidance=guidance)
         if self.model.config.network.kind == "autoencoder":
             made = self._reconstructed(weights, request.batch)
         else:
-            pictures, columns = self._previewed(weights, request)
-            made = grid(to_uint8(pictures.numpy()), columns)
+            images, columns = self._previewed(weights, request)
+            made = grid(to_uint8(images.numpy()), columns)
         path = self.preview_path(step)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,16 +138,16 @@ class Monitor:
 
     @torch.no_grad()
     def _reconstructed(self, weights: dict[str, Tensor], at_once: int) -> np.ndarray:
-        """An autoencoder's sheet of held-out pictures: what went in, came out, is wrong, and the latents between."""
+        """An autoencoder's sheet of held-out images: what went in, came out, is wrong, and the latents between."""
         network = cast("Autoencoder", self.averaged_model(weights).network)
-        ids = self._shown(self.config.preview_pictures)
-        x = self.pictures.batch(ids, None).x0.to(self.objective.compute.device)
+        ids = self._shown(self.config.preview_images)
+        x = self.images.batch(ids, None).x0.to(self.objective.compute.device)
         z = torch.cat([network.encode(part).mean for part in torch.split(x, at_once)])
         y = torch.cat([network.decode(part) for part in torch.split(z, at_once)]).clamp(-1, 1)
         return check_sheet(x, y, z, columns=max(1, round((len(ids) / 4) ** 0.5)))
 
     def _previewed(self, weights: dict[str, Tensor], request: Request) -> tuple[Tensor, int | None]:
-        """The pictures of a preview's grid and its columns."""
+        """The images of a preview's grid and its columns."""
         model = self.averaged_model(weights)
         if request.restoration is None:
             return sample(model, request).cpu(), None
@@ -155,31 +155,31 @@ class Monitor:
         batch = self._brought(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
         assert batch.given is not None
         classes: tuple[str, ...] = ()
-        if model.config.task.labels and batch.label is not None:  # each picture's own
+        if model.config.task.labels and batch.label is not None:  # each image's own
             names = (*model.config.task.class_names, NULL)  # -1 is the last
             classes = tuple(names[int(label)] for label in batch.label)
         made = sample(model, replace(request, n=len(ids), classes=classes), given=batch.given).cpu()
-        brought = F.interpolate(batch.given.picture, made.shape[-2:], mode="nearest")
+        brought = F.interpolate(batch.given.image, made.shape[-2:], mode="nearest")
         return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
 
     def _prompts(self, n: int) -> tuple[str, ...]:
-        """The captions of the very pictures that a preview shows."""
-        assert self.pictures.captions is not None
-        return tuple(escaped(self.pictures.captions[int(i)] or "") for i in self._shown(n))
+        """The captions of the very images that a preview shows."""
+        assert self.images.captions is not None
+        return tuple(escaped(self.images.captions[int(i)] or "") for i in self._shown(n))
 
     def _brought(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
-        """Held-out pictures, with what a user would bring of each."""
-        batch = self.pictures.batch(ids, None)
+        """Held-out images, with what a user would bring of each."""
+        batch = self.images.batch(ids, None)
         if self.texts is not None:
             batch = batch._replace(text=self.texts.of(np.asarray(ids), np.zeros(len(ids), bool)))
         return batch._replace(given=degrade(self.model.config.task, batch.x0, [seeds.rng(*key) for key in keys]))
 
 
 def _captioned(ids: np.ndarray, captions: Sequence[str | None]) -> np.ndarray:
-    """Those of these pictures that have a caption."""
+    """Those of these images that have a caption."""
     return ids[[bool(captions[int(i)]) for i in ids]] if len(ids) else ids
 
 
 def by_band(total: np.ndarray, counts: np.ndarray) -> list[float | None]:
-    """The mean of each band, None of one without pictures."""
+    """The mean of each band, None of one without images."""
     return [round(float(value / n), 6) if n else None for value, n in zip(total, counts)]

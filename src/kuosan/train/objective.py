@@ -1,11 +1,11 @@
 """What training minimises at drawn levels: the weighted error of the network's prediction, the bound, or both.
 
-Training a classifier: cross-entropy of the class named, at drawn noise levels or of the clean picture.
+Training a classifier: cross-entropy of the class named, at drawn noise levels or of the clean image.
 
 Training an autoencoder (Rombach et al. 2022): pixels, features, the posterior's KL, and a critic of patches.
 
     loss = recon + perceptual + kl + critic * ratio * (-scores)
-    the critic's own = hinge(scores of pictures, scores of reconstructions)
+    the critic's own = hinge(scores of images, scores of reconstructions)
 
 ratio = |grad of recon + perceptual| / |grad of -scores|, gradients at the decoder's last kernel (Esser et al. 2021,
 eq. 7). Autoencoder and critic share no weight, and each loss reaches only one of them: one backward pass trains both.
@@ -36,7 +36,7 @@ from kuosan.tasks.condition import condition
 if TYPE_CHECKING:
     import numpy as np
 
-    from kuosan.data.dataset import Batch, Pictures
+    from kuosan.data.dataset import Batch, Images
     from kuosan.device import Compute
     from kuosan.diffusion.level import Level
     from kuosan.diffusion.network import Network
@@ -61,11 +61,11 @@ class Objective(Protocol):
         ...
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
-        """Each picture's loss: (B,) float32."""
+        """Each image's loss: (B,) float32."""
         ...
 
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """What is said of held-out pictures, (B,) float64 each; names that end with by_noise are told by level."""
+        """What is said of held-out images, (B,) float64 each; names that end with by_noise are told by level."""
         ...
 
     def parts(self) -> dict[str, float]:
@@ -93,7 +93,7 @@ class Diffusion:
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
-        """Each picture's loss: (B,) float32."""
+        """Each image's loss: (B,) float32."""
         called, eps = settled(autocast(partial(_asked, network), self.compute)), drawn.eps
         if self.history is None:
             return self._losses(called, drawn.batch, self.level(drawn.u), eps, drawn.drop)
@@ -103,7 +103,7 @@ class Diffusion:
         return losses * torch.from_numpy(self.history.scale(t)).to(losses)
 
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """Of held-out pictures, (B,) float64 each: `loss` as in training, `by_noise` the error without a weight."""
+        """Of held-out images, (B,) float64 each: `loss` as in training, `by_noise` the error without a weight."""
         error = self._error(network, batch, level, eps, None, Weight()).cpu().double()
         if self.train.loss != "simple":
             return {"loss": self._losses(network, batch, level, eps, None).cpu().double(), "by_noise": error}
@@ -147,7 +147,7 @@ class Diffusion:
         )
 
     def _moved(self, batch: Batch, eps: Tensor, drop: np.ndarray | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Pictures, noise and conditions, on the device."""
+        """Images, noise and conditions, on the device."""
         device = self.compute.device
         label = None if batch.label is None else batch.label.to(device, non_blocking=True)
         given = None if batch.given is None else batch.given.to(device)
@@ -192,7 +192,7 @@ class Classification:
 
     @property
     def noisy(self) -> bool:
-        """Whether noise is added; a judge of clean pictures sees none."""
+        """Whether noise is added; a judge of clean images sees none."""
         assert isinstance(self.model.network, ClassifierConfig)
         return self.model.network.noisy
 
@@ -201,12 +201,12 @@ class Classification:
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
-        """Each picture's cross-entropy: (B,) float32."""
+        """Each image's cross-entropy: (B,) float32."""
         logits = self._logits(autocast(network, self.compute), drawn.batch, self.level(drawn.u), drawn.eps)
         return F.cross_entropy(logits, self._label(drawn.batch), reduction="none")
 
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """Of held-out pictures, (B,) float64 each: cross-entropy and whether the class is right, by noise where any."""
+        """Of held-out images, (B,) float64 each: cross-entropy and whether the class is right, by noise where any."""
         logits, label = self._logits(network, batch, level, eps), self._label(batch)
         loss = F.cross_entropy(logits, label, reduction="none").cpu().double()
         right = (logits.argmax(1) == label).cpu().double()
@@ -229,13 +229,13 @@ class Classification:
         return batch.label.to(self.compute.device, non_blocking=True)
 
 
-def check_labels(pictures: Pictures) -> None:
-    """Raises: Error for pictures without a class; a classifier has nothing to learn from them."""
-    assert pictures.labels is not None
-    without = [i for i, label in enumerate(pictures.labels) if label < 0]
+def check_labels(images: Images) -> None:
+    """Raises: Error for images without a class; a classifier has nothing to learn from them."""
+    assert images.labels is not None
+    without = [i for i, label in enumerate(images.labels) if label < 0]
     if without:
         raise Error(
-            f"{len(without)} of {len(pictures)} pictures have no class ({pictures.name(without[0])}): a classifier "
+            f"{len(without)} of {len(images)} images have no class ({images.name(without[0])}): a classifier "
             f"needs one of each. Give them a class, or move them out of the data."
         )
 
@@ -258,7 +258,7 @@ class Autoencoding:
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
-        """Each picture's loss without what is played against the critic, whose gradients are there: (B,) float32.
+        """Each image's loss without what is played against the critic, whose gradients are there: (B,) float32.
 
         The errors' slopes at the reconstruction are taken first, once, for the ratio and for the network alike.
         """
@@ -288,13 +288,13 @@ class Autoencoding:
         return felt
 
     def parts(self) -> dict[str, float]:
-        """What the losses since the last call were made of, means over this process's pictures."""
+        """What the losses since the last call were made of, means over this process's images."""
         means = {name: float(torch.cat(values).double().mean()) for name, values in self._said.items()}
         self._said.clear()
         return means
 
     def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """Of held-out pictures, decoded from the posterior's mean, (B,) float64 each: the loss, its parts, and PSNR."""
+        """Of held-out images, decoded from the posterior's mean, (B,) float64 each: the loss, its parts, and PSNR."""
         settings, inner = self.train.autoencoder, cast("Autoencoder", network)
         x = batch.x0.to(self.compute.device)
         moments = inner.encode(x)
@@ -308,7 +308,7 @@ class Autoencoding:
         return {name: value.cpu().double() for name, value in named.items()}
 
     def _errors(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Of pictures and their reconstructions, each (B,): `recon`, and `perceptual` where it counts."""
+        """Of images and their reconstructions, each (B,): `recon`, and `perceptual` where it counts."""
         off = x - y
         parts = {"recon": (off.abs() if self.train.autoencoder.recon == "l1" else off.square()).mean((1, 2, 3))}
         if self.features is not None:
@@ -322,7 +322,7 @@ class Autoencoding:
 
 
 def windows(x: Tensor, size: int, down: np.ndarray, across: np.ndarray) -> Tensor:
-    """A window of each picture (B, C, H, W), at draws (B,) in [0, 1): (B, C, size, size); whole ones at size 0."""
+    """A window of each image (B, C, H, W), at draws (B,) in [0, 1): (B, C, size, size); whole ones at size 0."""
     if not size:
         return x
     rows, columns = ((draws * (side - size + 1)).astype(int) for draws, side in zip((down, across), x.shape[2:]))
@@ -338,10 +338,10 @@ def _ratio(network: Autoencoder, made: Tensor, slope: Tensor, against: Tensor) -
 
 
 def _std(log_var: Tensor) -> Tensor:
-    """The root mean variance of each picture's posterior: (B,)."""
+    """The root mean variance of each image's posterior: (B,)."""
     return log_var.exp().flatten(1).mean(1).sqrt()
 
 
 def _spread(mean: Tensor) -> Tensor:
-    """The root mean square of each picture's latent: (B,)."""
+    """The root mean square of each image's latent: (B,)."""
     return mean.square().flatten(1).mean(1).sqrt()

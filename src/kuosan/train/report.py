@@ -2,7 +2,7 @@
 
 Printing never ends a training: a line that a full disk, a gone reader or an encoding does not take is dropped.
 
-The loss curve of a run as a picture, from its log.
+The loss curve of a run as an image, from its log.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _accuracy(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
 
 def _bands(axis: Any, held: list[tuple[int, dict[str, Any]]], name: str) -> None:
     """A line a noise level, from blue to red."""
-    curves = np.array([h[name] for _, h in held], dtype=float)  # None, a band without pictures, becomes NaN
+    curves = np.array([h[name] for _, h in held], dtype=float)  # None, a band without images, becomes NaN
     bands = curves.shape[1]
     for band in range(bands):
         colour = (band / max(1, bands - 1), 0.2, 1 - band / max(1, bands - 1))

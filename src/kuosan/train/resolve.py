@@ -76,7 +76,7 @@ def task_tree(said: Mapping[str, Any], classes: tuple[str, ...]) -> Tree:
         return trees.plain(task) | ({"drop": task.dropped} if task.text else {})
     if not classes:
         raise Error(
-            "classes are asked for, but the pictures have none: put each class into its own folder, give a `label` in "
+            "classes are asked for, but the images have none: put each class into its own folder, give a `label` in "
             "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
         )
     if task.class_names and task.class_names != classes:
@@ -96,7 +96,7 @@ def prediction(said: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_tree(tree: Mapping[str, Any]) -> None:
-    """Refuse what can be refused before the pictures are read: all but the network, whose defaults follow from them.
+    """Refuse what can be refused before the images are read: all but the network, whose defaults follow from them.
 
     Raises:
         Error: whatever the configuration classes refuse.
@@ -122,9 +122,9 @@ def resolve(
     shapes: tuple[tuple[int, int], ...] = (),
     before: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The whole configuration of a run from what its user said and the pictures' shape.
+    """The whole configuration of a run from what its user said and the images' shape.
 
-    What is not said is filled in: the network from the pictures' shape and `size`, everything else from the defaults.
+    What is not said is filled in: the network from the images' shape and `size`, everything else from the defaults.
 
     Args:
         own: the class name of a network the caller brings, in place of one of kuosan's.
@@ -134,7 +134,7 @@ def resolve(
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
 
     Raises:
-        Error: whatever the configuration classes refuse, or a network that does not fit the pictures.
+        Error: whatever the configuration classes refuse, or a network that does not fit the images.
     """
     version = defaults.version(tree, before)
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
@@ -182,7 +182,7 @@ def _check_fit(config: RunConfig) -> None:
         rules.check_autoencoder_fit(config.train, model)
     if isinstance(model.task, SuperResolution) and (shape[1] % model.task.scale or shape[2] % model.task.scale):
         raise Error(
-            f"pictures of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
+            f"images of {shape[1]} x {shape[2]} cannot be shrunk by scale = {model.task.scale}: their sides must be "
             f"multiples of it. Set --size to one, or another --scale."
         )
     if isinstance(model.network, (OwnNetwork, ClassifierConfig, AutoencoderConfig)):
@@ -224,11 +224,11 @@ def _check_training(config: RunConfig) -> None:
 
 
 def preview_request(train: TrainConfig, task: Task) -> Request:
-    """What a preview shows: always the same seeds, and where a task restores, always the same pictures."""
+    """What a preview shows: always the same seeds, and where a task restores, always the same images."""
     restoration = None
     if isinstance(task, SuperResolution):
         down = "bicubic" if task.down == "bicubic" else "area"
-        restoration = Restoration("held-out pictures", upscale=task.scale, down=down)  # type: ignore[arg-type]
+        restoration = Restoration("held-out images", upscale=task.scale, down=down)  # type: ignore[arg-type]
     elif isinstance(task, Inpainting):
-        restoration = Restoration("held-out pictures", mask="drawn")
-    return Request(n=train.preview_pictures, seed=0, steps=train.preview_steps, restoration=restoration)
+        restoration = Restoration("held-out images", mask="drawn")
+    return Request(n=train.preview_images, seed=0, steps=train.preview_steps, restoration=restoration)

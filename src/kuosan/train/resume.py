@@ -50,7 +50,7 @@ class RunRequest:
 
     folder: Path
     config: RunConfig
-    fingerprint: str  # of the pictures
+    fingerprint: str  # of the images
     init: Path | None
     accept_new_data: bool
 
@@ -173,13 +173,13 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> 
     if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
             raise Error(
-                f"the pictures are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
+                f"the images are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
                 f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time, or "
                 f"this version reads them otherwise (docs/data.md, What is read otherwise): put them back, say "
                 f"--accept-new-data (in Python accept_new_data=True) to go on with these (no longer bit for bit the "
                 f"same run), or start a new run with --out ANOTHER --init {folder}."
             )
-        notes.append("going on with other pictures, as --accept-new-data says; no longer bit for bit the same run.")
+        notes.append("going on with other images, as --accept-new-data says; no longer bit for bit the same run.")
     return notes
 
 
@@ -224,7 +224,7 @@ def write_head(run: Run) -> None:
 
     A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
     """
-    folder, pictures = run.folder, run.draws.pictures
+    folder, images = run.folder, run.draws.images
     parameters = run.state.parameters.values.numel()
     there = len(checkpoint.checkpoints(folder))
     saves = max(1, run.config.train.keep + 1 - there)
@@ -237,8 +237,8 @@ def write_head(run: Run) -> None:
         run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
     facts = {
         "fingerprint": run.extra["data"],
-        "train": len(pictures.train),
-        "held_out": len(pictures.held_out),
+        "train": len(images.train),
+        "held_out": len(images.held_out),
         "init": run.extra["init"],
     }
     if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings

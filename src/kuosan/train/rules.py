@@ -69,7 +69,7 @@ def check_loss(train: TrainConfig, model: ModelConfig) -> None:
         )
 
 
-# What follows: every picture is shown with its class, and there is nothing to preview.
+# What follows: every image is shown with its class, and there is nothing to preview.
 CLASSIFIER_FOLLOWS: Tree = {"train": {"preview_every": 0}, "model": {"task": {"labels": True, "drop": 0.0}}}
 
 
@@ -93,15 +93,15 @@ def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None
     for key, value, only in idle:
         if value != only:
             raise Error(
-                f"{key} = {value} has no effect on a classifier: it names pictures and denoises none. Leave it out."
+                f"{key} = {value} has no effect on a classifier: it names images and denoises none. Leave it out."
             )
 
 
-IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_pictures", "preview_steps")
+IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_images", "preview_steps")
 
 
 def check_classifier_fit(model: ModelConfig) -> None:
-    """Refuse a network that is none of a classifier, or does not fit the pictures. Raises: Error."""
+    """Refuse a network that is none of a classifier, or does not fit the images. Raises: Error."""
     network, shape = model.network, model.walk_shape
     if network.kind != "classifier":
         raise Error(f"model.network.kind = {network.kind}: objective classifier trains a classifier; leave it out.")
@@ -112,10 +112,10 @@ def check_classifier_fit(model: ModelConfig) -> None:
         if given != wanted:
             raise Error(f"model.network.{name} = {given}, but the data have {wanted}: leave it out.")
     if not network.noisy and model.schedule != Discrete():
-        raise Error("model.schedule has no effect on a judge of clean pictures (noisy = false): leave it out.")
+        raise Error("model.schedule has no effect on a judge of clean images (noisy = false): leave it out.")
     if shape[1] % network.factor or shape[2] % network.factor:
         raise Error(
-            f"pictures of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of "
+            f"images of {shape[1]} x {shape[2]} do not fit this network: sides must be multiples of "
             f"{network.factor}. Set --data.size to such a number, or fewer --model.network.multipliers."
         )
 
@@ -167,15 +167,13 @@ def refuse_autoencoder_settings(train: TrainConfig) -> None:
 
 
 def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
-    """Refuse a network that is no autoencoder, or does not fit pictures or settings. Raises: Error."""
+    """Refuse a network that is no autoencoder, or does not fit images or settings. Raises: Error."""
     network, shape = model.network, model.shape
     assert shape is not None
     if network.kind != "autoencoder":
         raise Error(f"model.network.kind = {network.kind}: objective autoencoder trains an autoencoder; leave it out.")
     if network.in_channels != shape[0]:
-        raise Error(
-            f"model.network.in_channels = {network.in_channels}, but the pictures have {shape[0]}: leave it out."
-        )
+        raise Error(f"model.network.in_channels = {network.in_channels}, but the images have {shape[0]}: leave it out.")
     seen = _seen(train.autoencoder, network, shape)
     if bool(network.critic_channels) != bool(train.autoencoder.critic):
         raise Error(
@@ -186,26 +184,26 @@ def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
     if network.critic_channels and min(seen) < least:
         layers = max(1, (min(seen) // 3).bit_length() - 1)
         raise Error(
-            f"pictures of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
+            f"images of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
             f"needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
         )
 
 
 def _seen(settings: AutoencoderSettings, network: AutoencoderConfig, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Height and width of what is trained on. Raises: Error for what the network or the pictures do not allow."""
+    """Height and width of what is trained on. Raises: Error for what the network or the images do not allow."""
     network.latent_shape(shape)
     if not settings.crop:
         return shape[1:]
     if settings.crop % network.factor or settings.crop >= min(shape[1:]):
         raise Error(
-            f"train.autoencoder.crop = {settings.crop} of pictures of {shape[1]} x {shape[2]} is not allowed: a "
-            f"multiple of {network.factor} below {min(shape[1:])}, or 0 for whole pictures."
+            f"train.autoencoder.crop = {settings.crop} of images of {shape[1]} x {shape[2]} is not allowed: a "
+            f"multiple of {network.factor} below {min(shape[1:])}, or 0 for whole images."
         )
     return settings.crop, settings.crop
 
 
 def noise_shape(train: TrainConfig, model: ModelConfig) -> tuple[int, int, int] | None:
-    """The shape of one picture's noise in training: its latent's, of what is seen of it; None: the model's own."""
+    """The shape of one image's noise in training: its latent's, of what is seen of it; None: the model's own."""
     network, shape = model.network, model.shape
     if network.kind != "autoencoder" or shape is None:
         return None
@@ -213,8 +211,8 @@ def noise_shape(train: TrainConfig, model: ModelConfig) -> tuple[int, int, int] 
 
 
 MEASURED = {
-    "shift": "the mean of the training pictures' latents, measured when a run starts",
-    "scale": "1 / the standard deviation of the training pictures' latents, measured when a run starts",
+    "shift": "the mean of the training images' latents, measured when a run starts",
+    "scale": "1 / the standard deviation of the training images' latents, measured when a run starts",
     "weights": "the hash of the autoencoder's file",
     "network": "the autoencoder's own shape, which its run gives",
 }
@@ -228,7 +226,7 @@ def codec_tree(tree: Mapping[str, Any]) -> Tree:
 
 
 def fill_codec(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree, in which a codec that names a run is of latents; those have standard deviation 1, where pictures have
+    """The tree, in which a codec that names a run is of latents; those have standard deviation 1, where images have
     0.5 or so."""
     codec = codec_tree(tree)
     if codec.get("kind", "pixels") == "pixels":
@@ -247,7 +245,7 @@ def refuse_typed(codec: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         if name in codec and codec[name] != before.get(name):
             raise Error(
                 f"model.codec.{name} is given, but it is {source}, and stored in the run: a number from elsewhere "
-                f"would not fit these pictures. Leave it out; only model.codec.run is yours to say."
+                f"would not fit these images. Leave it out; only model.codec.run is yours to say."
             )
 
 
@@ -257,7 +255,7 @@ def check_codec(train: TrainConfig, model: ModelConfig) -> None:
         return
     if model.network.kind == "classifier" and not model.network.noisy:
         raise Error(
-            "model.codec: a judge of clean pictures (noisy = false) is shown pictures, of whatever model; leave "
+            "model.codec: a judge of clean images (noisy = false) is shown images, of whatever model; leave "
             "--codec out."
         )
     if train.objective not in ("diffusion", "classifier"):
@@ -292,7 +290,7 @@ def check_buckets(model: ModelConfig) -> None:
     """
     if model.shapes and model.network.kind == "autoencoder":
         raise Error(
-            "data.resize = buckets with objective autoencoder: it is trained on pictures of one shape, and takes any "
+            "data.resize = buckets with objective autoencoder: it is trained on images of one shape, and takes any "
             "afterwards; use --data.resize random_crop."
         )
     whole = lcm(factor(model), model.task.scale if isinstance(model.task, SuperResolution) else 1)
@@ -306,9 +304,9 @@ def check_buckets(model: ModelConfig) -> None:
 
 
 def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
-    """Refuse a network that does not fit the pictures, or their latents. Raises: Error."""
+    """Refuse a network that does not fit the images, or their latents. Raises: Error."""
     cells = model.walk_shape
-    what = "the pictures" if model.codec.kind == "pixels" else "the pictures' latents"
+    what = "the images" if model.codec.kind == "pixels" else "the images' latents"
     for name, wanted in (("in_channels", cells[0]), ("out_channels", cells[0] * (1 + model.learned_variance))):
         if getattr(network, name) != wanted:
             twice = " and a variance is learned" if wanted > cells[0] else ""
@@ -335,7 +333,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
         )
     if network.concat_skip and model.prediction != "x0":
         raise Error(
-            f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is a picture, as x0 "
+            f"model.network.concat_skip = true with prediction {model.prediction}: what is joined is an image, as x0 "
             f"is and nothing else; leave it out."
         )
     _check_sides(model, network)
@@ -350,6 +348,6 @@ def _check_sides(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
         of = "" if model.codec.kind == "pixels" else f" (latents of {whole // factor} pixels a cell)"
         assert model.shape is not None
         raise Error(
-            f"pictures of {model.shape[1]} x {model.shape[2]} do not fit this network{of}: sides must be multiples of "
+            f"images of {model.shape[1]} x {model.shape[2]} do not fit this network{of}: sides must be multiples of "
             f"{whole}. Set --data.size to such a number, or {smaller}."
         )

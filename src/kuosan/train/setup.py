@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import kuosan
 from kuosan import seeds
-from kuosan.data.dataset import Pictures
+from kuosan.data.dataset import Images
 from kuosan.data.reading import FACT as READING
 from kuosan.data.reading import stored_rule
 from kuosan.device import Compute
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def open_run(
     folder: Path,
     config: RunConfig,
-    pictures: Pictures,
+    images: Images,
     compute: Compute,
     world: World,
     report: TrainingReport,
@@ -69,10 +69,10 @@ def open_run(
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
             that cannot be written. On every process.
     """
-    _check_processes(world, config, pictures)
+    _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_door(network)
-    asked = RunRequest(folder, config, _fingerprint(config, pictures), init, accept_new_data)
+    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, None if dry else held))
@@ -80,10 +80,10 @@ def open_run(
             report.say(text)
         kept = autoencoder is not None or encoder is not None
         cache = cache_root(config.data.cache) if kept and not dry else None
-        latent = latents.ready(asked, found, pictures, autoencoder, compute, world, report, cache)
-        asked.config, pictures = latent.config, latent.pictures
-        told = open_texts(config.model, pictures, config.train.uncaptioned, encoder, cache, report.say, world)
-        run = _ready(asked, found, pictures, compute, world, report, network, encoder, told, latent.codec)
+        latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
+        asked.config, images = latent.config, latent.images
+        told = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
+        run = _ready(asked, found, images, compute, world, report, network, encoder, told, latent.codec)
         if not dry:
             world.on_first(lambda: _attach(run, held[0], autoencoder))
         return run
@@ -93,23 +93,23 @@ def open_run(
         raise
 
 
-def _fingerprint(config: RunConfig, pictures: Pictures) -> str:
+def _fingerprint(config: RunConfig, images: Images) -> str:
     """Of what this run uses: a label or caption that it is not conditioned on may be edited."""
     labels = config.train.objective == "classifier" or bool(config.model.task.class_names)
-    return pictures.fingerprint_of(labels, config.model.text.kind != "none")
+    return images.fingerprint_of(labels, config.model.text.kind != "none")
 
 
-def _check_processes(world: World, config: RunConfig, pictures: Pictures) -> None:
+def _check_processes(world: World, config: RunConfig, images: Images) -> None:
     if config.train.batch < world.size:
         raise Error(
-            f"train.batch = {config.train.batch} is fewer than the {world.size} processes: each needs a picture a "
+            f"train.batch = {config.train.batch} is fewer than the {world.size} processes: each needs an image a "
             f"step. Raise --train.batch, or start fewer processes."
         )
-    prints = world.gather(pictures.fingerprint)
+    prints = world.gather(images.fingerprint)
     other = next((rank for rank, own in enumerate(prints) if own != prints[0]), None)
     if other is not None:
         raise Error(
-            f"process {other} sees other pictures ({prints[other][:12]}) than process 0 ({prints[0][:12]}): every "
+            f"process {other} sees other images ({prints[other][:12]}) than process 0 ({prints[0][:12]}): every "
             f"process must be given the same folder."
         )
 
@@ -117,7 +117,7 @@ def _check_processes(world: World, config: RunConfig, pictures: Pictures) -> Non
 def _ready(
     asked: RunRequest,
     found: RunState,
-    pictures: Pictures,
+    images: Images,
     compute: Compute,
     world: World,
     report: TrainingReport,
@@ -132,7 +132,7 @@ def _ready(
     model.encoder, model.codec = encoder, codec
     model.network.to(compute.device).train()
     state = State.fresh(model.network, train, _history(config))
-    objective = _objective(config, pictures, compute, state, codec)
+    objective = _objective(config, images, compute, state, codec)
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
     if isinstance(objective, Autoencoding) and objective.features is not None:
         facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
@@ -150,7 +150,7 @@ def _ready(
         world.parallel(model.network),
         state,
         Draws(
-            pictures,
+            images,
             train.seed,
             train.batch,
             world.rank,
@@ -171,7 +171,7 @@ def _ready(
             "data": asked.fingerprint,
             "init": found.init,
             "kuosan": kuosan.__version__,
-            READING: stored_rule(pictures.plan),
+            READING: stored_rule(images.plan),
             **facts,
             **({"halvings": sizes.plain()} if sizes.halvings else {}),
         },
@@ -181,11 +181,11 @@ def _ready(
 
 
 def _check_door(network: nn.Module) -> None:
-    """Raises: Error for a caller's network that cannot be told what is known of a picture."""
+    """Raises: Error for a caller's network that cannot be told what is known of an image."""
     taken = inspect.signature(network.forward).parameters.values()
     if not any(each.name == "concat" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):
         raise Error(
-            f"{type(network).__name__} cannot be told what is known of a picture: a task that restores calls "
+            f"{type(network).__name__} cannot be told what is known of an image: a task that restores calls "
             f"network(x, t, concat=...), so give forward a concat of (B, K, H, W); docs/restoration.md says which."
         )
 
@@ -198,9 +198,9 @@ def _history(config: RunConfig) -> History | None:
     return History(schedule.T)
 
 
-def _objective(config: RunConfig, pictures: Pictures, compute: Compute, state: State, codec: Codec) -> Objective:
+def _objective(config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec) -> Objective:
     if config.train.objective == "classifier":
-        check_labels(pictures)
+        check_labels(images)
         return Classification(config.model, compute)
     if config.train.objective == "autoencoder":
         features = perceptual_loss(config.train.autoencoder.features)
@@ -225,7 +225,7 @@ def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
     draws, train = run.draws, run.config.train
-    run.monitor = Monitor(run.folder, run.model, draws.pictures, train, run.objective, draws.texts, draws.noise_shape)
+    run.monitor = Monitor(run.folder, run.model, draws.images, train, run.objective, draws.texts, draws.noise_shape)
 
 
 def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:

@@ -1,4 +1,4 @@
-"""What a run's network is told of each picture's caption: pieces of text, or a text encoder's features of it.
+"""What a run's network is told of each image's caption: pieces of text, or a text encoder's features of it.
 
 Captions are cut, or encoded, once, before training; a step looks rows up. A dropped caption is the empty text.
 """
@@ -24,7 +24,7 @@ from kuosan.text.encoder import told
 from kuosan.train.distributed import World
 
 if TYPE_CHECKING:
-    from kuosan.data.dataset import Pictures
+    from kuosan.data.dataset import Images
     from kuosan.models.model import ModelConfig
     from kuosan.options import Tree
     from kuosan.text.embedded import Embedded
@@ -37,7 +37,7 @@ class Texts(Protocol):
     """Captions as a network takes them."""
 
     def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
-        """Of pictures `ids` (B,), by door; the empty text where `dropped` (B,)."""
+        """Of images `ids` (B,), by door; the empty text where `dropped` (B,)."""
         ...
 
 
@@ -90,32 +90,32 @@ class Live:
         return told([self.known[i] for i in wanted], longest)
 
 
-def captions(pictures: Pictures, uncaptioned: str = "refuse") -> list[str]:
-    """Every picture's caption; `uncaptioned` says what becomes of pictures without: refuse, or empty.
+def captions(images: Images, uncaptioned: str = "refuse") -> list[str]:
+    """Every image's caption; `uncaptioned` says what becomes of images without: refuse, or empty.
 
     Raises:
-        Error: no picture has a caption, or some have none and that is not accepted.
+        Error: no image has a caption, or some have none and that is not accepted.
     """
-    found: Sequence[str | None] | None = pictures.captions
-    where = pictures.config.path
+    found: Sequence[str | None] | None = images.captions
+    where = images.config.path
     if found is None:
         raise Error(
-            f"{where} has no captions, and a text model learns from them: write a `text` a picture into metadata.jsonl "
+            f"{where} has no captions, and a text model learns from them: write a `text` an image into metadata.jsonl "
             f"or metadata.csv beside a `file_name`, or NAME.txt beside NAME.png; or leave --text out."
         )
     without = [i for i, text in enumerate(found) if not text]
     if without and uncaptioned == "refuse":
         raise Error(
-            f"{len(without):,} of {len(found):,} pictures in {where} have no caption ({_named(pictures, without)}): "
-            f"write them, move those pictures out of the data, or train them as pictures of no text with "
+            f"{len(without):,} of {len(found):,} images in {where} have no caption ({_named(images, without)}): "
+            f"write them, move those images out of the data, or train them as images of no text with "
             f"--uncaptioned empty."
         )
     return [text or "" for text in found]
 
 
-def _named(pictures: Pictures, ids: Sequence[int]) -> str:
-    """The first of some pictures, and how many more there are."""
-    return pictures.name(ids[0]) + (f" and {len(ids) - 1:,} more" if len(ids) > 1 else "")
+def _named(images: Images, ids: Sequence[int]) -> str:
+    """The first of some images, and how many more there are."""
+    return images.name(ids[0]) + (f" and {len(ids) - 1:,} more" if len(ids) > 1 else "")
 
 
 class _Heard:
@@ -130,7 +130,7 @@ class _Heard:
             self.say(f"{what}: {done:,} of {of:,} encoded.")
 
 
-def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> Tree | None:
+def settled(text: Text, images: Images, uncaptioned: str, encoder: Any) -> Tree | None:
     """How captions are told, with what the data or the encoder decide; None where nothing is told.
 
     Raises:
@@ -138,27 +138,27 @@ def settled(text: Text, pictures: Pictures, uncaptioned: str, encoder: Any) -> T
     """
     match text:
         case ByteText():
-            found = captions(pictures, uncaptioned)
+            found = captions(images, uncaptioned)
             needed = tokens.longest(found)
             if text.length and needed > text.length:
                 tokens.packed(found, text.length)  # refuses the one that is too long
             return plain(text) | {"length": text.length or needed}
         case TextEncoderConfig():
-            captions(pictures, uncaptioned)
+            captions(images, uncaptioned)
             return plain(encoder.settled(text))
     return None
 
 
 def open_texts(
     model: ModelConfig,
-    pictures: Pictures,
+    images: Images,
     uncaptioned: str,
     encoder: Any,
     cache: Path | None,
     say: Callable[[str], None],
     world: World = World(),  # noqa: B008 (frozen)
 ) -> Texts | None:
-    """What a model is told of these pictures' captions; None where it is told nothing.
+    """What a model is told of these images' captions; None where it is told nothing.
 
     Args:
         encoder: the opened text encoder, where the model has one.
@@ -170,9 +170,9 @@ def open_texts(
     """
     match model.text:
         case ByteText() as text:
-            return Pieces(*tokens.packed([*captions(pictures, uncaptioned), ""], text.length))
+            return Pieces(*tokens.packed([*captions(images, uncaptioned), ""], text.length))
         case TextEncoderConfig():
-            texts = [*captions(pictures, uncaptioned), ""]
+            texts = [*captions(images, uncaptioned), ""]
             if cache is None:
                 return Live(texts, encoder)
             from kuosan.text.embedded import embed_all

@@ -1,4 +1,4 @@
-"""Named feature networks, for distances between sets of pictures: `features(name)(pictures)`."""
+"""Named feature networks, for distances between sets of images: `features(name)(images)`."""
 
 from __future__ import annotations
 

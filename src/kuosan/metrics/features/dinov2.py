@@ -28,7 +28,7 @@ OFFSET = 0.1  # the reference code's `interpolate_offset`
 
 
 class Patches(nn.Module):
-    """Pictures to patch tokens (B, L, D)."""
+    """Images to patch tokens (B, L, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class DinoBlock(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """Pictures (B, 3, S, S) in [0, 255], S a multiple of 14, to class tokens (B, D)."""
+    """Images (B, 3, S, S) in [0, 255], S a multiple of 14, to class tokens (B, D)."""
 
     mean: Tensor
     std: Tensor

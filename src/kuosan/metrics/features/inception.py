@@ -154,7 +154,7 @@ class E(Mixed):
 
 
 class InceptionV3(nn.Module):
-    """Pictures (B, 3, S, S) in [0, 255], S at least 75, to pooled features (B, 2048)."""
+    """Images (B, 3, S, S) in [0, 255], S at least 75, to pooled features (B, 2048)."""
 
     def __init__(self, standard: bool = True) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures (B, 3, S, S) in [0, 255], S a multiple of 32, to pooled features (B, 1280)."""
+    """Images (B, 3, S, S) in [0, 255], S a multiple of 32, to pooled features (B, 1280)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The names a feature network may take, and `features(name)` that loads one; torch is imported only on loading.
 
-A name fixes everything that moves the numbers: the network, the size pictures are resized to, and how. Weights that a
+A name fixes everything that moves the numbers: the network, the size images are resized to, and how. Weights that a
 package brings need no more than the name; others are given by path, `inception:/path/weights.pth`, and their SHA-256
 stands in every result. Two distances are comparable only under one name and one SHA-256.
 """
@@ -26,9 +26,9 @@ RESIZES = {
 
 @dataclass(frozen=True)
 class Lite0:
-    """EfficientNet-Lite0 on pictures resized to `size` pixels a side (224 is what it was trained at).
+    """EfficientNet-Lite0 on images resized to `size` pixels a side (224 is what it was trained at).
 
-    On 32-pixel pictures (400 of Fashion-MNIST a side) 128 pixels find noise of sigma 4/255 and missing classes as
+    On 32-pixel images (400 of Fashion-MNIST a side) 128 pixels find noise of sigma 4/255 and missing classes as
     surely as 224 (15 against 16 and 6 against 6 standard errors), blur less so (8 against 13), in a quarter of the
     time. Always float32: in bf16 the features are 10 % off.
     """

@@ -1,7 +1,7 @@
-"""What a feature network is to its users: pictures in, one float32 row a picture out.
+"""What a feature network is to its users: images in, one float32 row an image out.
 
-Pictures are judged as they would be written, in 8 bits: [-1, 1] pictures are rounded to the 256 levels first, so a
-picture and its PNG have the same features. They are resized in float with antialiasing (Parmar et al. 2022 show what
+Images are judged as they would be written, in 8 bits: [-1, 1] images are rounded to the 256 levels first, so an
+image and its PNG have the same features. They are resized in float with antialiasing (Parmar et al. 2022 show what
 other resizing does to such distances) unless the name says otherwise; grey is repeated to three channels.
 """
 
@@ -26,7 +26,7 @@ class FeatureNetwork:
 
     name: str
     dim: int
-    size: int  # pixels a side; 0 where pictures are not resized
+    size: int  # pixels a side; 0 where images are not resized
     hash: str
     network: Callable[[Tensor], Tensor]  # (B, 3, size, size) in [0, 255] -> (B, dim)
     resize: str = "bicubic"  # of RESIZES
@@ -42,10 +42,10 @@ class FeatureNetwork:
         resize: str = "bicubic",
         hash: str | None = None,
     ) -> FeatureNetwork:
-        """Features of any function or module from pictures (B, 3, H, W) in [0, 255] to rows (B, dim).
+        """Features of any function or module from images (B, 3, H, W) in [0, 255] to rows (B, dim).
 
         Args:
-            size: pixels a side that pictures are resized to; None leaves them as they are.
+            size: pixels a side that images are resized to; None leaves them as they are.
             hash: what tells two networks of one name apart; of a module's weights and size if None, "" for a
                 function, whose rows are then never kept.
 
@@ -65,7 +65,7 @@ class FeatureNetwork:
 
     @property
     def resizing(self) -> str:
-        """How pictures are brought to the network's size, as results say it."""
+        """How images are brought to the network's size, as results say it."""
         return f"{self.size} px, {RESIZES[self.resize]}" if self.size else RESIZES["none"]
 
     def about(self, data: str = "") -> dict[str, str]:
@@ -73,7 +73,7 @@ class FeatureNetwork:
         return {"features": self.name, "hash": self.hash, "resize": self.resizing, "data": data}
 
     def to(self, device: torch.device | str) -> FeatureNetwork:
-        """The same features on another device, where pictures must be then.
+        """The same features on another device, where images must be then.
 
         Raises:
             Error: the network is a plain function, which nobody can move.
@@ -83,39 +83,39 @@ class FeatureNetwork:
         return replace(self, network=self.network.to(device))
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, *, batch: int = 64) -> Tensor:
-        """Features of uint8 or [-1, 1] pictures (B, C, H, W), C 1 or 3, taken `batch` at a time: (B, dim)."""
-        checked(pictures, self.name)
-        rows = [self.rows(part) for part in torch.split(pictures, batch)]
+    def __call__(self, images: Tensor, *, batch: int = 64) -> Tensor:
+        """Features of uint8 or [-1, 1] images (B, C, H, W), C 1 or 3, taken `batch` at a time: (B, dim)."""
+        checked(images, self.name)
+        rows = [self.rows(part) for part in torch.split(images, batch)]
         return torch.cat(rows) if rows else torch.empty(0, self.dim)
 
-    def rows(self, pictures: Tensor) -> Tensor:
+    def rows(self, images: Tensor) -> Tensor:
         """One batch's rows (B, dim) in float32."""
-        rows = self.network(prepare(pictures, self.size, self.resize))
-        if rows.shape != (len(pictures), self.dim):
+        rows = self.network(prepare(images, self.size, self.resize))
+        if rows.shape != (len(images), self.dim):
             raise Error(
-                f"features {self.name!r} gave {tuple(rows.shape)} for {len(pictures)} pictures, not "
-                f"({len(pictures)}, {self.dim}): pool to one row a picture, and give its length as dim."
+                f"features {self.name!r} gave {tuple(rows.shape)} for {len(images)} images, not "
+                f"({len(images)}, {self.dim}): pool to one row an image, and give its length as dim."
             )
         return rows.float()
 
 
-def checked(pictures: Tensor, name: str) -> None:
-    """Refuse what is no batch of pictures."""
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+def checked(images: Tensor, name: str) -> None:
+    """Refuse what is no batch of images."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise Error(
-            f"features {name!r} read pictures (B, C, H, W) with C 1 or 3, got shape {tuple(pictures.shape)}: "
-            "composite alpha on white and give grey or RGB pictures."
+            f"features {name!r} read images (B, C, H, W) with C 1 or 3, got shape {tuple(images.shape)}: "
+            "composite alpha on white and give grey or RGB images."
         )
-    if pictures.dtype != torch.uint8 and not pictures.is_floating_point():
-        raise Error(f"features {name!r} read uint8 or [-1, 1] float pictures, got {pictures.dtype}.")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise Error(f"features {name!r} read uint8 or [-1, 1] float images, got {images.dtype}.")
 
 
-def prepare(pictures: Tensor, size: int, resize: str = "bicubic") -> Tensor:
+def prepare(images: Tensor, size: int, resize: str = "bicubic") -> Tensor:
     """Rounds to 8 bits, repeats grey, resizes: uint8 or [-1, 1] (B, C, H, W) -> [0, 255] (B, 3, size, size)."""
-    if pictures.dtype != torch.uint8:
-        pictures = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round()
-    x = pictures.float().expand(-1, 3, -1, -1)
+    if images.dtype != torch.uint8:
+        images = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
+    x = images.float().expand(-1, 3, -1, -1)
     if not size or x.shape[-2:] == (size, size):
         return x
     if resize == "bilinear":
