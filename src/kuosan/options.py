@@ -14,7 +14,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kuosan.errors import Error
@@ -38,6 +38,9 @@ class Option:
     Attributes:
         key: as files have it. A field with metadata {"key": KEY} is stored under that name, which it had before.
         field: the field's own name, which options and help show.
+        flags: further names, which win over the search ("class", "-n"): a field's metadata {"flags": (...)}.
+        whole: a value is taken as it is, commas and all, as prompts are: metadata {"whole": True}.
+        read: from what was typed to a value, where the type alone does not tell: metadata {"read": function}.
     """
 
     key: str
@@ -45,6 +48,9 @@ class Option:
     default: Any
     doc: str
     field: str = ""
+    flags: tuple[str, ...] = ()
+    whole: bool = False
+    read: Callable[[str], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -97,6 +103,8 @@ def parse(
         Error: an unknown or ambiguous key, or a key without a value.
     """
     known = options(cls)
+    flags = {flag.replace("-", "_"): key for key, option in known.items() for flag in option.flags}
+    short = flags | dict(short or {})
     tree: Tree = {}
     words: list[str] = []
     rest = list(tokens)
@@ -105,12 +113,13 @@ def parse(
         if not token.startswith("-"):
             words.append(token)
             continue
-        if not _is_key(token):
+        letter = f"_{token[1:2]}" in short and not token.startswith("--")
+        if not _is_key(token) and not letter:
             raise Error(f"{token!r} is no option; options are written --key value.")
-        name, equals, attached = token[2:].partition("=")
+        name, equals, attached = (f"-{token[1]}", "", token[2:].lstrip("=")) if letter else token[2:].partition("=")
         if equals and not attached:
             raise Error(f"--{name}= has no value behind the equals sign.")
-        key, negated = _resolve(name, known, short or {}, others)
+        key, negated = _resolve(name, known, short, others)
         option = known[key]
         if is_bool(option.type):
             follows = bool(rest) and rest[0].lower() in _BOOLEANS and not attached and not negated
@@ -120,8 +129,28 @@ def parse(
             value = attached or rest.pop(0)
         else:
             raise Error(f"--{name} needs a value ({option.type_text}).")
-        _put(tree, key, value, repeated=is_list(option.type))
+        if option.read is not None:
+            value = option.read(value)
+        elif (more := pair_of(option.type) - 1) > 0 and "," not in value and not attached:
+            taken = [rest.pop(0) for _ in range(more) if rest and not _is_key(rest[0])]
+            value = ",".join([value, *taken])
+        _put(tree, key, value, repeated=is_list(option.type) and option.read is None, whole=option.whole)
     return tree, words
+
+
+def pair_of(annotation: Any) -> int:
+    """How many values a tuple of a fixed length takes; 0 for all else."""
+    found = [get_args(member) for member in members(annotation) if get_origin(member) is tuple]
+    return len(found[0]) if found and Ellipsis not in found[0] else 0
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a tree."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def words(key: str, value: Any) -> list[str]:
@@ -176,12 +205,12 @@ def _resolve(
     raise Error(f"unknown option --{name}.{guess} `--help` lists all options.")
 
 
-def _put(tree: Tree, key: str, value: Any, repeated: bool) -> None:
+def _put(tree: Tree, key: str, value: Any, repeated: bool, whole: bool = False) -> None:
     *path, last = key.split(".")
     for part in path:
         tree = tree.setdefault(part, {})
     if repeated:
-        parts = [part for part in value.split(",") if part]
+        parts = [value] if whole else [part for part in value.split(",") if part]
         tree[last] = [*tree.get(last, []), *parts]
     elif last in tree:
         raise Error(f"--{key} is given twice: {tree[last]} and {value}.")
@@ -236,7 +265,8 @@ def _walk(cls: type, prefix: str) -> Iterator[Option]:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if not nested:
-            yield Option(prefix + stored_key(field), annotation, default, docs.get(field.name, ""), field.name)
+            about = {name: field.metadata[name] for name in ("flags", "whole", "read") if name in field.metadata}
+            yield Option(prefix + stored_key(field), annotation, default, docs.get(field.name, ""), field.name, **about)
             continue
         kinds = [get_args(hints(member)["kind"])[0] for member in nested if "kind" in hints(member)]
         if len(nested) > 1:

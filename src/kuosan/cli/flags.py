@@ -1,0 +1,107 @@
+"""A verb's options, help and page from its job's dataclass: the one adapter between a shell and jobs. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.panel import Panel
+from rich.table import Table
+
+from kuosan import config as trees
+from kuosan import options
+from kuosan.cli.console import console
+from kuosan.errors import Error
+from kuosan.options import Option, Tree
+
+HELP = frozenset(("--help", "-h", "--help-all"))
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the shell: what it takes, and what it does.
+
+    Attributes:
+        job: the dataclass whose fields are its options; a field with metadata {"option": False} is none.
+        usage: the words it takes, as RUN [IMAGE ...].
+        text: what it does, in a sentence or a few.
+        run: does it, from the tree of what was typed and the bare words; an exit code, or None for 0.
+        first: the options that --help shows, by their names; empty: all. --help-all shows every one.
+        defaults: shown in the place of the dataclass's own.
+        hidden: keys, or first parts of keys, that this verb does not take.
+    """
+
+    name: str
+    job: type
+    usage: str
+    text: str
+    run: Callable[[Tree, list[str]], int | None]
+    first: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    hidden: Collection[str] = ()
+    short: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> list[Option]:
+        """What it takes, in the order of the dataclass."""
+        found = options.options(self.job).values()
+        return [
+            replace(each, default=self.defaults.get(each.key, each.default)) for each in found if not self._hides(each)
+        ]
+
+    def flag(self, option: Option) -> str:
+        """How an option is best typed: its shortest name that is meant by nothing else."""
+        if option.flags:
+            return ", ".join(sorted((f"-{'' if len(f) == 2 else '-'}{f.lstrip('-')}" for f in option.flags), key=len))
+        last = option.name.rpartition(".")[2]
+        alone = sum(each.name.rpartition(".")[2] == last for each in self.options()) == 1
+        return f"--{(last if alone else option.name).replace('_', '-')}"
+
+    def __call__(self, tokens: Sequence[str]) -> int | None:
+        """Read the tokens and run.
+
+        Raises:
+            Error: an unknown option, a value that is impossible, or whatever the job refuses.
+        """
+        if not HELP.isdisjoint(tokens):
+            self.show(everything="--help-all" in tokens)
+            return 0
+        tree, words = options.parse(tokens, self.job, self.short)
+        for key in list(options.flat(tree)):
+            if any(key == each or key.startswith(f"{each}.") for each in self.hidden):
+                raise Error(f"--{key.rpartition('.')[2].replace('_', '-')} is no option of `kuosan {self.name}`.")
+        return self.run(tree, words)
+
+    def build(self, tree: Tree) -> Any:
+        """The job of a tree. Raises: Error."""
+        return trees.build(self.job, tree)
+
+    def show(self, everything: bool = False) -> None:
+        """Print what it takes."""
+        console.print(f"kuosan {self.name} {self.usage}\n", markup=False)
+        console.print(f"{self.text}\n", markup=False)
+        shown = [each for each in self.options() if everything or not self.first or self._first(each)]
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column()
+        for option in shown:
+            table.add_row(*(_escaped(cell) for cell in self.row(option)))
+        console.print(Panel(table, title="options", title_align="left"), soft_wrap=False)
+        if len(shown) < len(self.options()):
+            console.print(f"All {len(self.options())} options: kuosan {self.name} --help-all", markup=False)
+
+    def row(self, option: Option) -> tuple[str, str]:
+        """An option's names, and its meaning with type and default."""
+        kind = "" if options.is_bool(option.type) else f" ({option.type_text})"
+        default = f" [default: {option.default_text}]" if option.default_text not in ("", "false") else ""
+        return self.flag(option), f"{option.doc}{kind}{default}"
+
+    def _first(self, option: Option) -> bool:
+        return option.name in self.first or option.key in self.first
+
+    def _hides(self, option: Option) -> bool:
+        return any(option.key == each or option.key.startswith(f"{each}.") for each in self.hidden)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
