@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
     from kuosan.data.dataset import Images, open_images
     from kuosan.ddpm import DiffusionModel
-    from kuosan.diffusion import guidance, likelihood, operators, restoration, samplers
+    from kuosan.diffusion import guidance, inversion, likelihood, operators, restoration, samplers
     from kuosan.diffusion.denoiser import Prediction, denoiser
     from kuosan.diffusion.guidance import clamp
     from kuosan.diffusion.level import Level
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "SAMPLERS": "diffusion.samplers",
     "DataConfig": "data.config",
     "DiT": "networks.dit",
     "DiTConfig": "networks.config",
@@ -41,15 +42,14 @@ _HOMES = {
     "Error": "errors",
     "Flow": "diffusion.schedule",
     "Frame": "sample.generate",
+    "Images": "data.dataset",
     "Karras": "diffusion.schedule",
     "Level": "diffusion.level",
     "Model": "models.model",
     "ModelConfig": "models.model",
-    "Images": "data.dataset",
     "Pipeline": "sample.pipeline",
     "Prediction": "diffusion.denoiser",
     "Request": "sample.request",
-    "SAMPLERS": "diffusion.samplers",
     "UNet": "networks.unet",
     "UNetConfig": "networks.config",
     "build": "models.model",
@@ -111,7 +111,11 @@ __all__ = [
 ]
 
 
+_BEFORE = {"Pictures": "Images", "Trained": "Pipeline", "open_pictures": "open_images"}  # names of version 0.1.0
+
+
 def __getattr__(name: str) -> Any:
+    name = _BEFORE.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'kuosan' has no attribute {name!r}")
     home = import_module(f"kuosan.{_HOMES[name]}")

@@ -1,4 +1,4 @@
-"""What a running job says: numbers and facts, which the shell, Python and a server each put in their own words. Torch-free.
+"""What a running job says: numbers and facts, which the shell, Python and a server put in their own words.
 
 for event in run(plan(job)):        Progress ... Preview ... Warned ... Wrote ... Finished, which is the last
 """

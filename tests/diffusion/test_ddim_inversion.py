@@ -11,8 +11,8 @@ from torch import Tensor
 
 import oracle
 from kuosan.diffusion.denoiser import Prediction
+from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.level import Level
-from kuosan.diffusion.likelihood import ddim_inversion
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Discrete, Karras
 from kuosan.errors import Error

@@ -17,6 +17,7 @@ from kuosan import DiffusionModel, seeds
 from kuosan.diffusion import denoiser, guidance, likelihood, loss, operators, restoration, samplers
 from kuosan.diffusion.denoiser import Prediction
 from kuosan.diffusion.guidance import LogProb
+from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Identity, Mask, Measurement
 from kuosan.diffusion.registry import Weight
@@ -208,8 +209,8 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
         lambda: operators.gaussian_blur(1.0, (4, 4), radius=1).apply(X),
     ),
     ("ddim_inversion", "iterations"): (
-        lambda: last(likelihood.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
-        lambda: last(likelihood.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
+        lambda: last(ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
+        lambda: last(ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
     ),
     ("chain", "published"): (
         lambda: loss.chain(GRID, torch.tensor(1.0)).log_beta,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kuosan.diffusion import registry
-from kuosan.diffusion.likelihood import ddim_inversion
+from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Flow
 from kuosan.errors import Error
