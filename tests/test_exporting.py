@@ -36,7 +36,7 @@ def test_an_exported_model_makes_the_same_images(run: Path, tmp_path: Path) -> N
         export(saved, out)
 
 
-def test_bf16_halves_the_weights_and_hardly_moves_a_image(run: Path, tmp_path: Path) -> None:
+def test_bf16_halves_the_weights_and_hardly_moves_an_image(run: Path, tmp_path: Path) -> None:
     said = kuosan("export", run, tmp_path / "model")
     assert said.code == 0, said.err
     sizes = [(path / "ema.safetensors").stat().st_size for path in (checkpoint.folder(run, 3), tmp_path / "model")]

@@ -177,7 +177,7 @@ def test_bf16_images_of_a_gpu_are_near_fp32s(runs, name: str):
     assert found >= 35, f"{name}: bf16 is {found:.1f} dB from fp32"
 
 
-def test_a_image_hardly_depends_on_what_stands_beside_it(runs):
+def test_an_image_hardly_depends_on_what_stands_beside_it(runs):
     found = decibels(asked(runs, "guided", GPU), asked(runs, "guided", GPU, batch=2))
     assert found >= DB, f"{found:.1f} dB"
 
@@ -279,7 +279,7 @@ def test_the_likelihood_of_a_gpu_is_the_cpus(runs, data: Path, kind: str):
     assert found[1] == pytest.approx(found[0], rel=5e-3), f"{kind}: bound and ODE in bits/dim, CPU then GPU: {found}"
 
 
-def test_a_image_goes_to_its_noise_and_back_as_on_the_cpu(runs):
+def test_an_image_goes_to_its_noise_and_back_as_on_the_cpu(runs):
     x0 = torch.from_numpy(shades(2) / 127.5 - 1).float().permute(0, 3, 1, 2)
     cpu, gpu = (round_trip(package.load(runs("plain"), compute=on(device)).model, x0, steps=10)
                 for device in ("cpu", GPU))  # fmt: skip

@@ -62,7 +62,7 @@ def test_a_run_of_ones_own_network_asks_for_it(page: dict[str, dict[str, Any]]) 
         kuosan.load(page["home"]["path"] / "discs-unet", network=nn.Identity())
 
 
-def test_the_unet_is_trained_sampled_and_started_from_a_image(page: dict[str, dict[str, Any]]) -> None:
+def test_the_unet_is_trained_sampled_and_started_from_an_image(page: dict[str, dict[str, Any]]) -> None:
     names = page["The U-Net"]
     assert names["model"].model.config.prediction == "flow"  # the schedule's usual one
     assert names["pictures"].shape == names["nearer"].shape == names["preview"].shape == (4, 1, 16, 16)

@@ -148,13 +148,13 @@ SAMPLES = {
     "--seed 99999999999999999999": ["seed", "2^63"],
     "--eta 0.5": ["eta 0.5", "dpm_solver_2m", "ddim"],
     "--eta 2 --sampler ddim": ["eta 2", "0 to 1"],
-    "--eta nan --sampler ddim": ["eta = nan"],
+    "--eta nan --sampler ddim": ["--eta", "nan"],
     "--variance learned --sampler ddpm": ["learned", "predicts no variance", "posterior"],
     "--variance larned --sampler ddpm": ["'larned'", "'learned'"],
     "--variance beta": ["variance", "ddpm"],
     "--strength 0.5": ["strength", "--image"],
     "--image x.png --strength 0": ["strength = 0", "at most 1"],
-    "--image x.png --strength nan": ["strength = nan"],
+    "--image x.png --strength nan": ["--strength", "nan"],
     "--image x.png --strength 0.01 --steps 5": ["no step at all", "0.2"],
     "--image nowhere.png": ["nowhere.png"],
     "--image x.png --between 1 2": ["between", "image"],
@@ -392,7 +392,7 @@ def test_ctrl_c_while_sampling_keeps_what_is_finished(
             raise KeyboardInterrupt
         return real(folder, made, recipe, first)
 
-    monkeypatch.setattr(write, "pictures", images)
+    monkeypatch.setattr(write, "images", images)
     said = kuosan("sample", run, "-n", 4, "--batch", 2, "--steps", 1, "--out", tmp_path / "out")
     assert said.code == 130 and said.err == "kuosan: stopped.\n"
     assert "stopped: 2 of 4 images are finished" in said.out

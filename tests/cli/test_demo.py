@@ -23,7 +23,7 @@ def test_the_guide_knows_the_least_and_most_steps() -> None:
     assert f"({demo.FEWEST} to {demo.MOST:,})" in guide
 
 
-def test_the_page_names_a_image_that_has_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_names_an_image_that_has_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "my demo"
     out.mkdir()
     asked: list[str] = []

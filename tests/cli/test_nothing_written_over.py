@@ -187,7 +187,7 @@ def test_a_stopped_set_says_that_it_is_unfinished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "pictures", stopped)
+        patch.setattr(write, "images", stopped)
         assert kuosan(*words).code == 130
     assert set(tree(tmp_path / "out")) == {"recipe.json", "seed-00000000.png", outputs.UNFINISHED}
     assert kuosan(*words).code == 0

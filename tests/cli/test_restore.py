@@ -144,7 +144,7 @@ def test_answers_of_other_settings_never_mix(trained_run: Path, tmp_path: Path) 
     assert names == ["deblur-ddnm-ddim-seed0", "deblur-ddnm-ddim-seed0-2", "mask-pigdm-ddim-seed0"]
 
 
-def test_a_image_is_no_mask_of_its_own_and_a_fitted_hole_is_not_cut_away(trained_run: Path, tmp_path: Path) -> None:
+def test_an_image_is_no_mask_of_its_own_and_a_fitted_hole_is_not_cut_away(trained_run: Path, tmp_path: Path) -> None:
     image = photo(tmp_path / "p.png", 64, 32)
     refused("restore", trained_run, image, "--mask", tmp_path, "--out", tmp_path / "o", naming=["its own mask"])
     refused(

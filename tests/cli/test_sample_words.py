@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kuosan.cli.sample import _said
+from kuosan.cli.sample import _words
 from kuosan.data.images import read_png_text
 from kuosan.errors import Error
 from kuosan.sample import embedded
@@ -17,15 +17,15 @@ from shell import QUICK, kuosan
 
 def test_the_first_bare_word_is_the_run_if_it_is_there_or_looks_like_a_path(tmp_path: Path) -> None:
     there = str(tmp_path)
-    assert _said((there,), ()) == (tmp_path, ())
-    assert _said((there, "a fox"), ()) == (tmp_path, ("a fox",))
-    assert _said(("runs/nothing", "a fox"), ()) == (Path("runs/nothing"), ("a fox",))
-    assert _said(("fox",), ()) == (None, ("fox",))
-    assert _said((there,), ("a fox", "a cat")) == (tmp_path, ("a fox", "a cat"))
+    assert _words([there], []) == (tmp_path, [])
+    assert _words([there, "a fox"], []) == (tmp_path, ["a fox"])
+    assert _words(["runs/nothing", "a fox"], []) == (Path("runs/nothing"), ["a fox"])
+    assert _words(["fox"], []) == (None, ["fox"])
+    assert _words([there], ["a fox", "a cat"]) == (tmp_path, ["a fox", "a cat"])
     with pytest.raises(Error, match='put a prompt in quotes, "a fox"'):
-        _said(("a", "fox"), ())
+        _words(["a", "fox"], [])
     with pytest.raises(Error, match="given twice"):
-        _said(("a fox",), ("a cat",))
+        _words(["a fox"], ["a cat"])
 
 
 def test_without_a_run_and_words_the_cure_is_said() -> None:
@@ -69,7 +69,7 @@ def test_a_bare_word_that_is_no_run_is_a_prompt_and_that_is_said(
     assert said.code == 0, said.err
     assert "there is no run 'heart' here: it is read as a prompt" in said.out
     assert "is read as a prompt" not in kuosan("sample", "a heart", "-n", "1", "--steps", "2").out
-    assert _said(("a black/white cat",), ()) == (None, ("a black/white cat",))
+    assert _words(["a black/white cat"], []) == (None, ["a black/white cat"])
     assert "the prompt is empty" in kuosan("sample", "").err
 
 

@@ -233,7 +233,7 @@ def test_relative_paths_are_looked_for_and_the_message_says_where(
     assert kuosan("sample", "--like", inside, "--allow-path", elsewhere, "--out", tmp_path / "last.png").code == 0
 
 
-def test_like_needs_a_image_of_kuosans(run: Path, tmp_path: Path) -> None:
+def test_like_needs_an_image_of_kuosans(run: Path, tmp_path: Path) -> None:
     refused("sample", "--like", run / "curve.png", naming=["curve.png", "no kuosan recipe"])
     refused("sample", "--like", run / "config.yaml", naming=["config.yaml", "no readable PNG"])
     refused("sample", "--like", tmp_path / "none.png", naming=["none.png", "no such image"])

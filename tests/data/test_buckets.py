@@ -54,7 +54,7 @@ def test_every_shape_keeps_to_the_rule(side: int, step: int, aspect: float) -> N
 
 
 @given(h=st.integers(1, 3000), w=st.integers(1, 3000), size=st.sampled_from([16, 64, 96]))
-def test_a_image_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -> None:
+def test_an_image_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -> None:
     every = shapes(size, usual_step(size), 2.0)
     chosen = every[nearest(every, h, w)]
     scale = max(chosen[0] / h, chosen[1] / w)  # until it covers

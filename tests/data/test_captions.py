@@ -127,7 +127,7 @@ def test_two_lists_in_one_folder_are_not_chosen_between(tmp_path: Path) -> None:
     assert problems(images) == [("long.csv", reason), ("short.csv", reason)]
 
 
-def test_two_files_that_caption_a_image_differently_are_reported(tmp_path: Path) -> None:
+def test_two_files_that_caption_an_image_differently_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "sub/a.png")
     metadata(tmp_path, {"file_name": "sub/a.png", "text": "one"})
     metadata(tmp_path / "sub", {"file_name": "a.png", "text": "two"})

@@ -46,7 +46,7 @@ def test_a_strip_of_twenty_thousand_pixels_costs_no_more_than_a_square() -> None
             assert fit(image(*shape), 32, rule, WHITE).shape == (32, 32, 3)
 
 
-def test_a_image_of_the_right_size_is_untouched() -> None:
+def test_an_image_of_the_right_size_is_untouched() -> None:
     pixels = image(16, 16)
     for rule in ("crop", "pad", "stretch", "centre"):
         assert (fit(pixels, 16, rule, WHITE) == pixels).all()

@@ -47,7 +47,7 @@ def test_classes_are_first_level_folders(tmp_path: Path) -> None:
     assert images.batch(range(3)).label.dtype == torch.int64  # type: ignore[union-attr]
 
 
-def test_a_image_outside_the_folders_means_no_classes(tmp_path: Path) -> None:
+def test_an_image_outside_the_folders_means_no_classes(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.png", "dog/1.png", "loose.png")
     assert opened(tmp_path).classes == ()
     assert opened(tmp_path).labels is None and opened(tmp_path).batch([0]).label is None

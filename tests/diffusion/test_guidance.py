@@ -214,7 +214,7 @@ def test_dynamic_thresholding_is_diffusers(percentile: float, size: float) -> No
     assert ours.frac is not None and (ours.frac == 0.4).all()
 
 
-def test_a_image_within_bounds_keeps_its_bits_whatever_stands_beside_it() -> None:
+def test_an_image_within_bounds_keeps_its_bits_whatever_stands_beside_it() -> None:
     quiet, loud = noise("q", 1, 3, 5, 5).clamp(-1, 1), noise("l", 1, 3, 5, 5) * 9
     both = torch.cat([quiet, loud])
     out = dynamic_threshold(lambda x, level: Prediction(both))(both, LEVEL).x0

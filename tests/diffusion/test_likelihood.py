@@ -123,7 +123,7 @@ def test_probes_estimate_the_trace_without_bias(probe: str) -> None:
         torch.testing.assert_close(one, exactly, rtol=0, atol=1e-9)
 
 
-def test_a_image_s_numbers_do_not_depend_on_its_batch() -> None:
+def test_an_image_s_numbers_do_not_depend_on_its_batch() -> None:
     y, steps = data(4), discrete_chain(Discrete(T=50))
     whole = log_density(exact(), Flow(), y, ids=[3, 1, 4, 9], steps=5, probe="gaussian", probes=2)
     part = log_density(exact(), Flow(), y[1:3], ids=[1, 4], steps=5, probe="gaussian", probes=2)

@@ -115,7 +115,7 @@ def test_edm_s_weight_is_its_lambda_and_one_for_its_own_prediction(sigma_data: f
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_simple_is_the_plain_mean_squared_error_a_image(prediction: str) -> None:
+def test_simple_is_the_plain_mean_squared_error_an_image(prediction: str) -> None:
     level, (x0, eps) = levels(Discrete()), pair()
     network = wrong(prediction, Discrete())
     loss = simple_loss(network, prediction, x0, level, eps)  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def test_what_is_not_in_the_range_is_left_out_at_tau_zero() -> None:
     torch.testing.assert_close(solve(Mask(KNOWN), y, 0.0), KNOWN * y)
 
 
-def test_a_image_already_solved_does_not_disturb_its_neighbours() -> None:
+def test_an_image_already_solved_does_not_disturb_its_neighbours() -> None:
     y = noise("y", 3)
     y[1] = 0
     out = solve(Bare(gaussian_blur(1.0, SIZE)), y, 0.1)

@@ -96,7 +96,7 @@ def test_edm_with_unit_data_on_a_variance_preserving_schedule_is_minus_v() -> No
 
 
 @pytest.mark.parametrize("prediction", ["x0", "v", "flow", "edm"])
-def test_every_prediction_but_eps_means_a_image_even_at_alpha_0(prediction: str) -> None:
+def test_every_prediction_but_eps_means_an_image_even_at_alpha_0(prediction: str) -> None:
     level, (x0, eps) = Level.of(999.0, 0.0, 1.0), pair(2)
     out = target(prediction, x0, eps, level)
     torch.testing.assert_close(to_x0(prediction, out, eps, level), x0, rtol=1e-12, atol=1e-12)

@@ -501,7 +501,7 @@ def test_what_cannot_be_walked_is_refused(run: object, says: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("prediction", registry.PREDICTIONS)
-def test_no_walk_reads_a_image_s_values(name: str, prediction: str) -> None:
+def test_no_walk_reads_an_image_s_values(name: str, prediction: str) -> None:
     """On the meta device there are none to read: on a GPU, then, no step waits for one."""
 
     def network(x: Tensor, t: Tensor) -> Tensor:

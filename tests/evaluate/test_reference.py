@@ -38,7 +38,7 @@ def test_bytes_and_their_signed_form_give_the_same(pair):
     assert psnr(x, y).dtype == torch.float64 and psnr(x, y).shape == (4,)
 
 
-def test_a_image_is_its_own_likeness(pair):
+def test_an_image_is_its_own_likeness(pair):
     assert ssim(pair[0], pair[0]).tolist() == pytest.approx([1.0] * 4)
 
 
@@ -111,6 +111,6 @@ def test_what_cannot_be_compared_is_refused(metric, x, y, says):
         metric(x, y)
 
 
-def test_a_image_below_the_window_has_no_similarity():
+def test_an_image_below_the_window_has_no_similarity():
     with pytest.raises(Error, match="11 pixels; use PSNR"):
         ssim(BYTES[..., :10], BYTES[..., :10])

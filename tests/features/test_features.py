@@ -70,7 +70,7 @@ def test_features_equal_the_reference_codes(lite0):
         torch.testing.assert_close(ours(x), theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_image_and_its_png_have_the_same_features(lite0):
+def test_an_image_and_its_png_have_the_same_features(lite0):
     eight_bit = images(2)
     nudge = torch.from_numpy(rng(0, "nudge").uniform(-0.4, 0.4, eight_bit.shape))
     signed = ((eight_bit + nudge) / 127.5 - 1).float()

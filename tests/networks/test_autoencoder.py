@@ -113,7 +113,7 @@ def test_prepared_in_bf16_it_gives_float32_moments_near_the_exact_ones() -> None
 
 
 @torch.no_grad()
-def test_a_images_latent_does_not_depend_on_what_stands_beside_it() -> None:
+def test_an_images_latent_does_not_depend_on_what_stands_beside_it() -> None:
     network, x = moved(TINY).double(), noise(3, 3, 16, 16).double()
     together = network.encode(x).mean
     alone = torch.cat([network.encode(each[None]).mean for each in x])

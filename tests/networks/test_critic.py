@@ -36,7 +36,7 @@ def test_a_score_sees_the_patch_that_isola_et_al_say(layers: int, field: int) ->
 
 
 @torch.no_grad()
-def test_a_images_scores_do_not_depend_on_what_stands_beside_it() -> None:
+def test_an_images_scores_do_not_depend_on_what_stands_beside_it() -> None:
     network = critic(2).double()
     x = seeds.normal([(0, "test/x", 0, i) for i in range(3)], (3, 24, 24)).double()
     together, alone = network(x), torch.cat([network(each[None]) for each in x])

@@ -154,13 +154,13 @@ def test_blending_outputs_is_blending_predicted_data(prediction: str) -> None:
     assert (whole - blend(parts.mT, rows, 4).mT).abs().max() < 1e-4 * whole.abs().max()
 
 
-def test_a_image_of_one_tile_gets_the_networks_very_bits() -> None:
+def test_an_image_of_one_tile_gets_the_networks_very_bits() -> None:
     network, x = tiny_model().network, noise(3, 3, 8, 8)
     t = torch.tensor([3.0, 500.0, 999.0])
     assert torch.equal(Tiled(network, 8, 4, batch=1)(x, t), network(x, t))
 
 
-def test_a_image_does_not_depend_on_what_stands_beside_it() -> None:
+def test_an_image_does_not_depend_on_what_stands_beside_it() -> None:
     config = replace(UNET, classes=3, concat_channels=2)
     network = UNet(config).eval()
     with torch.no_grad():

@@ -53,7 +53,7 @@ def network() -> Autoencoder:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 16), (4, 28)])
-def test_a_image_that_fits_into_one_tile_goes_through_the_network_as_it_is(
+def test_an_image_that_fits_into_one_tile_goes_through_the_network_as_it_is(
     network: Autoencoder, size: tuple[int, int]
 ) -> None:
     tiled, x = TiledAutoencoder(network, 32), images(2, 3, *size)
@@ -103,7 +103,7 @@ def test_sides_that_are_no_multiples_are_extended_by_their_edges_and_cut_again(
     assert made.shape == x.shape and torch.equal(made, tiled.decode(mean)[:, :, : size[0], : size[1]])
 
 
-def test_a_image_whose_sides_are_multiples_is_not_copied() -> None:
+def test_an_image_whose_sides_are_multiples_is_not_copied() -> None:
     x = images(1, 3, 8, 12)
     assert extended(x, 4) is x
 

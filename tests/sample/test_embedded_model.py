@@ -10,8 +10,8 @@ from PIL import Image
 
 import kuosan
 from kuosan import config as trees
-from kuosan.cli.image_folder import of_run
 from kuosan.sample import embedded
+from kuosan.sample.image_folder import of_run
 from kuosan.storage.checkpoint import load_config
 from shell import kuosan as shell
 

@@ -41,7 +41,7 @@ def test_exact_images_of_every_sampler_are_their_own_seeds(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_without_exact_the_batch_moves_a_image_less_than_a_grey_level(name: str, dtype: torch.dtype) -> None:
+def test_without_exact_the_batch_moves_an_image_less_than_a_grey_level(name: str, dtype: torch.dtype) -> None:
     model = tiny_model(dtype=dtype)
     whole = sample(model, Request(8, sampler=name, steps=2, batch=16))
     for size in (1, 3, 5) if name in ("ddpm", "unipc_3") else (3,):  # 1 by all samplers: the next test but one
@@ -164,7 +164,7 @@ START = torch.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.3, 0.6, 1.0])
-def test_a_walk_from_a_image_begins_at_the_level_of_its_strength(strength: float) -> None:
+def test_a_walk_from_an_image_begins_at_the_level_of_its_strength(strength: float) -> None:
     model, network = counted(tiny_model())
     request = Request(1, sampler="ddim", steps=10, image="x", strength=strength)
     whole = model.config.schedule.grid(10, "trailing")

@@ -190,7 +190,7 @@ def test_guides_that_do_not_fit_are_refused(model):
         sample(model, ASKED, guides=Guides(classifier=tiny_classifier()))
 
 
-def test_a_recipe_makes_a_image_of_a_class_again(model):
+def test_a_recipe_makes_an_image_of_a_class_again(model):
     request = Request(5, seed=7, steps=3, classes=("b", "a", "none"), guidance=2.0, batch=2)
     whole = sample(model, request)
     for image in range(5):

@@ -43,7 +43,7 @@ def test_a_recipe_holds_our_own_name_of_a_sampler(typed: str, own: str, tmp_path
     st.builds(Request, n=st.integers(1, 50), seed=st.integers(0, 99), batch=st.integers(1, 9), exact=st.booleans()),
     st.integers(0, 49),
 )
-def test_the_part_that_makes_a_image_again_is_its_own_batch(request: Request, image: int) -> None:
+def test_the_part_that_makes_an_image_again_is_its_own_batch(request: Request, image: int) -> None:
     image %= request.n
     part, row = replace(RECIPE, request=request, index=image).batch_request()
     assert part.seed + row == request.seed + image and 0 <= row < part.n

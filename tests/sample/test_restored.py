@@ -81,7 +81,7 @@ def test_ddnm_makes_images_that_shrink_to_the_one_that_was_given(sampler: str) -
     assert (small - torch.from_numpy(from_uint8(pixels))).abs().max() < 1e-4
 
 
-def test_ddnm_colours_a_image_whose_grey_is_the_one_that_was_given() -> None:
+def test_ddnm_colours_an_image_whose_grey_is_the_one_that_was_given() -> None:
     pixels = one_image(channels=1)
     images = made(tiny_model(), Restoration("x", colorise=True), pixels, steps=4)
     grey = Greyscale().apply(images)
@@ -128,7 +128,7 @@ def test_only_the_surroundings_of_a_hole_are_made() -> None:
     assert brought.result(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 64, 64)
 
 
-def test_a_image_smaller_than_the_model_is_extended_and_cut_again() -> None:
+def test_an_image_smaller_than_the_model_is_extended_and_cut_again() -> None:
     for asked, size in ((Restoration("x", deblur=1.0), (3, 7)), (Restoration("x", upscale=2), (6, 14))):
         brought = inputs.prepare(tiny_model(), asked, one_image(3, 7))
         assert "extended" in " ".join(brought.notes)
@@ -263,7 +263,7 @@ def test_what_is_known_and_what_is_asked_belong_together() -> None:
         Request(n=1, restoration=asked, image="x.png")
 
 
-def test_a_image_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> None:
+def test_an_image_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> None:
     config = restoring(Inpainting()).config
     found = []
     for drop in (0.1, 0.0):

@@ -127,7 +127,7 @@ def test_images_have_the_size_asked_for_and_only_depend_on_their_seed(dit: bool)
     assert torch.equal(by_aspect, sample(model, Request(n=3, seed=4, steps=3, size=(24, 12), exact=True)))
 
 
-def test_a_image_to_start_from_has_the_requests_size() -> None:
+def test_an_image_to_start_from_has_the_requests_size() -> None:
     model, start = several(), seeds.normal([(0, "start", 0, 0)], (3, 12, 24))[0].clamp(-1, 1)
     request = Request(n=1, steps=10, size=(24, 12), image="a tensor", strength=0.1)
     near = sample(model, request, start=start)[0]
@@ -148,7 +148,7 @@ def test_guides_must_know_the_size_too() -> None:
         check_guides(model, request, None, replace(model, shapes=()))
 
 
-def test_the_model_that_takes_a_image_whole() -> None:
+def test_the_model_that_takes_an_image_whole() -> None:
     model = several()
     assert sizes.taking(model, (24, 12)).shape == (3, 12, 24) and sizes.taking(model, (48, 48)) is model
     assert sizes.nearest_trained(model.config, (300, 200)) == (20, 12)

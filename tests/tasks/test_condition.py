@@ -35,7 +35,7 @@ def rngs(n: int = 6, seed: int = 0) -> list[np.random.Generator]:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=str)
-def test_a_images_damage_is_its_own_generators_whatever_is_beside_it(task: Task) -> None:
+def test_an_images_damage_is_its_own_generators_whatever_is_beside_it(task: Task) -> None:
     x0 = images()
     whole = degrade(task, x0, rngs())
     assert whole is not None
@@ -99,7 +99,7 @@ def test_jpeg_and_blur_change_images_and_the_settings_do_not_move_each_others_dr
     assert quiet is not None and both is not None and torch.equal(quiet.noise, both.noise)  # type: ignore[arg-type]
 
 
-def test_the_known_part_of_a_image_with_a_hole_is_told_exactly_and_the_rest_is_not() -> None:
+def test_the_known_part_of_an_image_with_a_hole_is_told_exactly_and_the_rest_is_not() -> None:
     x0 = images()
     given = degrade(Inpainting(), x0, rngs())
     assert given is not None and given.mask is not None

@@ -167,7 +167,7 @@ def test_the_shell_makes_images_of_every_size_and_makes_them_again(run: Path, tm
     assert said.code == 0 and (run / "samples" / "dpm_solver_2m-3-seed0-12x24" / "seed-00000000.png").is_file()
 
 
-def test_the_shell_starts_from_a_image_of_any_size(run: Path, tmp_path: Path) -> None:
+def test_the_shell_starts_from_an_image_of_any_size(run: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (60, 100, 3)).astype(np.uint8)
     Image.fromarray(draw).save(tmp_path / "start.png")
     words = ["--image", tmp_path / "start.png", "--strength", 0.4, "--size", "20x12", *SAMPLE]
@@ -191,7 +191,7 @@ def test_python_asks_for_sizes_too(run: Path) -> None:
     assert model.sample(2, steps=2, aspect="1:2").shape == (2, 3, 24, 12)
 
 
-def test_fit_brings_a_image_to_the_nearest_trained_shape(run: Path, tmp_path: Path) -> None:
+def test_fit_brings_an_image_to_the_nearest_trained_shape(run: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((80, 120, 3), 90, np.uint8)).save(tmp_path / "wide.png")
     words = ["--upscale", 2, "--fit", "--method", "ddnm", "--steps", 2, "--precision", "fp32", "--threads", 1]
     said = kuosan("restore", run, tmp_path / "wide.png", "--out", tmp_path / "made", *words)

@@ -363,7 +363,7 @@ def test_a_dry_run_writes_nothing(run: Path, tmp_path: Path, cache: Path) -> Non
     assert not cache.exists() and not (tmp_path / "run").exists()
 
 
-def test_requests_of_latents_keep_a_images_bits_whatever_stands_beside_it(run: Path, tmp_path: Path) -> None:
+def test_requests_of_latents_keep_an_images_bits_whatever_stands_beside_it(run: Path, tmp_path: Path) -> None:
     go(tmp_path / "run", images(tmp_path / "p.npz", size=16), settings(run))
     model = pipeline.load(tmp_path / "run").model
     whole = sample(model, Request(9, steps=2, exact=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,11 +52,12 @@ class Verb:
 
     def flag(self, option: Option) -> str:
         """How an option is best typed: its shortest name that is meant by nothing else."""
-        if option.flags:
-            return ", ".join(sorted((f"-{'' if len(f) == 2 else '-'}{f.lstrip('-')}" for f in option.flags), key=len))
+        if option.flags and not option.flags[0].startswith("-"):
+            return f"--{option.flags[0].replace('_', '-')}"
         last = option.name.rpartition(".")[2]
         alone = sum(each.name.rpartition(".")[2] == last for each in self.options()) == 1
-        return f"--{(last if alone else option.name).replace('_', '-')}"
+        letters = "".join(f", {flag}" for flag in option.flags)
+        return f"--{(last if alone else option.name).replace('_', '-')}{letters}"
 
     def __call__(self, tokens: Sequence[str]) -> int | None:
         """Read the tokens and run.
@@ -70,7 +72,19 @@ class Verb:
         for key in list(options.flat(tree)):
             if any(key == each or key.startswith(f"{each}.") for each in self.hidden):
                 raise Error(f"--{key.rpartition('.')[2].replace('_', '-')} is no option of `kuosan {self.name}`.")
-        return self.run(tree, words)
+        try:
+            return self.run(tree, words)
+        except Error as error:
+            raise self._spoken(error) from error
+
+    def _spoken(self, error: Error) -> Error:
+        """The error with the option as it is typed, where it begins with a setting's key."""
+        key = re.match(r"([\w.]+)(\[\d+\])? = ", str(error))
+        known = {each.key: each for each in self.options()} | {each.name: each for each in self.options()}
+        if key is None or key[1] not in known or "." not in key[1]:
+            return error
+        flag = self.flag(known[key[1]]).partition(",")[0]
+        return Error(f"{flag} = {str(error)[key.end() :]}", exit_code=error.exit_code)
 
     def build(self, tree: Tree) -> Any:
         """The job of a tree. Raises: Error."""

@@ -65,12 +65,12 @@ def invert(
         raise Error("no images given: kuosan invert RUN IMAGE [IMAGE ...].")
     import torch
 
-    from kuosan.cli.image_folder import of_run
     from kuosan.data.images import save_png, to_uint8
     from kuosan.device import choose
     from kuosan.metrics.image_quality import psnr
     from kuosan.models.model import require_whole
     from kuosan.sample import pipeline as opening
+    from kuosan.sample.image_folder import of_run
     from kuosan.sample.inversion import Way, check_ends, round_trip
     from kuosan.sample.recipe import fingerprint
     from kuosan.storage import outputs

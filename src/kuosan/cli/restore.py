@@ -148,7 +148,7 @@ def restore(
         usual = restoring.usual(config, wanted, named=sampler is not None)
         choose(config, usual)
         refuse_to_itself(config, usual)
-    from kuosan.cli.restoring import Work
+    from kuosan.sample.restoring import Work
 
     return Work(run, files, wanted, sampler is not None, out, ComputeConfig(device, precision, threads)).do()
 

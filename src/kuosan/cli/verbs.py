@@ -11,6 +11,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 
 import cyclopts
 from cyclopts import App
@@ -83,7 +84,6 @@ app = App(
     suppress_keyboard_interrupt=False,  # `ended` says that it stopped
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
-app.command("kuosan.cli.sample:sample", name="sample", help="Make images with a trained model.")
 app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's images are.")
 app.command("kuosan.cli.invert:invert", name="invert", help="Encode images to noise and decode them again.")
 app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour images.")
@@ -97,6 +97,8 @@ app.command(
     "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."
 )
 
+
+CONVERTED = {"sample": "kuosan.cli.sample"}  # verbs whose options are those of their job's dataclass
 
 # Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
 WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
@@ -122,7 +124,10 @@ def _ended(words: Sequence[str]) -> int:
     try:
         if BRIEF.isdisjoint(words):
             _check_process()
-        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        if words and words[0] in CONVERTED:
+            code = import_module(CONVERTED[words[0]]).VERB(words[1:])
+        else:
+            code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
             show(words[0])
     except cyclopts.UnusedCliTokensError as error:

@@ -79,6 +79,53 @@ class RequestImages:
         return given, measurement
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """A request that was resolved against its models: all that is needed to sample, and nothing to ask any more."""
+
+    model: Model  # making images of the request's size
+    request: Request
+    plan: SamplePlan
+    guides: Guides = NOBODY
+    start: Tensor | None = None
+    noise: Tensor | None = None
+    known: RequestImages = RequestImages(None, None)
+
+    @property
+    def calls(self) -> int:
+        """Denoising steps of all images."""
+        return self.request.n * (len(self.plan.levels) - 1 if self.plan.jumping is None else self.plan.jumping)
+
+
+def resolve_request(
+    model: Model,
+    request: Request,
+    *,
+    start: Tensor | None = None,
+    noise: Tensor | None = None,
+    guides: Guides = NOBODY,
+    given: Given | None = None,
+    measurement: Measurement | None = None,
+    resolved: SamplePlan | None = None,
+) -> Sampling:
+    """Resolve and check a request once; the arguments are those of `generate`.
+
+    Args:
+        resolved: the plan of this very request, with its guides checked, where the caller has it.
+
+    Raises:
+        Error: what this model cannot be sampled with.
+    """
+    walk = plan(model.config, request) if resolved is None else resolved
+    if resolved is None:
+        check(model, request, guides)
+    if walk.size is not None:
+        model = sizes.sized(model, walk.size)
+    _check_shapes(model, request, start, noise)
+    constraint.check(model, request, walk, given, measurement)
+    return Sampling(model, request, walk, guides, start, noise, RequestImages(given, measurement))
+
+
 @torch.no_grad()
 def generate(
     model: Model,
@@ -102,16 +149,19 @@ def generate(
     Raises:
         Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
     """
-    walk = plan(model.config, request)
-    check(model, request, guides)
-    model = sizes.asked(model, request)
-    _check_shapes(model, request, start, noise)
-    constraint.check(model, request, walk, given, measurement)
-    known = RequestImages(given, measurement)
+    yield from frames_of(
+        resolve_request(model, request, start=start, noise=noise, guides=guides, given=given, measurement=measurement)
+    )
+
+
+@torch.no_grad()
+def frames_of(asked: Sampling) -> Iterator[Frame]:
+    """Sample what was resolved, batch by batch, step by step."""
+    request = asked.request
     size = EXACT_BATCH if request.exact else min(request.batch, request.n)
     for first in range(0, request.n, size):
         rows = range(first, min(first + size, request.n))
-        yield from _batch(model, request, guides, walk, rows, size if request.exact else len(rows), start, noise, known)
+        yield from _batch(asked, rows, size if request.exact else len(rows))
 
 
 def sample(
@@ -163,17 +213,8 @@ def slerp(a: Tensor, b: Tensor, places: Tensor) -> Tensor:
     return ((torch.sin((1 - s) * angle) * a + torch.sin(s * angle) * b) / torch.sin(angle)).float()
 
 
-def _batch(
-    model: Model,
-    request: Request,
-    guides: Guides,
-    walk: SamplePlan,
-    rows: range,
-    size: int,
-    start: Tensor | None,
-    noise: Tensor | None,
-    known: RequestImages,
-) -> Iterator[Frame]:
+def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
+    model, request, walk, start, noise = asked.model, asked.request, asked.plan, asked.start, asked.noise
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     keep = len(rows)
     padded = [*rows, *[rows[-1]] * (size - keep)]
@@ -186,8 +227,8 @@ def _batch(
 
     first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.walk_shape)
     x = _start(model, walk, first_noise, None if start is None else _encoded(model, start, padded, device))
-    given, measurement = known.of(padded, device)
-    denoise = guided(model, request, guides, padded, device, given)
+    given, measurement = asked.known.of(padded, device)
+    denoise = guided(model, request, asked.guides, padded, device, given)
     shown = None if measurement is None else constraint.of_walk(model, walk, measurement)
     if shown is not None:
         denoise = constraint.held(denoise, model, walk, request, shown)

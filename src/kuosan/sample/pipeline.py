@@ -30,7 +30,7 @@ from kuosan.networks.autoencoder import Autoencoder
 from kuosan.sample import embedded, sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.guidance_models import Guides
-from kuosan.sample.plan import plan, refuse_to_itself
+from kuosan.sample.plan import SamplePlan, plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint, require_start
 from kuosan.sample.request import Request
 from kuosan.storage import checkpoint, manifest, tensors
@@ -151,12 +151,14 @@ class Pipeline:
         start: Tensor | None = None,
         helpers: Mapping[str, Pipeline] | None = None,
         size: tuple[int, int] | None = None,
+        resolved: SamplePlan | None = None,
     ) -> Recipe:
         """What a request to this model will have made, from the pixels `start` where it names an image or restores one.
 
-        `size` (width, height) is the images', where a restoration has another than the model's.
+        `size` (width, height) is the images', where a restoration has another than the model's; `resolved` the
+        request's plan, where the caller has it.
         """
-        steps = plan(self.model.config, request).steps
+        walk = plan(self.model.config, request) if resolved is None else resolved
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
         return Recipe(
             self.name,
@@ -166,8 +168,8 @@ class Pipeline:
             index=0,
             compute=str(self.compute),
             precision=precision,
-            size=size or sizes.of(self.model.config, request),
-            steps=steps,
+            size=size or walk.size or sizes.of(self.model.config, request),
+            steps=walk.steps,
             threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
             start=fingerprint(start),
             classifier=_weights(helpers, "classifier"),

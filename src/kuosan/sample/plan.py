@@ -42,6 +42,7 @@ class Choice:
     passes: int = 1  # of the network at each evaluation: two under classifier-free guidance
     method: str | None = None  # by which a restoration is held to what is known; none: as the model was trained
     jumping: int | None = None  # evaluations of a walk that goes back up again and again
+    size: tuple[int, int] | None = None  # width, height of the images; none: of a model that does not know its shape
 
     @property
     def evaluations(self) -> int:
@@ -96,13 +97,13 @@ def choose(config: ModelConfig, request: Request) -> Choice:
             f"use ddim (eta 0), euler, heun or dpm_solver_2m."
         )
     check_request(config, request)
-    if request.size is not None or request.aspect is not None:
-        sizes.of(config, request)
+    known = config.shape is not None or request.size is not None or request.aspect is not None
+    size = sizes.of(config, request) if known else None
     _check_bounds(config, request)
     alone = request.guidance in (None, 1) or (request.guidance == 0 and not request.guidance_rescale)
     passes = 1 if alone else 2
     method, jumping = _restored(config, request, sampler, options, steps)
-    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes, method, jumping)
+    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes, method, jumping, size)
 
 
 def _check_bounds(config: ModelConfig, request: Request) -> None:
@@ -124,7 +125,11 @@ def plan(config: ModelConfig, request: Request) -> SamplePlan:
     Raises:
         Error: as `choose`.
     """
-    choice = choose(config, request)
+    return with_levels(config, choose(config, request))
+
+
+def with_levels(config: ModelConfig, choice: Choice) -> SamplePlan:
+    """A choice with the noise levels that it walks."""
     levels = config.schedule.grid(choice.grid_steps, choice.spacing)
     levels = levels[choice.grid_steps - choice.steps :]
     return SamplePlan(**vars(choice), levels=levels)

@@ -35,7 +35,7 @@ class Recipe:
     step: int  # of the checkpoint
     weights: str  # sha256 of its averaged weights
     request: Request
-    index: int = field(metadata={"key": "image"})  # which of the request's images: 0 .. n-1
+    index: int = field(metadata={"key": "picture"})  # which of the request's images: 0 .. n-1
     compute: str  # device and precision, in words
     precision: str  # bf16 or fp32
     size: tuple[int, int]  # width, height

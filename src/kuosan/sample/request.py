@@ -267,7 +267,7 @@ FINITE = {  # what its numbers may be
 class Request:
     """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch."""
 
-    n: int = 16  # how many images
+    n: int = field(default=16, metadata={"flags": ("-n",)})  # how many images
     seed: int = 0  # the first image's seed; image i has seed + i
     sampler: str = "dpm_solver_2m"  # ddpm, ddim, euler, heun, dpm_solver_2m, ...; other tools' spellings are understood
     steps: int | None = None  # denoising steps; none: the sampler's own default
@@ -278,9 +278,15 @@ class Request:
     s_tmin: float | None = None  # with s_churn: the least sigma/alpha at which noise is added
     s_tmax: float | None = None  # with s_churn: the most
     s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1
-    classes: tuple[str, ...] = ()  # image i is of class i mod their number, by name or number, or `none`
-    prompts: tuple[str, ...] = ()  # image i is of prompt i mod their number; (words:1.3) weighs words
-    guidance: float | None = None  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
+    classes: tuple[str, ...] = field(
+        default=(), metadata={"flags": ("class",), "whole": True}
+    )  # image i is of class i mod their number, by name or number, or `none`
+    prompts: tuple[str, ...] = field(
+        default=(), metadata={"flags": ("prompt",), "whole": True}
+    )  # image i is of prompt i mod their number; (words:1.3) weighs words
+    guidance: float | None = field(
+        default=None, metadata={"flags": ("guidance", "guidance_scale", "cfg")}
+    )  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
     negative: str | None = None  # with guidance: the words (or the class) to lead away from, instead of from nothing
     reference: str | None = None  # with guidance: a weaker run to lead away from (autoguidance)
     guidance_interval: tuple[float, float] | None = None  # guide only where sigma/alpha lies between these
@@ -292,8 +298,12 @@ class Request:
     image: str | None = None  # start from this image instead of from noise alone
     strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
     between: tuple[int, int] | None = None  # n images from one seed's to another's, their noises interpolated
-    restoration: Restoration | None = None  # make what is missing of an image, instead of a whole new one
-    size: tuple[int, int] | None = None  # width, height, of a model trained on several shapes; none: its own
+    restoration: Restoration | None = field(
+        default=None, metadata={"option": False}
+    )  # make what is missing of an image, instead of a whole new one
+    size: tuple[int, int] | None = field(
+        default=None, metadata={"read": lambda text: width_height(text)}
+    )  # width, height, of a model trained on several shapes; none: its own
     aspect: str | None = None  # instead of size: width to height, as 3:2, at about as many pixels as in training
     batch: int = 16  # images computed together
     exact: bool = False  # bit-equal images whatever n and batch: every batch is padded to 8
@@ -364,6 +374,18 @@ def _check_size(request: Request) -> None:
     for name in ("size", "aspect"):
         if getattr(request, name) is not None and request.restoration is not None:
             raise Error(f"{name} has no effect on a restoration: the image that is brought has its size.")
+
+
+def width_height(text: str) -> tuple[int, int]:
+    """Width and height of 96x64, as one types it.
+
+    Raises:
+        Error: it is something else.
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise Error(f"--size {text!r} is not width x height in pixels, as 96x64 is.")
+    return int(parts[0]), int(parts[1])
 
 
 def ratio(aspect: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -19,35 +19,59 @@ import torch
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.cli.console import frames, say
-from kuosan.cli.image_folder import same_recipe
 from kuosan.data.images import png_bytes, to_uint8
-from kuosan.device import ComputeConfig, choose
+from kuosan.device import choose
 from kuosan.errors import Error, shown
+from kuosan.events import Event, Finished, Progress, Wrote
 from kuosan.regular import Places, exists
 from kuosan.sample import embedded, sizes
 from kuosan.sample import pipeline as opening
 from kuosan.sample import recipe as recipes
+from kuosan.sample.generate import Sampling, frames_of, resolve_request
+from kuosan.sample.image_folder import same_recipe
+from kuosan.sample.job import SampleJob
 from kuosan.sample.pipeline import Pipeline
 from kuosan.sample.recipe import Recipe
 from kuosan.storage import outputs
 
 
-def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, allowed: Sequence[Path] = ()) -> None:
-    """Make the image of a recipe again, from the same weights, in the same batch.
+@dataclass(frozen=True)
+class ReplayPlan:
+    """An image to make again, with all that its recipe names open and checked against its hashes."""
 
-    Args:
-        allowed: folders and files elsewhere that the recipe may name, as the person typed them.
+    like: Path  # the image with the recipe
+    place: Path  # the file to write
+    recipe: Recipe  # as it is in the file
+    home: Path  # the run
+    pipeline: Pipeline
+    sampling: Sampling
+    row: int  # of the batch that held the image
+    result: Callable[[Tensor], Tensor]  # from the finished batch to images
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What `run_replay` came to: the file, and whether it held these very bytes already."""
+
+    path: Path
+    same: bool
+
+
+def plan_replay(job: SampleJob) -> ReplayPlan:
+    """Open all that the recipe in `job.like` names, the same weights and the same batch. Writes nothing.
 
     Raises:
         Error: no recipe, one that names files elsewhere, other weights or another image to start from than the
-            recipe's, or an unwritable file.
+            recipe's, or a file that may not be written over.
     """
-    recipe = said = recipes.read(like)
+    assert job.like is not None
+    like, run, where = Path(job.like), Path(job.run) if job.run else None, job.compute
+    allowed = tuple(map(Path, job.allow_path))
+    recipe = original = recipes.read(like)
     above = _above(like)
     places = Places.of([Path.cwd(), *allowed, *([above] if above else []), *([run] if run and exists(run) else [])])
-    run = _home(like, recipe, Search(like, places, tuple(allowed)), above) if run is None else run
-    search = Search(like, places, tuple(allowed), _base(recipe.run, run))
+    run = _home(like, recipe, Search(like, places, allowed), above) if run is None else run
+    search = Search(like, places, allowed, _base(recipe.run, run))
     named = recipes.files_of(recipe)
     for what, name in named.items():
         if search.there(name):  # outside the places: refused before anything is opened
@@ -56,41 +80,55 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
         where = dataclasses.replace(where, precision=recipe.precision)
     if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
         where = dataclasses.replace(where, threads=recipe.threads)
-    place = _place(like, out, said)
+    place = _place(like, None if job.out is None else Path(job.out), original)
     trained = opening.load(opening.checkpoint_of(run, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
     found = {what: str(search.find(f"the {what}", name)) for what, name in named.items()}
     recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
-        images, row = _restored(trained, recipe)
-        _write(like, place, images[row], said, trained, run)
-        return
+        return ReplayPlan(like, place, original, run, trained, *_restoration(trained, recipe))
     request, row = recipe.batch_request()
     start = opening.start_of(recipe, sizes.asked(trained.model, request), trained.reading)
     helpers = trained.helpers(request)
     for name, helper in helpers.items():
         opening.require_helper(name, helper, recipe)
-    guides = opening.guides_of(helpers)
-    images = torch.cat([frame.x for frame in frames(trained, request, start, guides) if frame.done])
-    _write(like, place, images[row], said, trained, run)
+    sampling = resolve_request(trained.model, request, start=start, guides=opening.guides_of(helpers))
+    return ReplayPlan(like, place, original, run, trained, sampling, row, lambda images: images)
 
 
-def _restored(trained: Pipeline, recipe: Recipe) -> tuple[Tensor, int]:
-    """The images of the batch that held a restored one, and its row among them."""
-    from kuosan.sample.generate import sample
+def run_replay(plan: ReplayPlan) -> Iterator[Event]:
+    """Make the image again and write it, unless these very bytes are there: Progress, Wrote, Finished."""
+    finished, n = [], plan.sampling.request.n
+    for frame in frames_of(plan.sampling):
+        yield Progress("sampling", frame.first * frame.steps + len(frame.x) * frame.step, n * frame.steps)
+        if frame.done:
+            finished.append(frame.x)
+    image = plan.result(torch.cat(finished))[plan.row]
+    content = png_bytes(to_uint8(image.cpu().numpy()), plan.recipe.text())
+    same = os.path.lexists(plan.place) and plan.place.read_bytes() == content
+    if not same:
+        recipe, like, about = plan.recipe, plan.like, trees.plain(plan.recipe)
+        outputs.new_file(plan.place, lambda there: not there.samefile(like) and same_recipe(there, recipe))
+        outputs.write_file(plan.place, content, "sample --like", about, lambda there: same_recipe(there, recipe))
+        yield Wrote(plan.place)
+    yield Finished(Replayed(plan.place, same))
+
+
+def _restoration(trained: Pipeline, recipe: Recipe) -> tuple[Sampling, int, Callable[[Tensor], Tensor]]:
+    """The batch that held a restored image, its row in it, and how its results are cut."""
     from kuosan.sample.inputs import bring
 
     asked = recipe.request.restoration
     assert asked is not None
     path, batch = Path(asked.image), recipe.request.batch
-    brought = bring(trained.model, asked, path, batch=batch, reading=trained.reading)
-    if recipes.fingerprint(brought.image) != recipe.start:  # perhaps it was read as kuosan did before
+    source = bring(trained.model, asked, path, batch=batch, reading=trained.reading)
+    if recipes.fingerprint(source.image) != recipe.start:  # perhaps it was read as kuosan did before
         older = bring(trained.model, asked, path, batch=batch)
-        brought = older if recipes.fingerprint(older.image) == recipe.start else brought
-    recipes.require_start(recipe, brought.image)
-    request, row = dataclasses.replace(recipe, request=brought.batched(recipe.request)).batch_request()
-    made = sample(brought.model, request, given=brought.given, measurement=brought.measurement)
-    return brought.result(made), row
+        source = older if recipes.fingerprint(older.image) == recipe.start else source
+    recipes.require_start(recipe, source.image)
+    request, row = dataclasses.replace(recipe, request=source.batched(recipe.request)).batch_request()
+    sampling = resolve_request(source.model, request, given=source.given, measurement=source.measurement)
+    return sampling, row, source.result
 
 
 def _place(like: Path, out: Path | None, recipe: Recipe) -> Path:
@@ -101,18 +139,6 @@ def _place(like: Path, out: Path | None, recipe: Recipe) -> Path:
     if os.path.lexists(path) and not (path.exists() and path.samefile(like)):  # refused before it is made
         outputs.new_file(path, lambda there: same_recipe(there, recipe))
     return path
-
-
-def _write(like: Path, path: Path, image: Tensor, recipe: Recipe, trained: Pipeline, home: Path) -> None:
-    """Write an image that was made again, and say so."""
-    content = png_bytes(to_uint8(image.cpu().numpy()), recipe.text())
-    if os.path.lexists(path) and path.read_bytes() == content:
-        say(f"made again: {path} holds these very bytes already ({recipe.origin}, step {trained.step} of {home}).")
-        return
-    outputs.new_file(path, lambda there: not there.samefile(like) and same_recipe(there, recipe))
-    about = trees.plain(recipe)
-    outputs.write_file(path, content, "sample --like", about, lambda there: same_recipe(there, recipe))
-    say(f"made again: {path} ({recipe.origin}, step {trained.step} of {home}; {trained.compute})")
 
 
 def _is_run(folder: Path) -> bool:

@@ -14,13 +14,13 @@ import torch
 
 from kuosan import config as trees
 from kuosan.cli.console import bar, say, warn
-from kuosan.cli.image_folder import of_run
 from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error, escaped
 from kuosan.sample import pipeline
 from kuosan.sample import request as restoring
 from kuosan.sample.generate import generate
+from kuosan.sample.image_folder import of_run
 from kuosan.sample.inputs import Brought, bring
 from kuosan.sample.plan import SamplePlan, plan
 from kuosan.sample.recipe import KEY, Recipe, fingerprint
