@@ -291,6 +291,10 @@ def _adapter(annotation: Any) -> Any:
     return pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(allow_inf_nan=False))
 
 
+def _expected(annotation: Any) -> str:
+    return "|".join("whole number" if each == "int" else each for each in type_text(annotation).split("|"))
+
+
 def _leaf(annotation: Any, value: Any, key: str) -> Any:
     import pydantic
 
@@ -307,7 +311,7 @@ def _leaf(annotation: Any, value: Any, key: str) -> Any:
             raise _NotFinite(f"{key}{where} = {shown(value)} is not allowed: a finite number") from None
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise Error(
-            f"{key}{where} = {shown(value)} is not allowed: {reason} (expected {type_text(annotation)})."
+            f"{key}{where} = {shown(value)} is not allowed: {reason} (expected {_expected(annotation)})."
         ) from None
     except (OverflowError, ValueError, RecursionError):  # a number that no float holds, text that no UTF-8 does
         raise Error(f"{key} = {shown(value)} is not allowed: expected {type_text(annotation)}.") from None

@@ -88,7 +88,11 @@ def stored_key(field: dataclasses.Field[Any]) -> str:
 
 
 def parse(
-    tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = None, others: Collection[str] = ()
+    tokens: Sequence[str],
+    cls: type,
+    short: Mapping[str, str] | None = None,
+    others: Collection[str] = (),
+    hidden: Collection[str] = (),
 ) -> tuple[Tree, list[str]]:
     """`["--model.network.channels", "64", ...]` as a tree, and the words that belong to no option.
 
@@ -97,12 +101,13 @@ def parse(
 
     Args:
         short: names that win over the search, short -> dotted.
+        hidden: keys, or groups of keys, that are no options here.
         others: further options of the verb, which others read: an unknown one may be meant as one of them.
 
     Raises:
         Error: an unknown or ambiguous key, or a key without a value.
     """
-    known = options(cls)
+    known = {key: option for key, option in options(cls).items() if not within(key, hidden)}
     flags = {flag.replace("-", "_"): key for key, option in known.items() for flag in option.flags}
     short = flags | dict(short or {})
     tree: Tree = {}
@@ -136,6 +141,11 @@ def parse(
             value = ",".join([value, *taken])
         _put(tree, key, value, repeated=is_list(option.type) and option.read is None, whole=option.whole)
     return tree, words
+
+
+def within(key: str, groups: Collection[str]) -> bool:
+    """Whether a dotted key is one of some, or below one."""
+    return any(key == each or key.startswith(f"{each}.") for each in groups)
 
 
 def pair_of(annotation: Any) -> int:
@@ -248,7 +258,9 @@ def type_text(annotation: Any) -> str:
             names.append("|".join(str(choice) for choice in get_args(member)))
         elif get_origin(member) in (tuple, list):
             inner = [item for item in get_args(member) if item is not Ellipsis]
-            names.append("list of " + "/".join(dict.fromkeys(type_text(item) for item in inner)))
+            fixed = get_origin(member) is tuple and Ellipsis not in get_args(member)
+            many = f"{len(inner)} of " if fixed else "list of "
+            names.append(many + "/".join(dict.fromkeys(type_text(item) for item in inner)))
         elif member is types.NoneType:
             continue
         else:

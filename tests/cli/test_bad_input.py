@@ -205,7 +205,7 @@ MISSPELT = {
     "evaluate x --dryrun": "--dry-run",
     "invert x y.png --iteration 3": "--iterations",
     "restore x y.png --upsacle 2": "--upscale",
-    "compare x --pictrues 8": "--pictures",
+    "compare x --imagse 8": "--images",
     "reconstruct x y --btach 8": "--batch",
     "export x --uot y": "--out",
     "doctor x --resise crop": "--resize",

@@ -112,7 +112,7 @@ def compare(
 
 def refuse_early(config: ComparisonConfig) -> None:
     """What can be refused without loading torch: runs that are none, damage that their models cannot undo."""
-    from kuosan.cli.sample import stored
+    from kuosan.sample.job import stored
 
     if config.images != "portraits" and not Path(config.images).expanduser().exists():
         raise Error(f"there is no {config.images}: give a folder, zip, npz or IDX file of images, or portraits.")

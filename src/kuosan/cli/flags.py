@@ -45,9 +45,10 @@ class Verb:
 
     def options(self) -> list[Option]:
         """What it takes, in the order of the dataclass."""
-        found = options.options(self.job).values()
         return [
-            replace(each, default=self.defaults.get(each.key, each.default)) for each in found if not self._hides(each)
+            replace(each, default=self.defaults.get(each.key, each.default))
+            for each in options.options(self.job).values()
+            if not options.within(each.key, self.hidden)
         ]
 
     def flag(self, option: Option) -> str:
@@ -68,10 +69,7 @@ class Verb:
         if not HELP.isdisjoint(tokens):
             self.show(everything="--help-all" in tokens)
             return 0
-        tree, words = options.parse(tokens, self.job, self.short)
-        for key in list(options.flat(tree)):
-            if any(key == each or key.startswith(f"{each}.") for each in self.hidden):
-                raise Error(f"--{key.rpartition('.')[2].replace('_', '-')} is no option of `kuosan {self.name}`.")
+        tree, words = options.parse(tokens, self.job, self.short, hidden=self.hidden)
         try:
             return self.run(tree, words)
         except Error as error:
@@ -112,9 +110,6 @@ class Verb:
 
     def _first(self, option: Option) -> bool:
         return option.name in self.first or option.key in self.first
-
-    def _hides(self, option: Option) -> bool:
-        return any(option.key == each or option.key.startswith(f"{each}.") for each in self.hidden)
 
 
 def _escaped(text: str) -> str:

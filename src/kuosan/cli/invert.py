@@ -2,144 +2,53 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
-
-from kuosan.cli.console import Whole, say, warn
-from kuosan.device import ComputeConfig
+from kuosan import config as trees
+from kuosan.cli.console import say, warn
+from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from kuosan.sample.pipeline import Pipeline
-
-NOISE = "noise.safetensors"
+from kuosan.events import Fact, Finished, Wrote
+from kuosan.options import Tree
+from kuosan.sample.invert import NOISE, InvertJob, plan_invert, run_invert
 
 
-def invert(
-    run: Path,
-    *images: Path,
-    steps: Whole = 50,
-    spacing: str | None = None,
-    iterations: Whole = 0,
-    between: Whole | None = None,
-    classes: Annotated[list[str] | None, Parameter(name="--class", negative=())] = None,
-    out: Path | None = None,
-    device: str = "auto",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    threads: Whole = 0,
-) -> None:
-    """Encode IMAGES to noise with the model in RUN (DDIM inversion), decode it again, and say how like they are.
-
-    Parameters
-    ----------
-    run
-        A run's folder, or one of its checkpoints.
-    images
-        Image files.
-    steps
-        Steps each way.
-    spacing
-        Where the steps lie: trailing, leading, linspace, log_snr or karras.
-    iterations
-        How often each step to the noise asks the network again; 0 is the published inversion, 3 is nearly exact.
-    between
-        Of two images: how many to make on the way from one to the other, the ends among them.
-    classes
-        The images' classes, in turn; no class if not given.
-    out
-        The folder to write; RUN/inversions if not given.
-    device
-        auto, cpu, cuda, cuda:1 or mps.
-    precision
-        What the network computes in; auto is fp32 here: in bf16 the way back is a little less exact.
-    threads
-        Processor threads; 0 lets torch choose.
-    """
-    if not images:
-        raise Error("no images given: kuosan invert RUN IMAGE [IMAGE ...].")
-    import torch
-
-    from kuosan.data.images import save_png, to_uint8
-    from kuosan.device import choose
-    from kuosan.metrics.image_quality import psnr
-    from kuosan.models.model import require_whole
-    from kuosan.sample import pipeline as opening
-    from kuosan.sample.image_folder import of_run
-    from kuosan.sample.inversion import Way, check_ends, round_trip
-    from kuosan.sample.recipe import fingerprint
-    from kuosan.storage import outputs
-
-    where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
-    trained = opening.load(run, compute=choose(where))
-    require_whole(trained.model.config, "inversion")
-    warn(trained.warnings)
-    Way(trained.model, steps, spacing, iterations, tuple(classes or ()))  # refused before anything is written
-    if between is not None:
-        check_ends(len(images), between, classes or ())
-    x0 = torch.stack([opening.image(trained.model, path, trained.reading, say) for path in images])
-    options: dict[str, Any] = {
-        "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),
-    }  # fmt: skip
-    about = {"weights": trained.weights, "compute": str(trained.compute), "between": between, **options}
-    about["inputs"] = [[path.name, fingerprint(x)] for path, x in zip(images, x0)]
-    names = _names(images, between)
-    if out is None:  # never inside a checkpoint, which holds nothing else
-        claim = outputs.claimed_unused(of_run(run, "inversions", "{}-inversions"), "invert", about, names)
-    else:
-        claim = outputs.claimed(out, "invert", about, names)
-    with claim as output:
-        folder = output.folder
-        if between is not None:
-            _between(trained, x0, between, folder, options)
-            return
-        calls = steps * (iterations + 2)
-        say(f"compute: {trained.compute}; {steps} steps each way, {calls} network evaluations an image; into {folder}")
-        found = round_trip(trained.model, x0, **options)
-        back, before = to_uint8(found.back.numpy()), to_uint8(x0.numpy())
-        values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
-        for i, path in enumerate(images):
-            save_png(folder / names[i], back[i])
-            say(f"{path}: {float(values[i]):.2f} dB")
-        _write_noise(folder / NOISE, found.noise)
-    std, mean = float(found.noise.std()), float(found.noise.mean())
-    say(f"mean PSNR {float(values.mean()):.2f} dB; the noise has mean {mean:.3f} and standard deviation {std:.3f}")
+def invert(tree: Tree, words: list[str]) -> None:
+    """Encode the images that were named, decode them again, and say how like they are."""
+    if not words:
+        raise Error("no run given: kuosan invert RUN IMAGE [IMAGE ...].")
+    job = trees.build(InvertJob, {**tree, "run": words[0], "images": words[1:]})
+    plan = plan_invert(job)
+    warn(plan.pipeline.warnings)
+    for note in plan.notes:
+        say(note)
+    folder = None
+    for event in run_invert(plan):
+        match event:
+            case Wrote(path) if folder is None:
+                folder = path
+                what = (
+                    f"{job.steps} steps each way, {plan.nfe} network evaluations an image"
+                    if job.between is None
+                    else f"{job.between} images between two, {plan.nfe} network evaluations in all"
+                )
+                say(f"compute: {plan.pipeline.compute}; {what}; into {folder}")
+            case Fact("image", {"path": path, "psnr": psnr}):
+                say(f"{path}: {psnr:.2f} dB")
+            case Finished():
+                done = event.result
+    if job.between is not None:
+        say(f"written: {folder} (between-0000.png ..., between.png: the first image, the way, the second)")
+        return
+    mean = sum(done.psnr) / len(done.psnr)
+    say(
+        f"mean PSNR {mean:.2f} dB; the noise has mean {done.noise_mean:.3f} and standard deviation {done.noise_std:.3f}"
+    )
     say(f"written: {folder} (0000-NAME.png ..., {NOISE})")
 
 
-def _names(images: Sequence[Path], between: int | None) -> list[str]:
-    """The files that are written."""
-    if between is not None:
-        return [*(f"between-{i:04d}.png" for i in range(between)), "between.png"]
-    return [*(f"{i:04d}-{path.stem}.png" for i, path in enumerate(images)), NOISE]
-
-
-def _write_noise(path: Path, noise: Tensor) -> None:
-    """The noise as a safetensors file, whole or not at all."""
-    from kuosan.storage.files import PARTIAL, write_atomic
-    from kuosan.storage.tensors import write
-
-    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as aside:
-        write(Path(aside) / path.name, {"noise": noise.contiguous()})
-        content = (Path(aside) / path.name).read_bytes()
-    write_atomic(path, content)
-
-
-def _between(trained: Pipeline, x0: Tensor, n: int, folder: Path, options: dict[str, Any]) -> None:
-    """Make and write the images on the way from one to the other."""
-    from kuosan.data.images import save_png, to_uint8
-    from kuosan.sample.inversion import between
-    from kuosan.sample.write import sheet
-
-    calls = 2 * options["steps"] * (options["iterations"] + 1) + n * options["steps"]
-    say(f"compute: {trained.compute}; {n} images between two, {calls} network evaluations in all; into {folder}")
-    made = between(trained.model, x0, n, **options)
-    for i, image in enumerate(to_uint8(made.numpy())):
-        save_png(folder / f"between-{i:04d}.png", image)
-    sheet(folder / "between.png", [x0[:1], made, x0[1:]], n + 2)
-    say(f"written: {folder} (between-0000.png ..., between.png: the first image, the way, the second)")
+VERB = Verb(
+    "invert",
+    InvertJob,
+    "RUN IMAGE [IMAGE ...]",
+    "Encode images to noise with the model in RUN (DDIM inversion), decode it again, and say how like they are.",
+    invert,
+)

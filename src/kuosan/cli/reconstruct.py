@@ -98,7 +98,7 @@ def reconstruct(
 
 def refuse_early(run: Path, config: ReconstructionConfig) -> None:
     """What can be refused without loading torch: no such run or images, a run without an autoencoder."""
-    from kuosan.cli.sample import stored
+    from kuosan.sample.job import stored
 
     if not run.exists():
         raise Error(f"there is no run {run}: name the folder that kuosan train --objective autoencoder made.")

@@ -85,8 +85,6 @@ app = App(
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
 app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's images are.")
-app.command("kuosan.cli.invert:invert", name="invert", help="Encode images to noise and decode them again.")
-app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour images.")
 app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged images.")
 app.command(
     "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives images back."
@@ -98,7 +96,11 @@ app.command(
 )
 
 
-CONVERTED = {"sample": "kuosan.cli.sample"}  # verbs whose options are those of their job's dataclass
+CONVERTED = {
+    "invert": "kuosan.cli.invert",
+    "restore": "kuosan.cli.restore",
+    "sample": "kuosan.cli.sample",
+}  # verbs whose options are those of their job's dataclass
 
 # Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
 WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")

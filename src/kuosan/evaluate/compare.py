@@ -33,7 +33,7 @@ from kuosan.evaluate.train_overlap import Chosen, Schooling
 from kuosan.metrics.image_quality import perceptual
 from kuosan.models.model import ModelConfig
 from kuosan.sample import pipeline
-from kuosan.sample.constraint import told
+from kuosan.sample.constraint import conditioning_of
 from kuosan.sample.generate import generate
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.pipeline import Pipeline, guides_of
@@ -294,7 +294,7 @@ def _answers(
     brought = part.brought.repeat_interleave(variants, 0)
     hole = None if part.hole is None else part.hole.repeat_interleave(variants, 0)
     assert request.restoration is not None
-    given, measurement = told(model.model, request.restoration, entry.choice.method, brought, hole)
+    given, measurement = conditioning_of(model.model, request.restoration, entry.choice.method, brought, hole)
     total, before = len(prepared.damaged) * variants, first * variants
     finished = []
     for frame in generate(model.model, request, guides=guides, given=given, measurement=measurement):

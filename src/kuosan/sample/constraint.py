@@ -184,7 +184,7 @@ def measured(codec: Codec, factor: int, measurement: Measurement) -> Measurement
 ROUNDING = 1 / 127.5 / 12**0.5  # std of rounding to 8 bits: what a deblurred image's noise is at least
 
 
-def told(
+def conditioning_of(
     model: Model, asked: Restoration, chosen: str | None, image: Tensor, hole: Tensor | None
 ) -> tuple[Given | None, Measurement | None]:
     """What the model is given, and what it is held to, of images (B, C, h, w) with holes (B, 1, h, w)."""

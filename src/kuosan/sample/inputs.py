@@ -28,7 +28,7 @@ from kuosan.errors import Error
 from kuosan.models.model import Model
 from kuosan.models.tiling import Tiled
 from kuosan.sample import sizes
-from kuosan.sample.constraint import told
+from kuosan.sample.constraint import conditioning_of
 from kuosan.sample.masks import read_mask
 from kuosan.sample.request import Restoration, method
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Brought:
+class RestorationInput:
     """An image ready to be restored."""
 
     model: Model  # of the canvas's size: the network itself, or in tiles
@@ -67,7 +67,9 @@ class Brought:
         return whole
 
 
-def bring(model: Model, asked: Restoration, path: Path, *, batch: int = 16, reading: Reading | None = None) -> Brought:
+def open_input(
+    model: Model, asked: Restoration, path: Path, *, batch: int = 16, reading: Reading | None = None
+) -> RestorationInput:
     """Open an image file and make it ready for a model.
 
     Args:
@@ -98,7 +100,7 @@ def prepare(
     notes: list[str] | None = None,
     name: str = "the image",
     batch: int = 16,
-) -> Brought:
+) -> RestorationInput:
     """Make pixels (h, w, 1 or 3) uint8 ready, with a mask (h, w) bool where part of them is to be made anew.
 
     Raises:
@@ -125,8 +127,10 @@ def prepare(
             f"{size[1]}x{size[0]} in {tiles} overlapping tiles of {side}; a model of whole things of its own size, as "
             f"faces, is better served by --fit"
         )
-    given, measurement = told(model, asked, chosen, extended[None], None if unknown is None else unknown[None])
-    return Brought(whole, image, hole, given, measurement, cut, place, tiles, tuple(notes))
+    given, measurement = conditioning_of(
+        model, asked, chosen, extended[None], None if unknown is None else unknown[None]
+    )
+    return RestorationInput(whole, image, hole, given, measurement, cut, place, tiles, tuple(notes))
 
 
 def tensors(
@@ -182,7 +186,7 @@ def tensors(
     whole, count = tiled(model, (scale * images.shape[2], scale * images.shape[3]), asked.overlap, batch)
     if count == 1 and asked.overlap is not None:
         raise Error(f"overlap = {asked.overlap} has no effect: the images are of the model's size; leave it out.")
-    return whole, *told(model, asked, chosen, images, hole)
+    return whole, *conditioning_of(model, asked, chosen, images, hole)
 
 
 def _grey(images: Tensor) -> Tensor:

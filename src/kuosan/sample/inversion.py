@@ -82,7 +82,12 @@ def between(
         Error: other than two images, fewer than 2 places, and what `round_trip` refuses.
     """
     check_ends(len(images), n, classes)
-    way = Way(model, steps, spacing, iterations, tuple(classes))
+    return on_the_way(Way(model, steps, spacing, iterations, tuple(classes)), images, n)
+
+
+@torch.no_grad()
+def on_the_way(way: Way, images: Tensor, n: int) -> Tensor:
+    """`n` images from one to another, (2, C, H, W) -> (n, C, H, W), along a way that is checked."""
     ends = way.encode(images)
     return way.decode(slerp(ends[0], ends[1], torch.linspace(0, 1, n))).clamp(-1, 1)
 
@@ -111,6 +116,7 @@ class Way:
         self.device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
         _labels(model, 1, classes)  # refused now
 
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, C, H, W) to their noise, near standard normal where the model knows such images."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.model.shape:
@@ -130,6 +136,7 @@ class Way:
             found.append(x / self.prior)
         return torch.cat(found).cpu()
 
+    @torch.no_grad()
     def decode(self, noise: Tensor) -> Tensor:
         """Noise (n, *model.walk_shape) to images (n, C, H, W); those of pixels not clipped."""
         found = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -194,10 +195,20 @@ def early_choice(run: Path, request: Request) -> Early | None:
 
 def stored(run: Path) -> ModelConfig | None:
     """The model of a run by its config.yaml; None where that is damaged or not there: the checkpoint's own decides."""
+    path = run / "config.yaml"
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return _stored(path, (there.st_ino, there.st_size, there.st_mtime_ns))
+
+
+@lru_cache(8)  # the shell and the plan both ask
+def _stored(path: Path, state: tuple[int, int, int]) -> ModelConfig | None:
     from kuosan.models.model import ModelConfig
 
     try:
-        return trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
+        return trees.build(ModelConfig, trees.load(path).get("model", {}))
     except Error:
         return None
 

@@ -116,14 +116,14 @@ def run_replay(plan: ReplayPlan) -> Iterator[Event]:
 
 def _restoration(trained: Pipeline, recipe: Recipe) -> tuple[Sampling, int, Callable[[Tensor], Tensor]]:
     """The batch that held a restored image, its row in it, and how its results are cut."""
-    from kuosan.sample.inputs import bring
+    from kuosan.sample.inputs import open_input
 
     asked = recipe.request.restoration
     assert asked is not None
     path, batch = Path(asked.image), recipe.request.batch
-    source = bring(trained.model, asked, path, batch=batch, reading=trained.reading)
+    source = open_input(trained.model, asked, path, batch=batch, reading=trained.reading)
     if recipes.fingerprint(source.image) != recipe.start:  # perhaps it was read as kuosan did before
-        older = bring(trained.model, asked, path, batch=batch)
+        older = open_input(trained.model, asked, path, batch=batch)
         source = older if recipes.fingerprint(older.image) == recipe.start else source
     recipes.require_start(recipe, source.image)
     request, row = dataclasses.replace(recipe, request=source.batched(recipe.request)).batch_request()

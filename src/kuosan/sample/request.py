@@ -44,15 +44,21 @@ TRAINED_STEPS = 50  # of a model trained for it, by ddim with eta 1: its noise m
 class Restoration:
     """One image's restoration."""
 
-    image: str = field(metadata={"key": "picture"})  # the file, or a name for pixels that were given from Python
+    image: str = field(
+        metadata={"key": "picture", "option": False}
+    )  # the file, or a name for pixels that were given from Python
     mask: str | None = None  # what is to be made anew: a file (white), `alpha` (where transparent), or a box x,y,w,h
-    outpaint: tuple[int, int, int, int] | None = None  # pixels to add at the left, top, right and bottom
+    outpaint: tuple[int, int, int, int] | None = field(
+        default=None, metadata={"read": lambda text: margins(text)}
+    )  # pixels to add: one number for all sides, or LEFT,TOP,RIGHT,BOTTOM
     upscale: int | None = None  # how many times larger each side is to become
     down: Literal["area", "bicubic"] | None = None  # with upscale: how the image was shrunk; none: area
     deblur: float | None = None  # std of the blur it went through, in pixels of the image before shrinking
-    colorise: bool = False  # make colours for a grey image
+    colorise: bool = field(default=False, metadata={"flags": ("colorise", "colorize")})  # make colours for a grey image
     noise: float = 0.0  # std of the noise in it, of 255
-    operator: str | None = None  # from Python: the name of a linear operator of one's own that it went through
+    operator: str | None = field(
+        default=None, metadata={"option": False}
+    )  # from Python: the name of a linear operator of one's own that it went through
     method: str | None = None  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
     push: float | None = None  # pigdm, dps: how strongly it is held; 1 is the published
     jump_length: int | None = None  # repaint: steps of each return; 10 if none. ddnm: with jumps, likewise
@@ -374,6 +380,19 @@ def _check_size(request: Request) -> None:
     for name in ("size", "aspect"):
         if getattr(request, name) is not None and request.restoration is not None:
             raise Error(f"{name} has no effect on a restoration: the image that is brought has its size.")
+
+
+def margins(text: str) -> tuple[int, int, int, int]:
+    """What --outpaint says, as pixels at the left, top, right and bottom.
+
+    Raises:
+        Error: neither one whole number nor four.
+    """
+    parts = text.replace(",", " ").split()
+    if not all(part.isdigit() for part in parts) or len(parts) not in (1, 4):
+        raise Error(f"outpaint = {text!r} is not allowed: one number of pixels, or LEFT,TOP,RIGHT,BOTTOM as 0,0,32,0.")
+    left, top, right, bottom = [int(part) for part in parts] * (4 // len(parts))
+    return left, top, right, bottom
 
 
 def width_height(text: str) -> tuple[int, int]:
