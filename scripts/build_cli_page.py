@@ -17,16 +17,17 @@ from cyclopts import Parameter
 
 from kuosan.cli import compare, demo, doctor, evaluate, invert, reconstruct, restore, sample, train
 from kuosan.cli import verbs as settings
+from kuosan.cli.flags import Verb
 from kuosan.options import Option, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
-VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
+VERBS: dict[str, tuple[str, Callable[..., Any]] | Verb] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
-    "sample": ("RUN [OPTIONS]", sample.sample),
+    "sample": sample.VERB,
     "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
-    "restore": ("RUN IMAGE [IMAGE ...] [OPTIONS]", restore.restore),
-    "invert": ("RUN IMAGE [IMAGE ...] [OPTIONS]", invert.invert),
+    "restore": restore.VERB,
+    "invert": invert.VERB,
     "compare": ("IMAGES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
     "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
@@ -69,8 +70,35 @@ given wins. A schedule's settings belong to its kind, named in front of each.
 
 def page() -> str:
     """The whole page."""
-    verbs = "\n".join(verb(name, usage, function) for name, (usage, function) in VERBS.items())
+    verbs = "\n".join(
+        converted(each) if isinstance(each, Verb) else verb(name, each[0], each[1]) for name, each in VERBS.items()
+    )
     return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in settings.groups())
+
+
+def converted(verb: Verb) -> str:
+    """One verb: what it does, and a table of its options."""
+    rows = [
+        "| "
+        + " | ".join(cell.replace("|", "\\|") for cell in (f"`{flag(verb, option)}`", code(shown(option)), option.doc))
+        + " |"
+        for option in verb.options()
+    ]
+    return (
+        f"## kuosan {verb.name}\n\n`kuosan {verb.name} {verb.usage} [OPTIONS]`\n\n{verb.text}\n\n"
+        "| option | default | meaning |\n|---|---|---|\n" + "\n".join([*rows, ""])
+    )
+
+
+def flag(verb: Verb, option: Option) -> str:
+    """An option's names, with the type of its value; the other names in brackets."""
+    names = verb.flag(option)
+    return names if option.type is bool else f"{names} {option.type_text}"
+
+
+def shown(option: Option) -> str:
+    """Its default, where there is one to speak of."""
+    return "" if option.default_text == "false" else option.default_text
 
 
 def verb(name: str, usage: str, function: Callable[..., Any]) -> str:

@@ -271,11 +271,17 @@ FINITE = {  # what its numbers may be
 
 @dataclass(frozen=True)
 class Request:
-    """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch."""
+    """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch.
+
+    Attributes:
+        sampler: ddpm, ddim, euler, euler_ancestral, heun, dpm_solver_2s, dpm_solver_2m, dpm_solver_3m,
+            dpm_solver_3m_corrected, dpm_solver_2s_sde, dpm_solver_2m_sde, dpm_solver_3m_sde, unipc, unipc_3, plms or
+            pndm; other tools' names are understood.
+    """
 
     n: int = field(default=16, metadata={"flags": ("-n",)})  # how many images
     seed: int = 0  # the first image's seed; image i has seed + i
-    sampler: str = "dpm_solver_2m"  # ddpm, ddim, euler, heun, dpm_solver_2m, ...; other tools' spellings are understood
+    sampler: str = "dpm_solver_2m"
     steps: int | None = None  # denoising steps; none: the sampler's own default
     spacing: str | None = None  # where the steps lie: trailing, leading, linspace, log_snr or karras; none: trailing
     eta: float | None = None  # DDIM's noise, 0 none to 1 DDPM's; only for samplers that have it
