@@ -118,7 +118,7 @@ def resolve_request(
     """
     walk = plan(model.config, request) if resolved is None else resolved
     if resolved is None:
-        check(model, request, guides)
+        check(model, request, guides, walk.size)
     if walk.size is not None:
         model = sizes.sized(model, walk.size)
     _check_shapes(model, request, start, noise)

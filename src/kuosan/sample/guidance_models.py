@@ -36,7 +36,7 @@ class Guides:
     reference: Model | None = None
 
 
-def check(model: Model, request: Request, guides: Guides) -> None:
+def check(model: Model, request: Request, guides: Guides, size: tuple[int, int] | None = None) -> None:
     """Refuse guides that are missing, not asked for, or do not fit the model. Raises: Error."""
     for name in ("classifier", "reference"):
         given, asked = getattr(guides, name), getattr(request, name)
@@ -49,6 +49,7 @@ def check(model: Model, request: Request, guides: Guides) -> None:
         request,
         None if guides.classifier is None else guides.classifier.config,
         None if guides.reference is None else guides.reference.config,
+        size,
     )
 
 

@@ -132,7 +132,7 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     guides = opening.guides_of(helpers)
     opened = tuple(None if one is None else one.config for one in (guides.classifier, guides.reference))
     if early is None or not reused or early.guides != opened:
-        guidance_models.check(pipeline.model, request, guides)
+        guidance_models.check(pipeline.model, request, guides, size)
     sampling = resolve_request(pipeline.model, request, start=start, guides=guides, resolved=walk)
     recipe = pipeline.recipe(request, start, helpers, size=size, resolved=walk)
     return SampleJobPlan(job, pipeline, sampling, recipe, tuple(notes))
@@ -189,7 +189,7 @@ def early_choice(run: Path, request: Request) -> Early | None:
     classifier, reference = (
         None if path is None else stored(Path(path)) for path in (request.classifier, request.reference)
     )
-    check_guides(config, request, classifier, reference)
+    check_guides(config, request, classifier, reference, choice.size)
     return Early(config, choice, (classifier, reference))
 
 

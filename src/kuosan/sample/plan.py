@@ -237,9 +237,16 @@ def refuse_to_itself(config: ModelConfig, request: Request) -> None:
 
 
 def check_guides(
-    config: ModelConfig, request: Request, classifier: ModelConfig | None, reference: ModelConfig | None
+    config: ModelConfig,
+    request: Request,
+    classifier: ModelConfig | None,
+    reference: ModelConfig | None,
+    size: tuple[int, int] | None = None,
 ) -> None:
-    """Refuse a classifier or a weaker model that does not fit the model. Raises: Error."""
+    """Refuse a classifier or a weaker model that does not fit the model; `size` is the images', where it is known.
+
+    Raises: Error.
+    """
     for name, other in (("classifier", classifier), ("reference", reference)):
         if other is None:
             continue
@@ -259,7 +266,7 @@ def check_guides(
         if why is not None:
             raise Error(f"{name} {getattr(request, name)!r} {why}: both must be trained on the same latents.")
         assert config.shape is not None and other.shape is not None, "trained models know their shapes"
-        width, height = size = sizes.of(config, request)
+        width, height = size = size or sizes.of(config, request)
         shape = (config.shape[0], height, width)
         if other.shape[0] != shape[0] or not sizes.allowed(other, size):
             raise Error(f"{name} {getattr(request, name)!r} sees images of {other.shape}, this model {shape}.")
