@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kuosan import moved
+
 if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
     from kuosan.data.dataset import Images, open_images
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from kuosan.train.api import fit
 
 __version__ = "0.1.0"
+
+moved.install()
 
 _HOMES = {
     "SAMPLERS": "diffusion.samplers",
