@@ -8,6 +8,7 @@ import re
 import unicodedata
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,35 @@ def test_the_glossary_names_code_that_exists() -> None:
         for code in re.findall(r"`([^`]+)`", row[1]):
             for word in re.findall(r"[A-Za-z_]\w+", code.partition("(")[0]):
                 assert re.search(rf"\b{word}\b", everything), f"{word} of docs/glossary.md is not in the code"
+
+
+def test_the_glossarys_names_of_diffusers_exist_there() -> None:
+    found = find_spec("diffusers")
+    if found is None or found.origin is None:
+        pytest.skip("diffusers is not installed")
+    package = Path(found.origin).parent
+    rooms = (
+        "schedulers",
+        "guiders",
+        "models",
+        "pipelines/stable_diffusion",
+        "pipelines/repaint",
+        "pipelines/deprecated",
+    )
+    texts = [path.read_text(encoding="utf-8") for room in rooms for path in (package / room).rglob("*.py")]
+    everything = "\n".join([*texts, (package / "training_utils.py").read_text(encoding="utf-8")])
+    for row in glossary():
+        for name in re.findall(r"`([^`]+)`", row[4]) if "scripts" not in row[4] else []:
+            for word in re.findall(r"[A-Za-z_]\w+", name):
+                assert re.search(rf"\b{word}\b", everything), f"{word} of docs/glossary.md is not in diffusers"
+
+
+def test_the_mathematics_names_code_that_exists() -> None:
+    everything = "\n".join(modules().values())
+    text = re.sub(r"```.*?```", "", text_of(DOCS / "mathematics.md"), flags=re.DOTALL)
+    names = set(re.findall(r"`([A-Za-z_]\w+)(?:\([^`]*\))?`", text))
+    gone = {name for name in names if not re.search(rf"\b{name}\b", everything)}
+    assert len(names) > 50 and not gone, f"docs/mathematics.md names what the code lacks: {sorted(gone)}"
 
 
 def test_the_glossary_has_one_row_for_each_name_and_meaning() -> None:
