@@ -70,7 +70,7 @@ def test_the_unet_is_trained_sampled_and_started_from_an_image(page: dict[str, d
 
 
 def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, dict[str, Any]]) -> None:
-    names = page["The pieces"]
+    names = page["The parts"]
     assert isinstance(names["schedule"], kuosan.diffusion.schedule.Schedule)
     assert names["x"].shape == (4, 1, 16, 16) and names["x"].isfinite().all()
     assert names["loss"].isfinite()
@@ -83,7 +83,7 @@ def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, 
 
 
 def test_noise_by_seed_and_the_rooms_of_the_mathematics(page: dict[str, dict[str, Any]]) -> None:
-    names = page["The pieces"]
+    names = page["The parts"]
     assert names["x"].shape == (4, 1, 16, 16) and names["x"].isfinite().all()
     level = names["schedule"].at(0.5)
     assert torch.equal(names["held"](names["data"][:4], level).x0, names["data"][:4])  # a mask that keeps all
