@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import compare, demo, doctor, evaluate, invert, reconstruct, restore, sample, train
+from kuosan.cli import compare, demo, doctor, evaluate, export, invert, reconstruct, restore, sample, train
 from kuosan.cli import verbs as settings
 from kuosan.cli.flags import Verb
 from kuosan.options import Option, members, type_text
@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, Callable[..., Any]] | Verb] = {
     "invert": invert.VERB,
     "compare": ("IMAGES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
     "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
+    "export": ("RUN OUT [OPTIONS]", export.export),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
 }

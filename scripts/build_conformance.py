@@ -104,7 +104,7 @@ def refusals(results: Results) -> str:
     sampled = sum(len(values) for values in results.matrix.values() if values is not None)
     refused = sum(len(cases) for cases in results.refused.values())
     text = (
-        f"Of {sampled + 3 * refused} combinations {sampled} are sampled and {3 * refused} refused, by `names.check` "
+        f"Of {sampled + 3 * refused} combinations {sampled} are sampled and {3 * refused} refused, by `registry.check` "
         "before anything is computed, and by the grid or the denoiser itself. The reasons are the same for every "
         "sampler and guidance; the number counts samplers, not guidances."
     )

@@ -84,7 +84,7 @@ class Combination:
     spacing: str
 
     def check(self, prediction: str) -> None:
-        """What names.check says. Raises: Error."""
+        """What registry.check says. Raises: Error."""
         name, options = ROWS[self.row]
         asked = {"sampler": name, "options": options, "steps": STEPS, "spacing": self.spacing}
         registry.check(SCHEDULES[self.schedule], prediction, **asked)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def combinations() -> Iterator[Combination]:
 
 
 def allowed(combination: Combination) -> tuple[list[str], dict[str, str]]:
-    """The predictions that names.check allows here, and the reasons against the others."""
+    """The predictions that registry.check allows here, and the reasons against the others."""
     reasons = {p: refusal(lambda p=p: combination.check(p)) for p in registry.PREDICTIONS}  # type: ignore[misc]
     return [p for p, reason in reasons.items() if reason is None], {p: r for p, r in reasons.items() if r is not None}
 
