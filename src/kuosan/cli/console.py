@@ -1,11 +1,7 @@
-"""What a person sees in the shell: lines and bars, on a terminal; plain lines where there is none.
+"""What a person sees in the shell: lines and bars on a terminal, plain lines where there is none.
 
 All that is printed goes through `sys.stdout` and `sys.stderr`, which `standing` replaces while a verb runs: a full
 disk, a reader that is gone, a closed or lost terminal and an encoding without the letters never end work.
-
-Whole numbers on the command line: 16 is one, 1.5 is refused and not rounded.
-
-Sampling with a bar over all its steps.
 """
 
 from __future__ import annotations
@@ -224,7 +220,7 @@ class TrainingReport:
         self.progress = bar(TextColumn("{task.fields[news]}"))
         self.task: Any = None
         self.said = time.monotonic()
-        self.begun: tuple[float, int] | None = None  # when the first step was heard of, and which
+        self.begun: tuple[float, int] | None = None  # when the first step came, and which
         self.held_out: float | None = None
 
     def __enter__(self) -> TrainingReport:

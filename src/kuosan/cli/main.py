@@ -1,4 +1,4 @@
-"""The shell's door: signals are looked after before anything is imported that takes time; `verbs` does the rest."""
+"""The shell's entry: signals are looked after before anything is imported that takes time; `verbs` does the rest."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""How a restoration holds a model to what is known: wrappers around the denoiser, and the finished image.
+"""How a restoration holds a model to what is known: the conditioning of models trained to restore, the measurement that
+others are held to, wrappers around the denoiser, and the finished image.
 
-A mask of pixels brought to the cells of latents: what of an image's latents is known where a part of it is missing.
-
-A cell is known only if all its pixels are. What is known of it is what the encoder makes of the image with its hole
-filled smoothly: an encoder sees beyond a cell, and a smooth filling is the least strange thing to see there.
-
-What is known of damaged images: what a trained model is given, and the measurement that others are held to.
+A cell of latents is known only if all its pixels are. What is known of it is what the encoder makes of the image with
+its hole filled smoothly: an encoder sees beyond a cell, and a smooth filling is the least strange thing to see there.
 """
 
 from __future__ import annotations
@@ -128,7 +125,9 @@ def check(
     if trained and given is None:
         raise Error(f"this model was trained for {model.config.task.kind}: pass what is known of the images, given=.")
     if not trained and given is not None:
-        raise Error("given= was passed to a model of whole images, which is told nothing: pass measurement=.")
+        raise Error(
+            "given= was passed to a model of whole images, which takes no conditioning image: pass measurement=."
+        )
     if (walk.method is not None) != (measurement is not None):
         raise Error(
             f"method {walk.method} holds the model to a measurement: pass measurement=."

@@ -177,8 +177,8 @@ def sample(
 ) -> Tensor:
     """The finished images of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
     images = []
-    told = {"start": start, "noise": noise, "guides": guides, "given": given, "measurement": measurement}
-    for frame in generate(model, request, **told):  # type: ignore[arg-type]
+    options = {"start": start, "noise": noise, "guides": guides, "given": given, "measurement": measurement}
+    for frame in generate(model, request, **options):  # type: ignore[arg-type]
         if on_step is not None:
             on_step(frame)
         if frame.done:

@@ -1,4 +1,4 @@
-"""What a request tells the network and how it is steered: the denoiser of one batch, all its guidance around it.
+"""The conditioning of a request and how it is guided: the denoiser of one batch, all its guidance around it.
 
 From the network outwards: condition, classifier-free guidance (or autoguidance), rescale, interval, a classifier's
 gradient, then the bound on the predicted image.
@@ -54,11 +54,11 @@ def check(model: Model, request: Request, guides: Guides, size: tuple[int, int] 
 
 
 def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) -> Tensor | None:
-    """The label of each of these images, (B,) int64; None where nobody is told one."""
-    teller = model if model.config.task.labels else guides.classifier
-    if teller is None:
+    """The label of each of these images, (B,) int64; None where no model takes one."""
+    labelled = model if model.config.task.labels else guides.classifier
+    if labelled is None:
         return None
-    task = teller.config.task
+    task = labelled.config.task
     if request.restoration is not None and not request.classes:
         return torch.full((len(rows),), _unnamed(task, guides))
     if request.classes:
@@ -91,7 +91,7 @@ def guided(
     label = labels(model, request, guides, rows)
     label = None if label is None else label.to(device)
     text = texts(model, request, rows)
-    plain = _told(model, label, given, text)
+    plain = _conditioned(model, label, given, text)
     denoise = plain
     scale = request.guidance
     if scale is not None and scale != 1:
@@ -101,17 +101,17 @@ def guided(
     if guides.classifier is not None and request.classifier_scale:
         assert label is not None
         judge, schedule = guides.classifier, model.config.schedule
-        told = guidance.log_prob(judge.network, judge.config.schedule, label, schedule)
-        denoise = guidance.classifier(denoise, told, request.classifier_scale)
+        log_prob = guidance.log_prob(judge.network, judge.config.schedule, label, schedule)
+        denoise = guidance.classifier(denoise, log_prob, request.classifier_scale)
     if request.guidance_interval is not None:
-        denoise = guidance.interval(denoise, _told(model, label, given, text), *request.guidance_interval)
+        denoise = guidance.interval(denoise, _conditioned(model, label, given, text), *request.guidance_interval)
     if request.threshold is not None:
         return guidance.dynamic_threshold(denoise, request.threshold)
     return guidance.clamp(denoise) if request.clip and not model.codec.latent else denoise  # latents have no bounds
 
 
 def texts(model: Model, request: Request, rows: Sequence[int], away: bool = False) -> Mapping[str, Tensor] | None:
-    """What the network is told of these images' prompts, or of what guidance leads `away` from; None without text."""
+    """The text conditioning of these images' prompts, or of what guidance leads `away` from; None without text."""
     if not model.config.task.text:
         return None
     negative = request.negative or ""
@@ -119,7 +119,9 @@ def texts(model: Model, request: Request, rows: Sequence[int], away: bool = Fals
     return model.read([negative] * len(rows) if away else own, [*request.prompts, negative])
 
 
-def _told(model: Model, label: Tensor | None, given: Given | None, text: Mapping[str, Tensor] | None) -> Denoiser:
+def _conditioned(
+    model: Model, label: Tensor | None, given: Given | None, text: Mapping[str, Tensor] | None
+) -> Denoiser:
     denoise = model.denoiser(condition(model.config.task, label, given, text=text, encode=model.codec.encode))
     return constraint.kept(denoise, model, given)
 
@@ -136,7 +138,7 @@ def _pair(
     """The plain denoiser, remembered for all who ask it, and the one that guidance leads away from."""
     if guides.reference is not None:
         weaker = guides.reference
-        return guidance.shared(_told(model, label, given, text)), _told(
+        return guidance.shared(_conditioned(model, label, given, text)), _conditioned(
             weaker, label, given, texts(weaker, request, rows)
         )
     task = model.config.task
@@ -147,7 +149,7 @@ def _pair(
         away = torch.full_like(label, task.null if named is None else task.label(named))
     text_away = texts(model, request, rows, away=True)
     if request.guidance == 0 and not request.guidance_rescale:  # the reference alone: nobody asks the other
-        return _told(model, label, given, text), _told(model, away, given, text_away)
+        return _conditioned(model, label, given, text), _conditioned(model, away, given, text_away)
     plain, reference = guidance.doubled(
         model.network,
         model.config.prediction,

@@ -44,8 +44,8 @@ class RestorationInput:
     """An image ready to be restored."""
 
     model: Model  # of the canvas's size: the network itself, or in tiles
-    image: Tensor  # (C, h, w) what was brought, in [-1, 1], for showing beside the result
-    mask: Tensor | None  # (1, H, W) of the result, 1 = made anew
+    image: Tensor  # (C, h, w) the input, in [-1, 1], for showing beside the result
+    mask: Tensor | None  # (1, H, W) of the result, 1 = to be generated
     given: Given | None
     measurement: Measurement | None
     cut: tuple[slice, slice]  # of the canvas: what is kept of it
@@ -101,7 +101,7 @@ def prepare(
     name: str = "the image",
     batch: int = 16,
 ) -> RestorationInput:
-    """Make pixels (h, w, 1 or 3) uint8 ready, with a mask (h, w) bool where part of them is to be made anew.
+    """Make pixels (h, w, 1 or 3) uint8 ready, with a mask (h, w) bool where part of them is to be generated.
 
     Raises:
         Error: damage that the model cannot undo, or an image that has no room for it.
@@ -144,7 +144,7 @@ def tensors(
     """Images (B, C, h, w) in [-1, 1] ready to be restored: the model of their size, and what is known of them.
 
     Args:
-        mask: (B or 1, 1, h, w), 1 where an image is to be made anew.
+        mask: (B or 1, 1, h, w), 1 where an image is to be generated.
         operator: a linear map of the caller's own, of which `images` are the result, whatever their shape.
 
     Raises:
@@ -178,7 +178,7 @@ def tensors(
         ):
             raise Error(f"mask of shape {tuple(hole.shape)}: images {tuple(images.shape)} take (B or 1, 1, h, w).")
         if not bool(((hole == 0) | (hole == 1)).all()) or not bool(hole.flatten(1).any(1).all() and (1 - hole).any()):
-            raise Error("mask: it holds 1 where an image is to be made anew and 0 where it is known, both of them.")
+            raise Error("mask: it holds 1 where an image is to be generated and 0 where it is known, both of them.")
         hole = hole.expand(len(images), -1, -1, -1)
         images = images * (1 - hole)
     scale = asked.upscale or 1
@@ -210,8 +210,10 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     whole, factor = replace(model.config, shape=(channels, *canvas)), model.config.codec.factor
     for name, sides in (("images of sides", canvas), ("overlap =", () if overlap is None else (overlap,))):
         if any(side % factor for side in sides):
-            told = " and ".join(map(str, sides))
-            raise Error(f"{name} {told}: this is a model of latents of {factor} pixels a cell; multiples of {factor}.")
+            lengths = " and ".join(map(str, sides))
+            raise Error(
+                f"{name} {lengths}: this is a model of latents of {factor} pixels a cell; multiples of {factor}."
+            )
     overlap = min(height, width) // 4 if overlap is None else overlap
     asked = Called(model.network) if model.config.network.kind == "own" else model.network
     network = Tiled(asked, (height // factor, width // factor), overlap // factor, batch)
@@ -249,8 +251,8 @@ def _shrunk(
     reading: Reading,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The image, and its mask, in the model's size (for upscale, in what becomes that), as training images were."""
-    brought = (pixels.shape[1], pixels.shape[0])
-    width, height = (side // (asked.upscale or 1) for side in sizes.nearest_trained(model.config, brought))
+    own = (pixels.shape[1], pixels.shape[0])
+    width, height = (side // (asked.upscale or 1) for side in sizes.nearest_trained(model.config, own))
     shown = reading.fitted(pixels, (height, width))
     notes += shown.notes
     if mask is not None:
@@ -295,7 +297,7 @@ def _reach(marked: Tensor, side: int) -> slice:
 def _extended(
     model: Model, image: Tensor, hole: Tensor | None, scale: int, notes: list[str]
 ) -> tuple[Tensor, Tensor | None, tuple[slice, slice]]:
-    """The image brought to at least the model's size, in whole cells: made anew there, or its edges repeated."""
+    """The image extended to at least the model's size, in whole cells: generated there, or its edges repeated."""
     _, height, width = model.shape
     low, narrow = image.shape[1:]
     cell = lcm(scale, model.config.codec.factor)  # the canvas is of whole cells

@@ -164,7 +164,7 @@ def _levels(model: Model, steps: int, spacing: str | None) -> Level:
         )
     if registry.starts_at_pure_noise(schedule):
         raise Error(
-            "inversion with zero_terminal_snr: the noisiest state tells nothing of the image, so none is found."
+            "inversion with zero_terminal_snr: the noisiest state holds nothing of the image, so none is found."
         )
     registry.check_walk(schedule, steps, spacing, "first", 0)
     return schedule.grid(steps, spacing or registry.default_spacing(schedule), last="first")

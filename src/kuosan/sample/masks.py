@@ -1,4 +1,4 @@
-"""What of an image is to be made anew, as a person says it: a mask file, the image's own transparency, or a box."""
+"""What of an image is to be generated, as a person names it: a mask file, the image's own transparency, or a box."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kuosan.errors import Error
 from kuosan.sample.request import BOX
 
 ALPHA = "alpha"  # what a person writes for the image's own transparency
-WHITE = 128  # a mask's pixel this bright, or brighter, is to be made anew
+WHITE = 128  # a mask's pixel this bright, or brighter, is to be generated
 
 
 def read_mask(asked: str, image: Path, size: tuple[int, int]) -> np.ndarray:
-    """The mask that a person named, of an image of `size` (H, W): (H, W) bool, true = make anew.
+    """The mask that a person named, of an image of `size` (H, W): (H, W) bool, true = generate.
 
     Args:
-        asked: a mask's file (white is made anew), a folder with a mask of the image's name, `alpha`, or `x,y,w,h`.
+        asked: a mask's file (white is generated), a folder with a mask of the image's name, `alpha`, or `x,y,w,h`.
 
     Raises:
         Error: no such file, one of another size, an empty or a full mask, a box outside the image, no transparency.
@@ -31,16 +31,16 @@ def read_mask(asked: str, image: Path, size: tuple[int, int]) -> np.ndarray:
     elif asked == ALPHA:
         clear = _opacity(image)
         if clear is None:
-            raise Error(f"mask alpha: {image} has no transparency; name a mask file (white is made anew), or a box.")
+            raise Error(f"mask alpha: {image} has no transparency; name a mask file (white is generated), or a box.")
         mask = clear < 255  # a half transparent pixel is half background: not known
     else:
         mask = _file(_beside(Path(asked), image), size, image)
     if not mask.any():
-        raise Error(f"mask {asked!r} of {image} marks nothing: paint what is to be made anew white.")
+        raise Error(f"mask {asked!r} of {image} marks nothing: paint what is to be generated white.")
     if mask.all():
         raise Error(
             f"mask {asked!r} of {image} marks everything, so nothing is known: kuosan sample makes whole images. "
-            f"If it is black that should be made anew, invert the mask."
+            f"If it is black that should be generated, invert the mask."
         )
     return mask
 
@@ -76,7 +76,7 @@ def _beside(asked: Path, image: Path) -> Path:
 def _file(path: Path, size: tuple[int, int], image: Path) -> np.ndarray:
     if not path.exists():
         raise Error(
-            f"mask {path}: no such file; give an image (white is made anew), `alpha`, or a box x,y,w,h in pixels."
+            f"mask {path}: no such file; give an image (white is generated), `alpha`, or a box x,y,w,h in pixels."
         )
     try:
         pixels = decode(path, (0, 0, 0)).pixels

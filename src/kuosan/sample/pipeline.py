@@ -1,9 +1,7 @@
-"""Images to latents and back with an opened model: an autoencoder, or a model of latents with its own.
+"""A trained model opened for use: from a run's folder to a network on the device, and images from it in one call.
 
-An autoencoder's latents are as its encoder gives them; those of a latent model are shifted and scaled as its network
-denoises them.
-
-A trained model opened for use: from a run's folder to a network on the device, and images from it in one call.
+`encode` and `decode` go between images and latents: an autoencoder's are as its encoder gives them; those of a latent
+model are shifted and scaled as its network denoises them.
 """
 
 from __future__ import annotations
@@ -222,7 +220,7 @@ class Pipeline:
 
         Args:
             images: (B, C, h, w) in [-1, 1], with what is wrong with them: `upscale=4`, `deblur=2`, `colorise=True`.
-            mask: (B or 1, 1, h, w), 1 where an image is to be made anew.
+            mask: (B or 1, 1, h, w), 1 where an image is to be generated.
             operator: a linear map of one's own that `images` are the result of (see `diffusion.operators`).
 
         Raises:
@@ -323,7 +321,7 @@ def spoken(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def encoder_of(config: ModelConfig) -> TextEncoder | None:
-    """The text encoder that a model is told of captions by, opened; None where it has none.
+    """The text encoder of a model's captions, opened; None where it has none.
 
     Raises:
         Error: it is not there any more, or is another.

@@ -113,7 +113,7 @@ def _check_bounds(config: ModelConfig, request: Request) -> None:
     if request.threshold is not None:
         raise Error(
             f"threshold = {request.threshold}: this is a model of latents, which have no black and white to be kept "
-            f"within; leave it out. Too much contrast is brought back by --guidance-rescale."
+            f"within; leave it out. --guidance-rescale reduces too much contrast."
         )
     if not request.clip:
         raise Error("clip = false has no effect: this is a model of latents, which are never clipped; leave it out.")
@@ -285,7 +285,7 @@ def check_guides(
             f"reference {request.reference!r} has another schedule or task than this model: both must be alike."
         )
     if reference is not None and reference.task.text > config.task.text:
-        raise Error(f"reference {request.reference!r} is told of captions, and this model is not: both must be alike.")
+        raise Error(f"reference {request.reference!r} takes captions, and this model does not: both must be alike.")
     if reference is not None and reference.task.labels:
         for name in request.classes:
             reference.task.label(name)  # one trained with drop 0 knows no `none`

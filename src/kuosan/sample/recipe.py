@@ -105,9 +105,9 @@ class Recipe:
         n = min(size, request.n - first)
         turned = {}
         for name in ("classes", "prompts"):
-            told = getattr(request, name)
-            at = first % max(1, len(told))
-            turned[name] = told[at:] + told[:at]
+            values = getattr(request, name)
+            at = first % max(1, len(values))
+            turned[name] = values[at:] + values[:at]
         return dataclasses.replace(request, n=n, seed=request.seed + first, **turned), self.index - first
 
 

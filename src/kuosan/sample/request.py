@@ -1,10 +1,8 @@
-"""What an image went through, and how that is undone: one dataclass for the shell, Python and a recipe. Torch-free.
+"""What to make (`Request`) and what an image went through (`Restoration`): for the shell, Python, recipes and servers.
 
     y = shrink(blur(x)) in grey, where known, + noise        every part is optional, in this order
 
-A model that was trained to undo just this is simply given y; any other is held to y at every step by a method.
-
-What to make: one dataclass for the shell, Python, and whatever serves images later.
+A model that was trained to undo just this is given y; any other is held to y at every step by a method. Torch-free.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class Restoration:
     image: str = field(
         metadata={"key": "picture", "option": False}
     )  # the file, or a name for pixels that were given from Python
-    mask: str | None = None  # what is to be made anew: a file (white), `alpha` (where transparent), or a box x,y,w,h
+    mask: str | None = None  # what is to be generated: a file (white), `alpha` (where transparent), or a box x,y,w,h
     outpaint: tuple[int, int, int, int] | None = field(
         default=None, metadata={"read": lambda text: margins(text)}
     )  # pixels to add: one number for all sides, or LEFT,TOP,RIGHT,BOTTOM
@@ -91,7 +89,7 @@ class Restoration:
 
     @property
     def missing(self) -> bool:
-        """Whether a part of the image is to be made anew."""
+        """Whether a part of the image is to be generated."""
         return self.mask is not None or self.outpaint is not None
 
 
@@ -162,7 +160,7 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
             )
         if asked.method is None and asked.down not in (None, task.down):
             raise Error(
-                f"down = {asked.down}: this model knows images shrunk by {task.down} and is told of no other; "
+                f"down = {asked.down}: this model knows images shrunk by {task.down} and no others; "
                 f"leave it out, or hold the model to yours by --method ddnm."
             )
         if asked.noise > task.noise:
@@ -308,7 +306,7 @@ class Request:
     threshold: float | None = None  # dynamic thresholding at this percentile of |x0|, in clip's place; 99.5 is usual
     clip: bool = True  # keep the predicted image within [-1, 1] at every step
     image: str | None = None  # start from this image instead of from noise alone
-    strength: float | None = None  # with image: how much is made anew, above 0 (nothing) to 1 (everything); 0.6 if none
+    strength: float | None = None  # with image: how much is generated, above 0 (nothing) to 1 (everything); 0.6 if none
     between: tuple[int, int] | None = None  # n images from one seed's to another's, their noises interpolated
     restoration: Restoration | None = field(
         default=None, metadata={"option": False}
@@ -385,7 +383,7 @@ def _check_size(request: Request) -> None:
             raise Error("size and aspect cannot both be given: aspect is a size by its ratio alone.")
     for name in ("size", "aspect"):
         if getattr(request, name) is not None and request.restoration is not None:
-            raise Error(f"{name} has no effect on a restoration: the image that is brought has its size.")
+            raise Error(f"{name} has no effect on a restoration: the image has its size.")
 
 
 def margins(text: str) -> tuple[int, int, int, int]:

@@ -1,14 +1,11 @@
-"""A contact sheet of restorations: a row an image, what was brought first, then every answer.
+"""Images to disk: PNGs with their recipe, sheets of them, the recipe beside them, and the denoising as an animation.
 
-The sanity sheet of an autoencoder: what went in, what came out, what is wrong with it, and the latents between.
+`row_sheet` shows restorations, a row an image: the input first, then every answer. `check_sheet` shows an autoencoder's
+input, reconstruction, difference and latents:
 
     difference = 128 + 4 (out - in), in grey levels of 255: the same factor everywhere, so that two sheets compare
     colours    = the first three rows of the orthonormal DCT over the latents' channels, from the 1st to the 99th
-                 percentile of all images shown
-
-The projection is the same for every network, never fitted, so that colours of one run's sheets follow its latents.
-
-Images to disk: PNGs with their recipe, a grid, the recipe beside them, and the denoising as an animation.
+                 percentile of all images shown; never fitted, so that colours of one run's sheets follow its latents
 """
 
 from __future__ import annotations
@@ -45,13 +42,13 @@ def row_sheet(path: Path, lines: Sequence[np.ndarray]) -> None:
     save_png(path, np.concatenate(padded))
 
 
-def line(brought: Tensor, answers: Tensor) -> np.ndarray:
+def line(source: Tensor, answers: Tensor) -> np.ndarray:
     """One row of the sheet, (h, w, 3) uint8."""
     high, wide = answers.shape[-2:]
     factor = max(1, CELL[0] // max(high, wide))
     shrink = min(1.0, CELL[1] / (max(high, wide) * factor))
     size = (max(1, round(wide * factor * shrink)), max(1, round(high * factor * shrink)))
-    cells = [cell(image, size) for image in (brought, *answers)]
+    cells = [cell(image, size) for image in (source, *answers)]
     return np.concatenate([np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in cells], axis=1)
 
 
