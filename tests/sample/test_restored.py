@@ -249,7 +249,7 @@ def test_what_is_known_and_what_is_asked_belong_together() -> None:
         sample(model, Request(n=1), measurement=known)
     with pytest.raises(Error, match="pass measurement="):
         sample(model, Request(n=1, restoration=asked))
-    with pytest.raises(Error, match="told nothing"):
+    with pytest.raises(Error, match="no conditioning image"):
         sample(model, Request(n=1, restoration=asked), given=Given(y), measurement=known)
     with pytest.raises(Error, match="has 2 images"):
         sample(model, Request(n=3, restoration=asked), measurement=Measurement(Identity(), y.repeat(2, 1, 1, 1)))
@@ -342,4 +342,4 @@ def test_an_inpainting_models_prediction_is_what_is_known_at_every_step() -> Non
     known = torch.from_numpy(~mask)
     assert brought.given is not None
     for frame in generate(brought.model, request, given=brought.given):
-        assert torch.allclose(frame.x0[..., known], brought.given.one_image[..., known], atol=1e-6)
+        assert torch.allclose(frame.x0[..., known], brought.given.image[..., known], atol=1e-6)
