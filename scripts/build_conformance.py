@@ -77,7 +77,7 @@ def orders(results: Results) -> str:
         measured = [results.orders[row, window] for window in WINDOWS]
         ranges = [f"{float(values.min()):.2f} to {float(values.max()):.2f}" for values in measured]
         spec = registry.SAMPLERS[name]
-        body.append([f"`{row}`", spec.title, str(spec.order), *ranges, str(spec.evaluations(20))])
+        body.append([f"`{row}`", spec.title, str(spec.order), *ranges, str(spec.nfe(20))])
     return rows(["sampler", "what it is", "promised", *WINDOWS, "evaluations of 20 steps"], body)
 
 

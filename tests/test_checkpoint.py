@@ -271,7 +271,7 @@ def other(tmp_path: Path, what: str) -> Path:
         ("fresh", "has no checkpoint yet"),
     ],
 )
-def test_a_path_that_is_no_run_is_told_what_it_is(tmp_path, what, words):
+def test_a_path_that_is_no_run_is_refused_by_what_it_is(tmp_path, what, words):
     path = other(tmp_path, what)
     with pytest.raises(Error, match=rf"{path}.*{words}|{words}"):
         checkpoint.load(path)

@@ -131,7 +131,7 @@ def test_any_tree_is_built_or_refused_but_never_breaks(tree: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "prediction"), ({**USUAL_PREDICTION, "discrete": "x0"}).items())
-def test_the_usual_prediction_follows_the_schedule_unless_said(kind: str, prediction: str) -> None:
+def test_the_default_prediction_follows_the_schedule_unless_said(kind: str, prediction: str) -> None:
     tree = {"model": {"schedule": {"kind": kind}}}
     assert resolve(tree, (3, 32, 32)).model.prediction == prediction
     assert resolve({"model": {**tree["model"], "prediction": "v"}}, (3, 32, 32)).model.prediction == "v"

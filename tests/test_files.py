@@ -159,7 +159,7 @@ def test_a_newer_format_says_so(tmp_path, monkeypatch):
         files.verify(folder)
 
 
-def test_too_little_room_is_told_before_anything_is_written(tmp_path):
+def test_too_little_room_is_refused_before_anything_is_written(tmp_path):
     words = r"no room for .*folder: .* TB needed, .* free; free some space"
     with pytest.raises(Error, match=words), files.staged(tmp_path / "folder", needed=1 << 60):
         raise AssertionError("the block must not run")

@@ -17,18 +17,18 @@ import pytest
 from faults.filling import AT_ONCE, COLUMNS, ROWS, columns_of, shelf
 from faults.harness import KILLED, ForkServer, build
 from kuosan.errors import Error
-from kuosan.storage.cache import TAG, Shelf, cache_root
+from kuosan.storage.cache import TAG, RowCache, cache_root
 
 MODES = ("kill", "torn", "eio", "dead", "enospc")
 
 
-def filled(root: Path, key: str = "a") -> Shelf:
+def filled(root: Path, key: str = "a") -> RowCache:
     one = shelf(root, key)
     one.fill(columns_of, AT_ONCE)
     return one
 
 
-def is_whole(one: Shelf) -> bool:
+def is_whole(one: RowCache) -> bool:
     found, wanted = one.open(), columns_of(range(one.rows))
     return all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
@@ -76,15 +76,17 @@ def test_the_seconds_that_rows_took_are_kept(tmp_path: Path) -> None:
     [
         lambda root: shelf(root, key="b"),
         lambda root: shelf(root, rows=ROWS + 1),
-        lambda root: Shelf(root, "embeddings", {"data": "a", "scale": 0.5}, ROWS, COLUMNS),
-        lambda root: Shelf(root, "latents", {"data": "a", "scale": 0.25}, ROWS, COLUMNS),
-        lambda root: Shelf(root, "latents", {"data": "a", "scale": 0.5}, ROWS, {**COLUMNS, "count": (np.int32, ())}),
-        lambda root: Shelf(root, "latents", {"data": "a", "scale": 0.5}, ROWS, {**COLUMNS, "mean": (np.float16, (6,))}),
+        lambda root: RowCache(root, "embeddings", {"data": "a", "scale": 0.5}, ROWS, COLUMNS),
+        lambda root: RowCache(root, "latents", {"data": "a", "scale": 0.25}, ROWS, COLUMNS),
+        lambda root: RowCache(root, "latents", {"data": "a", "scale": 0.5}, ROWS, {**COLUMNS, "count": (np.int32, ())}),
+        lambda root: RowCache(
+            root, "latents", {"data": "a", "scale": 0.5}, ROWS, {**COLUMNS, "mean": (np.float16, (6,))}
+        ),
     ],
 )
 def test_rows_of_another_key_shape_or_number_are_never_taken(tmp_path: Path, other: object) -> None:
     one = filled(tmp_path)
-    another: Shelf = other(tmp_path)  # type: ignore[operator]
+    another: RowCache = other(tmp_path)  # type: ignore[operator]
     assert another.path != one.path and another.missing() == [range(another.rows)]
 
 
@@ -107,7 +109,7 @@ def flip(path: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "short", "gone", "edited", "torn part"])
-def test_a_damaged_part_is_said_aloud_and_computed_anew(tmp_path: Path, how: str) -> None:
+def test_a_damaged_part_is_reported_and_computed_again(tmp_path: Path, how: str) -> None:
     one = filled(tmp_path)
     rows, part = one.path / "mean.rows", one.path / "00000004-00000008.part"
     lost = [range(4, 8)]
@@ -125,7 +127,7 @@ def test_a_damaged_part_is_said_aloud_and_computed_anew(tmp_path: Path, how: str
         case "torn part":
             os.truncate(part, 40)
     told: list[str] = []
-    again = Shelf(tmp_path, "latents", {"data": "a", "scale": 0.5}, ROWS, COLUMNS, say=told.append)
+    again = RowCache(tmp_path, "latents", {"data": "a", "scale": 0.5}, ROWS, COLUMNS, say=told.append)
     assert again.missing() == lost
     assert told == again.damaged and len(told) >= 1
     assert all("is damaged" in line and str(one.path) in line for line in told)
@@ -167,7 +169,7 @@ def test_a_fault_at_every_operation_never_leaves_a_wrong_row(server: ForkServer,
         if mode == "enospc":
             assert said and "no space is left on the disk" in said[0] and "free" in said[0]
         told: list[str] = []
-        one = Shelf(root, "latents", {"data": "a", "scale": 0.5}, ROWS, COLUMNS, say=told.append)
+        one = RowCache(root, "latents", {"data": "a", "scale": 0.5}, ROWS, COLUMNS, say=told.append)
         left = one.missing()
         assert told == []  # a part that counts is never a damaged one
         finished = sum(1 for op in trial.ops[: at - 1] if op.name == "rename" and op.to.endswith(".part"))
@@ -204,7 +206,7 @@ print(one.fill(lambda rows: columns_of(rows), 3) >= 0, len(one.damaged))
 """
 
 
-def test_processes_that_fill_one_shelf_at_once_do_it_no_harm(tmp_path: Path) -> None:
+def test_processes_that_fill_one_cache_at_once_do_it_no_harm(tmp_path: Path) -> None:
     code = TWO.format(tests=str(Path(__file__).parent))
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -215,8 +217,8 @@ def test_processes_that_fill_one_shelf_at_once_do_it_no_harm(tmp_path: Path) -> 
     assert is_whole(one) and one.damaged == []
 
 
-def test_too_little_room_is_told_before_the_first_part_is_written(tmp_path: Path) -> None:
-    one = Shelf(tmp_path / "cache", "latents", {}, 1 << 40, {"x": (np.float32, (1024,))})
+def test_too_little_room_is_refused_before_the_first_part_is_written(tmp_path: Path) -> None:
+    one = RowCache(tmp_path / "cache", "latents", {}, 1 << 40, {"x": (np.float32, (1024,))})
     with pytest.raises(Error, match=r"no room for .*4096\.0 TB needed, .* free"):
         one.put(0, {"x": np.zeros((1, 1024), np.float32)})
     assert not (tmp_path / "cache").exists()
@@ -237,7 +239,7 @@ def test_a_cache_that_may_not_be_written_is_read_all_the_same(tmp_path: Path, mo
         filled(tmp_path, key="b")
 
 
-def test_no_rows_are_a_full_shelf(tmp_path: Path) -> None:
+def test_no_rows_are_a_full_cache(tmp_path: Path) -> None:
     one = shelf(tmp_path, rows=0)
     assert one.missing() == [] and one.open()["mean"].shape == (0, 2, 3)
     assert not one.path.exists()

@@ -117,7 +117,7 @@ def dump(tree: Mapping[str, Any]) -> str:
         return text
 
     text = written(True)
-    # YAML reads these as line ends and folds them into spaces; PyYAML writes them as they are unless told to escape
+    # YAML reads these as line ends and folds them into spaces; PyYAML writes them as they are unless made to escape
     return written(False) if any(end in text for end in "\x85\u2028\u2029") else text
 
 
@@ -250,10 +250,11 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
             said = name if isinstance(name, str) and name.isidentifier() and len(name) < 60 else shown(name)
             raise Error(f"unknown key {prefix}{said}{of_kind}.{guess} Allowed under {key or 'the top'}: {allowed}.")
     given: dict[str, Any] = {}
+    aliases = {field.name: field.metadata.get("aliases") for field in dataclasses.fields(cls)}
     for name in names:
         if name in tree:
             try:
-                given[name] = _value(types_of[name], tree[name], prefix + name)
+                given[name] = _value(types_of[name], _unaliased(aliases.get(name), tree[name]), prefix + name)
             except _NotFinite as error:
                 raise Error(f"{error}{_ranged(limits.allowed(cls, given, name))}.") from None
     required = [
@@ -274,6 +275,11 @@ def _named_as_fields(cls: type, tree: Mapping[str, Any], prefix: str) -> Mapping
         if stored in tree and name in tree:
             raise Error(f"{prefix}{name} is given twice: {shown(tree[name])}, and as {stored} {shown(tree[stored])}.")
     return {names.get(name, name): value for name, value in tree.items()} if names else tree
+
+
+def _unaliased(aliases: Mapping[str, str] | None, value: Any) -> Any:
+    """A value by the name it has today; a field's metadata {"aliases": {OLD: NEW}} says what it was called before."""
+    return aliases.get(value, value) if aliases and isinstance(value, str) else value
 
 
 class _NotFinite(Error):
@@ -318,7 +324,11 @@ def _leaf(annotation: Any, value: Any, key: str) -> Any:
 
 
 def as_begun(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored run's configuration with the versions that it was begun with: the first, where it says none."""
+    """A stored run's configuration in today's words, with the versions that it was begun with: the first by default."""
+    model = tree.get("model")
+    text = model.get("text") if isinstance(model, Mapping) else None
+    if isinstance(model, Mapping) and isinstance(text, Mapping) and text.get("padding") == "told":
+        tree = {**tree, "model": {**model, "text": {**text, "padding": "attended"}}}
     data = tree.get("data")
     if not isinstance(data, Mapping):
         return dict(tree)

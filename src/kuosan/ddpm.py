@@ -126,7 +126,7 @@ class DiffusionModel(nn.Module):
             self.register_buffer(name, table.to(device), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DiffusionModel:
-        """What `.to()`, `.double()` and the like call: the tables are made anew, exact in the new dtype."""
+        """What `.to()`, `.double()` and the like call: the tables are made again, exact in the new dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill_tables(self.betas.dtype, self.betas.device)
         return self

@@ -1,4 +1,4 @@
-"""What a user can cause: one exception, the sentences it is usually made of, and values as a terminal may show them.
+"""What a user can cause: one exception, its common sentences, and values as a terminal may show them.
 
 An `Error` names the thing, its value, what is allowed, and the cure. The shell prints it without a traceback;
 anything else that is raised is a bug in kuosan.

@@ -99,8 +99,16 @@ NAMES = {
     "Critic": "Discriminator",
     "Encoder": "TextEncoderConfig",
     "Features": "FeatureNetwork",
+    "Seen": "Linearised",
+    "Shelf": "RowCache",
     "Trained": "Pipeline",
     "check": "check_features",
+    "clock": "timestep",
+    "pieces": "tokenize",
+    "repaint_evaluations": "repaint_nfe",
+    "seen": "linearised",
+    "told": "padded",
+    "usual_step": "default_step",
 }
 
 

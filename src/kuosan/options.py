@@ -40,7 +40,7 @@ class Option:
         field: the field's own name, which options and help show.
         flags: further names, which win over the search ("class", "-n"): a field's metadata {"flags": (...)}.
         whole: a value is taken as it is, commas and all, as prompts are: metadata {"whole": True}.
-        read: from what was typed to a value, where the type alone does not tell: metadata {"read": function}.
+        read: from what was typed to a value, where the type alone does not say how: metadata {"read": function}.
     """
 
     key: str
@@ -78,7 +78,7 @@ def options(cls: type) -> dict[str, Option]:
 
     A field with metadata {"option": False} is filled in by kuosan, and is none.
     """
-    return {option.key: option for option in _walk(cls, "")}
+    return {option.key: option for option in _leaves(cls, "")}
 
 
 def stored_key(field: dataclasses.Field[Any]) -> str:
@@ -268,7 +268,7 @@ def type_text(annotation: Any) -> str:
     return "|".join(names)
 
 
-def _walk(cls: type, prefix: str) -> Iterator[Option]:
+def _leaves(cls: type, prefix: str) -> Iterator[Option]:
     docs, seen = field_docs(cls), set()
     for field in dataclasses.fields(cls):
         annotation = hints(cls)[field.name]
@@ -285,7 +285,7 @@ def _walk(cls: type, prefix: str) -> Iterator[Option]:
             kind = getattr(default, "kind", None)
             yield Option(f"{prefix}{field.name}.kind", Literal[tuple(kinds)], kind, docs.get(field.name, ""))
         for member in nested:
-            for option in _walk(member, f"{prefix}{field.name}."):
+            for option in _leaves(member, f"{prefix}{field.name}."):
                 if not option.key.endswith(f"{field.name}.kind") and option.key not in seen:
                     seen.add(option.key)
                     yield option

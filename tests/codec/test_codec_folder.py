@@ -28,7 +28,7 @@ def run_with_codec(path: Path, held: Held) -> Path:
     return path
 
 
-def test_a_written_codec_is_read_again_without_the_critic(tmp_path: Path) -> None:
+def test_a_written_codec_is_read_again_without_the_discriminator(tmp_path: Path) -> None:
     held = autoencoder(critic=8)
     assert not any(name.startswith("critic.") for name in held.tensors)
     latents.write(tmp_path / "run", held)

@@ -69,12 +69,12 @@ def test_a_latent_channel_that_holds_nothing_is_named() -> None:
 
 def test_latents_say_their_shape_and_refuse_images_that_do_not_fit() -> None:
     latents = Latents(network=TINY)
-    assert latents.walk_shape((3, 16, 24)) == (4, 8, 12)
-    assert Pixels().walk_shape((3, 16, 24)) == (3, 16, 24)
+    assert latents.sample_shape((3, 16, 24)) == (4, 8, 12)
+    assert Pixels().sample_shape((3, 16, 24)) == (3, 16, 24)
     with pytest.raises(Error, match="3 channel"):
-        latents.walk_shape((1, 16, 16))
+        latents.sample_shape((1, 16, 16))
     with pytest.raises(Error, match="multiples of 2"):
-        latents.walk_shape((3, 15, 16))
+        latents.sample_shape((3, 15, 16))
 
 
 def test_impossible_measurements_are_refused() -> None:

@@ -54,7 +54,7 @@ def solution(walk: str) -> Tensor:
 
 def steps_for(name: str, budget: int) -> int | None:
     """The most steps that a budget of network evaluations pays for; none if not even three."""
-    paid = [steps for steps in range(3, budget + 1) if registry.SAMPLERS[name].evaluations(steps) <= budget]
+    paid = [steps for steps in range(3, budget + 1) if registry.SAMPLERS[name].nfe(steps) <= budget]
     return max(paid, default=None)
 
 

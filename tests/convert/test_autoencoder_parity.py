@@ -91,7 +91,7 @@ def test_stable_diffusions_autoencoder_has_its_published_number_of_weights() -> 
     assert parameter_count(config_from_diffusers(STABLE_DIFFUSION)) == 83_653_863
 
 
-def test_there_and_back_gives_the_same_weights_without_the_critic() -> None:
+def test_there_and_back_gives_the_same_weights_without_the_discriminator() -> None:
     config = AutoencoderConfig(channels=16, multipliers=(1, 2), blocks=1, groups=8, critic_channels=8)
     state = Autoencoder(config, seed=5).state_dict()
     told, weights = autoencoder_to_diffusers(config, state)

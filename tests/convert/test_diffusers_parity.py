@@ -236,7 +236,7 @@ def test_scale_shift_without_a_middle_norm_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("concat_channels", 3), ("patch", 2)])
-def test_doors_that_diffusers_lacks_are_refused_on_the_way_out(field: str, value: int) -> None:
+def test_inputs_that_diffusers_lacks_are_refused_on_the_way_out(field: str, value: int) -> None:
     with pytest.raises(Error, match=field):
         unet_to_diffusers(UNetConfig(**{field: value}), {})
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_files import drawn_image, saved
+from made_files import image as drawn_image
+from made_files import saved
 from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.archives import member_name

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_files import image, saved
 
-from kuosan.data.config import MOST_ASTRAY, DataConfig, cut, nearest, shapes, sorted_into, usual_step
+from kuosan.data.config import MOST_AREA_ERROR, DataConfig, cut, default_step, nearest, shapes, sorted_into
 from kuosan.data.dataset import open_images
 from kuosan.data.doctor import examine, write
 from kuosan.data.pixels import cover
@@ -46,7 +46,7 @@ def test_every_shape_keeps_to_the_rule(side: int, step: int, aspect: float) -> N
     ratios = [w / h for h, w in found]
     assert ratios == sorted(set(ratios)) and max(ratios) <= aspect
     for h, w in found:
-        assert h % step == w % step == 0 and abs(h * w - size**2) <= MOST_ASTRAY * size**2
+        assert h % step == w % step == 0 and abs(h * w - size**2) <= MOST_AREA_ERROR * size**2
         longer, shorter = max(h, w), min(h, w)
         assert all(
             abs(longer * s - size**2) >= abs(longer * shorter - size**2) for s in (shorter - step, shorter + step)
@@ -55,7 +55,7 @@ def test_every_shape_keeps_to_the_rule(side: int, step: int, aspect: float) -> N
 
 @given(h=st.integers(1, 3000), w=st.integers(1, 3000), size=st.sampled_from([16, 64, 96]))
 def test_an_image_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -> None:
-    every = shapes(size, usual_step(size), 2.0)
+    every = shapes(size, default_step(size), 2.0)
     chosen = every[nearest(every, h, w)]
     scale = max(chosen[0] / h, chosen[1] / w)  # until it covers
     assert cut(chosen, h, w) == pytest.approx(1 - chosen[0] * chosen[1] / (h * w * scale**2), abs=1e-9)
@@ -64,11 +64,11 @@ def test_an_image_goes_where_the_least_of_it_is_cut(h: int, w: int, size: int) -
     assert cut(near, h, w) == pytest.approx(cut(chosen, h, w), abs=1e-9)
 
 
-def test_the_usual_step_is_an_eighth_of_the_size_and_divides_it() -> None:
-    assert [usual_step(size) for size in (8, 16, 32, 64, 72, 96, 128, 256, 512, 1024)] == [
+def test_the_default_step_is_an_eighth_of_the_size_and_divides_it() -> None:
+    assert [default_step(size) for size in (8, 16, 32, 64, 72, 96, 128, 256, 512, 1024)] == [
         4, 4, 4, 8, 8, 16, 16, 32, 64, 128,
     ]  # fmt: skip
-    assert all(size % usual_step(size) == 0 for size in range(8, 1025))
+    assert all(size % default_step(size) == 0 for size in range(8, 1025))
 
 
 def test_covering_cuts_the_centre_evenly_and_copies_what_fits() -> None:

@@ -243,7 +243,7 @@ def test_the_doctor_and_training_agree(tmp_path: Path) -> None:
     assert examine(config).summary() == open_images(config).report.summary()
 
 
-def test_progress_is_told_to_the_caller(tmp_path: Path) -> None:
+def test_progress_is_reported_to_the_caller(tmp_path: Path) -> None:
     fill(tmp_path, 5)
     told: list[tuple[str, int, int]] = []
     open_images(DataConfig(path=str(tmp_path)), progress=lambda *step: told.append(step))

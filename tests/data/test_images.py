@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import drawn_image, png
+from made_files import image as drawn_image
+from made_files import png
 from PIL import Image
 
 from kuosan.data.images import enlarge, from_uint8, grid, png_bytes, read_png_text, save_gif, save_png, to_uint8

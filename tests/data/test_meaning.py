@@ -10,7 +10,6 @@ import pytest
 from made_files import (
     P3_D50,
     chunk,
-    drawn_image,
     grey_profile,
     lab_to_srgb,
     lut_profile,
@@ -24,6 +23,7 @@ from made_files import (
     tiff,
     turned,
 )
+from made_files import image as drawn_image
 from PIL import Image, ImageCms
 
 from kuosan.data.decoding import FORMATS, decode, read_header

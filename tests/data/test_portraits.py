@@ -113,5 +113,5 @@ def test_opened_they_have_labels_captions_and_their_own_split() -> None:
 
 def test_a_fraction_to_hold_out_is_refused_and_none_trains_on_all() -> None:
     assert len(open_images(DataConfig(hold_out=0)).train) == 4096
-    with pytest.raises(Error, match="bring their own held-out part"):
+    with pytest.raises(Error, match="have their own held-out part"):
         open_images(DataConfig(hold_out=0.2))

@@ -187,7 +187,7 @@ def test_wrappers_around_one_shared_denoiser_ask_its_network_once_a_step() -> No
     assert torch.equal(last.x, wanted.x)
 
 
-def test_a_shared_denoiser_is_asked_anew_for_another_x_level_or_gradient_mode() -> None:
+def test_a_shared_denoiser_is_evaluated_again_for_another_x_level_or_gradient_mode() -> None:
     asked = Asked("a")
     once, x = shared(asked), X.clone()
     once(x, LEVEL), once(x, LEVEL)
@@ -224,7 +224,7 @@ def test_an_image_within_bounds_keeps_its_bits_whatever_stands_beside_it() -> No
 
 @pytest.mark.parametrize("percentile", [0.0, -1.0, 100.5, math.nan])
 def test_impossible_percentiles_are_refused(percentile: float) -> None:
-    with pytest.raises(Error, match=r"percentile .* 99.5 is usual"):
+    with pytest.raises(Error, match=r"percentile .* 99.5 is common"):
         dynamic_threshold(Asked("a"), percentile)
 
 
@@ -261,8 +261,8 @@ def test_the_doubled_batch_is_the_two_calls(prediction: str, dtype: torch.dtype)
             assert float((ours.frac - wanted.frac).abs().max()) <= rounding
 
 
-def test_the_doubled_batch_wants_both_conditions_by_the_same_doors() -> None:
-    with pytest.raises(Error, match=r"\['label'\] and \[\]: both must enter by the same doors"):
+def test_the_doubled_batch_wants_both_conditions_of_the_same_inputs() -> None:
+    with pytest.raises(Error, match=r"\['label'\] and \[\]: both must have the same inputs"):
         doubled(lively(classes=5), "v", {"label": torch.zeros(1).long()}, {})
 
 

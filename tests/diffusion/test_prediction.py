@@ -10,7 +10,7 @@ from torch import Tensor
 
 import oracle
 from kuosan.diffusion import registry
-from kuosan.diffusion.denoiser import PREDICTIONS, Prediction, clock, denoiser, row, target, to_eps, to_x0
+from kuosan.diffusion.denoiser import PREDICTIONS, Prediction, denoiser, row, target, timestep, to_eps, to_x0
 from kuosan.diffusion.guidance import clamp
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
@@ -127,7 +127,7 @@ def test_the_network_gets_float32_times_of_its_batch_and_its_conditions() -> Non
         denoiser(network, "v", cond={"label": label})(x, level)
         assert seen["t"].shape == (2,) and seen["t"].dtype == torch.float32
         assert seen["label"] is label and torch.equal(seen["x"], x)
-    assert clock(Discrete().at_t([5, 6]), x).tolist() == [5, 6]
+    assert timestep(Discrete().at_t([5, 6]), x).tolist() == [5, 6]
 
 
 def test_low_precision_outputs_leave_the_state_in_its_dtype() -> None:

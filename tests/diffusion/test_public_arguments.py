@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kuosan import DiffusionModel, seeds
-from kuosan.diffusion import denoiser, guidance, likelihood, loss, operators, restoration, samplers
+from kuosan.diffusion import denoiser, guidance, inversion, likelihood, loss, operators, restoration, samplers
 from kuosan.diffusion.denoiser import Prediction
 from kuosan.diffusion.guidance import LogProb
 from kuosan.diffusion.inversion import ddim_inversion
@@ -200,13 +200,29 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
         lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 1)),
         lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2)),
     ),
-    ("resampled", "walk"): (
+    ("resampled", "sampler"): (
         lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2)),
-        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2, walk=samplers.ddpm)),
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2, sampler=samplers.ddpm)),
     ),
     ("gaussian_blur", "radius"): (
         lambda: operators.gaussian_blur(1.0, (4, 4)).apply(X),
         lambda: operators.gaussian_blur(1.0, (4, 4), radius=1).apply(X),
+    ),
+    ("row", "sigma_data"): (
+        lambda: torch.stack(denoiser.row("edm", LEVEL)),
+        lambda: torch.stack(denoiser.row("edm", LEVEL, sigma_data=1.0)),
+    ),
+    ("target", "sigma_data"): (
+        lambda: denoiser.target("edm", DATA, X, LEVEL),
+        lambda: denoiser.target("edm", DATA, X, LEVEL, sigma_data=1.0),
+    ),
+    ("to_x0", "sigma_data"): (
+        lambda: denoiser.to_x0("edm", DATA, X, LEVEL),
+        lambda: denoiser.to_x0("edm", DATA, X, LEVEL, sigma_data=1.0),
+    ),
+    ("to_eps", "sigma_data"): (
+        lambda: denoiser.to_eps("edm", DATA, X, LEVEL),
+        lambda: denoiser.to_eps("edm", DATA, X, LEVEL, sigma_data=1.0),
     ),
     ("ddim_inversion", "iterations"): (
         lambda: last(ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
@@ -314,7 +330,7 @@ for _name in ("ddpm", "ddim", "euler_ancestral", "heun", "dpm_solver_2s_sde", "d
         )
 # the uniform form of a sampler: handed to all, needed by those that ask between the grid's levels (tests/conformance)
 FORM = {"at_log_snr", "noise"}
-ROOMS = (denoiser, guidance, restoration, operators, likelihood, loss, loss, likelihood, samplers)
+ROOMS = (denoiser, guidance, restoration, operators, inversion, likelihood, loss, samplers)
 
 
 def public() -> Iterator[tuple[str, str]]:
@@ -456,7 +472,7 @@ def test_a_network_of_the_callers_gets_a_timestep_an_image(caller: str, levels: 
         assert seen[0].tolist() == ([400.0] * 3 if levels == "one level" else [300.0, 400.0, 500.0])
 
 
-def test_a_walks_every_call_has_a_timestep_an_image() -> None:
+def test_every_call_of_a_sampler_has_a_timestep_an_image() -> None:
     for name, sampler in samplers.SAMPLERS.items():
         seen: list[Tensor] = []
         options = WALK if "at_log_snr" in inspect.signature(sampler).parameters else {}

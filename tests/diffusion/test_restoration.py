@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.diffusion.denoiser import Denoiser, Prediction
-from kuosan.diffusion.grids import repaint_evaluations, repaint_times
+from kuosan.diffusion.grids import repaint_nfe, repaint_times
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Compose, Greyscale, Identity, Mask, Measurement, Operator, area
 from kuosan.diffusion.restoration import ddnm, dps, pigdm, project, repaint, resampled
@@ -315,17 +315,15 @@ def test_each_stretch_is_walked_jumps_times_and_its_ends_once(steps: int, length
     for i in range(steps):
         again = steps - 1 - covered <= i < steps - 1  # the last step, to clean, is never walked again
         assert down[i] == up[i] + 1 == (jumps if again else 1), i
-    assert down.total() == repaint_evaluations(steps, length, jumps) == steps + covered * (jumps - 1)
+    assert down.total() == repaint_nfe(steps, length, jumps) == steps + covered * (jumps - 1)
 
 
 def test_the_papers_setting_asks_the_network_2410_times() -> None:
-    assert repaint_evaluations(250, 10, 10) == 10 * 240 + 10 == 2410
+    assert repaint_nfe(250, 10, 10) == 10 * 240 + 10 == 2410
 
 
 def test_a_plan_is_costed_without_torch() -> None:
-    code = (
-        "import sys; from kuosan.diffusion import resampling as r; r.repaint_times(250); print('torch' in sys.modules)"
-    )
+    code = "import sys; from kuosan.diffusion import grids as r; r.repaint_times(250); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"
 
@@ -358,7 +356,7 @@ def test_repaint_keeps_known_pixels_draws_each_noise_once_and_yields_each_evalua
 
     x = noise("x", 3).float() * float(levels.sigma[0])
     steps = list(repaint(counted, x, levels, draw, measurement, 3, 2))
-    assert len(steps) == len(asked) == repaint_evaluations(12, 3, 2)
+    assert len(steps) == len(asked) == repaint_nfe(12, 3, 2)
     assert numbers == list(range(len(numbers)))
     assert steps[-1].x.dtype == torch.float32 and bool(steps[-1].x.isfinite().all())
     assert torch.equal(steps[-1].x[..., :2], measurement.y.float().expand(3, *SHAPE)[..., :2])
@@ -426,7 +424,7 @@ def test_ddnm_travels_in_time_by_the_same_times() -> None:
         (lambda d, m, g: resampled(d, noise("x", 1), g[:5], draws(1), 2, 2), r"ends at a clean image.*last"),
         (lambda d, m, g: resampled(d, noise("x", 1), g, draws(1), 10, 2), r"jump_length 10 with 10 steps"),
         (lambda d, m, g: repaint_times(10, 0, 1), r"jump_length 0: need a whole number"),
-        (lambda d, m, g: repaint_evaluations(10, 2, 0), r"jumps 0"),
+        (lambda d, m, g: repaint_nfe(10, 2, 0), r"jumps 0"),
         (lambda d, m, g: pigdm(lambda x, l: Prediction(x.detach()), m)(noise("x", 1), g[3]), r"does not depend on x"),
     ],
 )

@@ -74,7 +74,7 @@ def test_churned_heun_is_algorithm_2_of_karras_et_al(
         torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
 
 
-def test_churn_never_raises_a_level_past_the_walk_s_first() -> None:
+def test_churn_never_raises_a_level_past_the_trajectorys_first() -> None:
     asked = []
 
     def watched(x: Tensor, level: Level) -> Prediction:
@@ -239,7 +239,7 @@ def test_few_steps_are_never_nan(name: str, steps: int) -> None:
             assert len(xs) == steps and all(x.isfinite().all() for x in xs), (schedule, spacing, last)
 
 
-def test_halfway_is_halfway_on_the_clock() -> None:
+def test_halfway_is_halfway_between_the_timesteps() -> None:
     for schedule, now, to in (
         (Discrete(), Discrete().at_t(900), Discrete().at_t(800)),
         (EDM, EDM.at_sigma(9.0), EDM.at_sigma(0.1)),

@@ -333,7 +333,7 @@ def test_evaluations_are_what_the_names_say(name: str, grid: str) -> None:
 
     list(SAMPLERS[name](counted, start(levels), levels, keyed, **between(name, SCHEDULES[grid])))
     last = "clean" if float(levels.sigma[-1]) == 0 else "first"
-    assert len(calls) == registry.SAMPLERS[name].evaluations(len(levels) - 1, last)
+    assert len(calls) == registry.SAMPLERS[name].nfe(len(levels) - 1, last)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

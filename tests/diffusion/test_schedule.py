@@ -78,7 +78,7 @@ def test_zero_terminal_snr_is_algorithm_1_of_lin_et_al(betas: str) -> None:
     assert (float(last.alpha), float(last.sigma)) == (0.0, 1.0)
 
 
-def test_the_clock_reaches_a_zero_terminal_snr_without_a_jump() -> None:
+def test_the_timestep_reaches_a_zero_terminal_snr_without_a_jump() -> None:
     schedule = Discrete(T=20, beta_start=0.01, beta_end=0.3, zero_terminal_snr=True)
     ends = schedule.log_snr[[-2, -2]] - [0.0, np.inf]
     assert schedule.at_log_snr(ends).t.tolist() == [18.0, 19.0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from faults.harness import note
 from kuosan.errors import Error
-from kuosan.storage.cache import Shelf
+from kuosan.storage.cache import RowCache
 
 ROWS, AT_ONCE = 11, 4
 COLUMNS = {"mean": (np.float16, (2, 3)), "count": (np.int64, ())}
@@ -20,8 +20,8 @@ def columns_of(rows: range) -> dict[str, np.ndarray]:
     return {"mean": (numbers[:, None, None] + np.arange(6).reshape(2, 3) / 8).astype(np.float16), "count": numbers**2}
 
 
-def shelf(root: Path, key: str = "a", rows: int = ROWS) -> Shelf:
-    return Shelf(root, "latents", {"data": key, "scale": 0.5}, rows, COLUMNS, note="made of fire and water")
+def shelf(root: Path, key: str = "a", rows: int = ROWS) -> RowCache:
+    return RowCache(root, "latents", {"data": key, "scale": 0.5}, rows, COLUMNS, note="made of fire and water")
 
 
 def fill(root: str) -> None:

@@ -48,7 +48,7 @@ def test_a_module_is_hashed_with_its_weights_and_its_size():
         FeatureNetwork.of("colour", mean_colour, 3).to("cpu")
 
 
-def test_rows_of_another_length_than_told_are_refused():
+def test_rows_of_another_length_than_declared_are_refused():
     with pytest.raises(Error, match=r"gave \(4, 3\) for 4 images, not \(4, 5\)"):
         FeatureNetwork.of("colour", mean_colour, 5)(images())
     with pytest.raises(Error, match="pool to one row"):

@@ -158,5 +158,7 @@ def test_the_default_of_each_factor_has_it(factor: int) -> None:
     sizes = [default_autoencoder((3, 64, 64), size, factor) for size in ("tiny", "small", "medium", "large")]
     assert all(config.factor == factor and not config.critic_channels for config in sizes)
     counts = [parameter_count(config) for config in sizes]
-    assert counts == sorted(counts) and default_autoencoder((3, 64, 64), factor=factor, critic=True).critic_channels
+    assert (
+        counts == sorted(counts) and default_autoencoder((3, 64, 64), factor=factor, discriminator=True).critic_channels
+    )
     assert not default_autoencoder((3, 512, 512), factor=8).middle_attention

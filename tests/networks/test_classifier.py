@@ -81,7 +81,7 @@ def test_an_untrained_classifier_is_nearly_undecided() -> None:
     assert float(chance.min()) > 0.02 and float(chance.max()) < 0.6
 
 
-def test_it_hears_the_clock() -> None:
+def test_the_timestep_changes_the_output() -> None:
     network, x = lively(SMALL), noise("x", 2, 4, 16, 16)
     with torch.no_grad():
         early, late = network(x, torch.tensor([3.0, 3.0])), network(x, torch.tensor([900.0, 900.0]))
@@ -127,7 +127,7 @@ def test_in_bf16_it_says_nearly_the_same() -> None:
     assert float((low - exact).abs().max()) < 0.03 * float(exact.std() + 1)
 
 
-def test_a_judge_takes_no_clock_and_a_noisy_classifier_needs_one() -> None:
+def test_a_judge_takes_no_timestep_and_a_noisy_classifier_needs_one() -> None:
     x = noise("x", 1, 4, 16, 16)
     with pytest.raises(Error, match="it needs their time t"):
         lively(SMALL)(x)

@@ -178,7 +178,7 @@ def test_the_beginning_is_the_papers() -> None:
     assert network.blocks[0].up.weight.abs().max() < 3**0.5 * xavier  # type: ignore[union-attr]
 
 
-def test_the_label_door_and_the_concat_door_change_the_output() -> None:
+def test_the_label_input_and_the_concat_input_change_the_output() -> None:
     x, t = noise("x", 2, 3, 8, 8), torch.tensor(4.0)
     network = lively(replace(SMALL, classes=3))
     one, other = (network(x, t, label=torch.tensor(label)) for label in ([0, 1], [0, 3]))
@@ -259,11 +259,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"x": noise("x", 2, 1, 8, 8)}, r"x has shape \(2, 1, 8, 8\)"),
     ({"patch": 4}, {"x": noise("x", 2, 3, 10, 8)}, r"image size 10x8.*multiples of 4.*12x8"),
     ({}, {"t": torch.zeros(3)}, "one time an image"),
-    ({}, {"label": torch.zeros(2, dtype=torch.int64)}, "no label door"),
+    ({}, {"label": torch.zeros(2, dtype=torch.int64)}, "no label input"),
     ({"classes": 3}, {}, "label is missing.*3 classes"),
     ({"classes": 3}, {"label": torch.tensor([0, 4])}, "label 4"),
-    ({}, {"context": noise("c", 2, 3, 4)}, "no context door"),
-    ({}, {"concat": noise("c", 2, 3, 8, 8)}, "no concat door"),
+    ({}, {"context": noise("c", 2, 3, 4)}, "no context input"),
+    ({}, {"concat": noise("c", 2, 3, 8, 8)}, "no concat input"),
     ({"concat_channels": 1}, {}, "concat is missing"),
 ]
 
@@ -284,7 +284,7 @@ def test_a_call_that_cannot_be_answered_is_refused(
         ({"heads": 5}, r"DiTConfig.heads is 5; allowed: divisors of width 384"),
         ({"depth": 0}, "DiTConfig.depth is 0"),
         ({"patch": True}, "DiTConfig.patch is True"),
-        ({"classes": -1}, "DiTConfig.classes is -1.*close that door"),
+        ({"classes": -1}, "DiTConfig.classes is -1.*without that input"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_field_value_and_cure(fields: dict[str, Any], message: str) -> None:
@@ -314,5 +314,5 @@ def test_sides_that_cannot_be_cut_are_refused_with_the_nearest_size() -> None:
 
 
 def test_configuring_a_transformer_does_not_import_torch() -> None:
-    code = "import sys, kuosan.networks.dit_config; sys.exit('torch' in sys.modules)"
+    code = "import sys, kuosan.networks.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

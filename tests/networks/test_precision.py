@@ -61,7 +61,7 @@ def test_preparing_copies_and_leaves_the_network_as_it_was() -> None:
         assert torch.equal(weight, before[name]) and weight.dtype == torch.float32 and weight.requires_grad
 
 
-def test_convolutions_are_bf16_and_channels_last_the_clock_and_norms_float32() -> None:
+def test_convolutions_are_bf16_and_channels_last_the_time_embedding_and_norms_float32() -> None:
     ready = prepare(lively(replace(SMALL, classes=2)), "cpu", torch.bfloat16)
     convolution = ready.encoder.levels[0].blocks[0].conv1.weight
     assert convolution.dtype == torch.bfloat16

@@ -13,10 +13,10 @@ from kuosan.text import tokens
 SMALL = ByteText(length=8, width=16, depth=2, heads=2)
 
 
-def _pieces(*texts: str) -> torch.Tensor:
+def _tokens(*texts: str) -> torch.Tensor:
     table = np.zeros((len(texts), 8, 16), np.int64)
     for told, text in zip(table, texts):
-        own = tokens.rows(tokens.pieces(text))
+        own = tokens.rows(tokens.tokenize(text))
         told[: len(own)] = own
     return torch.from_numpy(table)
 
@@ -29,8 +29,8 @@ def test_weights_are_a_function_of_the_seed() -> None:
 
 def test_a_text_reads_the_same_whatever_stands_behind_or_beside_it() -> None:
     text = TextTransformer(SMALL)
-    both = text(_pieces("a fox", "a red fox, animal"))
-    alone = text(torch.from_numpy(tokens.rows(tokens.pieces("a fox")).astype(np.int64))[None])
+    both = text(_tokens("a fox", "a red fox, animal"))
+    alone = text(torch.from_numpy(tokens.rows(tokens.tokenize("a fox")).astype(np.int64))[None])
     assert both.mask is not None
     assert both.mask.sum(1).tolist() == [3, 6]
     assert torch.allclose(both.features[0, :3], alone.features[0], atol=1e-5)
@@ -38,7 +38,7 @@ def test_a_text_reads_the_same_whatever_stands_behind_or_beside_it() -> None:
 
 def test_words_of_the_same_letters_in_another_order_differ() -> None:
     text = TextTransformer(SMALL)
-    features = text(_pieces("god", "dog")).features
+    features = text(_tokens("god", "dog")).features
     assert (features[0, 1] - features[1, 1]).abs().max() > 1e-2
 
 
@@ -49,14 +49,14 @@ def test_the_transformer_learns_with_its_network() -> None:
         for name, parameter in module.named_parameters(recurse=False):
             if name == "weight" and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
-    x, t, pieces = torch.randn(2, 3, 8, 8), torch.tensor([1.0, 2.0]), _pieces("a fox", "a cat")
-    both(x, t, pieces=pieces).square().sum().backward()
+    x, t, read_tokens = torch.randn(2, 3, 8, 8), torch.tensor([1.0, 2.0]), _tokens("a fox", "a cat")
+    both(x, t, tokens=read_tokens).square().sum().backward()
     table = both.text.bytes.weight.grad
     assert table is not None
     assert table.any()
-    read = both.text(pieces)
+    read = both.text(read_tokens)
     again = both(x, t, context=read.features, context_mask=read.mask)
-    assert torch.allclose(again, both(x, t, pieces=pieces), atol=1e-5)
+    assert torch.allclose(again, both(x, t, tokens=read_tokens), atol=1e-5)
 
 
 @pytest.mark.parametrize(

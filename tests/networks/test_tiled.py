@@ -119,7 +119,7 @@ def test_concat_is_cut_as_x_is() -> None:
     assert (out - concat).abs().max() < 1e-6
 
 
-def test_what_else_is_told_goes_by_image_or_as_it_is() -> None:
+def test_other_conditioning_goes_by_image_or_as_it_is() -> None:
     x, t = noise(2, 3, 12, 12), torch.tensor(0.0)
     tiled = Tiled(Pointwise(), 8, 4)
     assert (

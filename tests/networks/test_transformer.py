@@ -101,7 +101,7 @@ def test_a_context_that_does_not_fit_is_refused() -> None:
     with pytest.raises(Error, match="context_mask is float32"):
         network(x, t, context=torch.randn(2, 4, 12), context_mask=torch.ones(2, 4))
     plain = UNet(UNetConfig(channels=16, multipliers=(1,), attention=(True,), blocks=1, groups=8))
-    with pytest.raises(Error, match="no context door"):
+    with pytest.raises(Error, match="no context input"):
         plain(x, t, context=torch.randn(2, 4, 12))
 
 

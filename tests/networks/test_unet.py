@@ -123,7 +123,7 @@ def test_time_matters_and_between_two_whole_times_lies_a_fractional_one() -> Non
     assert (between - (at_3 + at_4) / 2).abs().max() < (at_3 - at_4).abs().max() / 2
 
 
-def test_the_label_door_changes_the_output_and_the_null_label_adds_nothing_at_first() -> None:
+def test_the_label_input_changes_the_output_and_the_null_label_adds_nothing_at_first() -> None:
     network, x, t = lively(replace(SMALL, classes=3)), noise("x", 2, 3, 16, 16), torch.tensor(5.0)
     with torch.no_grad():
         outs = [network(x, t, label=torch.tensor([label, 0])) for label in range(4)]
@@ -135,7 +135,7 @@ def test_the_label_door_changes_the_output_and_the_null_label_adds_nothing_at_fi
     assert UNet(replace(SMALL, classes=3)).encoder.label.weight[:3].std() > 0.01
 
 
-def test_the_concat_door_changes_the_output() -> None:
+def test_the_concat_input_changes_the_output() -> None:
     network, x, t = lively(replace(SMALL, concat_channels=2)), noise("x", 2, 3, 16, 16), torch.tensor(5.0)
     with torch.no_grad():
         first = network(x, t, concat=noise("a", 2, 2, 16, 16))
@@ -181,13 +181,13 @@ BAD_CALLS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"x": (3, 16, 16)}, r"takes \(B, 3, H, W\)"),
     ({}, {"t": (3,)}, r"t has shape \(3,\)"),
     ({}, {"t": (2, 1)}, r"t has shape \(2, 1\)"),
-    ({}, {"label": (2,)}, "no label door"),
+    ({}, {"label": (2,)}, "no label input"),
     ({"classes": 4}, {}, r"label is missing; this network has 4 classes.*4 for none"),
     ({"classes": 4}, {"label": (3,)}, r"label is of shape \(3,\)"),
-    ({}, {"concat": (2, 1, 16, 16)}, "no concat door"),
+    ({}, {"concat": (2, 1, 16, 16)}, "no concat input"),
     ({"concat_channels": 2}, {}, r"concat is missing.*\(2, 2, 16, 16\)"),
     ({"concat_channels": 2}, {"concat": (2, 2, 8, 8)}, r"concat is of shape \(2, 2, 8, 8\)"),
-    ({}, {"context": (2, 4, 8)}, "no context door"),
+    ({}, {"context": (2, 4, 8)}, "no context input"),
 ]
 
 

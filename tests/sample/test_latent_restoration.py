@@ -14,7 +14,7 @@ from kuosan import seeds
 from kuosan.diffusion.denoiser import Denoiser, Prediction
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Measurement, area
-from kuosan.diffusion.restoration import ddnm_through, seen
+from kuosan.diffusion.restoration import ddnm_through, linearised
 from kuosan.errors import Error
 from kuosan.models.codec import Latents
 from kuosan.models.latents import LatentCodec
@@ -129,7 +129,7 @@ def test_larger_canvases_are_walked_in_tiles_of_latents_in_whole_cells() -> None
     config = replace(tiny.config, shape=(3, 8, 8), codec=latents)
     model = Model(config, tiny.network, LatentCodec(latents, Autoencoder(TINY, 1).eval().requires_grad_(False)))
     large, count = inputs.tiled(model, (12, 16))
-    assert large.walk_shape == (4, 6, 8) and count == 2 * 3
+    assert large.sample_shape == (4, 6, 8) and count == 2 * 3
     assert sample(large, Request(1, steps=1)).shape == (1, 3, 12, 16)
     for canvas, overlap in (((11, 16), None), ((12, 16), 3)):
         with pytest.raises(Error, match=r"multiples of 2"):
@@ -145,13 +145,13 @@ def test_a_decoders_slope_is_measured_as_it_is() -> None:
         return torch.tanh(z).repeat(1, 2, 1, 1)
 
     z, v = normal("z", 2, (2, 3, 3)), normal("v", 2, (4, 3, 3))
-    found = seen(decode, z)
+    found = linearised(decode, z)
     slope = 1 - torch.tanh(z) ** 2
     assert torch.equal(found.image, decode(z))
-    assert torch.allclose(found.pull(v), slope * (v[:, :2] + v[:, 2:]), atol=1e-6)
+    assert torch.allclose(found.vjp(v), slope * (v[:, :2] + v[:, 2:]), atol=1e-6)
     step = normal("step", 2, (2, 3, 3))
-    assert torch.allclose(found.push(step), (slope * step).repeat(1, 2, 1, 1), atol=0.05)
-    assert torch.equal(found.push(torch.zeros_like(z)), torch.zeros(2, 4, 3, 3))
+    assert torch.allclose(found.jvp(step), (slope * step).repeat(1, 2, 1, 1), atol=0.05)
+    assert torch.equal(found.jvp(torch.zeros_like(z)), torch.zeros(2, 4, 3, 3))
 
 
 def test_where_the_image_agrees_already_a_lossy_autoencoder_moves_nothing() -> None:

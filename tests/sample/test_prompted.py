@@ -127,9 +127,9 @@ def test_the_recipe_says_prompt_and_negative_first_as_other_tools_read_it() -> N
 
 
 def test_what_tells_a_model_no_captions_refuses_one_that_is_told_them() -> None:
-    with pytest.raises(Error, match="inversion of a model that is told captions is not built yet"):
+    with pytest.raises(Error, match="inversion of a model conditioned on captions is not built yet"):
         round_trip(MODEL, torch.zeros(1, 3, 8, 8), steps=2)
-    with pytest.raises(Error, match="a likelihood of a model that is told captions is not built yet"):
+    with pytest.raises(Error, match="a likelihood of a model conditioned on captions is not built yet"):
         likelihood(MODEL, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 

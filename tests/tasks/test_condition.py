@@ -55,7 +55,7 @@ def test_the_condition_has_the_channels_that_the_task_says(task: Task) -> None:
     assert told["concat"].shape == (6, task.concat_channels(3), 16, 16)
 
 
-def test_generation_is_told_nothing() -> None:
+def test_generation_has_no_conditioning() -> None:
     assert degrade(Generation(), images(), rngs()) is None
     assert condition(Generation(), None) == {}
 
@@ -75,7 +75,7 @@ def test_bicubic_shrinking_is_the_antialiased_one() -> None:
     assert given is not None and (given.image - wanted.clamp(-1, 1)).abs().max() <= 1 / 255 + 1e-5
 
 
-def test_noise_is_as_strong_as_the_network_is_told() -> None:
+def test_noise_is_as_strong_as_the_conditioning_says() -> None:
     x0 = torch.zeros(64, 3, 64, 64)
     given = degrade(SuperResolution(scale=2, noise=40), x0, rngs(64))
     assert given is not None and given.noise is not None
@@ -99,7 +99,7 @@ def test_jpeg_and_blur_change_images_and_the_settings_do_not_move_each_others_dr
     assert quiet is not None and both is not None and torch.equal(quiet.noise, both.noise)  # type: ignore[arg-type]
 
 
-def test_the_known_part_of_an_image_with_a_hole_is_told_exactly_and_the_rest_is_not() -> None:
+def test_the_known_part_of_an_image_with_a_hole_is_given_exactly_and_the_rest_is_not() -> None:
     x0 = images()
     given = degrade(Inpainting(), x0, rngs())
     assert given is not None and given.mask is not None
@@ -141,7 +141,7 @@ def test_labels_stand_beside_what_is_given() -> None:
     assert told["label"].tolist() == [0, 2] and told["concat"].shape[1] == 3
 
 
-def test_what_is_given_goes_through_a_codec_and_masks_are_told_as_shares_of_its_cells() -> None:
+def test_what_is_given_goes_through_a_codec_and_masks_are_given_as_shares_of_its_cells() -> None:
     def encode(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pixel_unshuffle(x, 2)
 

@@ -55,7 +55,7 @@ def test_settings_without_effect_or_out_of_range_are_refused(settings):
         Generation(**settings)
 
 
-def test_without_labels_the_network_is_told_nothing():
+def test_without_labels_the_network_gets_no_conditioning():
     assert condition(Generation(), torch.tensor([1, 2])) == {}
 
 
@@ -73,4 +73,4 @@ def test_the_share_dropped_is_the_one_asked_for():
 
 
 def test_classes_nobody_asked_for_take_turns_by_the_images_own_seed():
-    assert PETS.usual([4, 5, 6]) == [1, 2, 0]
+    assert PETS.default_labels([4, 5, 6]) == [1, 2, 0]

@@ -84,7 +84,7 @@ def test_each_distinct_caption_is_encoded_once_and_never_again(
         lambda folder, tmp: ([*CAPTIONS[:-1], "a red  fox"], opened(folder)),
         lambda folder, tmp: (CAPTIONS, opened(folder, hidden=-2)),
         lambda folder, tmp: (CAPTIONS, opened(folder, length=14)),
-        lambda folder, tmp: (CAPTIONS, opened(folder, padding="told")),
+        lambda folder, tmp: (CAPTIONS, opened(folder, padding="attended")),
         lambda folder, tmp: (CAPTIONS, opened(folder, long="cut")),
         lambda folder, tmp: (clip(tmp / "clip") and CAPTIONS, opened(tmp / "clip", long="cut")),
     ],
@@ -122,7 +122,7 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(
     assert torch.equal(kept.rows([5]).features[0], encoder.row(CAPTIONS[5]).features.half().float())
 
 
-def test_a_damaged_part_is_said_and_computed_anew(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_part_is_reported_and_computed_again(folder: Path, tmp_path: Path) -> None:
     encoder = opened(folder)
     embed_all(CAPTIONS, encoder, tmp_path)
     (path,) = (tmp_path / "embeddings").glob("*/features.rows")
@@ -158,3 +158,11 @@ def test_features_beyond_half_precision_are_an_error_and_not_infinite(
     monkeypatch.setattr(encoder, "row", lambda text: real(text)._replace(features=real(text).features * 1e5))
     with pytest.raises(Error, match=r"the cache holds 65504 at most"):
         embed_all(CAPTIONS, encoder, tmp_path)
+
+
+def test_features_kept_before_attended_padding_had_its_name_are_found(folder: Path, tmp_path: Path) -> None:
+    """Their key has the word of then: embeddings of 0.1.0 need not be computed again."""
+    encoder = opened(folder, padding="told")
+    assert encoder.settings.padding == "attended"
+    assert embedded._key(["a fox"], encoder)["padding"] == "told"
+    assert embedded._key(["a fox"], opened(folder))["padding"] == "masked"

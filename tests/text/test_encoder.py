@@ -85,9 +85,9 @@ def test_a_texts_features_are_the_same_bits_whatever_stands_beside_it(kind: str,
 
 
 @torch.no_grad()
-def test_told_padding_is_stable_diffusions_context(made: Any) -> None:
+def test_attended_padding_is_stable_diffusions_context(made: Any) -> None:
     folder, network = made("clip")
-    encoder = opened(folder, padding="told")
+    encoder = opened(folder, padding="attended")
     features, mask = encoder.encode(TEXTS)
     given = tokenizer_of(folder)(TEXTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
     torch.testing.assert_close(features, network(given.input_ids).last_hidden_state, rtol=1e-6, atol=1e-6)
@@ -123,7 +123,7 @@ def test_weights_of_one_are_no_weights_to_the_bit(kind: str, made: Any) -> None:
         assert torch.equal(encoder.read(prompt).features, plain.features)
 
 
-@pytest.mark.parametrize("padding", ["masked", "told"])
+@pytest.mark.parametrize("padding", ["masked", "attended"])
 @pytest.mark.parametrize("kind", ["clip", "t5", "bert"])
 def test_a_weight_moves_its_own_tokens_along_the_line_from_the_empty_prompt(kind: str, padding: str, made: Any) -> None:
     encoder = opened(made(kind)[0], padding=padding)
@@ -141,8 +141,8 @@ def test_a_weight_moves_its_own_tokens_along_the_line_from_the_empty_prompt(kind
         assert torch.equal(found[others], plain[others])
         torch.testing.assert_close(found[own], ends[0.0][own] + weight * (plain - ends[0.0])[own], rtol=1e-5, atol=1e-5)
     assert (plain - ends[0.0])[own].abs().amax(1).min() > 1e-3
-    if padding == "told" or kind == "clip":  # ComfyUI: the empty prompt, filled up
-        empty = opened(made(kind)[0], padding="told").encode([""]).features[0]
+    if padding == "attended" or kind == "clip":  # ComfyUI: the empty prompt, filled up
+        empty = opened(made(kind)[0], padding="attended").encode([""]).features[0]
         torch.testing.assert_close(ends[0.0][own], empty[own], rtol=1e-5, atol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_a_long_prompt_is_refused_by_name_with_its_tokens_and_the_cure(made: Any
     assert len(encoder.row(fits).mask) == LENGTH
 
 
-def test_a_long_prompt_may_be_cut_and_what_is_cut_can_be_told(made: Any) -> None:
+def test_a_long_prompt_may_be_cut_and_what_is_cut_can_be_shown(made: Any) -> None:
     encoder = opened(made("bert")[0], long="cut")
     features, mask = encoder.encode([LONG])
     assert features.shape == (1, LENGTH, 16) and mask.all()
@@ -205,8 +205,8 @@ def test_a_long_prompt_may_be_cut_and_what_is_cut_can_be_told(made: Any) -> None
     assert encoder.tokens.cut_off([("a red fox", 1.0)]) == ""
 
 
-@pytest.mark.parametrize("padding", ["masked", "told"])
-def test_chunks_are_pieces_encoded_for_themselves_one_behind_the_other(padding: str, made: Any) -> None:
+@pytest.mark.parametrize("padding", ["masked", "attended"])
+def test_chunks_are_encoded_for_themselves_one_behind_the_other(padding: str, made: Any) -> None:
     encoder = opened(made("clip")[0], long="chunks", padding=padding)
     own = encoder.tokens.own([(LONG, 1.0)])
     k = -(-len(own) // 14)
@@ -216,7 +216,7 @@ def test_chunks_are_pieces_encoded_for_themselves_one_behind_the_other(padding: 
     pieces = []
     for first in range(0, len(own), 14):
         ids = [encoder.tokens.before[0], *(token for token, _ in own[first : first + 14]), encoder.tokens.behind[0]]
-        ids += [encoder.tokens.pad] * (LENGTH - len(ids)) if padding == "told" else []
+        ids += [encoder.tokens.pad] * (LENGTH - len(ids)) if padding == "attended" else []
         pieces.append(encoder._forward(ids))
     wanted = torch.cat(pieces)
     assert torch.equal(features[0, mask[0]], wanted) and int(mask[0].sum()) == len(wanted) == encoder.count(LONG)
@@ -279,7 +279,7 @@ def test_minilm_is_the_packages_model() -> None:
     assert near > far + 0.3
 
 
-@pytest.mark.parametrize("padding", ["masked", "told"])
+@pytest.mark.parametrize("padding", ["masked", "attended"])
 def test_prompts_are_counted_without_being_read(padding: str, made: Any) -> None:
     encoder = opened(made("t5")[0], long="chunks", padding=padding)
     for prompt in ("", "a cat", "a (red fox:1.4) in the [snow]", f"(a cat) {LONG}"):

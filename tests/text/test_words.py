@@ -9,15 +9,15 @@ from kuosan.errors import Error
 from kuosan.text import tokens
 
 
-def test_words_marks_and_characters_without_spaces_are_pieces() -> None:
-    assert tokens.pieces("A Fox-face, 2nd") == [b"a", b"fox", b"-", b"face", b",", b"2nd"]
-    assert [piece.decode() for piece in tokens.pieces("狐狸 ok")] == ["狐", "狸", "ok"]
-    assert [piece.decode() for piece in tokens.pieces("naïve café")] == ["naïve", "café"]
+def test_words_marks_and_characters_without_spaces_are_tokens() -> None:
+    assert tokens.tokenize("A Fox-face, 2nd") == [b"a", b"fox", b"-", b"face", b",", b"2nd"]
+    assert [piece.decode() for piece in tokens.tokenize("狐狸 ok")] == ["狐", "狸", "ok"]
+    assert [piece.decode() for piece in tokens.tokenize("naïve café")] == ["naïve", "café"]
 
 
 @given(st.text(max_size=80))
-def test_every_text_is_read_whole_in_pieces_of_sixteen_bytes(text: str) -> None:
-    found = tokens.pieces(text)
+def test_every_text_is_read_whole_in_tokens_of_sixteen_bytes(text: str) -> None:
+    found = tokens.tokenize(text)
     assert all(0 < len(piece) <= 16 for piece in found)
     table = tokens.rows(found)
     back = [bytes((row[row > 0] - 1).astype(np.uint8).tolist()) for row in table[1:]]
@@ -26,7 +26,7 @@ def test_every_text_is_read_whole_in_pieces_of_sixteen_bytes(text: str) -> None:
 
 
 def test_a_long_word_is_cut_between_characters() -> None:
-    found = tokens.pieces("ä" * 20)
+    found = tokens.tokenize("ä" * 20)
     assert [len(piece) for piece in found] == [16, 16, 8]
     assert b"".join(found).decode() == "ä" * 20
 

@@ -131,11 +131,11 @@ def test_buckets_that_the_task_cannot_shrink_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 96, 128, 256])
 def test_the_usual_network_takes_the_usual_buckets(size: int) -> None:
-    from kuosan.data.config import usual_step
+    from kuosan.data.config import default_step
 
-    every = shapes(size, usual_step(size), 2.0)
+    every = shapes(size, default_step(size), 2.0)
     config = resolve({}, (3, size, size), shapes=every)
-    step = usual_step(size)
+    step = default_step(size)
     assert config.model.network == default_unet((3, size, size), step=step)
     assert step % config.model.network.factor == 0
     wide = resolve({}, (3, *every[-1]), shapes=every[-2:])  # no square at all

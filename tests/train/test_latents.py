@@ -85,7 +85,7 @@ def test_a_latent_run_fills_in_its_network_from_the_latents_and_stores_what_it_m
     codec = codec_of(tmp_path / "run")
     assert codec.weights == held.sha256 and codec.network == held.network == TINY
     opened = pipeline.load(tmp_path / "run").model
-    assert opened.walk_shape == (4, 8, 8)
+    assert opened.sample_shape == (4, 8, 8)
     made = pipeline.load(tmp_path / "run").sample(2, steps=2)
     assert made.shape == (2, 3, 16, 16) and made.abs().max() <= 1
     assert any("encoded in" in text and "the next run of these images and this autoencoder saves that" in text

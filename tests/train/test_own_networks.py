@@ -115,7 +115,7 @@ def test_what_becomes_of_the_images_is_said_from_python_too(tmp_path: Path) -> N
 
     wide = torch.utils.data.TensorDataset(torch.zeros(4, 1, 20, 30))
     kuosan.fit(Small(), wide, tmp_path / "run", report=Heard(), **{**SETTINGS, "preview_every": 0})
-    assert any("Size 16x16" in line and "4 of 4 brought to it" in line for line in Heard.said)
+    assert any("Size 16x16" in line and "4 of 4 resized to it" in line for line in Heard.said)
 
 
 UNET: dict[str, Any] = {

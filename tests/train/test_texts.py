@@ -68,9 +68,9 @@ def test_a_stopped_text_run_ends_in_the_same_bits(tmp_path: Path) -> None:
 
 def test_dropped_captions_are_the_empty_text() -> None:
     table = np.zeros((6, 16), np.int16)
-    table[:3, 0], table[3:5, 0], table[5, 0] = 5, 6, 257  # of 3 pieces, of 2, and the empty text
+    table[:3, 0], table[3:5, 0], table[5, 0] = 5, 6, 257  # of 3 tokens, of 2, and the empty text
     pieces = Pieces(table, np.array([0, 3, 5, 6]))
-    told = pieces.of(np.array([0, 1, 0]), np.array([False, False, True]))["pieces"]
+    told = pieces.of(np.array([0, 1, 0]), np.array([False, False, True]))["tokens"]
     assert told.shape == (3, 3, 16)  # cut behind the longest
     assert told[2, 0, 0] == 257
     assert not told[2, 1:].any()
@@ -109,7 +109,7 @@ def test_settings_of_text_without_sense_are_refused(tmp_path: Path, options: lis
     assert not (tmp_path / "run").exists()
 
 
-def test_the_longest_caption_decides_how_many_pieces_are_read(tmp_path: Path) -> None:
+def test_the_longest_caption_decides_how_many_tokens_are_read(tmp_path: Path) -> None:
     images = open_images(DataConfig(path=str(_folder(tmp_path / "squares"))))
     tree = settled(ByteText(), images, "refuse", None)
     assert tree is not None

@@ -213,7 +213,7 @@ def counting(what: str) -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-class TrainingReport:
+class TrainingBars:
     """Bars on a terminal; elsewhere a line every half minute."""
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class TrainingReport:
         self.begun: tuple[float, int] | None = None  # when the first step came, and which
         self.held_out: float | None = None
 
-    def __enter__(self) -> TrainingReport:
+    def __enter__(self) -> TrainingBars:
         self.progress.start()
         return self
 

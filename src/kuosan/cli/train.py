@@ -146,7 +146,7 @@ def _check_there(path: str, out: Path) -> None:
 def _run(
     out: Path, tree: Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
 ) -> int:
-    from kuosan.cli.console import TrainingReport
+    from kuosan.cli.console import TrainingBars
     from kuosan.data.dataset import first_rows
     from kuosan.storage import checkpoint
     from kuosan.train import api
@@ -171,7 +171,7 @@ def _run(
             say("dry run: nothing was written.")
         api.let_go(run)
         return 0
-    with TrainingReport() if first else _Nobody() as report:
+    with TrainingBars() if first else _Nobody() as report:
         heard: Any = report if first else SilentTraining()
         run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
         if first:
@@ -225,7 +225,7 @@ def _latents(model: Any) -> str:
     """What is denoised of images, where it is not they themselves."""
     if model.codec.kind == "pixels":
         return ""
-    return f" as {'x'.join(map(str, model.walk_shape))} latents of {model.codec.run}"
+    return f" as {'x'.join(map(str, model.sample_shape))} latents of {model.codec.run}"
 
 
 def _purpose(model: Any) -> str:

@@ -93,7 +93,7 @@ def autoencoder_to_diffusers(
     scaling_factor: float | None = None,
     sample_size: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and state dict of the diffusers `AutoencoderKL` that computes the same; a critic is left out.
+    """The config and state dict of the diffusers `AutoencoderKL` that computes the same; a discriminator is left out.
 
     Args:
         scaling_factor: what diffusers' pipelines multiply latents by, 1 / their standard deviation. None: as it was

@@ -85,8 +85,8 @@ def split(model: str, table: Table, ours: Mapping[str, Tensor]) -> dict[str, Ten
     _match(model, {name: sum(parts.values()) for name, parts in table.items()}, ours)
     weights: dict[str, Tensor] = {}
     for name, parts in table.items():
-        pieces = torch.split(ours[name], list(parts.values()))
-        weights |= {part: piece.clone() for part, piece in zip(parts, pieces, strict=True)}
+        split_weights = torch.split(ours[name], list(parts.values()))
+        weights |= {part: piece.clone() for part, piece in zip(parts, split_weights, strict=True)}
     return weights
 
 
@@ -154,9 +154,9 @@ _FIXED: dict[str, tuple[Any, ...]] = {  # options we have in one setting
 _IDLE = {"sample_size", "num_train_timesteps"}  # change neither the weights nor the output; they come back all the same
 
 
-def check_types(model: str, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+def check_types(model: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuse options of another type than a model's own ones, whatever wrote them. Raises: Error."""
-    for option, own in usual.items():
+    for option, own in defaults.items():
         value = given[option]
         if isinstance(own, tuple):
             entry = type(own[0])
@@ -259,7 +259,7 @@ def _written(config: UNetConfig) -> dict[str, Any]:
     for field, only in (("concat_channels", 0), ("concat_skip", False), ("patch", 1), ("context_width", None)):
         if getattr(config, field) != only:
             raise Error(
-                f"UNetConfig.{field} is {getattr(config, field)!r}: diffusers' UNet2DModel has no such door, it can "
+                f"UNetConfig.{field} is {getattr(config, field)!r}: diffusers' UNet2DModel has no such input, it can "
                 f"take {only!r}. Export a network without it."
             )
     block = config.resample == "block"

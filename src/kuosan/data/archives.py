@@ -49,7 +49,7 @@ class Zip:
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as reason:
-            raise Error(f"{path} is no readable zip ({reason}): unpack it, or make it anew.") from None
+            raise Error(f"{path} is no readable zip ({reason}): unpack it, or make it again.") from None
 
     def files(self) -> tuple[Stamps, Skipped]:
         """Every member with its size and checksum; a member packed twice under one name counts once, the last."""

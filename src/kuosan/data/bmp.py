@@ -17,7 +17,7 @@ from kuosan.data.layers import Layers, LayerTile
 from kuosan.data.pixels import tiles
 
 RAW, RLE8, RLE4, MASKS, ALPHA_MASKS = 0, 1, 2, 3, 6
-USUAL = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
+DEFAULT_MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
 EMBEDDED, LINKED = b"DEBM", b"KNIL"
 
 
@@ -28,7 +28,7 @@ class Bitmap:
     content: bytes
     width: int
     height: int
-    upside_down: bool  # rows from the bottom, the usual order
+    upside_down: bool  # rows from the bottom, the default order
     bits: int
     compression: int
     offset: int
@@ -181,7 +181,7 @@ def _bitmap(content: bytes) -> Bitmap:
     known = {RAW: (1, 2, 4, 8, 16, 24, 32), RLE8: (8,), RLE4: (4,), MASKS: (16, 32), ALPHA_MASKS: (16, 32)}
     if bits not in known.get(compression, ()) or (head == 64 and compression > RLE4):
         raise Refused(f"BMP of {bits} bits, compression {compression}, which is not read; save it as PNG")
-    masks, after = USUAL.get(bits, (0, 0, 0, 0)), 14 + head
+    masks, after = DEFAULT_MASKS.get(bits, (0, 0, 0, 0)), 14 + head
     if compression in (MASKS, ALPHA_MASKS):
         count = 4 if compression == ALPHA_MASKS or head >= 56 else 3
         red, green, blue, *alpha = struct.unpack_from(f"<{count}I", content, 54)

@@ -1,6 +1,6 @@
 """What a data set is and how its images are made alike: one frozen dataclass, checked as it is built. Torch-free.
 
-Aspect-ratio buckets: shapes of about size x size pixels, and which of them each image is brought to. Torch-free.
+Aspect-ratio buckets: shapes of about size x size pixels, and which of them each image is resized to. Torch-free.
 
 A shape (H, W) has a longer side L = size, size + step, ... and for the shorter the multiple of step nearest to size²/L.
 An image of h x w goes to the shape of the nearest ratio; scaled to cover it, the part of its pixels that is cut is
@@ -51,7 +51,7 @@ class DataConfig:
             size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each image goes to the
             nearest of several shapes of about size x size pixels.
         background: what transparent images lie on: white, black, grey or #rrggbb.
-        flip: mirror half of the training images, drawn anew each time.
+        flip: mirror half of the training images, drawn again each time.
         hold_out: fraction kept out of training, chosen by content; None is the data set's own split, else 0.05.
         memory_gib: images are kept as bytes in memory when they fit in this.
         workers: threads that decode; 0 decodes in the caller's.
@@ -180,7 +180,7 @@ def _number(name: str, value: object, low: float, high: float) -> None:
 Shape = tuple[int, int]  # height, width
 
 LEAST_STEP = 4  # pixels: what networks of the smallest images halve twice
-MOST_ASTRAY = 0.25  # of size²: a shape of fewer or more pixels is none of about as many
+MOST_AREA_ERROR = 0.25  # of size²: a shape of fewer or more pixels is none of about as many
 
 
 @dataclass(frozen=True)
@@ -194,17 +194,17 @@ class Buckets:
         """How many of these images each bucket has: (len(shapes),) int64."""
         return np.bincount(self.of[ids], minlength=len(self.shapes))
 
-    def usual(self, ids: np.ndarray) -> Shape:
+    def default_shape(self, ids: np.ndarray) -> Shape:
         """The square where it holds one of these images, else the shape that holds most of them."""
         counts = self.counts(ids)
         square = [bool(count) and h == w for count, (h, w) in zip(counts, self.shapes)]
         return self.shapes[square.index(True) if any(square) else int(counts.argmax())]
 
 
-def usual_step(size: int) -> int:
+def default_step(size: int) -> int:
     """An eighth of `size` as a power of two that divides it, at least 4 where that does: 8 at 64, 64 at 512.
 
-    The usual networks' factor divides it.
+    The default networks' factor divides it.
     """
     step = LEAST_STEP
     while step < size / 8:
@@ -231,7 +231,7 @@ def shapes(size: int, step: int, aspect: float) -> tuple[Shape, ...]:
     wide = []
     for longer in range(size, int(size * aspect) + 1, step):
         shorter = max(1, int(size**2 / (longer * step) + 0.5)) * step
-        if longer / shorter <= aspect and abs(longer * shorter / size**2 - 1) <= MOST_ASTRAY:
+        if longer / shorter <= aspect and abs(longer * shorter / size**2 - 1) <= MOST_AREA_ERROR:
             wide.append((shorter, longer))
     return (*((w, h) for h, w in reversed(wide[1:])), *wide)
 

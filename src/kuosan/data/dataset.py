@@ -1,6 +1,6 @@
 """Any torch data set from Python as a source: its items are tensors, arrays or Pillow images, alone or with a label.
 
-What a user brings of an image that is to be restored: a small one, or one with a hole.
+What is known of an image that is to be restored: a small one, or one with a hole.
 
 The opened data set: `open_images(config) -> Images`, and batches of it as x0 in [-1, 1].
 
@@ -81,7 +81,7 @@ class DatasetSource:
                 values, order = _values(image, i)
                 survey.add(values[None])
                 orders[order] = orders.get(order, 0) + 1
-            entries.append(Entry(f"item {i}", *self._told(item, i)))
+            entries.append(Entry(f"item {i}", *self._label_and_caption(item, i)))
         self.numbers = survey.reading(damaged_are_skipped=True)
         says = f"{type(self.dataset).__name__}: {len(entries):,} items"
         axes = [f"{count:,} items are read as {order}." for order, count in orders.items()]
@@ -100,7 +100,7 @@ class DatasetSource:
                 f"{type(error).__name__}{f': {reason}' if reason else ''}. Mend that item, or leave it out."
             ) from error
 
-    def _told(self, item: Any, i: int) -> tuple[str | None, str | None]:
+    def _label_and_caption(self, item: Any, i: int) -> tuple[str | None, str | None]:
         """The label and the caption of an item."""
         if isinstance(item, dict):
             if self.label_column != LABEL and self.label_column not in item:
@@ -208,8 +208,8 @@ def _image(item: Any, i: int) -> Any:
 class Given(NamedTuple):
     """What is known of B images; one row may stand for all images of a request."""
 
-    image: Tensor  # (B, C, h, w) float32 in [-1, 1]: small, or 0 where it is to be made anew
-    mask: Tensor | None = None  # (B, 1, H, W): 1 where the image is to be made anew, 0 where it is known
+    image: Tensor  # (B, C, h, w) float32 in [-1, 1]: small, or 0 where it is to be generated
+    mask: Tensor | None = None  # (B, 1, H, W): 1 where the image is to be generated, 0 where it is known
     noise: Tensor | None = None  # (B,) the std of the noise in it, in units of images in [-1, 1]
 
     def rows(self, rows: slice | Sequence[int]) -> Given:
@@ -236,8 +236,8 @@ class Batch(NamedTuple):
     ids: Tensor
     label: Tensor | None = None
     caption: list[str] | None = None  # empty where an image has none
-    given: Given | None = None  # of a task that restores: what a user would bring of each
-    text: Mapping[str, Tensor] | None = None  # what a network is told of the captions, by door, (B, ...) each
+    given: Given | None = None  # of a task that restores: what is known of each image
+    text: Mapping[str, Tensor] | None = None  # conditioning from the captions, by input, (B, ...) each
     latent: Tensor | None = None  # (B, c, h, w) what is denoised in x0's place, where x0 is needed beside it
 
     @property
@@ -274,7 +274,7 @@ class Images:
         self.held_out, self.train = self.report.split()
         self.test = self.report.test()
         self.buckets = self.report.buckets
-        self.shape = (self.plan.channels, *self.buckets.usual(self.train))
+        self.shape = (self.plan.channels, *self.buckets.default_shape(self.train))
         self.classes = self.report.classes
         places = {name: i for i, name in enumerate(self.classes)}
         names = [entry.label for entry in scanned.entries]
@@ -289,7 +289,7 @@ class Images:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pixels are held as bytes, or decoded anew for each batch."""
+        """Whether the pixels are held as bytes, or decoded again for each batch."""
         return self.scan.pixels is not None
 
     def only(self, shape: tuple[int, int]) -> Images:
@@ -330,7 +330,7 @@ class Images:
         except Refused as reason:
             raise Error(
                 f"{entry.name} in {self.config.path} was good when the data set was opened and is now {reason}. "
-                "Put the file back, or start again so that the folder is looked at anew."
+                "Put the file back, or start again so that the folder is looked at again."
             ) from None
 
     def batch(self, ids: Sequence[int] | np.ndarray, keys: Sequence[Key] | None = None) -> Batch:
@@ -445,7 +445,7 @@ def open_images(
 
     Args:
         progress: called as (what, done, of) while files are looked at.
-        cache: a file for what was told of each file, so that the next opening is quicker; none by default.
+        cache: a file for what was found in each file, so that the next opening is quicker; none by default.
         memory: keeps the near duplicates of large sets (`kuosan.storage.cache`); none by default.
         outputs: folders that are written to, which are no data where they lie below it.
 

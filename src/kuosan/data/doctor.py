@@ -112,7 +112,7 @@ class DataReport:
 
     @cached_property
     def buckets(self) -> Buckets:
-        """The shapes that images are brought to, and each image's; one square without buckets."""
+        """The shapes that images are resized to, and each image's; one square without buckets."""
         looks, square = self.scan.looks, (self.plan.size, self.plan.size)
         return sorted_into(self.plan.shapes or (square,), [(look.height, look.width) for look in looks])
 
@@ -214,7 +214,7 @@ class DataReport:
             resized = sum((look.height, look.width) != shape for look, shape in pairs)
             return resized, sum(look.height < h or look.width < w for look, (h, w) in pairs)
         resized = sum((look.width, look.height) != (plan.size, plan.size) for look in looks)
-        shown = max if plan.rule == "pad" else min  # the side that is brought to size
+        shown = max if plan.rule == "pad" else min  # the side that is resized
         enlarged = sum(shown(look.width, look.height) < plan.side for look in looks)
         return resized, 0 if plan.rule == "centre" else enlarged
 
@@ -233,23 +233,23 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """The report in sentences, the first what was found, the last what was skipped."""
-        told = self.summary()
+        facts = self.summary()
         if not self.scan.entries:
             return [f"{self.scan.listing.says}.", "No image can be used.", *self._noted()]
-        lines = [f"{self.scan.listing.says}.", self._use(told), self._size(told)]
+        lines = [f"{self.scan.listing.says}.", self._use(facts), self._size(facts)]
         if self.classes:
-            counts = [f"{name} {count:,}" for name, count in told["classes"].items()]  # type: ignore[attr-defined]
+            counts = [f"{name} {count:,}" for name, count in facts["classes"].items()]  # type: ignore[attr-defined]
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
             lines.append(f"{len(counts)} classes: {shown}.")
         elif self.scan.listing.columns:
             lines.append(self._columns())
         lines += [*self.scan.listing.notes, *self._aside(), summary(self.scan.entries)]
-        ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
+        ranged = [*self.scan.listing.notes, *facts["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
             lines.append(f"range {self.config.range} changes nothing: these images say which number is white.")
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
-        for note, count in told["converted"].items():  # type: ignore[attr-defined]
+        for note, count in facts["converted"].items():  # type: ignore[attr-defined]
             lines.append(f"{count:,} {note}.")
         return lines + self._noted()
 
@@ -324,16 +324,16 @@ class DataReport:
         """The files of tables that were taken for no list of images."""
         return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(ENDINGS)]
 
-    def _use(self, told: dict[str, object]) -> str:
-        held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
-        if not told["held_out"] and self.config.hold_out != 0:
-            marked = not told["test"] and all(entry.held_out for entry in self.scan.entries)
+    def _use(self, facts: dict[str, object]) -> str:
+        held = f"{facts['held_out']:,} held out" if facts["held_out"] else "none held out"
+        if not facts["held_out"] and self.config.hold_out != 0:
+            marked = not facts["test"] and all(entry.held_out for entry in self.scan.entries)
             held += " (their split holds out every one, so all are used)" if marked else " (too few images)"
-        kept = f", {told['test']:,} kept for testing (never trained on)" if told["test"] else ""
-        return f"{told['used']:,} images used: {told['train']:,} to train on, {held}{kept}."
+        kept = f", {facts['test']:,} kept for testing (never trained on)" if facts["test"] else ""
+        return f"{facts['used']:,} images used: {facts['train']:,} to train on, {held}{kept}."
 
-    def _size(self, told: dict[str, object]) -> str:
-        plan, count, buckets = self.plan, told["used"], told.get("buckets")
+    def _size(self, facts: dict[str, object]) -> str:
+        plan, count, buckets = self.plan, facts["used"], facts.get("buckets")
         colour = "grey" if plan.channels == 1 else "colour"
         done = {
             "crop": "shorter side scaled, centre cut",
@@ -344,12 +344,12 @@ class DataReport:
         }[plan.rule]
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
-        changed = f"{told['resized']:,} of {count:,} brought to it ({done})" if told["resized"] else "none resized"
-        small = f"; {told['enlarged']:,} are smaller and were enlarged" if told["enlarged"] else ""
+        changed = f"{facts['resized']:,} of {count:,} resized to it ({done})" if facts["resized"] else "none resized"
+        small = f"; {facts['enlarged']:,} are smaller and were enlarged" if facts["enlarged"] else ""
         if not isinstance(buckets, dict):
             return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
         every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
-        lost = f"at most {told['cut_at_most']:.1%} of an image is cut, {told['cut_on_average']:.1%} on average"
+        lost = f"at most {facts['cut_at_most']:.1%} of an image is cut, {facts['cut_on_average']:.1%} on average"
         return (
             f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of about {plan.size}x{plan.size} pixels, {colour} "
             f"({plan.why}): {every}; {changed}, {lost}{small}."

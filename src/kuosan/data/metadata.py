@@ -40,17 +40,17 @@ def columns(name: str, text: str, known: Collection[str] | None = None) -> list[
     """The columns of a list of images, from its beginning; none where it is no such list."""
     for _, row in rows(name, text, known):
         return [] if isinstance(row, str) else list(row)
-    header = _usual(_header(text, _delimiter(text, known)), known) if name.lower().endswith(".csv") else []
+    header = _standard(_header(text, _delimiter(text, known)), known) if name.lower().endswith(".csv") else []
     return header if _file_column(header) else []  # a header and no whole row
 
 
-def _usual(header: list[str], known: Collection[str] | None) -> list[str]:
+def _standard(header: list[str], known: Collection[str] | None) -> list[str]:
     """Column names in the capitals that are looked for, where no other column has that name."""
     if known is None:
         return header
     wanted = {name.lower(): name for name in (*known, *FILE_NAMES)}
-    usual = [wanted.get(name.lower(), name) for name in header]
-    return [new if usual.count(new) == 1 else old for old, new in zip(header, usual)]
+    names = [wanted.get(name.lower(), name) for name in header]
+    return [new if names.count(new) == 1 else old for old, new in zip(header, names)]
 
 
 def _file_column(header: list[str]) -> str | None:
@@ -66,7 +66,7 @@ def _json_rows(text: str, known: Collection[str] | None) -> Iterator[tuple[int, 
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
-            row = dict(zip(_usual(list(row), known), row.values()))
+            row = dict(zip(_standard(list(row), known), row.values()))
         column = _file_column(list(row)) if isinstance(row, dict) else None
         if column is not None and isinstance(row[column], str):
             yield number, {FILE_NAME: row.pop(column), **row}
@@ -90,7 +90,7 @@ def _csv_rows(text: str, known: Collection[str] | None) -> Iterator[tuple[int, R
         if not any(cells):
             continue
         if not header:
-            header = _usual([cell.strip() for cell in cells], known)
+            header = _standard([cell.strip() for cell in cells], known)
             column = _file_column(header)
             if column is None or len({*header}) < len(header):
                 yield number, f"must name columns, each once and one {FILE_NAME}: it names {', '.join(header)}"
@@ -109,7 +109,7 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 def _delimiter(text: str, known: Collection[str] | None) -> str:
     """What splits the header so that it names files; spreadsheets write semicolons where the comma is decimal."""
-    return next((mark for mark in ",;\t" if _file_column(_usual(_header(text, mark), known))), ",")
+    return next((mark for mark in ",;\t" if _file_column(_standard(_header(text, mark), known))), ",")
 
 
 WORDS = (".txt", ".text", ".caption")  # a caption, the first that says something

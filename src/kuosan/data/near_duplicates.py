@@ -1,12 +1,12 @@
 """What is kept of an image to compare it with others: its `View`, at most 32 x 32. Torch-free.
 
-Views are brought to other sizes, and cropped, by the matrices that Pillow resizes by.
+Views are resized and cropped by the matrices that Pillow resizes by.
 
 Near duplicates: images that are one another re-encoded, resized, cropped by a little or brightened. Torch-free.
 
 An image is kept as a `View`: its brightness at 32 x 32 at most, its colour at 8 x 8. Candidates are pairs whose lowest
 frequencies agree, as they are or with one of them cropped (`_candidates`, by a tree: none is compared with all others).
-A candidate a, brought to b's size, is a near duplicate of b if what is left after brightness is fitted,
+A candidate a, resized to b's size, is a near duplicate of b if what is left after brightness is fitted,
 
     r = b - clip(gain a + offset),    rms(r) <= T rms(b - mean b)
 
@@ -115,7 +115,7 @@ def cells(
 
 @lru_cache(512)
 def _resampling(m: int, n: int, crop: float, kernel: int) -> np.ndarray:
-    """The matrix (n, m) that brings a side of m cells, less `crop` of both ends, to n, as Pillow does."""
+    """The matrix (n, m) that resizes a side of m cells, less `crop` of both ends, to n, as Pillow does."""
     one, cut = Image.fromarray(np.eye(m, dtype=np.float32)), round(crop * m)
     how = Image.Resampling(kernel)
     if cut and abs(cut - crop * m) < 1e-6 and m > 2 * cut:  # whole cells: as a cropped file, whose edge is its own
@@ -174,7 +174,7 @@ GROWTH = 8  # times the points that all parts of the tree may hold together: hal
 VERSION = 1  # of what is kept of a comparison
 
 BOX, BILINEAR = Image.Resampling.BOX, Image.Resampling.BILINEAR
-Tell = Callable[[int, int], None]  # (done, of)
+Progress = Callable[[int, int], None]  # (done, of)
 
 
 @dataclass(frozen=True)
@@ -211,14 +211,14 @@ class Near:
     found: Groups
 
     @classmethod
-    def of(cls, looks: Sequence[Look], tell: Tell | None = None) -> Near | None:
+    def of(cls, looks: Sequence[Look], progress: Progress | None = None) -> Near | None:
         """None where images are not compared: the split is the data set's own, or holds nothing out."""
         if not all(look.view for look in looks):
             return None
         views, pixels = [View.unpacked(look.view) for look in looks], [look.pixels for look in looks]
         codes = [view.code for view in views]
         own = [key if code is None else blake2b(code, digest_size=16).hexdigest() for key, code in zip(pixels, codes)]
-        return cls(pixels, own, groups(views, pixels, tell))
+        return cls(pixels, own, groups(views, pixels, progress))
 
     def packed(self) -> bytes:
         """As bytes, for a cache; hashes of 64 bits."""
@@ -270,7 +270,7 @@ def _digest(pixels: Sequence[str]) -> str:
     return blake2b(f"{VERSION} {' '.join(pixels)}".encode(), digest_size=16).hexdigest()
 
 
-def groups(views: Sequence[View], keys: Sequence[str], tell: Tell | None = None) -> Groups:
+def groups(views: Sequence[View], keys: Sequence[str], progress: Progress | None = None) -> Groups:
     """Which images are near duplicates; images of the same key are.
 
     An image leads, in the order of detail, unless it is a near duplicate of one that leads already; every other joins
@@ -278,7 +278,7 @@ def groups(views: Sequence[View], keys: Sequence[str], tell: Tell | None = None)
     changes no other's group.
 
     Args:
-        tell: called as (pairs compared, of).
+        progress: called as (pairs compared, of).
     """
     first: dict[str, int] = {}
     of = np.array([first.setdefault(key, i) for i, key in enumerate(keys)], np.int64)
@@ -286,7 +286,7 @@ def groups(views: Sequence[View], keys: Sequence[str], tell: Tell | None = None)
     beside = defaultdict[int, list[tuple[float, int]]](list)
     different = [views[i] for i in own]
     candidates, crowded = _candidates(different)
-    pairs = list(_alike(different, candidates, tell))
+    pairs = list(_alike(different, candidates, progress))
     for a, b, distance in pairs:
         beside[int(own[a])].append((distance, int(own[b])))
         beside[int(own[b])].append((distance, int(own[a])))
@@ -308,7 +308,9 @@ def near_duplicates(views: Sequence[View]) -> Iterator[tuple[int, int, float]]:
     return _alike(views, _candidates(views)[0])
 
 
-def _alike(views: Sequence[View], pairs: np.ndarray, tell: Tell | None = None) -> Iterator[tuple[int, int, float]]:
+def _alike(
+    views: Sequence[View], pairs: np.ndarray, progress: Progress | None = None
+) -> Iterator[tuple[int, int, float]]:
     """The near duplicates of candidates (n, 2), those of the same two shapes together."""
     shapes: dict[tuple[object, ...], int] = {}
     kind = np.array([shapes.setdefault((view.luma.shape, view.crops), len(shapes)) for view in views], np.int64)
@@ -322,8 +324,8 @@ def _alike(views: Sequence[View], pairs: np.ndarray, tell: Tell | None = None) -
             part = pairs[batch[begin : begin + PART]].tolist()
             distances = _verified([views[a] for a, _ in part], [views[b] for _, b in part])
             done += len(part)
-            if tell is not None:
-                tell(done, len(pairs))
+            if progress is not None:
+                progress(done, len(pairs))
             yield from ((a, b, float(d)) for (a, b), d in zip(part, distances) if np.isfinite(d))
 
 
@@ -351,7 +353,7 @@ def _verified(ones: list[View], others: list[View]) -> np.ndarray:
 
 
 def _ways(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[tuple[int, int], Image.Resampling, float]]:
-    """At which sizes views of two shapes are compared, by which kernel they are brought there, and T."""
+    """At which sizes views of two shapes are compared, by which kernel they are resized, and T."""
     low = min(one[0], other[0]), min(one[1], other[1])
     high = max(one[0], other[0]), max(one[1], other[1])
     yield low, BICUBIC, FINE

@@ -1,6 +1,6 @@
 """Arithmetic on 8-bit pixels, (H, W, C) uint8 in sRGB values: compositing, grey, channels.
 
-An image brought to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking).
+An image resized to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Reading:
         )  # fmt: skip
 
     def fitted(self, pixels: np.ndarray, size: tuple[int, int]) -> Shown:
-        """Pixels (h, w, C) brought to `size` (H, W) as the training images were brought to theirs."""
+        """Pixels (h, w, C) resized to `size` (H, W) as the training images were to theirs."""
         before = pixels.shape[:2]
         rule = self._rule(before, size)
         if rule == "cover":
@@ -103,7 +103,7 @@ class Reading:
             words = RULES[rule] + (f" with {self.data.background}" if rule == "pad" else "")
         if before == size and self.data.resize != "random_crop":
             return Shown(made, ())
-        verb = "scaled" if rule != "centre" else "brought"
+        verb = "scaled" if rule != "centre" else "cut or padded"
         return Shown(made, (f"{verb} from {_text(before)} to {_text(size)} as in training ({words})",))
 
     def shown(self, source: bytes | Path, shape: tuple[int, int, int]) -> Shown:
@@ -114,11 +114,11 @@ class Reading:
             Error: the file cannot be read.
         """
         decoded = self.decoded(source)
-        brought = self.fitted(decoded.pixels, (shape[1], shape[2]))
-        notes = [*decoded.notes, *brought.notes]
-        if shape[0] == 1 and not is_grey(brought.pixels):
+        fitted = self.fitted(decoded.pixels, (shape[1], shape[2]))
+        notes = [*decoded.notes, *fitted.notes]
+        if shape[0] == 1 and not is_grey(fitted.pixels):
             notes.append("made grey, as the training images are")
-        return Shown(with_channels(brought.pixels, shape[0]), tuple(notes))
+        return Shown(with_channels(fitted.pixels, shape[0]), tuple(notes))
 
     def config(self, path: str, shape: tuple[int, int, int]) -> DataConfig:
         """The settings that read the images at `path` as this run's, for a model of `shape` (C, H, W)."""

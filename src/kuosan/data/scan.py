@@ -3,7 +3,7 @@
 Two passes: headers (kind, size, content hash), from which size and rule are decided; then pixels, because only
 decoding shows whether a file is whole.
 
-What earlier looks told, in a file the caller names: a file of the same size and time is not looked at again.
+What earlier looks found, in a file the caller names: a file of the same size and time is not looked at again.
 
 Images kept in memory as bytes: one array for all images of a shape. Torch-free.
 """
@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import PIL
 
-from kuosan.data.config import SIZES, DataConfig, Shape, nearest, rgb, scale_of, shapes, usual_step
+from kuosan.data.config import SIZES, DataConfig, Shape, default_step, nearest, rgb, scale_of, shapes
 from kuosan.data.decoding import Decoded, decode_to, read_header
 from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
@@ -111,11 +111,11 @@ def scan(
     `memory` keeps the near duplicates of large sets.
     """
     listing = source.listing()
-    ledger = Ledger(cache, config)
+    earlier = ScanCache(cache, config)
     compared = config.split_version > 1 and (not keep or by_content(config, listing.entries))
     looks = list(
         _each(
-            lambda job: _head(source, config, ledger, *job),
+            lambda job: _head(source, config, earlier, *job),
             list(enumerate(listing.entries)),
             config,
             progress,
@@ -136,7 +136,7 @@ def scan(
 
     def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
-        known = ledger.look(listing.entries[i]) is not None and (bool(looks[i].view) or not viewed)
+        known = earlier.look(listing.entries[i]) is not None and (bool(looks[i].view) or not viewed)
         if store is None and known:
             return looks[i]
         room = None if store is None else store[place]
@@ -144,7 +144,7 @@ def scan(
 
     for i, look in zip(good, list(_each(decode_one, list(enumerate(good)), config, progress, DECODING))):
         looks[i] = look
-    ledger.write(listing.entries, looks)
+    earlier.write(listing.entries, looks)
     whole = [place for place, i in enumerate(good) if not looks[i].reason]
     if not listing.in_order and config.split_version > 1:
         whole.sort(key=lambda place: (looks[good[place]].pixels, listing.entries[good[place]].name))
@@ -239,7 +239,7 @@ def decide(config: DataConfig, heads: list[Look]) -> ResizePlan:
     grey = config.channels == "grey" or (config.channels == "auto" and bool(heads) and all(head.grey for head in heads))
     every: tuple[Shape, ...] = ()
     if rule == "buckets":
-        every = shapes(size, config.bucket_step or usual_step(size), config.bucket_aspect)
+        every = shapes(size, config.bucket_step or default_step(size), config.bucket_aspect)
     return ResizePlan(size, side, rule, 1 if grey else 3, rgb(config.background), why, every)
 
 
@@ -254,8 +254,8 @@ def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
     return size, f"nine in ten images are at least {tenth} pixels on their shorter side; set size for another"
 
 
-def _head(source: Source, config: DataConfig, ledger: Ledger, i: int, entry: Entry) -> Look:
-    known = ledger.look(entry)
+def _head(source: Source, config: DataConfig, cache: ScanCache, i: int, entry: Entry) -> Look:
+    known = cache.look(entry)
     if known is not None:
         return known
     try:
@@ -354,11 +354,11 @@ def _each(
     work: Callable[[Job], Look], jobs: list[Job], config: DataConfig, progress: Progress | None, what: str
 ) -> Iterator[Look]:
     """`work` over `jobs` in order, in `config.workers` threads; at most a few hundred results wait."""
-    tell = progress or (lambda what, done, of: None)
+    report = progress or (lambda what, done, of: None)
     if config.workers == 0:
         for done, job in enumerate(jobs, 1):
             yield work(job)
-            tell(what, done, len(jobs))
+            report(what, done, len(jobs))
         return
     with ThreadPoolExecutor(config.workers) as pool:
         rest, done = iter(jobs), 0
@@ -366,14 +366,14 @@ def _each(
             for look in pool.map(work, chunk):
                 done += 1
                 yield look
-                tell(what, done, len(jobs))
+                report(what, done, len(jobs))
 
 
 CACHE_VERSION = 2
 
 
-class Ledger:
-    """Looks by name and stamp; a ledger that is damaged or of other settings is as good as none."""
+class ScanCache:
+    """Looks by name and stamp; a cache that is damaged or of other settings is as good as none."""
 
     def __init__(self, path: Path | None, config: DataConfig) -> None:
         self.path = path
@@ -399,7 +399,7 @@ class Ledger:
             self.rows = {}
 
     def look(self, entry: Entry) -> Look | None:
-        """What was told of the file, if size and time are the same."""
+        """What was found in the file, if size and time are the same."""
         row = self.rows.get(entry.name)
         if row is None or entry.stamp is None or row.get("stamp") != list(entry.stamp):
             return None
@@ -413,7 +413,7 @@ class Ledger:
         return None if look.reason else replace(look, notes=tuple(look.notes), view=view)
 
     def write(self, entries: list[Entry], looks: list[Look]) -> None:
-        """Put down what was told; the file is replaced whole.
+        """Keep what was found; the file is replaced whole.
 
         Raises:
             Error: it cannot be written.

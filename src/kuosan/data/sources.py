@@ -246,18 +246,18 @@ def caption(attributes: Mapping[str, str]) -> str:
 def load_sheet() -> tuple[np.ndarray, list[dict[str, str]], np.ndarray]:
     """Images (N, 32, 32, 3) uint8, the attributes of each, and which are held out (N,) bool."""
     assets = files("kuosan.data") / "assets"
-    told = json.loads((assets / "portraits.json").read_text("utf-8"))
+    facts = json.loads((assets / "portraits.json").read_text("utf-8"))
     with (assets / "portraits.webp").open("rb") as file, Image.open(file, formats=["WEBP"]) as image:
         sheet: np.ndarray = np.asarray(image.convert("RGB"))
     rows, columns = sheet.shape[0] // SIDE, sheet.shape[1] // SIDE
     images = sheet.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    images = np.ascontiguousarray(images[: len(told["codes"])])
+    images = np.ascontiguousarray(images[: len(facts["codes"])])
     values = {name: list(words) for name, words in WORDS.items()}
     attributes = [
-        {name: options[int(digit)] for (name, options), digit in zip(values.items(), code)} for code in told["codes"]
+        {name: options[int(digit)] for (name, options), digit in zip(values.items(), code)} for code in facts["codes"]
     ]
-    kept_out = set(told["held_out_heads"])
-    held_out = np.array([code[: len(HEAD)] in kept_out for code in told["codes"]])
+    kept_out = set(facts["held_out_heads"])
+    held_out = np.array([code[: len(HEAD)] in kept_out for code in facts["codes"]])
     return images, attributes, held_out
 
 
@@ -267,7 +267,7 @@ class Portraits:
     def __init__(self, hold_out: float | None, label_column: str = LABEL) -> None:
         if hold_out not in (None, 0, 0.0):
             raise Error(
-                f"hold_out {hold_out!r}: the portraits bring their own held-out part (a tenth of all combinations of "
+                f"hold_out {hold_out!r}: the portraits have their own held-out part (a tenth of all combinations of "
                 "hair, beard and skin); leave hold_out out to use it, or set 0 to train on all."
             )
         if label_column != LABEL and label_column not in WORDS:

@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeVar
 from kuosan.data.config import LABEL
 from kuosan.data.walk import Role
 
-IMAGES = (  # how files of images are usually called; what they are, their bytes say
+IMAGES = (  # common names of image files; what they are, their bytes say
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 )

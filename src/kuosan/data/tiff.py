@@ -70,8 +70,8 @@ class Sheet:
     @cached_property
     def samples(self) -> int:
         """Samples a pixel."""
-        usual = 3 if self.compression == JPEG and self.photometric in (RGB, YCBCR) else 1
-        return self.one(277, max(usual, len(self.tags.get(258, (1,)))))
+        expected = 3 if self.compression == JPEG and self.photometric in (RGB, YCBCR) else 1
+        return self.one(277, max(expected, len(self.tags.get(258, (1,)))))
 
     @cached_property
     def bits(self) -> tuple[int, ...]:
@@ -134,8 +134,8 @@ class Sheet:
             raise Refused(f"TIFF of {NAMES.get(zero, f'photometric interpretation {zero}')}, which is not read")
         if zero == INKS and self.one(332, 1) != 1:
             raise Refused("TIFF of inks that are not cyan, magenta, yellow and black (InkSet)")
-        usual = [(0.0, 2.0**bits - 1) for bits in self.bits[:1]]
-        if zero == INKS and 336 in self.tags and self.tags[336][:2] not in usual:
+        full = [(0.0, 2.0**bits - 1) for bits in self.bits[:1]]
+        if zero == INKS and 336 in self.tags and self.tags[336][:2] not in full:
             raise Refused("TIFF of inks with a range of its own (DotRange)")
         if len(self.bits) != self.samples or len(set(self.bits)) != 1:
             raise Refused(f"TIFF of {self.described}: samples of several depths are not read")
@@ -176,10 +176,10 @@ class Sheet:
 
     @property
     def _plain_ycbcr(self) -> bool:
-        """One chroma sample a pixel, by the usual coefficients and range."""
-        usual = {530: (1, 1), 529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
-        own = {tag: tuple(round(v, 3) for v in self.tags[tag]) for tag in usual if tag in self.tags}
-        return self.bits[0] == 8 and 530 in own and all(found == usual[tag] for tag, found in own.items())
+        """One chroma sample a pixel, by the default coefficients and range."""
+        defaults = {530: (1, 1), 529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
+        own = {tag: tuple(round(v, 3) for v in self.tags[tag]) for tag in defaults if tag in self.tags}
+        return self.bits[0] == 8 and 530 in own and all(found == defaults[tag] for tag, found in own.items())
 
     @cached_property
     def trusted(self) -> bool:
@@ -220,7 +220,7 @@ class Sheet:
         return "scaled" if self.bits[0] == 12 else ""
 
     def palette(self) -> np.ndarray | None:
-        """The colours (n, 3) uint8 of a palette that holds bytes, as some programs write; None of a usual one."""
+        """The colours (n, 3) uint8 of a palette that holds bytes, as some programs write; None of a common one."""
         found = self.tags.get(320, ())
         if self.photometric != PALETTE or not found or max(found) > 255:
             return None

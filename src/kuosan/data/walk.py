@@ -77,11 +77,11 @@ def walk(root: Path, outputs: Collection[Path] = (), version: int = 2) -> tuple[
     """
     stamps: Stamps = {}
     skipped: Skipped = []
-    _walk(root, "", frozenset(), {path.resolve() for path in outputs}, version, stamps, skipped)
+    _visit(root, "", frozenset(), {path.resolve() for path in outputs}, version, stamps, skipped)
     return stamps, skipped
 
 
-def _walk(
+def _visit(
     root: Path,
     below: str,
     above: frozenset[tuple[int, int]],
@@ -118,7 +118,7 @@ def _walk(
             elif what := written_by_kuosan(root / name, version):
                 skipped.append((name, f"written by kuosan: {what}"))
             else:
-                _walk(root, name, above, outputs, version, stamps, skipped)
+                _visit(root, name, above, outputs, version, stamps, skipped)
         elif stat.S_ISREG(found.st_mode):
             stamps[name] = (found.st_size, found.st_mtime_ns)
         else:
@@ -162,7 +162,7 @@ class Listing:
     says: str = ""
     classes: tuple[str, ...] | None = None  # a fixed order, where the source has one
     by_folder: bool = False  # classes may be the first-level folders of those that turn out to be images
-    columns: tuple[str, ...] = ()  # what else is told of images and could be their class
+    columns: tuple[str, ...] = ()  # what else is said of images and could be their class
     in_order: bool = False  # entries keep their own order; else images are numbered by content
     notes: tuple[str, ...] = ()  # what else was understood, a sentence each
     shards: frozenset[str] = frozenset()  # folders that another tool's files beside them say are shards
@@ -170,7 +170,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at one file told: `reason` is empty where it can be used."""
+    """What a look at one file found: `reason` is empty where it can be used."""
 
     reason: str = ""
     key: str = ""  # hash of the content, 128 bits

@@ -146,7 +146,7 @@ def evaluate(
     """The network's output at a level, input scaled as its prediction wants, and the variance's fraction if learned."""
     prediction = registry.prediction(prediction)
     scale = row(prediction, level, sigma_data).scale
-    out = call(network, x * over(scale, x) if prediction == "edm" else x, clock(level, x), cond)
+    out = call(network, x * over(scale, x) if prediction == "edm" else x, timestep(level, x), cond)
     wanted = (x.shape[0], 2 * x.shape[1], *x.shape[2:]) if learned_variance else tuple(x.shape)
     if out.shape != wanted:
         raise Error(
@@ -159,7 +159,7 @@ def evaluate(
     return out, (v.to(x.dtype) + 1) / 2
 
 
-def clock(level: Level, x: Tensor) -> Tensor:
+def timestep(level: Level, x: Tensor) -> Tensor:
     """t for the network: (B,) float32 on x's device."""
     if level.t.ndim == 0:
         return torch.full((len(x),), float(level.t), dtype=torch.float32, device=x.device)

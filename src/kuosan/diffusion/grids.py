@@ -1,10 +1,10 @@
-"""Where the steps of a walk lie: integer times as diffusers counts them, and even spacings of log SNR or sigma.
+"""Where the steps of a trajectory lie: integer times as diffusers counts them, and even spacings of log SNR or sigma.
 
 Torch-free, like the schedules that use it.
 
-The times of a walk that goes back to noise and down again: RePaint's, and DDNM's time travel. Torch-free.
+The times of a trajectory that goes back to noise and down again: RePaint's, and DDNM's time travel. Torch-free.
 
-From each multiple of `jump_length` on the way down, the walk returns by `jump_length` steps, jumps - 1 times.
+From each multiple of `jump_length` on the way down, the trajectory returns by `jump_length` steps, jumps - 1 times.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ def falling_interp(value: Array, table: Array) -> Array:
 
 
 def repaint_times(steps: int, jump_length: int = 10, jumps: int = 10) -> list[int]:
-    """The indices into a grid of steps + 1 levels that a walk visits, 0 first, `steps` (clean) last
+    """The indices into a grid of steps + 1 levels that a trajectory visits, 0 first, `steps` (clean) last
     (Lugmayr et al. 2022, section 4.2).
 
     A move to the next index is a denoising step, one to the index before adds noise. With t = steps - 1 - i, the
-    paper's clock, returns start at t = 0, jump_length, 2·jump_length, ... below steps - jump_length.
+    paper's time, returns start at t = 0, jump_length, 2·jump_length, ... below steps - jump_length.
     Raises: Error for returns that do not fit.
     """
     turning = {steps - 1 - t for t in _returning(steps, jump_length, jumps)}
@@ -129,13 +129,13 @@ def repaint_times(steps: int, jump_length: int = 10, jumps: int = 10) -> list[in
     return times
 
 
-def repaint_evaluations(steps: int, jump_length: int = 10, jumps: int = 10) -> int:
-    """How often such a walk asks the network: each step, and each step of a return again."""
+def repaint_nfe(steps: int, jump_length: int = 10, jumps: int = 10) -> int:
+    """Network evaluations of such a trajectory: each step, and each step of a return again."""
     return steps + len(_returning(steps, jump_length, jumps)) * jump_length * (jumps - 1)
 
 
 def _returning(steps: int, jump_length: int, jumps: int) -> range:
-    """The clock's times from which a walk returns."""
+    """The paper's times t from which a trajectory returns."""
     for name, value in (("steps", steps), ("jump_length", jump_length), ("jumps", jumps)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise Error(f"{name} {value!r}: need a whole number, at least 1.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kuosan.diffusion import registry
-from kuosan.diffusion.denoiser import Denoiser, Prediction, clock, denoiser, target, to_eps, to_x0
+from kuosan.diffusion.denoiser import Denoiser, Prediction, denoiser, target, timestep, to_eps, to_x0
 from kuosan.diffusion.level import Level, mix, over
 from kuosan.diffusion.network import Network, call
 from kuosan.diffusion.schedule import Schedule
@@ -109,7 +109,7 @@ def dynamic_threshold(denoise: Denoiser, percentile: float = 99.5) -> Denoiser:
     percentile of an image's |x0|, at least 1. For images in [-1, 1]; one already within keeps its bits.
     """
     if not 0 < percentile <= 100:
-        raise Error(f"dynamic threshold at percentile {percentile}: need above 0, at most 100; 99.5 is usual.")
+        raise Error(f"dynamic threshold at percentile {percentile}: need above 0, at most 100; 99.5 is common.")
 
     def thresholded(x: Tensor, level: Level) -> Prediction:
         prediction = denoise(x, level)
@@ -179,7 +179,7 @@ def log_prob(
             except Error as error:
                 raise Error(f"the classifier does not know this noise: {error} Or guide within an interval.") from None
             x = x * over(own.alpha / level.alpha, x)
-        logits = call(network, x, clock(own, x))
+        logits = call(network, x, timestep(own, x))
         if logits.ndim != 2 or len(logits) != len(x):
             raise Error(f"the classifier gave {tuple(logits.shape)} for {len(x)} images: need logits (B, classes).")
         if len(label) != len(x):
@@ -206,8 +206,8 @@ def doubled(
     Asking either calls the network for both, so give `interval` a denoiser of its own as the plain one.
     """
     if set(cond) != set(reference):
-        raise Error(f"conditions by {sorted(cond)} and {sorted(reference)}: both must enter by the same doors.")
-    both = {door: torch.cat([value, reference[door]]) for door, value in cond.items()}
+        raise Error(f"conditions by {sorted(cond)} and {sorted(reference)}: both must have the same inputs.")
+    both = {name: torch.cat([value, reference[name]]) for name, value in cond.items()}
     denoise = denoiser(network, prediction, sigma_data=sigma_data, learned_variance=learned_variance, cond=both)
 
     def call(x: Tensor, level: Level) -> tuple[Prediction, Prediction]:

@@ -1,10 +1,10 @@
-"""DDIM inversion: an image's own noise, found by walking a grid from clean to noisy (Song et al. 2021, section 4.3).
+"""DDIM inversion: an image's own noise, found along a grid from clean to noisy (Song et al. 2021, section 4.3).
 
 Each step solves DDIM's step x = sigma/sigma'·x' + (alpha - alpha'·sigma/sigma')·x0(x', to) for the noisier x':
 
     x' = sigma'/sigma·x + (alpha' - alpha·sigma'/sigma)·x0
 
-with x0 predicted at x (first order), or, by fixed-point iteration, at x' itself, which DDIM then walks back exactly.
+with x0 predicted at x (first order), or, by fixed-point iteration, at x' itself, which DDIM then inverts exactly.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Noise levels: x_t = alpha·x0 + sigma·eps, and the two ways an image meets one.
 
 A level is a pair (alpha, sigma), not a beta: for DDPM alpha² is alpha_bar, for EDM alpha is 1, for flow matching
-alpha is 1 - sigma. Levels are float64 on the CPU; `mix` brings their coefficients to the image's dtype and device.
+alpha is 1 - sigma. Levels are float64 on the CPU; `mix` moves their coefficients to the image's dtype and device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 class Level:
     """Float64 CPU tensors of one shape: () one level, (B,) a batch's, (N+1,) a grid, noise first and clean last."""
 
-    t: Tensor  # the clock the network is told (Discrete: 0..T-1, fractional between); never an index
+    t: Tensor  # the timestep given to the network (Discrete: 0..T-1, fractional between); never an index
     alpha: Tensor
     sigma: Tensor
 
@@ -55,7 +55,7 @@ class Level:
 
 
 def there(values: Tensor, x: Tensor) -> Tensor:
-    """A few CPU numbers in x's dtype and device, where a GPU goes on with what it has while they are brought."""
+    """A few CPU numbers in x's dtype and device, where a GPU goes on with what it has while they are copied."""
     return values.to(x.device, x.dtype, non_blocking=x.is_cuda)
 
 

@@ -5,7 +5,7 @@ z = x/sqrt(alpha² + sigma²) moves by dz/dphi = (cos(phi)·z - x0)/sin(phi), fi
 
     log p(y) = log p(z_T) + integral of div(dz/dphi) dphi + D·log cos(phi_first),      y = x/alpha at the first level.
 
-y is what the walk ends with at the first trained level, a little noise still in it. Its density is taken at the data
+y is what sampling ends with at the first trained level, a little noise still in it. Its density is taken at the data
 themselves, to which no noise is added: a proper density on images, of a model that leaves its last noise in.
 """
 
@@ -33,7 +33,7 @@ Probe = Literal["rademacher", "gaussian", "exact"]
 PROBES: tuple[str, ...] = ("rademacher", "gaussian", "exact")
 BIN = 2 / 255  # of 8-bit images in [-1, 1]
 BEND = 0.02  # alpha/sigma about which even steps of log SNR turn into even steps of alpha/sigma
-FLOW_FIRST = 1e-3  # sigma/alpha at which a flow's walk is ended: it has no first trained level
+FLOW_FIRST = 1e-3  # sigma/alpha at which a flow's trajectory is ended: it has no first trained level
 MOST_EXACT = 4096  # dimensions whose trace is taken one by one
 
 
@@ -48,7 +48,7 @@ class BoundTerms:
 
     @property
     def total(self) -> Tensor:
-        """Each image's bound, without bias: (B,). Drawn apart, so their spread tells all of its error."""
+        """Each image's bound, without bias: (B,). Drawn apart, so their spread is all of its error."""
         return self.prior + (self.bits * self.size).sum(1)
 
 
@@ -136,9 +136,9 @@ def log_density(
     vectors = probe_vectors(y, ids, seed, probe, probes)
     z, cos = y.detach(), ends.first / math.hypot(1, ends.first)
     z, total = z * cos, torch.zeros(len(y), 1 if vectors is None else probes, dtype=torch.float64)
-    clocks = np.linspace(clock_of(ends.first), clock_of(ends.last), 2 * steps + 1)
-    ratios = [ends.first, *(ratio_of(w) for w in clocks[1:-1]), ends.last]
-    h = float(clocks[2] - clocks[0])
+    times = np.linspace(time_of(ends.first), time_of(ends.last), 2 * steps + 1)
+    ratios = [ends.first, *(ratio_of(w) for w in times[1:-1]), ends.last]
+    h = float(times[2] - times[0])
     for i in range(steps):
         begin, middle, end = ratios[2 * i : 2 * i + 3]
         k1, d1 = slope(denoise, schedule, z, begin, vectors)
@@ -155,7 +155,7 @@ def log_density(
 
 @dataclass(frozen=True)
 class Span:
-    """Where a walk of the ODE begins and ends, as alpha/sigma (0 at pure noise), and the std of z that it ends with."""
+    """Where the ODE begins and ends, as alpha/sigma (0 at pure noise), and the std of z at its end."""
 
     first: float
     last: float
@@ -182,7 +182,7 @@ def span(schedule: Schedule, first: float | None = None) -> Span:
     return Span(1 / first, last, float(std))
 
 
-def clock_of(ratio: float) -> float:
+def time_of(ratio: float) -> float:
     """The solver's time w of alpha/sigma: 0 at pure noise, and in small noise -log SNR/2, up to a constant."""
     return -math.log1p(ratio / BEND)
 

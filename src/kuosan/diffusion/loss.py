@@ -1,4 +1,4 @@
-"""The variational bound of a walk: prior KL, one KL a step, and the decoder, in bits a dimension.
+"""The variational bound of a trajectory: prior KL, one KL a step, and the decoder, in bits a dimension.
 
     bound = KL(q(x_T|x0) || N(0, s²)) + sum_i KL(q(x_to|x_now, x0) || p(x_to|x_now)) - log p(x0|x_first)
 
@@ -39,7 +39,7 @@ EDGE = 0.999  # beyond it a value is the first or the last of the 256 (Ho et al.
 
 @dataclass(frozen=True)
 class Chain:
-    """The N steps of a walk by rising noise: row i steps from `now[i]` to the level below, row 0 to clean data.
+    """The N steps of a trajectory by rising noise: row i steps from `now[i]` to the level below, row 0 to clean data.
 
     log_beta and log_posterior are the logarithms of the two fixed variances, beta and beta~ (Ho et al. 2020, section
     3.2); the learned one lies between. All (N,) float64.
@@ -49,7 +49,7 @@ class Chain:
     log_beta: Tensor
     log_posterior: Tensor
     gain: Tensor  # of x0 in the mean of q(x_to | x_now, x0)
-    prior_std: Tensor  # (), of the noise a walk starts from
+    prior_std: Tensor  # (), of the noise a trajectory starts from
     published: bool  # the decoder's fixed variance is beta~ of the step above, also under `beta`
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Chain:
 
 
 def chain(levels: Level, prior_std: Tensor, *, published: bool = True) -> Chain:
-    """The chain of a grid (N+1,), noise first, whose last level is clean; its steps may be any, as in a shortened walk.
+    """The chain of a grid (N+1,), noise first, whose last level is clean; its steps may be any, as in a short chain.
 
     The last step's beta~ is 0. `published` takes that of the step above (Ho et al. 2020; Nichol & Dhariwal 2021), which
     suits DDPM's own T levels; otherwise beta and beta~ are both sigma²/alpha², what the first level leaves open.
@@ -81,7 +81,7 @@ def chain(levels: Level, prior_std: Tensor, *, published: bool = True) -> Chain:
         Error: a grid that does not end at clean data, or a step that adds noise or has no length.
     """
     if float(levels.sigma[-1]) != 0 or float(levels.alpha[-1]) != 1:
-        raise Error("a variational bound needs a walk down to clean data: use last 'clean'.")
+        raise Error("a variational bound needs a trajectory down to clean data: use last 'clean'.")
     order = torch.arange(len(levels) - 2, -1, -1)
     now, to = levels[order], levels[order + 1]
     s2 = now.sigma**2 - (now.alpha / to.alpha * to.sigma) ** 2
@@ -190,7 +190,7 @@ def weight(
 
     `vlb` is the variational bound's own weight, -dSNR/du/2 for levels `schedule.at(u)` (Kingma et al. 2021, eq. 17):
     the mean over u is the bound's part between the first and the last level, in nats a dimension.
-    Raises: Error for an unknown name, for vlb without a schedule, or where the output does not tell x0 (eps, alpha 0).
+    Raises: Error for an unknown name, for vlb without a schedule, or where x0 does not follow (eps, alpha 0).
     """
     made = Weight(name) if isinstance(name, str) else name
     a, b, _ = row(prediction, level, sigma_data)

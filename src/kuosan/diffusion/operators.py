@@ -44,7 +44,7 @@ class Operator(Protocol):
 
 
 def pseudo_inverse(operator: Operator, y: Tensor) -> Tensor:
-    """A^+·y, the least image among those that A brings nearest to y: the operator's own, or by conjugate gradients.
+    """A^+·y, the least image among those that A maps nearest to y: the operator's own, or by conjugate gradients.
 
     Raises: Error if they diverge.
     """
@@ -151,7 +151,7 @@ class Separable:
             if matrix.ndim != 2:
                 raise Error(f"{name} of shape {tuple(matrix.shape)}: need a matrix, (output pixels, input pixels).")
         if not 0 <= self.cut < 1:
-            raise Error(f"cut {self.cut}: need 0 (every singular value counts) or more, below 1; {CUT:g} is usual.")
+            raise Error(f"cut {self.cut}: need 0 (every singular value counts) or more, below 1; {CUT:g} is common.")
 
     def apply(self, x: Tensor) -> Tensor:
         self._check("images", x, self.rows.shape[1], self.columns.shape[1])

@@ -37,7 +37,7 @@ class Weight:
         for number, default, owner in (("min_snr_gamma", 5.0, "min_snr"), ("p2_k", 1.0, "p2"), ("p2_gamma", 1.0, "p2")):
             value = getattr(self, number)
             if not 0 < value < math.inf:
-                raise Error(f"{number} = {value}: it must be above 0; {default:g} is usual.")
+                raise Error(f"{number} = {value}: it must be above 0; {default:g} is common.")
             if value != default and self.name != owner:
                 raise Error(
                     f"{number} = {value}: weight {self.name!r} has none; use weight {owner!r}, or leave it out."
@@ -122,7 +122,7 @@ class SamplerSpec:
     at_log_snr: bool = False  # takes at_log_snr=schedule.at_log_snr, for levels between those of the grid
     noise: str = ""  # the option that says whether noise is drawn; none: never
 
-    def evaluations(self, steps: int, last: str = "clean") -> int:
+    def nfe(self, steps: int, last: str = "clean") -> int:
         """Network evaluations an image; a step of several needs only one if it ends at sigma = 0.
 
         A few less where the grid begins at alpha = 0, or almost: that step, too, takes one.
@@ -131,7 +131,7 @@ class SamplerSpec:
         return steps + multiple * (self.per_step - 1) + sum(self.warm_up[:multiple])
 
     def stochastic(self, options: Mapping[str, Any] | None = None) -> bool:
-        """Whether the walk draws noise between steps, with these options."""
+        """Whether sampling draws noise between steps, with these options."""
         return bool(self.noise) and bool((options or {}).get(self.noise, self.options[self.noise].default))
 
 
@@ -245,7 +245,7 @@ def weight(name: str) -> str:
 
 
 def default_spacing(schedule: object) -> str | None:
-    """The spacing a schedule is walked in unless told; None leaves it to a schedule of the user's own."""
+    """A schedule's default spacing; None leaves it to a schedule of the user's own."""
     kind = getattr(schedule, "kind", None)
     return {"discrete": "trailing", "karras": "karras", "flow": "trailing"}.get(str(kind))
 
@@ -269,12 +269,12 @@ def check(
 ) -> None:
     """Refuse what cannot be trained (schedule and prediction) or, where a sampler is named, what cannot be sampled.
 
-    A schedule or a sampler of the user's own is taken at its word: only the rules that its attributes can tell apply.
+    A schedule or a sampler of the user's own is trusted: only the rules that its attributes let us check apply.
     Raises: Error, naming the thing, its value, what is allowed and the cure.
     """
     check_model(schedule, prediction)
     if steps is not None or spacing is not None or last != "clean" or offset:
-        check_walk(schedule, 1 if steps is None else steps, spacing, last, offset)
+        check_trajectory(schedule, 1 if steps is None else steps, spacing, last, offset)
     if sampler is None:
         if options:
             raise Error(f"options {', '.join(options)}: they belong to a sampler, and none is named.")
@@ -291,12 +291,12 @@ def check_model(schedule: object, name: str) -> None:
     if name == "eps" and starts_at_pure_noise(schedule):
         cause = "zero_terminal_snr" if getattr(schedule, "zero_terminal_snr", False) else "a flow schedule"
         raise Error(
-            f"prediction 'eps' with {cause}: sampling starts at alpha = 0, where the noise tells nothing of the "
+            f"prediction 'eps' with {cause}: sampling starts at alpha = 0, where the noise says nothing about the "
             "image; predict v, x0, flow or edm."
         )
 
 
-def check_walk(schedule: object, steps: int, spacing: str | None, last: str, offset: int) -> None:
+def check_trajectory(schedule: object, steps: int, spacing: str | None, last: str, offset: int) -> None:
     """Refuse a grid that a schedule does not have."""
     spacings = getattr(schedule, "spacings", None)
     spacing = spacing or default_spacing(schedule)

@@ -1,8 +1,8 @@
-"""Restoration without training: a denoiser held to a measurement y = A·x0 + noise·n, or a walk that steps back.
+"""Restoration without training: a denoiser held to a measurement y = A·x0 + noise·n, or a trajectory that steps back.
 
     ddnm:   x0 + A^+·(y - A·x0)
     pigdm:  x0 + sigma²/alpha·J^T·A^T·(r²·A·A^T + noise²·I)^-1·(y - A·x0),   J = dx0/dx
-    dps:    x0 - push·sqrt(1 - noise²·m/|e|²)·grad_x |e|,  e = y - A·x0         repaint: known pixels at every level
+    dps:    x0 - scale·sqrt(1 - noise²·m/|e|²)·grad_x |e|,  e = y - A·x0         repaint: known pixels at every level
 
 r² = s²·sigma²/(alpha²·s² + sigma²) is the variance of x0 given x_t for data of std s (`prior_std`). The wrappers are
 denoiser in, denoiser out, like guidance, and enable gradients themselves where they need them.
@@ -10,10 +10,10 @@ denoiser in, denoiser out, like guidance, and enable gradients themselves where 
 Restoration of latents: y = A·D(z0) + noise·n, the measurement taken of what a decoder D makes of them.
 
     ddnm:   z0 + E(x0 + A^+·(y - A·x0)) - E(x0),   x0 = D(z0), E the encoder
-    dps:    z0 - push·grad_z |y - A·D(z0)|
+    dps:    z0 - scale·grad_z |y - A·D(z0)|
 
 A decoder is not linear, so what asks for its pseudo-inverse or for A·A^T (PiGDM) has no exact form here. The pixels
-that a mask keeps are another matter: brought to the cells of the latents, they are a mask there.
+that a mask keeps are another matter: averaged over the cells of the latents, they are a mask there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kuosan.diffusion import operators
 from kuosan.diffusion.denoiser import Denoiser, Prediction
-from kuosan.diffusion.grids import repaint_evaluations as repaint_evaluations
+from kuosan.diffusion.grids import repaint_nfe as repaint_nfe
 from kuosan.diffusion.grids import repaint_times as repaint_times
 from kuosan.diffusion.level import Level, over
 from kuosan.diffusion.operators import Mask, Measurement, inner
@@ -36,7 +36,7 @@ from kuosan.diffusion.samplers.ancestral import ddim, ddpm
 from kuosan.diffusion.samplers.step import Noise, Sampler, Step, blend, pair
 from kuosan.errors import Error
 
-STEPS = 1000  # DPS's walk, whose step size the paper gives
+STEPS = 1000  # DPS's trajectory, whose step size the paper gives
 
 
 def ddnm(denoise: Denoiser, measurement: Measurement, prior_std: float = 1.0) -> Denoiser:
@@ -99,10 +99,10 @@ def dps(
     scale: float = 1.0,
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> Denoiser:
-    """Down the gradient of the residual's length: x0 - push·grad_x |y - A·x0| (Chung et al. 2023, algorithm 1).
+    """Down the gradient of the residual's length: x0 - step·grad_x |y - A·x0| (Chung et al. 2023, algorithm 1).
 
-    On DDPM's walk of 1000 steps over `levels`, x moves by the paper's scale·grad: push = scale·1000/N/c, with c the
-    factor of x0 in the posterior mean of the step from here. Fewer steps push harder, each image no further than
+    On DDPM's 1000 steps over `levels`, x moves by the paper's scale·grad: step = scale·1000/N/c, with c the factor
+    of x0 in the posterior mean of the step from here. Fewer steps are longer, each image no further than
     where |y - A·x0| is least along its step. Scale 0 is `denoise` itself. With `decode`, x are latents, and the
     residual is that of what they decode to.
 
@@ -117,24 +117,24 @@ def dps(
     ratios = (levels.sigma / levels.alpha)[:-1]  # falling; infinite at alpha = 0
     pairs = [pair(now, to) for now, to in pairwise(levels)]
     factors = torch.tensor([0.0 if p.still else p.alpha_to * p.s2 / p.sigma**2 for p in pairs], dtype=torch.float64)
-    pushes = torch.where(factors > 0, scale * STEPS / len(pairs) / factors, 0.0)
+    lengths = torch.where(factors > 0, scale * STEPS / len(pairs) / factors, 0.0)
 
     def held(x: Tensor, level: Level) -> Prediction:
         ratio = (level.sigma / level.alpha)[..., None] * (1 - 1e-12)  # rounding must not choose the pair before
         i = (ratios >= ratio).sum(-1) - 1
         leaf, prediction, tracked = _tracked(denoise, x, level)
-        shown = seen(decode, prediction.x0)
-        residual = measurement.residual(shown.shown)
+        shown = linearised(decode, prediction.x0)
+        residual = measurement.residual(shown.image)
         squared = inner(residual, residual)
         length = squared.sqrt()
         unit = torch.where(length > 0, residual / length, 0.0)
-        step = _pulled(shown.pull(measurement.operator.adjoint(unit)), leaf, tracked)
-        image = measurement.operator.apply(shown.push(step))
+        step = _pulled(shown.vjp(measurement.operator.adjoint(unit)), leaf, tracked)
+        image = measurement.operator.apply(shown.jvp(step))
         least = inner(image, residual) / inner(image, image)
-        push = _capped(over(pushes[i.clamp(min=0)], x), least)
+        scales = _capped(over(lengths[i.clamp(min=0)], x), least)
         if measurement.noise > 0:
-            push = push * _beyond(measurement.noise, residual, squared)
-        return prediction._replace(x0=prediction.x0 + push * step)
+            scales = scales * _beyond(measurement.noise, residual, squared)
+        return prediction._replace(x0=prediction.x0 + scales * step)
 
     return held
 
@@ -157,9 +157,9 @@ def repaint(
     variance: str = "beta",
 ) -> Iterator[Step]:
     """Known pixels at each level, DDPM's step for the others, and returns to noise so that both agree
-    (Lugmayr et al. 2022, algorithm 1): a walk, of a Step for each network evaluation.
+    (Lugmayr et al. 2022, algorithm 1): a trajectory, of a Step for each network evaluation.
 
-    jumps is the paper's r: each stretch is walked so often; 1 is plain replacement.
+    jumps is the paper's r: each stretch is passed so often; 1 is plain replacement.
     Raises: Error for an operator that is no Mask, for noise, and for a grid that does not end clean.
     """
     operator = measurement.operator
@@ -185,17 +185,17 @@ def resampled(
     noise: Noise,
     jump_length: int = 10,
     jumps: int = 10,
-    walk: Sampler = ddim,
+    sampler: Sampler = ddim,
     **options: Any,
 ) -> Iterator[Step]:
-    """A sampler of single steps over `repaint_times`: down by `walk`, up by x_t = alpha/alpha'·x + sqrt(s²)·z.
+    """A sampler of single steps over `repaint_times`: down by `sampler`, up by x_t = alpha/alpha'·x + sqrt(s²)·z.
 
     With `ddnm`'s denoiser it is DDNM's time travel (Wang, Yu & Zhang 2023). A Step a network evaluation;
     each draw has its own number. Raises: Error for a grid that does not end clean.
     """
     if float(levels.sigma[-1]) != 0:
-        raise Error('a resampled walk ends at a clean image: make the grid with last="clean".')
-    return _resampled(denoise, x, levels, noise, repaint_times(len(levels) - 1, jump_length, jumps), walk, options)
+        raise Error('a resampled trajectory ends at a clean image: make the grid with last="clean".')
+    return _resampled(denoise, x, levels, noise, repaint_times(len(levels) - 1, jump_length, jumps), sampler, options)
 
 
 def _resampled(
@@ -204,7 +204,7 @@ def _resampled(
     levels: Level,
     noise: Noise,
     times: list[int],
-    walk: Sampler,
+    sampler: Sampler,
     options: dict[str, Any],
 ) -> Iterator[Step]:
     draws = count()
@@ -214,7 +214,7 @@ def _resampled(
 
     for i, j in pairwise(times):
         if j > i:
-            for step in walk(denoise, x, levels[i : j + 1], draw, **options):
+            for step in sampler(denoise, x, levels[i : j + 1], draw, **options):
                 x = step.x
                 yield step
         else:
@@ -264,33 +264,33 @@ def _positive(name: str, value: float) -> None:
 SMALL = 0.01  # of the latents' size: the step over which a decoder's change is measured
 
 
-class Seen(NamedTuple):
+class Linearised(NamedTuple):
     """What a decoder makes of latents, and how that changes with them."""
 
-    shown: Tensor  # (B, C, H, W)
-    pull: Callable[[Tensor], Tensor]  # J^T·v: (B, C, H, W) -> (B, c, h, w)
-    push: Callable[[Tensor], Tensor]  # J·s: (B, c, h, w) -> (B, C, H, W)
+    image: Tensor  # (B, C, H, W)
+    vjp: Callable[[Tensor], Tensor]  # J^T·v: (B, C, H, W) -> (B, c, h, w)
+    jvp: Callable[[Tensor], Tensor]  # J·s: (B, c, h, w) -> (B, C, H, W)
 
 
-def seen(decode: Callable[[Tensor], Tensor] | None, z: Tensor) -> Seen:
+def linearised(decode: Callable[[Tensor], Tensor] | None, z: Tensor) -> Linearised:
     """Latents z (B, c, h, w) through a decoder; None is the identity."""
     if decode is None:
-        return Seen(z, _same, _same)
+        return Linearised(z, _same, _same)
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         shown = decode(leaf)
     at = shown.detach()
 
-    def pull(v: Tensor) -> Tensor:
+    def vjp(v: Tensor) -> Tensor:
         return torch.autograd.grad(shown, leaf, v.to(shown))[0]
 
-    def push(step: Tensor) -> Tensor:
+    def jvp(step: Tensor) -> Tensor:
         size = step.flatten(1).norm(dim=1)
         short = SMALL * z.flatten(1).norm(dim=1) / size
         h = over(torch.where(size > 0, short, 1.0), z)
         return (decode(z + h * step) - at) / h
 
-    return Seen(at, pull, push)
+    return Linearised(at, vjp, jvp)
 
 
 def _same(v: Tensor) -> Tensor:

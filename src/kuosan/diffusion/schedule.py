@@ -1,7 +1,7 @@
-"""Noise schedules: which levels a network is trained at, and the grids a sampler walks.
+"""Noise schedules: which levels a network is trained at, and the grids a sampler steps along.
 
 A schedule is its configuration, a frozen dataclass of numbers. `at(u)` gives training levels, `grid(steps)` the n+1
-levels of a walk (noise first), `at_log_snr` any level between. Anything with these methods is a schedule.
+levels of a trajectory (noise first), `at_log_snr` any level between. Anything with these methods is a schedule.
 This module does not import torch until a level is made.
 
 The betas of a `Discrete` schedule, their cumulative product, and what makes no schedule. Torch-free.
@@ -56,7 +56,7 @@ class Schedule(Protocol):
         ...
 
     def prior_std(self, level: Level) -> Tensor:
-        """The standard deviation of the noise a walk starts from at `level`, of its shape."""
+        """The standard deviation of the noise a trajectory starts from at `level`, of its shape."""
         ...
 
 
@@ -163,7 +163,7 @@ class Discrete:
         return self.at_t(np.append(t, -1 if last == "clean" else 0))
 
     def prior_std(self, level: Level) -> Tensor:
-        """1: a variance-preserving walk starts from N(0, I), even where alpha > 0."""
+        """1: a variance-preserving trajectory starts from N(0, I), even where alpha > 0."""
         return level.sigma * 0 + 1
 
     def elbo_weight(self, level: Level) -> Tensor:
@@ -209,12 +209,12 @@ class OwnDiscrete(Discrete):
 class Karras:
     """EDM (Karras et al. 2022): alpha = 1, sigma from sigma_max to sigma_min.
 
-    In training ln(sigma) ~ N(p_mean, p_std²). The network's clock is ln(sigma)/4 (table 1).
+    In training ln(sigma) ~ N(p_mean, p_std²). The network's timestep is ln(sigma)/4 (table 1).
     """
 
     kind: Literal["karras"] = "karras"  # EDM's noise
-    sigma_min: float = 0.002  # karras: the least noise of a walk
-    sigma_max: float = 80.0  # karras: the most noise of a walk
+    sigma_min: float = 0.002  # karras: the least noise of a trajectory
+    sigma_max: float = 80.0  # karras: the most noise of a trajectory
     rho: float = 7.0  # karras: how much the steps crowd at low noise
     p_mean: float = -1.2  # karras: mean of ln(sigma) in training
     p_std: float = 1.2  # karras: standard deviation of ln(sigma) in training
@@ -232,7 +232,7 @@ class Karras:
             raise Error(f"rho {self.rho:g}, p_mean {self.p_mean:g}, p_std {self.p_std:g}: need rho > 0 and p_std > 0.")
 
     def at_sigma(self, sigma: ArrayLike) -> Level:
-        """The levels with these sigmas; the clock of sigma 0 is -inf, and no network is asked there."""
+        """The levels with these sigmas; the timestep of sigma 0 is -inf, and no network is evaluated there."""
         sigma = np.asarray(sigma, dtype=np.float64)
         with np.errstate(divide="ignore"):
             return make_level(np.log(sigma) / 4, np.ones_like(sigma), sigma)
@@ -253,7 +253,7 @@ class Karras:
         return levels if last == "first" else join(levels, self.at_sigma([0.0]))
 
     def prior_std(self, level: Level) -> Tensor:
-        """sigma: the walk starts from sigma_max·N(0, I)."""
+        """sigma: the trajectory starts from sigma_max·N(0, I)."""
         return level.sigma * 1
 
     def elbo_weight(self, level: Level) -> Tensor:
@@ -263,7 +263,7 @@ class Karras:
 
 @dataclass(frozen=True)
 class Flow:
-    """Flow matching (Liu et al. 2022, Lipman et al. 2023): alpha = 1 - sigma, sigma in (0, 1], clock 1000·sigma.
+    """Flow matching (Liu et al. 2022, Lipman et al. 2023): alpha = 1 - sigma, sigma in (0, 1], timestep 1000·sigma.
 
     `shift` moves both training and grids to more noise, sigma' = shift·sigma / (1 + (shift - 1)·sigma); density
     logit_normal draws logit(sigma) ~ N(mean, std²) before it (Esser et al. 2024, eq. 19 and 23).
@@ -315,7 +315,7 @@ class Flow:
         return self.at_sigma(np.append(self.shifted(noisy), 0.0))
 
     def prior_std(self, level: Level) -> Tensor:
-        """sigma, which is 1 at the start of a whole walk."""
+        """sigma, which is 1 at the start of a whole trajectory."""
         return level.sigma * 1
 
     def elbo_weight(self, level: Level) -> Tensor:

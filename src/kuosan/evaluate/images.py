@@ -165,7 +165,7 @@ ARRAY = "an array"  # the format of what is no file
 
 
 @dataclass(frozen=True)
-class Fact:
+class ImageFact:
     """What is known of one image: its file's upright size and format, and hashes of its bytes and its pixels."""
 
     name: str
@@ -194,7 +194,7 @@ class ImageFiles:
     source: Source
     entries: tuple[Entry, ...]
     places: tuple[int, ...]  # of the entries in the source's listing
-    facts: tuple[Fact, ...]
+    facts: tuple[ImageFact, ...]
     channels: int
     reading: Reading | None
     size: tuple[int, int] | None  # (H, W) that each is brought to; None: as it is
@@ -325,7 +325,7 @@ def open_images(
     size = None if shape is None else (shape[1], shape[2])
     refused = [(name, reason) for name, reason in listing.skipped if reason != "hidden" or not _system(name)]
     jobs = list(enumerate(listing.entries))
-    found = list[tuple[int, Fact]]()
+    found = list[tuple[int, ImageFact]]()
     kept, room = dict[str, np.ndarray](), KEPT
     for i, seen in _looked(source, jobs, reading, size, progress):
         if isinstance(seen, str):
@@ -359,7 +359,7 @@ def open_images(
     )  # fmt: skip
 
 
-def _of_other_buckets(reading: Reading, shape: tuple[int, int, int], facts: Sequence[Fact]) -> dict[str, str]:
+def _of_other_buckets(reading: Reading, shape: tuple[int, int, int], facts: Sequence[ImageFact]) -> dict[str, str]:
     """Of a run on aspect-ratio buckets: the images that training would bring to another shape than this."""
     if reading.data.resize != "buckets":
         return {}
@@ -379,10 +379,10 @@ def _looked(
     reading: Reading | None,
     size: tuple[int, int] | None,
     progress: Progress | None,
-) -> Iterator[tuple[int, tuple[Fact, np.ndarray] | str]]:
+) -> Iterator[tuple[int, tuple[ImageFact, np.ndarray] | str]]:
     """Each entry of a listing decoded once: its facts and pixels (H, W, C), or why it is no image to measure."""
 
-    def look(job: tuple[int, Entry]) -> tuple[Fact, np.ndarray] | str:
+    def look(job: tuple[int, Entry]) -> tuple[ImageFact, np.ndarray] | str:
         i, entry = job
         try:
             content = source.read(entry, i)
@@ -395,7 +395,7 @@ def _looked(
         except Refused as reason:
             return str(reason)
         print_of = sha256(repr(pixels.shape[:2]).encode() + with_channels(pixels, 3).tobytes()).hexdigest()[:32]
-        return Fact(entry.name, own[1], own[0], kind, mode, is_grey(pixels), notes, content_key(content), print_of,
+        return ImageFact(entry.name, own[1], own[0], kind, mode, is_grey(pixels), notes, content_key(content), print_of,
                     recipe), pixels  # fmt: skip
 
     with ThreadPoolExecutor(2, thread_name_prefix="kuosan-look") as pool:

@@ -122,7 +122,7 @@ def influence(rows: Array, here: Statistics, there: Statistics) -> Array:
 def floor(real: ArrayLike, n: int, m: int, *, repeats: int = 3, seed: int = 0, force: bool = False) -> Estimate:
     """The distance of `n` real images from `m` others of the same source: what a perfect model would score.
 
-    The rows (N, D) are dealt anew `repeats` times, without overlap between the sides; `error` is their standard
+    The rows (N, D) are dealt `repeats` times, without overlap between the sides; `error` is their standard
     deviation. Give the sizes of the comparison that the floor is for: it depends on both.
 
     Raises:
@@ -153,7 +153,7 @@ class About:
 
     features: str = ""  # the feature network's name
     hash: str = ""  # SHA-256 of its weights
-    resize: str = ""  # how images were brought to its size
+    resize: str = ""  # how images were resized to its size
     data: str = ""  # the images: a fingerprint, or what the caller calls them
 
 
@@ -239,7 +239,7 @@ def load(path: str | Path, *, n: int | None = None, about: About | None = None) 
             content = path.read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             mean, cov = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-            told = int(arrays["n"]) if "n" in arrays else None
+            stored = int(arrays["n"]) if "n" in arrays else None
             said = About(**json.loads(str(arrays["about"]))) if "about" in arrays else None
     except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise Error(f"{path} holds no statistics (arrays mu and sigma, unpickled): {error}; make it again.") from None
@@ -249,14 +249,14 @@ def load(path: str | Path, *, n: int | None = None, about: About | None = None) 
         or not (np.isfinite(mean).all() and np.isfinite(cov).all())
     ):
         raise Error(f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean and covariance; make it again.")
-    return Statistics(_one(path, "n", told, n), mean, cov, _one(path, "about", said, about))
+    return Statistics(_one(path, "n", stored, n), mean, cov, _one(path, "about", said, about))
 
 
-def _one(path: Path, name: str, told: T | None, given: T | None) -> T:
-    """What the file tells or the caller gives: exactly one of them."""
-    if told is not None and given is not None:
-        raise Error(f"{path} itself says {name} = {told}: giving {name} would have no effect; leave it out.")
-    value = given if told is None else told
+def _one(path: Path, name: str, stored: T | None, given: T | None) -> T:
+    """What the file holds or the caller gives: exactly one of them."""
+    if stored is not None and given is not None:
+        raise Error(f"{path} itself says {name} = {stored}: giving {name} would have no effect; leave it out.")
+    value = given if stored is None else stored
     if value is None:
         raise Error(f"{path} does not say {name} (pytorch-fid's files do not): load(path, n=..., about=About(...)).")
     return value

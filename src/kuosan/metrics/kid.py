@@ -24,8 +24,8 @@ from kuosan.seeds import rng
 class Subsets:
     """MMD^2 over random subsets: their mean, their standard deviation, and `error`, that of the mean.
 
-    The subsets overlap, so `error` tells only how far more subsets of the SAME images would move the mean;
-    `kid(...).error` tells what other images would.
+    The subsets overlap, so `error` is only how far more subsets of the SAME images would move the mean;
+    `kid(...).error` is for other images.
     """
 
     mean: float
@@ -100,7 +100,7 @@ def kid_difference(a: ArrayLike, b: ArrayLike, y: ArrayLike) -> Estimate:
     """KID(a, y) - KID(b, y) for images a[i] and b[i] made from the same seed: a and b (N, D), y (M, D).
 
     Most of both errors is shared (the same y, the same start noise) and cancels: the jackknife leaves out a[i] and
-    b[i] together. This is the error by which to tell two samplers of one model apart.
+    b[i] together. This is the error for comparing two samplers of one model.
     """
     x_a, real = checked(a, y, least=3, metric="KID")
     x_b, _ = checked(b, y, least=3, metric="KID")

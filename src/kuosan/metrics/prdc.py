@@ -5,7 +5,7 @@
     density     made rows in a real row's ball, per k, on average   } Naeem et al. 2020, k = 5
     coverage    share of real rows whose ball holds a made row      }
 
-Precision and density tell fidelity, recall and coverage diversity. A ball is closed, and a row is no neighbour of
+Precision and density measure fidelity, recall and coverage diversity. A ball is closed, and a row is no neighbour of
 itself. Distances are taken `CHUNK` rows at a time, so memory is O(CHUNK (N + M)), work O(GROUPS N M + (N + M)^2 D).
 """
 

@@ -35,7 +35,7 @@ class Pixels:
         """Pixels a side of one cell of what is denoised."""
         return 1
 
-    def walk_shape(self, shape: Shape) -> Shape:
+    def sample_shape(self, shape: Shape) -> Shape:
         """What is denoised of images of a shape (C, H, W): themselves."""
         return shape
 
@@ -69,7 +69,7 @@ class Latents:
         """Pixels a side of one latent cell."""
         return self.network.factor
 
-    def walk_shape(self, shape: Shape) -> Shape:
+    def sample_shape(self, shape: Shape) -> Shape:
         """The latents' shape of images of a shape (C, H, W).
 
         Raises:

@@ -6,7 +6,7 @@ noise schedule made for images assumes; Stable Diffusion's one number 0.18215 is
 The autoencoder that a latent model's run carries: RUN/codec, written once, whole or not at all, and hashed.
 
     codec/config.yaml         the autoencoder's shape
-    codec/ema.safetensors     its averaged weights, without the critic that trained it
+    codec/ema.safetensors     its averaged weights, without the discriminator that trained it
     codec/manifest.json       size and sha256 of both
 
 The run's configuration holds the sha256 of the weights (model.codec.weights), so another autoencoder is never taken.
@@ -91,7 +91,7 @@ class LatentCodec:
         return torch.cat([self.decode(part) for part in parts]).clamp(-1, 1)
 
     def tiled(self, side: int) -> LatentCodec:
-        """The same for images of any size, in tiles of `side` pixels, or of as many as are usual if that is more."""
+        """The same for images of any size, in tiles of `side` pixels, or of the default number if that is more."""
         if isinstance(self.network, TiledAutoencoder):
             return self
         assert isinstance(self.network, Autoencoder)
@@ -127,7 +127,7 @@ class Measured:
         if wild:
             raise Error(
                 f"latent channel {wild[0]} of this autoencoder is not finite over the training images: its training "
-                f"went astray; take an earlier save of it, or train it anew with a lower --train.lr."
+                f"diverged; take an earlier save of it, or train it again with a lower --train.lr."
             )
         bad = [i for i, s in enumerate(std.tolist()) if not s > 1e-6]
         if bad:
@@ -165,7 +165,7 @@ class Held(NamedTuple):
 
 
 def held(network: AutoencoderConfig, state: Mapping[str, Tensor]) -> Held:
-    """A trained autoencoder's averaged weights as a codec's folder holds them: without the critic."""
+    """A trained autoencoder's averaged weights as a codec's folder holds them: without the discriminator."""
     tensors = weights_alone(state)
     return Held(network.alone, tensors, weights.sha256(tensors))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OwnNetwork:
-    """A network that the caller brings as an nn.Module, called as `network(x, t)` and brought again when loading."""
+    """A network of the caller's own, an nn.Module called as `network(x, t)` and passed again when loading."""
 
     kind: Literal["own"] = "own"
     name: str = ""  # the class's name, shown when a run needs the network it was trained with
@@ -60,7 +60,7 @@ class ModelConfig:
     )  # what is made: generation, super_resolution or inpainting
     text: NoText | ByteText | TextEncoderConfig = field(
         default_factory=NoText
-    )  # how captions are told: none, bytes (a transformer trained with the network) or encoder (one there is)
+    )  # conditioning on captions: none, bytes (a transformer trained with the network) or encoder (one there is)
 
     codec: Pixels | Latents = field(
         default_factory=Pixels
@@ -81,10 +81,10 @@ class ModelConfig:
             raise Error(f"sigma_data = {self.sigma_data} must be above 0; EDM uses 0.5 for images in [-1, 1].")
 
     @property
-    def walk_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of what is denoised: of an image, or of its latents."""
         assert self.shape is not None, "the data decide the shape"
-        return self.codec.walk_shape(self.shape)
+        return self.codec.sample_shape(self.shape)
 
 
 def stored_schedule(schedule: object) -> object:
@@ -122,30 +122,30 @@ def require_denoiser(config: ModelConfig) -> None:
         )
 
 
-def require_whole(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model that makes no whole images from nothing; `deed` needs one."""
+def require_whole(config: ModelConfig, what: str) -> None:
+    """Raises: Error for a model that makes no whole images from nothing; `what` needs one."""
     require_denoiser(config)
     if config.task.kind != "generation":
         raise Error(
-            f"{deed} needs a model of whole images, and this one was trained for {config.task.kind}: use it by "
+            f"{what} needs a model of whole images, and this one was trained for {config.task.kind}: use it by "
             f"kuosan restore, and measure it by kuosan compare."
         )
 
 
-def require_pixels(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model of latents, whose density is of latents; `deed` is of images."""
+def require_pixels(config: ModelConfig, what: str) -> None:
+    """Raises: Error for a model of latents, whose density is of latents; `what` is of images."""
     if config.codec.kind != "pixels":
         raise Error(
-            f"{deed} of a model of latents: it has a density of latents and none of images (the autoencoder's "
+            f"{what} of a model of latents: it has a density of latents and none of images (the autoencoder's "
             f"reconstruction is not counted), so no figure would compare with another model's. Measure KID instead."
         )
 
 
-def require_wordless(config: ModelConfig, deed: str) -> None:
-    """Raises: Error for a model that is told captions; `deed` does not tell it any."""
+def require_wordless(config: ModelConfig, what: str) -> None:
+    """Raises: Error for a model conditioned on captions; `what` gives it none."""
     if config.task.text:
         raise Error(
-            f"{deed} of a model that is told captions is not built yet: it would have to be told of each image's. "
+            f"{what} of a model conditioned on captions is not built yet: it would need each image's caption. "
             f"Use a model that was trained without --text."
         )
 
@@ -157,7 +157,7 @@ class Model:
     config: ModelConfig
     network: nn.Module
     codec: Codec = PIXELS  # opened; between images and what the network denoises
-    encoder: TextEncoder | None = None  # that it is told of text by, where that is one with weights of its own
+    encoder: TextEncoder | None = None  # of its text, where that is one with weights of its own
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -166,12 +166,12 @@ class Model:
         return self.config.shape
 
     @property
-    def walk_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of what the network denoises."""
-        return self.config.walk_shape
+        return self.config.sample_shape
 
     def read(self, prompts: Sequence[str], among: Sequence[str]) -> Mapping[str, Tensor]:
-        """What the network is told of prompts, by door, on its device; padded as the longest of `among` needs.
+        """The conditioning by prompts, by input, on the network's device; padded as the longest of `among` needs.
 
         Raises:
             Error: a prompt that cannot be read, or a text encoder that was not opened.
@@ -185,11 +185,11 @@ class Model:
             read = partial(read_bytes, network.text)  # type: ignore[arg-type]
             return contexts(read, count_bytes, prompts, among, self.config.text.length)
         if self.encoder is None:
-            raise Error("this model is told of text by an encoder, and none was opened: open the run by kuosan.load.")
+            raise Error("this model's text goes through an encoder, and none was opened: open the run by kuosan.load.")
         encoder = self.encoder
         device = next((parameter.device for parameter in self.network.parameters()), encoder.device)
-        told = contexts(encoder.read, encoder.count_read, prompts, among, STEP)  # where it is, as a rule the processor
-        return {door: value.to(device) for door, value in told.items()}
+        cond = contexts(encoder.read, encoder.count_read, prompts, among, STEP)  # where it is, as a rule the processor
+        return {name: value.to(device) for name, value in cond.items()}
 
     def denoiser(self, cond: dict[str, Tensor] | None = None) -> Denoiser:
         """(x, level) -> Prediction, with the conditions bound.

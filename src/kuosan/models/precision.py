@@ -24,8 +24,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
     """A copy of `network` for inference on `device`: no dropout, no gradients, channels_last, weights in `dtype`.
 
-    A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning, norms and text in float32 (bf16 cannot tell
-    t = 999 from 1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the
+    A `UNet`, `DiT` or `Classifier` keeps its time embedding, conditioning, norms and text in float32 (bf16 rounds
+    t = 999 to 1000) and all convolutions in `dtype`: a float32 one at the entrance or exit would take a third off the
     difference to float32, but its last bits depend on the batch, and rounded to bf16 behind it that moves an image by
     grey levels. A `UNet` or `DiT` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any
     other network gets `dtype` for all its weights, and takes and gives that.

@@ -125,27 +125,27 @@ class Tiled(nn.Module):
         B, _, H, W = x.shape
         if concat is not None and (concat.ndim != 4 or (len(concat), *concat.shape[2:]) != (B, H, W)):
             raise Error(f"concat is of shape {tuple(concat.shape)}; it must be ({B}, channels, {H}, {W}), as x.")
-        told = {"label": label, "concat": concat, **others}
-        told = {name: value for name, value in told.items() if value is not None}
+        cond = {"label": label, "concat": concat, **others}
+        cond = {name: value for name, value in cond.items() if value is not None}
         if self.side == (H, W):
-            return cast(Tensor, self.network(x, t, **told))
+            return cast(Tensor, self.network(x, t, **cond))
         rows, columns = self.starts(H, W)
-        outs = torch.cat(list(self._ask({"x": x, "t": t, **told}, rows, columns)))
+        outs = torch.cat(list(self._ask({"x": x, "t": t, **cond}, rows, columns)))
         parts = outs.view(B, len(rows), len(columns), *outs.shape[1:]).permute(1, 2, 0, 3, 4, 5)
         strips = blend(parts.transpose(0, 1), columns, self.overlap)  # (rows, B, C_out, side, W)
         return blend(strips.mT, rows, self.overlap).mT.contiguous()
 
-    def _ask(self, told: dict[str, Any], rows: list[int], columns: list[int]) -> Iterator[Tensor]:
+    def _ask(self, inputs: dict[str, Any], rows: list[int], columns: list[int]) -> Iterator[Tensor]:
         """The network's answers for all tiles, `batch` at a time, each image's tiles together."""
-        B, count = len(told["x"]), len(rows) * len(columns)
+        B, count = len(inputs["x"]), len(rows) * len(columns)
         cut: dict[str, Tensor] = {}
-        for name, value in told.items():
+        for name, value in inputs.items():
             if name in ("x", "concat"):
                 cut[name] = self._cut(value, rows, columns)
             elif isinstance(value, Tensor) and value.ndim and len(value) == B:
                 cut[name] = value.repeat_interleave(count, 0)
         for i in range(0, B * count, self.batch):
-            part = told | {name: value[i : i + self.batch] for name, value in cut.items()}
+            part = inputs | {name: value[i : i + self.batch] for name, value in cut.items()}
             x = part.pop("x")
             t = part.pop("t")
             if torch.is_grad_enabled() and x.requires_grad:  # else the graphs of all tiles would be held at once

@@ -1,4 +1,4 @@
-"""The critic of patches that trains an autoencoder (Isola et al. 2017; Esser et al. 2021), and its hinge losses.
+"""The patch discriminator that trains an autoencoder (Isola et al. 2017; Esser et al. 2021), and its hinge losses.
 
 It says of every patch how real it looks: high for photographs, low for reconstructions. Its norms are GroupNorm where
 the papers have BatchNorm: then each image's score is its own, whatever batch, micro-batch or number of processes it
@@ -30,7 +30,7 @@ _WIDEST = 8  # times the first layer's channels, as in the papers
 _SLOPE = 0.2  # of LeakyReLU, as in the papers
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """4x4 convolutions, `layers` of them halving, then two that do not: (B, C, H, W) -> scores (B, 1, h, w) float32."""
 
     def __init__(self, in_channels: int, channels: int, layers: int) -> None:
@@ -58,12 +58,12 @@ def generator_loss(made: Tensor) -> Tensor:
 
 
 def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
-    """What the critic lowers (Lim & Ye 2017): scores (B, 1, h, w) twice -> (B,), 1 where it cannot tell."""
+    """The discriminator's loss (Lim & Ye 2017): scores (B, 1, h, w) twice -> (B,), 1 where all scores are 0."""
     return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + made).mean((1, 2, 3)))
 
 
 LOG_VAR = (-30.0, 20.0)  # what log-variances are clamped to, as in Stable Diffusion
-CRITIC = "critic."  # how the names of the critic's weights begin
+DISCRIMINATOR = "critic."  # how the names of the discriminator's weights begin
 
 
 class Moments(NamedTuple):
@@ -90,7 +90,7 @@ class Reconstruction(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder, and the critic that trains them where the config has one.
+    """Encoder and decoder, and the discriminator that trains them where the config has one.
 
     Weights are a function of `config` and `seed` alone; on the meta device none are made.
     """
@@ -105,7 +105,7 @@ class Autoencoder(nn.Module):
             self.post_quant_conv = nn.Conv2d(latent, latent, 1)
             self.decoder = AutoencoderDecoder(config)
             if config.critic_channels:
-                self.critic = Critic(config.in_channels, config.critic_channels, config.critic_layers)
+                self.critic = Discriminator(config.in_channels, config.critic_channels, config.critic_layers)
         if device.type != "meta":
             self.to_empty(device=device)
             initialise(self, seed)
@@ -224,8 +224,8 @@ def _across(middle: nn.ModuleList, h: Tensor, config: AutoencoderConfig) -> Tens
 
 
 def weights_alone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the critic's weights: what `Autoencoder(config.alone)` loads."""
-    return {name: weight for name, weight in state.items() if not name.startswith(CRITIC)}
+    """A state dict without the discriminator's weights: what `Autoencoder(config.alone)` loads."""
+    return {name: weight for name, weight in state.items() if not name.startswith(DISCRIMINATOR)}
 
 
 def parameter_count(config: AutoencoderConfig) -> int:

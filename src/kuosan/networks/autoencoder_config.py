@@ -20,7 +20,7 @@ class _AutoencoderShape(NamedTuple):
     widest: int  # multipliers are 1, 2, 4, ... up to this
     blocks: int
     groups: int
-    critic: int  # the critic's channels, where one is trained
+    discriminator: int  # the discriminator's channels, where one is trained
 
 
 _SIZES = {
@@ -46,8 +46,8 @@ class AutoencoderConfig:
     groups: int = 32  # groups of every GroupNorm
     norm_eps: float = 1e-6  # of every GroupNorm
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit: 2 spares a small net the finest level
-    critic_channels: int = 0  # autoencoder: width of the critic that trains it, at its first layer; 0: no critic
-    critic_layers: int = 3  # autoencoder: halvings in the critic; 3 judge patches of 70 pixels (Isola et al. 2017)
+    critic_channels: int = 0  # autoencoder: width of the discriminator that trains it, at its first layer; 0: none
+    critic_layers: int = 3  # autoencoder: halvings in the discriminator; 3: patches of 70 pixels (Isola et al. 2017)
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
     origin: Origin = field(
         default=(), compare=False, metadata={"option": False}
@@ -60,7 +60,9 @@ class AutoencoderConfig:
         counts = ("in_channels", "latent_channels", "channels", "blocks", "groups", "patch", "critic_layers")
         check_counts(self, counts)
         if not is_whole(self.critic_channels, 0) or self.critic_channels % 4:
-            raise refused(self, "critic_channels", "multiples of 4, or 0 for no critic", "64 is usual, 32 on a CPU.")
+            raise refused(
+                self, "critic_channels", "multiples of 4, or 0 for no discriminator", "64 is common, 32 on a CPU."
+            )
         if not (self.norm_eps > 0 and math.isfinite(self.norm_eps)):
             raise refused(self, "norm_eps", "small positive numbers", "1e-6 is Stable Diffusion's.")
         if self.patch & (self.patch - 1):
@@ -97,7 +99,7 @@ class AutoencoderConfig:
 
     @property
     def alone(self) -> AutoencoderConfig:
-        """The same without a critic: what is needed to use it."""
+        """The same without a discriminator: what is needed to use it."""
         return replace(self, critic_channels=0, critic_layers=3)
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -115,7 +117,7 @@ class AutoencoderConfig:
 
 
 def default_autoencoder(
-    shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, critic: bool = False
+    shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, discriminator: bool = False
 ) -> AutoencoderConfig:
     """An autoencoder for images of `shape` (C, H, W) whose latents are `factor` times smaller a side.
 
@@ -124,7 +126,7 @@ def default_autoencoder(
     if size not in _SIZES:
         raise unknown("network size", size, _SIZES)
     if not is_whole(factor, 2) or factor & (factor - 1):
-        raise Error(f"factor = {factor!r} of an autoencoder is not allowed: 2, 4, 8, 16, ...; 4 and 8 are usual.")
+        raise Error(f"factor = {factor!r} of an autoencoder is not allowed: 2, 4, 8, 16, ...; 4 and 8 are common.")
     count, height, width = shape
     if height % factor or width % factor:
         raise _indivisible(height, width, factor)
@@ -136,7 +138,7 @@ def default_autoencoder(
         blocks=plan.blocks,
         middle_attention=max(height, width) // factor <= _ATTENDED,
         groups=plan.groups,
-        critic_channels=plan.critic if critic else 0,
+        critic_channels=plan.discriminator if discriminator else 0,
     )
 
 

@@ -15,9 +15,9 @@ class ClassifierConfig:
     """The fields of `networks.classifier.Classifier`: those of a U-Net's first half, and of the head on it."""
 
     kind: Literal["classifier"] = "classifier"  # names an image's class instead of denoising it
-    noisy: bool = True  # classifier: of noisy images, told the noise; false: a judge of clean ones
+    noisy: bool = True  # classifier: of noisy images, given the timestep; false: a judge of clean ones
     in_channels: int = 3  # channels of x
-    classes: int = 10  # classifier: how many classes are told apart
+    classes: int = 10  # classifier: how many classes there are
     channels: int = 64  # width at the first level
     multipliers: tuple[int, ...] = (1, 2, 2)  # width of each level = channels * multiplier
     blocks: int = 1  # residual blocks a level

@@ -2,7 +2,7 @@
 
 What a U-Net is made of: `UNetConfig`, and the shape we give an image size by default. Torch-free.
 
-One set of fields covers DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021) and, with the context door, Stable
+One set of fields covers DDPM (Ho et al. 2020), ADM (Dhariwal & Nichol 2021) and, with the context input, Stable
 Diffusion; docs/networks.md lists the settings of each.
 
 What a diffusion transformer is made of: `DiTConfig`, and the shape we give an image size by default. Torch-free.
@@ -40,11 +40,11 @@ def check_counts(config: object, fields: Iterable[str]) -> None:
             raise refused(config, name, "whole numbers from 1", f"Set {name} to 1 or more.")
 
 
-def check_doors(config: UNetConfig | DiTConfig) -> None:
-    """Refuse impossible doors: label, context, concat. Raises: Error."""
+def check_conditioning(config: UNetConfig | DiTConfig) -> None:
+    """Refuse impossible conditioning inputs: label, context, concat. Raises: Error."""
     for name in ("classes", "concat_channels"):
         if not is_whole(getattr(config, name), 0):
-            raise refused(config, name, "whole numbers from 0", f"Set {name} to 0 to close that door.")
+            raise refused(config, name, "whole numbers from 0", f"Set {name} to 0 for a network without that input.")
     if config.concat_skip and config.concat_channels < config.out_channels:
         raise refused(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
     if config.context_width is not None and not is_whole(config.context_width, 1):
@@ -83,7 +83,7 @@ _PATCHED = 16  # pixels a side from which images enter in patches
 _FINEST = 64  # cells a side of the finest level, at most
 _COARSEST = 8  # cells a side of the coarsest level, at most, where the sides can be halved so often
 _LEAST = 4  # and at least
-_USUAL_LEVELS = 3
+_DEFAULT_LEVELS = 3
 
 
 # options of another tool's configuration that change nothing here, kept so that a model goes back as it came
@@ -110,12 +110,12 @@ class UNetConfig:
     norm_eps: float = 1e-5  # of every GroupNorm; 1e-6 in DDPM
     cos_first: bool = True  # cos before sin in the time embedding (ADM); DDPM has sin first
     freq_shift: float = 0.0  # frequencies 10000^(-i / (half - freq_shift)); 1 in DDPM
-    classes: int = 0  # label door; the table has one more row, the null label `classes`
-    context_width: int | None = None  # context door (cross-attention to text): width of what is told a piece
-    context_vector: bool = False  # the mean of what is told is added to the time embedding too
+    classes: int = 0  # label input; the table has one more row, the null label `classes`
+    context_width: int | None = None  # context input (cross-attention to text): channels of a token's features
+    context_vector: bool = False  # the mean of the context is added to the time embedding too
     transformer_depth: int = 1  # with a context: blocks of each attention (self, cross, perceptron); 1 in SD 1 and 2
     transformer_mlp: int = 4  # with a context: hidden width of their perceptron, in widths; 0: none
-    concat_channels: int = 0  # channels joined to x by the concat door
+    concat_channels: int = 0  # channels joined to x by the concat input
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
@@ -165,13 +165,13 @@ class UNetConfig:
 
     @property
     def null_label(self) -> int | None:
-        """The label that means "no class", or None for a network without a label door."""
+        """The label that means "no class", or None for a network without a label input."""
         return self.classes or None
 
 
 def _check_numbers(config: UNetConfig) -> None:
     check_counts(config, ("in_channels", "out_channels", "channels", "blocks", "groups", "patch"))
-    check_doors(config)
+    check_conditioning(config)
     if not 0 <= config.dropout < 1:
         raise refused(config, "dropout", "0 <= dropout < 1", "0.1 is DDPM's on CIFAR-10.")
     if not (config.norm_eps > 0 and math.isfinite(config.norm_eps)):
@@ -281,7 +281,7 @@ def _cells(height: int, width: int, latent: bool, step: int) -> tuple[int, int]:
     while side > _FINEST * patch:
         patch *= 2
     cells, levels = side / patch, 1
-    while cells >= 2 * _LEAST and (levels < _USUAL_LEVELS or cells > _COARSEST):
+    while cells >= 2 * _LEAST and (levels < _DEFAULT_LEVELS or cells > _COARSEST):
         if any(each % (patch << levels) for each in sides):
             break
         cells, levels = cells / 2, levels + 1
@@ -344,22 +344,22 @@ class DiTConfig:
     depth: int = 12  # dit: how many blocks
     heads: int = 6  # dit: attention heads; must divide width
     mlp: int = 4  # dit: hidden width of a block's perceptron, in widths
-    classes: int = 0  # label door; the table has one more row, the null label `classes`
-    context_width: int | None = None  # context door (cross-attention to text): width of what is told a piece
-    context_vector: bool = False  # the mean of what is told is added to the time embedding too
-    concat_channels: int = 0  # channels joined to x by the concat door
+    classes: int = 0  # label input; the table has one more row, the null label `classes`
+    context_width: int | None = None  # context input (cross-attention to text): channels of a token's features
+    context_vector: bool = False  # the mean of the context is added to the time embedding too
+    concat_channels: int = 0  # channels joined to x by the concat input
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     checkpointing: bool = False  # recompute each block in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
         limits.check(self)
         check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
-        check_doors(self)
+        check_conditioning(self)
         if self.width % 4:
             cure = "Use a multiple of 32."
             raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
         if self.width % self.heads:
-            raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are usual.")
+            raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are common.")
 
     @property
     def layers(self) -> int:
@@ -373,7 +373,7 @@ class DiTConfig:
 
     @property
     def null_label(self) -> int | None:
-        """The label that means "no class", or None for a network without a label door."""
+        """The label that means "no class", or None for a network without a label input."""
         return self.classes or None
 
 
@@ -412,17 +412,17 @@ def default_dit(
     )
 
 
-WORD = 16  # bytes of a piece at most; longer words are several
-LONGEST = 512  # pieces
+WORD = 16  # bytes of a token at most; longer words are several
+LONGEST = 512  # tokens
 
 
 @dataclass(frozen=True)
 class ByteText:
-    """A transformer over words, each read byte by byte, trained together with the network that it tells of them."""
+    """A transformer over words, each read byte by byte, trained together with the network that it conditions."""
 
     kind: Literal["bytes"] = "bytes"
-    length: int = 0  # bytes: pieces (words, marks) of a prompt at most; 0 in a new run: the longest caption's
-    width: int = 192  # bytes: channels of what is told, a piece
+    length: int = 0  # bytes: tokens (words, marks) of a prompt at most; 0 in a new run: the longest caption's
+    width: int = 192  # bytes: channels of a token's features
     depth: int = 3  # bytes: transformer blocks
     heads: int = 6  # bytes: attention heads; must divide width
 
@@ -431,7 +431,7 @@ class ByteText:
             if not is_whole(getattr(self, name), low):
                 raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
         if self.length > LONGEST:
-            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} pieces of a prompt are read.")
+            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read.")
         limits.check(self)
         if self.width % self.heads:
             raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

@@ -1,9 +1,10 @@
 """The diffusion transformer (DiT, Peebles & Xie 2023): out = exit(blocks(patches(x) + positions, time + label)).
 
-It knows no noise, and has the U-Net's doors: x, a clock t and conditions (label, concat) go in, `out_channels` come
-out. A block is h += gate·f(shift + (1 + scale)·norm(h)), for f attention and then a perceptron; shift, scale and gate
-are linear in silu(time + label) and begin as zero (adaLN-Zero), so every block begins as the identity. Where it is told
-of text, each block attends to it between the two, ungated and beginning as zero (PixArt, Chen et al. 2023).
+It knows no noise, and has the U-Net's inputs: x, a timestep t and the conditioning (label, context, concat);
+`out_channels` come out. A block is h += gate·f(shift + (1 + scale)·norm(h)), for f attention and then a perceptron;
+shift, scale and gate are linear in silu(time + label) and begin as zero (adaLN-Zero), so every block begins as the
+identity. Conditioned on text, each block attends to it between the two, ungated and beginning as zero (PixArt, Chen et
+al. 2023).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from kuosan.networks.layers import (
 )
 from kuosan.networks.unet import Conditioning, embed, run, with_skip
 
-CLOCK = 256  # width of the time's sines and cosines, in DiTs of every size
+TIME_WIDTH = 256  # width of the time's sines and cosines, in DiTs of every size
 EPS = 1e-6  # of every layer norm
 
 
@@ -46,8 +47,8 @@ class DiTBlock(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.up = nn.Linear(config.width, config.mlp * config.width)
         self.down = nn.Linear(config.mlp * config.width, config.width)
-        told = config.context_width
-        self.cross = None if told is None else CrossAttention(config.width, config.heads, told)
+        width = config.context_width
+        self.cross = None if width is None else CrossAttention(config.width, config.heads, width)
 
     def forward(self, h: Tensor, time: Tensor, context: Context | None = None) -> Tensor:  # time: (B, 6D)
         shift, scale, gate, shift2, scale2, gate2 = time[:, None].chunk(6, dim=2)
@@ -89,10 +90,12 @@ class DiT(nn.Module):
         with torch.device("meta"):  # torch's own initialisation would draw from its global generator
             entering = (config.in_channels + config.concat_channels) * config.patch**2
             self.entrance = nn.Linear(entering, config.width)
-            self.time = nn.Sequential(nn.Linear(CLOCK, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
+            self.time = nn.Sequential(
+                nn.Linear(TIME_WIDTH, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+            )
             self.label = nn.Embedding(config.classes + 1, config.width) if config.classes else None
-            told = config.context_width if config.context_vector else None
-            self.pooled = None if told is None else Pooled(told, config.width)
+            pooled = config.context_width if config.context_vector else None
+            self.pooled = None if pooled is None else Pooled(pooled, config.width)
             self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
             self.exit = Exit(config)
             self.conditioning = Conditioning(config.width, [*self.blocks, self.exit])
@@ -106,16 +109,16 @@ class DiT(nn.Module):
         t: Tensor,  # () | (1,) | (B,), whole or fractional
         *,
         label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
-        context: Tensor | None = None,  # (B, L, context_width): what is told of a text, piece by piece
+        context: Tensor | None = None,  # (B, L, context_width): a text's features, token by token
         context_mask: Tensor | None = None,  # (B, L) bool: False where a row's text is shorter
         concat: Tensor | None = None,  # (B, concat_channels, H, W)
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
         check_context(self.config, x, context, context_mask)
         check(self.config, x, t, label, concat)
-        told = None if context is None else Context(context, context_mask)
-        emb = embed(self.time, self.label, t, label, width=CLOCK, cos_first=True, freq_shift=0.0)
-        if self.pooled is not None and told is not None:
-            emb = emb + self.pooled.embed(told)
+        text = None if context is None else Context(context, context_mask)
+        emb = embed(self.time, self.label, t, label, width=TIME_WIDTH, cos_first=True, freq_shift=0.0)
+        if self.pooled is not None and text is not None:
+            emb = emb + self.pooled.embed(text)
         shares = self.conditioning.shares(emb, len(x))
         pixels = x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)
         patch, weight = self.config.patch, self.entrance.weight
@@ -124,7 +127,7 @@ class DiT(nn.Module):
         kept = torch.promote_types(weight.dtype, torch.float32)
         h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept)
         for block in cast(Iterable[DiTBlock], self.blocks):
-            h = run(block, h, next(shares), told, recompute=self.config.checkpointing)
+            h = run(block, h, next(shares), text, recompute=self.config.checkpointing)
         out = from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
         return with_skip(self.config, out, concat)
 
@@ -156,7 +159,7 @@ def positions(rows: int, columns: int, width: int, device: torch.device, dtype: 
 
 @torch.no_grad()
 def _initialise(network: DiT, seed: int) -> None:
-    """The paper's: Xavier's uniform, the clock N(0, 0.02²), adaLN and the exit zero; one stream a weight."""
+    """The paper's: Xavier's uniform, the time embedding N(0, 0.02²), adaLN and the exit zero; one stream a weight."""
     initialise(network, seed)
     for i in (0, 2):
         weight = cast(nn.Linear, network.time[i]).weight

@@ -8,7 +8,7 @@ h += attention(norm(h));  h += cross(norm(h), context);  h += geglu(norm(h))    
 
 Initial weights as a pure function of a seed and each weight's name; torch's global generator is not touched.
 
-The doors of a network: what x, t, label and concat may be, and the sentence for each that may not.
+The inputs of a network: what x, t, label, context and concat may be, and the sentence for each that may not.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class _Interleave(torch.autograd.Function):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv2(act(norm2(conv1(act(norm1(x)))))), told the time between (Ho et al. 2020; ADM's resampling inside).
+    """x + conv2(act(norm2(conv1(act(norm1(x)))))), conditioned on the time between (Ho et al. 2020; ADM's
+    resampling inside).
 
     `time` is this block's share of the time conditioning: (B, out) to add, or (B, 2*out) to scale and shift with; None
     in an autoencoder, which knows no time.
@@ -191,17 +192,17 @@ def _has_tiles() -> bool:
 
 
 class Context(NamedTuple):
-    """What a network attends to: features of L pieces of text, and which of them are there."""
+    """What a network attends to: features of L tokens of text, and which of them are there."""
 
     features: Tensor  # (B, L, W)
     mask: Tensor | None = None  # (B, L) bool, False where a row is shorter; at least one True a row
 
-    def heard(self) -> Tensor | None:
+    def attention_mask(self) -> Tensor | None:
         """The mask as attention takes it: (B, 1, 1, L)."""
         return None if self.mask is None else self.mask[:, None, None, :]
 
     def mean(self) -> Tensor:
-        """The mean over the pieces that are there: (B, W) float32."""
+        """The mean over the tokens that are there: (B, W) float32."""
         features = self.features.float()
         if self.mask is None:
             return features.mean(1)
@@ -221,9 +222,9 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, h: Tensor, context: Context | None = None) -> Tensor:
-        told = h if context is None else context.features.to(h.dtype)
-        q, k, v = (self._heads(part) for part in (self.q(h), self.k(told), self.v(told)))
-        mixed = attend(q, k, v, None if context is None else context.heard())
+        source = h if context is None else context.features.to(h.dtype)
+        q, k, v = (self._heads(part) for part in (self.q(h), self.k(source), self.v(source)))
+        mixed = attend(q, k, v, None if context is None else context.attention_mask())
         return cast(Tensor, self.out(mixed.transpose(1, 2).reshape(h.shape)))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -345,15 +346,17 @@ def _fan_average(weight: Tensor, seed: int, name: str) -> None:
 
 
 def check_context(config: UNetConfig | DiTConfig, x: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
-    """Refuse a context that this network cannot take, or has no door for."""
+    """Refuse a context that this network cannot take, or has no input for."""
     width = config.context_width
     if width is None:
         if context is not None or mask is not None:
-            raise Error("this network has no context door (context_width is None): leave context out.")
+            raise Error("this network has no context input (context_width is None): leave context out.")
         return
     if context is None or context.ndim != 3 or len(context) != len(x) or context.shape[2] != width:
         got = "missing" if context is None else f"of shape {tuple(context.shape)}"
-        raise Error(f"context is {got}; this network is told of text: pass context of shape ({len(x)}, L, {width}).")
+        raise Error(
+            f"context is {got}; this network is conditioned on text: pass context of shape ({len(x)}, L, {width})."
+        )
     if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
         raise Error(
             f"context_mask is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}; it must be bool "
@@ -387,11 +390,11 @@ def check(config: UNetConfig | DiTConfig, x: Tensor, t: Tensor, label: Tensor | 
                 f"label {wrong[0]}: this network takes 0 to {config.classes - 1}, or {config.classes} for none."
             )
     if not config.classes and label is not None:
-        raise Error("this network has no label door (classes is 0): leave label out, or train with classes.")
+        raise Error("this network has no label input (classes is 0): leave label out, or train with classes.")
     if config.concat_channels:
         wanted = (B, config.concat_channels, H, W)
         if concat is None or concat.shape != wanted:
             got = "missing" if concat is None else f"of shape {tuple(concat.shape)}"
             raise Error(f"concat is {got}; this network takes concat of shape {wanted}.")
     elif concat is not None:
-        raise Error("this network has no concat door (concat_channels is 0): leave concat out.")
+        raise Error("this network has no concat input (concat_channels is 0): leave concat out.")

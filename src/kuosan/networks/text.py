@@ -1,6 +1,6 @@
-"""A small text transformer for people without a text encoder, and a network that is told of text by one.
+"""A small text transformer for people without a text encoder, and a network conditioned on text by one.
 
-A piece of text is up to 16 bytes (a word, a mark, one Chinese character): the sum over its bytes of a row each for
+A token of text is up to 16 bytes (a word, a mark, one Chinese character): the sum over its bytes of a row each for
 (place, byte), as a perceptron reads it. So every text in any script has a reading, and a word is one token.
 """
 
@@ -20,7 +20,7 @@ SYMBOLS = 258  # 0 no byte, 1 to 256 a byte, 257 the beginning
 
 
 class Layer(nn.Module):
-    """Attention between the pieces, and a perceptron on each: (B, L, W) -> (B, L, W)."""
+    """Attention between the tokens, and a perceptron on each: (B, L, W) -> (B, L, W)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class Layer(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, h: Tensor, heard: Tensor) -> Tensor:  # heard: (B, 1, 1, L)
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:  # mask: (B, 1, 1, L)
         B, L, W = h.shape
         q, k, v = self.qkv(normed(self.norm1, h)).view(B, L, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
-        h = h + self.out(attend(q, k, v, heard).transpose(1, 2).reshape(B, L, W))
+        h = h + self.out(attend(q, k, v, mask).transpose(1, 2).reshape(B, L, W))
         return h + cast(Tensor, self.down(F.gelu(self.up(normed(self.norm2, h)))))
 
 
 class TextTransformer(nn.Module):
-    """Pieces of text (B, L, 16) int64, as `text.words` cuts them, to a `Context` of width W."""
+    """Tokens of text (B, L, 16) int64, as `text.tokens` makes them, to a `Context` of width W."""
 
     def __init__(self, config: ByteText, seed: int = 0) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class TextTransformer(nn.Module):
             self.to_empty(device=device)
             initialise(self, seed)
 
-    def forward(self, pieces: Tensor) -> Context:
-        L = pieces.shape[1]
-        assert pieces.shape[2] == WORD and self.config.length >= L, pieces.shape
-        there = pieces.ne(0)
-        rows = pieces + SYMBOLS * torch.arange(WORD, device=pieces.device)
+    def forward(self, tokens: Tensor) -> Context:
+        L = tokens.shape[1]
+        assert tokens.shape[2] == WORD and self.config.length >= L, tokens.shape
+        there = tokens.ne(0)
+        rows = tokens + SYMBOLS * torch.arange(WORD, device=tokens.device)
         h = (self.bytes(rows) * there[..., None]).sum(2)
         h = normed(self.norm, h)
         h = h + self.down(F.gelu(self.up(h))) + self.places.weight[:L]
@@ -70,9 +70,9 @@ class TextTransformer(nn.Module):
 
 
 class Texted(nn.Module):
-    """A network with a context door, and the text transformer that is trained with it and speaks through that door.
+    """A network with a context input, and the text transformer that is trained with it and makes that context.
 
-    In training it is called with `pieces`; in sampling the text is read once (`text`), and `context` given instead.
+    In training it is called with `tokens`; in sampling the text is read once (`text`), and `context` given instead.
     """
 
     def __init__(self, network: nn.Module, text: TextTransformer) -> None:
@@ -84,8 +84,8 @@ class Texted(nn.Module):
         """The network's."""
         return self.network.config
 
-    def forward(self, x: Tensor, t: Tensor, *, pieces: Tensor | None = None, **cond: Tensor) -> Tensor:
-        if pieces is not None:
-            features, mask = self.text(pieces)
+    def forward(self, x: Tensor, t: Tensor, *, tokens: Tensor | None = None, **cond: Tensor) -> Tensor:
+        if tokens is not None:
+            features, mask = self.text(tokens)
             cond |= {"context": features, "context_mask": mask}
         return cast(Tensor, self.network(x, t, **cond))

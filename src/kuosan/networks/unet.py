@@ -1,6 +1,6 @@
 """The U-Net (Ronneberger et al. 2015; Ho et al. 2020; Dhariwal & Nichol 2021): out = decoder(encoder(x, t)).
 
-It knows no noise: x, a clock t and conditions by door (label, concat) go in, `out_channels` come out.
+It knows no noise: x, a timestep t and the conditioning (label, context, concat) go in, `out_channels` come out.
 The encoder stands alone, for it is also the body of the noisy classifier.
 
 A classifier of noisy or clean images: a U-Net's first half, averaged over the image (Dhariwal & Nichol 2021, 4).
@@ -122,8 +122,8 @@ class UNetEncoder(nn.Module):
             nn.Linear(config.channels, config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
         )
         self.label = nn.Embedding(config.classes + 1, config.time_width) if config.classes else None
-        told = config.context_width if config.context_vector else None
-        self.pooled = None if told is None else Pooled(told, config.time_width)
+        pooled = config.context_width if config.context_vector else None
+        self.pooled = None if pooled is None else Pooled(pooled, config.time_width)
         levels, channels = [], config.channels
         for i, (width, wanted) in enumerate(zip(config.widths, config.attention, strict=True)):
             blocks = [residual_block(config, width if j else channels, width) for j in range(config.blocks)]
@@ -247,19 +247,19 @@ class UNet(nn.Module):
         t: Tensor,  # () | (1,) | (B,), whole or fractional
         *,
         label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
-        context: Tensor | None = None,  # (B, L, context_width): what is told of a text, piece by piece
+        context: Tensor | None = None,  # (B, L, context_width): a text's features, token by token
         context_mask: Tensor | None = None,  # (B, L) bool: False where a row's text is shorter
         concat: Tensor | None = None,  # (B, concat_channels, H, W)
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
         check_context(self.config, x, context, context_mask)
-        told = None if context is None else Context(context, context_mask)
-        encoding = self.encoder(x, t, label=label, concat=concat, context=told)
-        out = cast(Tensor, self.decoder(encoding, told)).to(x.dtype)
+        text = None if context is None else Context(context, context_mask)
+        encoding = self.encoder(x, t, label=label, concat=concat, context=text)
+        out = cast(Tensor, self.decoder(encoding, text)).to(x.dtype)
         return with_skip(self.config, out, concat)
 
 
 def attending(attention: nn.Module, h: Tensor, context: Context | None) -> Tensor:
-    """An attention as it is called: a transformer is told the context as well."""
+    """An attention as it is called: a transformer takes the context as well."""
     return cast(Tensor, attention(h, context) if isinstance(attention, Transformer) else attention(h))
 
 
@@ -296,7 +296,7 @@ def embed(
     t = t.to(weight.device).reshape(-1)
     if not torch.is_grad_enabled() and t.device.type == "cpu" and bool((t == t[0]).all()):
         t = t[:1]
-    with full_precision(t):  # bf16 cannot tell t = 999 from t = 1000
+    with full_precision(t):  # bf16 rounds t = 999 to 1000
         features = time_features(t, width, cos_first=cos_first, freq_shift=freq_shift, dtype=dtype)
         emb = cast(Tensor, time(features.to(weight.dtype)))
         return emb if table is None or label is None else emb + table(label)
@@ -322,7 +322,7 @@ def _skip_widths(config: UNetConfig) -> list[int]:
 
 
 class Classifier(nn.Module):
-    """`network(x, t)` -> logits (B, classes) float32; a judge of clean images (`noisy=False`) is told no t.
+    """`network(x, t)` -> logits (B, classes) float32; a judge of clean images (`noisy=False`) takes no t.
 
     Weights are a function of `config` and `seed` alone; on the meta device none are made.
     """

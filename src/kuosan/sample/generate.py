@@ -141,7 +141,7 @@ def generate(
 
     Args:
         start: (C, H, W) or (n, C, H, W) images in [-1, 1] to start from (image to image), with `request.strength`.
-        noise: (n, *model.walk_shape) standard normal noise to start from instead of the seeds'; for interpolation.
+        noise: (n, *model.sample_shape) standard normal noise to start from instead of the seeds'; for interpolation.
         guides: the classifier and the weaker model that the request names.
         given: what is known of the images, where the model was trained to restore: one row, or one an image.
         measurement: what is known of them, where `request.restoration` holds the model to it by a method.
@@ -222,10 +222,12 @@ def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
 
     def step_noise(i: int, now: Level, to: Level) -> Tensor:
         keys = [(seed, "sample/step", i, 0) for seed in own_seeds]
-        drawn = seeds.normal(keys, model.walk_shape, seeds.BESIDE_A_GPU if device.type == "cuda" else 1)
+        drawn = seeds.normal(keys, model.sample_shape, seeds.BESIDE_A_GPU if device.type == "cuda" else 1)
         return drawn.to(device, non_blocking=True)
 
-    first_noise = noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.walk_shape)
+    first_noise = (
+        noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.sample_shape)
+    )
     x = _start(model, walk, first_noise, None if start is None else _encoded(model, start, padded, device))
     given, measurement = asked.known.of(padded, device)
     denoise = guided(model, request, asked.guides, padded, device, given)
@@ -287,8 +289,8 @@ def _start(model: Model, walk: SamplePlan, noise: Tensor, start: Tensor | None) 
 
 
 def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: Tensor | None) -> None:
-    if noise is not None and tuple(noise.shape) != (request.n, *model.walk_shape):
-        raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.walk_shape)}.")
+    if noise is not None and tuple(noise.shape) != (request.n, *model.sample_shape):
+        raise Error(f"noise has shape {tuple(noise.shape)}; this request needs {(request.n, *model.sample_shape)}.")
     if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
         raise Error(
             f"the image to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "

@@ -64,7 +64,7 @@ def labels(model: Model, request: Request, guides: Guides, rows: Sequence[int]) 
     if request.classes:
         own = [task.label(request.classes[row % len(request.classes)]) for row in rows]
     else:
-        own = task.usual([request.seed + row for row in rows])
+        own = task.default_labels([request.seed + row for row in rows])
     return torch.tensor(own)
 
 

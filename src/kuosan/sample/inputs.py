@@ -218,7 +218,7 @@ def tiled(model: Model, canvas: tuple[int, int], overlap: int | None = None, bat
     asked = Called(model.network) if model.config.network.kind == "own" else model.network
     network = Tiled(asked, (height // factor, width // factor), overlap // factor, batch)
     large = replace(model, config=whole, network=network, codec=model.codec.tiled(max(height, width)))
-    return large, network.tile_count(*large.walk_shape[1:])
+    return large, network.tile_count(*large.sample_shape[1:])
 
 
 def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[str], name: str) -> np.ndarray:

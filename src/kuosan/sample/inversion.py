@@ -32,7 +32,7 @@ BATCH = 16  # images computed together
 class RoundTrip:
     """Images encoded to noise, and what DDIM makes of that noise again."""
 
-    noise: Tensor  # (n, *model.walk_shape), near standard normal where the model knows such images
+    noise: Tensor  # (n, *model.sample_shape), near standard normal where the model knows such images
     back: Tensor  # (n, C, H, W) in [-1, 1]
     evaluations: int  # of the network an image, both ways
 
@@ -138,7 +138,7 @@ class Way:
 
     @torch.no_grad()
     def decode(self, noise: Tensor) -> Tensor:
-        """Noise (n, *model.walk_shape) to images (n, C, H, W); those of pixels not clipped."""
+        """Noise (n, *model.sample_shape) to images (n, C, H, W); those of pixels not clipped."""
         found = []
         for denoise, x in self._parts(noise * self.prior):
             for step in ddim(denoise, x, self.levels, _silence):
@@ -166,7 +166,7 @@ def _levels(model: Model, steps: int, spacing: str | None) -> Level:
         raise Error(
             "inversion with zero_terminal_snr: the noisiest state holds nothing of the image, so none is found."
         )
-    registry.check_walk(schedule, steps, spacing, "first", 0)
+    registry.check_trajectory(schedule, steps, spacing, "first", 0)
     return schedule.grid(steps, spacing or registry.default_spacing(schedule), last="first")
 
 

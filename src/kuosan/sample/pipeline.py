@@ -243,7 +243,7 @@ class Pipeline:
         refuse_to_itself(self.model.config, request)
         model, given, measurement = inputs.tensors(self.model, asked, images, mask, operator, request.batch)
         if isinstance(model.network, Tiled):
-            request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.walk_shape[1:])))
+            request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.sample_shape[1:])))
         guides = guides_of(self.helpers(request))
         made = sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
         return made.clamp(-1, 1)  # methods act after the bound on the prediction

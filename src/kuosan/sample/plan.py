@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kuosan.diffusion import registry
-from kuosan.diffusion.grids import repaint_evaluations
+from kuosan.diffusion.grids import repaint_nfe
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.models.codec import apart
@@ -47,7 +47,7 @@ class Choice:
     @property
     def evaluations(self) -> int:
         """Network evaluations an image; under a guidance interval fewer are made."""
-        once = registry.SAMPLERS[self.sampler].evaluations(self.steps) if self.jumping is None else self.jumping
+        once = registry.SAMPLERS[self.sampler].nfe(self.steps) if self.jumping is None else self.jumping
         return self.passes * once
 
     @property
@@ -158,7 +158,7 @@ def _restored(
     jump_length, jumps = asked.returns
     if jumps > 1 and jump_length >= steps:
         raise Error(f"jump_length = {jump_length} of {steps} steps leaves no room to return: less, or more --steps.")
-    return method, repaint_evaluations(steps, jump_length, jumps)
+    return method, repaint_nfe(steps, jump_length, jumps)
 
 
 def check_request(config: ModelConfig, request: Request) -> None:
@@ -172,7 +172,7 @@ def check_request(config: ModelConfig, request: Request) -> None:
     _check_prompts(config, request)
     if request.guidance is None or request.reference is not None:
         return
-    if not task.told:
+    if not task.conditioned:
         raise Error(
             f"guidance = {request.guidance}: this model was trained without classes and captions, so there is nothing "
             f"to be guided by; train with --labels or --text, or name a weaker run (--reference) or a classifier "

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan.diffusion import registry
-from kuosan.diffusion.grids import repaint_evaluations as repaint_evaluations
 from kuosan.errors import Error, unknown
 from kuosan.tasks import Inpainting, SuperResolution
 

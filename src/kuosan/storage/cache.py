@@ -38,7 +38,7 @@ import numpy as np
 from kuosan.errors import Error
 from kuosan.storage.files import PARTIAL, explained, room_for, sweep, write_atomic
 
-FORMAT = 1  # of what lies in a shelf's folder; part of the key
+FORMAT = 1  # of what lies in a cache's folder; part of the key
 KEY = "key.json"
 _PART = re.compile(r"(\d{8,})-(\d{8,})\.part")
 _AT_ONCE = 1 << 22  # bytes hashed or written at a time
@@ -54,7 +54,7 @@ class CachePart(NamedTuple):
     seconds: float
 
 
-class Shelf:
+class RowCache:
     """`rows` rows of `columns`, kept under `root` by what they depend on.
 
     Args:
@@ -62,12 +62,12 @@ class Shelf:
         kind: the sort of rows, a folder's name: latents, embeddings.
         key: everything that the rows depend on, as JSON can say it: hashes of weights and contents, settings.
         columns: name -> (numpy dtype, shape of a row).
-        say: told, in a sentence, of parts that were damaged and are computed anew.
+        say: called with a sentence about each part that was damaged and is computed again.
         note: a word for whoever reads key.json; no part of the key.
 
     Attributes:
         path: root / kind / a hash of key, columns and rows.
-        damaged: the sentences `say` was told.
+        damaged: the sentences that `say` was called with.
 
     Raises:
         Error: `root` holds something else, or the folder another key than its name says.
@@ -153,26 +153,26 @@ class Shelf:
         self,
         compute: Callable[[range], Mapping[str, np.ndarray]],
         at_once: int,
-        tell: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> float:
         """Compute and keep what is missing, `at_once` rows a part; returns the seconds spent on it.
 
         Args:
             compute: rows -> their columns.
-            tell: called as (rows here, of) at the start and after each part.
+            progress: called as (rows here, of) at the start and after each part.
 
         Raises:
             Error: as `put`.
         """
-        spent, tell = 0.0, tell or (lambda done, of: None)
+        spent, progress = 0.0, progress or (lambda done, of: None)
         while gaps := self.missing():
-            tell(self.rows - sum(map(len, gaps)), self.rows)
+            progress(self.rows - sum(map(len, gaps)), self.rows)
             rows, before = gaps[0][:at_once], time.perf_counter()
             columns = compute(rows)
             seconds = time.perf_counter() - before
             self.put(rows.start, columns, seconds)
             spent += seconds
-        tell(self.rows, self.rows)
+        progress(self.rows, self.rows)
         return spent
 
     def open(self) -> dict[str, np.ndarray]:
@@ -224,7 +224,7 @@ class Shelf:
             if (part := self._checked(name)[0]) is not None:
                 self._parts[name] = part
                 continue
-            with self._alone():  # another process may just have put it anew
+            with self._alone():  # another process may just have written it again
                 part, reason = self._checked(name)
                 if part is not None:
                     self._parts[name] = part
@@ -232,7 +232,7 @@ class Shelf:
                 if not (self.path / name).exists():  # another process has said so already
                     continue
                 (self.path / name).unlink()
-            self.damaged.append(f"cache {self.path}: {name} is damaged ({reason}); its rows are computed anew.")
+            self.damaged.append(f"cache {self.path}: {name} is damaged ({reason}); its rows are computed again.")
             self._say(self.damaged[-1])
 
     def _checked(self, name: str) -> tuple[CachePart | None, str]:
@@ -386,7 +386,7 @@ class Results:
 
     @classmethod
     def at(cls, said: str | None, kind: str) -> Results | None:
-        """Those in the cache's folder; None where nobody named one and the usual one cannot be a cache.
+        """Those in the cache's folder; None where nobody named one and the default one cannot be a cache.
 
         Raises:
             Error: the folder that was named is no cache.
@@ -439,4 +439,4 @@ class Results:
                 os.close(handle)
 
 
-__all__ = ["NEAR", "Results", "Shelf", "cache_root"]
+__all__ = ["NEAR", "Results", "RowCache", "cache_root"]

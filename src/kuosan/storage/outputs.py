@@ -48,14 +48,14 @@ class Output:
         own = names if isinstance(names, Mapping) else {}
         self.folder, self.verb, self.names = folder, verb, list(names)
         self._about = {name: identity(verb, said) for name, said in own.items()}
-        self._usual = identity(verb, about)
+        self._default = identity(verb, about)
         self._proof, self._option = proof, option
         self._known = _recorded_marks(folder)
         self._old = not recorded(folder)  # nothing of a kuosan that marks its files lies there
 
     def about(self, name: str) -> str:
         """The hash of all that a file follows from."""
-        return self._about.get(name, self._usual)
+        return self._about.get(name, self._default)
 
     def ours(self, name: str) -> bool:
         """Whether the file of this name is there as this very result left it."""

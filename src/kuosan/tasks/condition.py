@@ -1,4 +1,4 @@
-"""From a batch to what the network is told, in training and sampling alike; and, for training, what a user brings.
+"""From a batch to the network's conditioning, in training and sampling alike; and, for training, the degraded images.
 
 degrade: image -> Given        condition: (label, text, Given) -> {"label": (B,), "concat": (B, K, H, W), ...}
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def degrade(task: Task, x0: Tensor, rngs: Sequence[np.random.Generator]) -> Given | None:
-    """What a user would bring of images x0 (B, C, H, W), each drawn from its own generator; None if nothing."""
+    """Degraded images x0 (B, C, H, W), as a user would have them, each by its own generator; None if none."""
     match task:
         case SuperResolution():
             return _shrunk(task, x0, rngs)
@@ -52,28 +52,28 @@ def condition(
     text: Mapping[str, Tensor] | None = None,
     encode: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> dict[str, Tensor]:
-    """What the network is told of a batch, by door.
+    """A batch's conditioning, by input of the network.
 
     Args:
         label: (B,) int64, -1 where an image has no class; for a task with labels.
-        given: what is known of the images; for a task that has them brought.
+        given: what is known of the images; for a task that restores.
         drop: (B,) uniform in [0, 1), in training: a value below the task's share shows the image with the null label.
-        text: what is told of captions, by door (`pieces`, or `context` and `context_mask`); dropped ones are empty.
-        encode: a codec's, of images to what is denoised; a mask is brought to its cells, the share to make anew.
+        text: of captions, by input (`tokens`, or `context` and `context_mask`); dropped ones are empty.
+        encode: a codec's, of images to what is denoised; a mask is averaged over its cells: the share to generate.
     """
-    told: dict[str, Tensor] = {}
+    cond: dict[str, Tensor] = {}
     if task.text:
         assert text is not None, "a task with text is given captions"
-        told |= text
+        cond |= text
     if task.labels:
         assert label is not None, "a task with labels is given labels"
         label = torch.where(label < 0, task.null, label)
         if drop is not None and task.dropped:
             label = torch.where(torch.from_numpy(drop < task.dropped).to(label.device), task.null, label)
-        told["label"] = label
+        cond["label"] = label
     match task:
         case Generation():
-            return told
+            return cond
         case SuperResolution():
             assert given is not None, "a super-resolution network is given small images"
             parts = [encode(enlarged(given.image, task.scale))]
@@ -84,7 +84,7 @@ def condition(
             assert given is not None and given.mask is not None, "an inpainting network is given masks"
             parts = [encode(filled(given.image, given.mask))]
             parts.append(F.adaptive_avg_pool2d(given.mask, (parts[0].shape[-2], parts[0].shape[-1])))
-    return {**told, "concat": torch.cat(parts, dim=1)}
+    return {**cond, "concat": torch.cat(parts, dim=1)}
 
 
 def enlarged(small: Tensor, scale: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""Classes, which every task may tell its network: which there are, how one is named, how often none is told.
+"""Classes, which every task may condition its network on: which there are, how one is named, how often none is given.
 
 The settings are torch-free. A label is the number of a class; the number after the last, `null`, is "no class": what
 dropped and unlabelled images are shown, and guidance's reference.
 
-Random masks to train inpainting with: (H, W) uint8, 1 = make anew, 0 = known. Torch-free.
+Random masks to train inpainting with: (H, W) uint8, 1 = to generate, 0 = known. Torch-free.
 
 Six kinds, from what people cut out of images: boxes, brush strokes, a side, the border (outpainting), scattered
 pixels, and objects. A mask is a pure function of its generator, the size and the kinds it is drawn from.
@@ -29,44 +29,44 @@ import numpy as np
 from kuosan import limits
 from kuosan.errors import Error, unknown
 
-DROP = 0.1  # the usual share without their class (Ho & Salimans 2022 found 0.1 and 0.2 alike)
+DROP = 0.1  # the default share without their class (Ho & Salimans 2022 found 0.1 and 0.2 alike)
 NULL = "none"  # what a person writes for "no class"
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What every task can be told of an image's class."""
+    """Conditioning that every task may have: an image's class, its caption."""
 
     kind: str = ""
-    labels: bool = False  # tell the network each image's class (its folder, column or label file)
+    labels: bool = False  # condition on each image's class (its folder, column or label file)
     drop: float | None = None  # with labels or text: share shown without, for classifier-free guidance; 0.1
     class_names: tuple[str, ...] = ()  # with labels: the classes in the order of their numbers; from the data
-    text: bool = False  # tell the network each image's caption; follows from model.text
+    text: bool = False  # condition on each image's caption; follows from model.text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
-        if self.drop is not None and not self.told:
+        if self.drop is not None and not self.conditioned:
             raise Error(
                 f"drop = {self.drop} has no effect without classes or captions: say --labels or --text, or leave "
                 f"--drop out."
             )
         if self.drop is not None and not 0 <= self.drop < 1:
-            raise Error(f"drop = {self.drop} is not allowed: 0 (never) to below 1; 0.1 is usual.")
+            raise Error(f"drop = {self.drop} is not allowed: 0 (never) to below 1; 0.1 is common.")
         if self.class_names and not self.labels:
             raise Error("class_names have no effect without labels: say --labels; the data give the names.")
-        limits.check(self)  # after the checks that say what is usual
+        limits.check(self)  # after the checks that say what is common
         if NULL in self.class_names:
             raise Error(f"a class is called {NULL!r}, which here means no class at all: give it another name.")
 
     @property
-    def told(self) -> bool:
-        """Whether a network is told anything of an image that can be left out."""
+    def conditioned(self) -> bool:
+        """Whether a network is given anything of an image that can be left out."""
         return self.labels or self.text
 
     @property
     def dropped(self) -> float:
         """The share of training images that are shown the null label, and the empty caption."""
-        return (DROP if self.drop is None else self.drop) if self.told else 0.0
+        return (DROP if self.drop is None else self.drop) if self.conditioned else 0.0
 
     @property
     def null(self) -> int:
@@ -93,8 +93,8 @@ class Labelled:
         shown = [*self.class_names[:50], *(["..."] if len(self.class_names) > 50 else []), NULL]
         raise unknown("class", name, shown)
 
-    def usual(self, seeds: Sequence[int]) -> list[int]:
-        """The labels of images of which no class is asked: each class in turn, by the image's own seed."""
+    def default_labels(self, seeds: Sequence[int]) -> list[int]:
+        """The labels of images where no class is asked for: each class in turn, by the image's own seed."""
         return [seed % len(self.class_names) for seed in seeds]
 
 
@@ -103,7 +103,7 @@ SMALLEST = 8  # pixels a side: below, the shares that the kinds promise are no l
 
 
 def draw_mask(rng: np.random.Generator, height: int, width: int, kinds: Sequence[str] = KINDS) -> np.ndarray:
-    """A mask of one of `kinds`, each as likely: (height, width) uint8, 1 = make anew, 0 = known.
+    """A mask of one of `kinds`, each as likely: (height, width) uint8, 1 = to generate, 0 = known.
 
     It holds both: one that came out whole is thrown away, and the next is drawn from the same generator.
     Raises: Error for an unknown kind, none at all, or a side below 8.
@@ -214,7 +214,7 @@ _DRAW = dict(zip(KINDS, (_box, _brush, _half, _border, _sparse, _blob)))
 
 @dataclass(frozen=True)
 class Generation(Labelled):
-    """What a model is told beside the noise: nothing, or each image's class."""
+    """What a model is conditioned on: nothing, each image's class, or its caption."""
 
     kind: Literal["generation"] = "generation"
 
@@ -234,22 +234,24 @@ class SuperResolution(Labelled):
     scale: int = 4  # super_resolution: how many times larger each side becomes
     down: Literal["area", "bicubic", "any"] = "area"  # super_resolution: how images are shrunk; any: either, drawn
     blur: float = 0.0  # super_resolution: largest std of a blur before shrinking, in pixels of the large image
-    noise: float = 0.0  # super_resolution: largest std of noise in the small image, of 255; the network is told it
+    noise: float = 0.0  # super_resolution: largest noise std in it, of 255; the network gets it too
     jpeg: int = 0  # super_resolution: least JPEG quality the small image went through, 1 to 95; 0: never
 
     def __post_init__(self) -> None:
         if not SCALES[0] <= self.scale <= SCALES[1]:
-            raise Error(f"scale = {self.scale} is not allowed: {SCALES[0]} to {SCALES[1]} times each side; 4 is usual.")
+            raise Error(
+                f"scale = {self.scale} is not allowed: {SCALES[0]} to {SCALES[1]} times each side; 4 is common."
+            )
         if not 0 <= self.blur <= 8:
             raise Error(f"blur = {self.blur} is not allowed: 0 (none) to 8 pixels of the large image.")
         if not 0 <= self.noise <= 100:
             raise Error(f"noise = {self.noise} is not allowed: 0 (none) to 100 of 255; 10 is much.")
         if not 0 <= self.jpeg <= 95:
-            raise Error(f"jpeg = {self.jpeg} is not allowed: a quality of 1 to 95, or 0 for none; 40 is usual.")
+            raise Error(f"jpeg = {self.jpeg} is not allowed: a quality of 1 to 95, or 0 for none; 40 is common.")
         super().__post_init__()  # last: its limits say less
 
     def concat_channels(self, channels: int) -> int:
-        """How many channels are joined to an image of so many: the enlarged one's, and the noise in it if told."""
+        """How many channels are joined to an image of so many: the enlarged one's, and the noise in it if given."""
         return channels + (self.noise > 0)
 
 

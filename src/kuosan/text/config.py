@@ -1,8 +1,8 @@
-"""How a model is told of text: not at all, by a transformer trained with it, or by a text encoder. Torch-free."""
+"""Conditioning on text: none, by a transformer trained with the model, or by a text encoder. Torch-free."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kuosan import limits
@@ -10,12 +10,13 @@ from kuosan.errors import Error
 from kuosan.networks.config import ByteText as ByteText
 
 Long = Literal["refuse", "cut", "chunks"]
-Padding = Literal["masked", "told"]
+Padding = Literal["masked", "attended"]
+PADDING_ALIASES = {"told": "attended"}  # what the values were called before
 
 
 @dataclass(frozen=True)
 class NoText:
-    """The model is told nothing of captions."""
+    """The model is not conditioned on captions."""
 
     kind: Literal["none"] = "none"
 
@@ -26,14 +27,17 @@ class TextEncoderConfig:
 
     kind: Literal["encoder"] = "encoder"
     encoder: str = ""  # encoder: a folder in Hugging Face's layout, `hub:NAME`, or minilm
-    hidden: int = -1  # encoder: the layer whose output is told, -1 the last; -2 is SD's clip skip
+    hidden: int = -1  # encoder: the layer whose output is the context, -1 the last; -2 is SD's clip skip
     long: Long = "refuse"  # encoder: a prompt that is too long: refuse it, cut it, or encode it in chunks
     length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes, 512 at most
-    padding: Padding = "masked"  # encoder: behind a short prompt nothing is told, or (told) the padding, as SD's do
+    padding: Padding = field(
+        default="masked", metadata={"aliases": PADDING_ALIASES}
+    )  # encoder: padding behind a short prompt is masked, or attended to, as in Stable Diffusion
     width: int = 0  # encoder: channels of a token; from the encoder itself
     weights: str = ""  # encoder: hash of its files; from the encoder itself
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "padding", PADDING_ALIASES.get(self.padding, self.padding))
         if not self.encoder:
             raise Error("text.encoder is not given: name a text encoder's folder (--encoder FOLDER), or minilm.")
         if self.hidden >= 0:
@@ -47,5 +51,5 @@ Text = NoText | ByteText | TextEncoderConfig
 
 
 def width(text: Text) -> int | None:
-    """Channels of what a network is told a piece; None where it is told nothing."""
+    """Channels of a token's features; None where the network is not conditioned on text."""
     return None if isinstance(text, NoText) else text.width

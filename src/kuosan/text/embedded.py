@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kuosan.errors import Error
-from kuosan.storage.cache import Shelf
+from kuosan.storage.cache import RowCache
 from kuosan.storage.files import size_text
 from kuosan.text.encoder import TextEncoder, TextFeatures
 
@@ -59,7 +59,7 @@ def embed_all(
     """Encode what the cache below `root` does not hold of these captions, in which brackets mean nothing.
 
     Args:
-        say: told, in sentences, how long it took or how much was saved, and what was cut.
+        say: called with sentences: how long it took or how much was saved, and what was cut.
         progress: called as (what, done, of).
 
     Raises:
@@ -71,21 +71,21 @@ def embed_all(
     _say_cut(distinct, encoder, say)
     longest = int(counts.max(initial=1))
     columns = {"features": (np.dtype(np.float16), (longest, encoder.width))}
-    shelf = Shelf(root, "embeddings", _key(distinct, encoder), len(distinct), columns, say=say, note=_note(encoder))
-    lacking = sum(map(len, shelf.missing()))
-    saved = shelf.seconds
+    cache = RowCache(root, "embeddings", _key(distinct, encoder), len(distinct), columns, say=say, note=_note(encoder))
+    lacking = sum(map(len, cache.missing()))
+    saved = cache.seconds
 
     def compute(rows: range) -> dict[str, np.ndarray]:
         return {"features": np.stack([_padded(distinct[row], encoder, longest) for row in rows])}
 
-    spent = shelf.fill(compute, PART, lambda done, of: progress("captions", done, of) if progress else None)
+    spent = cache.fill(compute, PART, lambda done, of: progress("captions", done, of) if progress else None)
     if lacking:
-        where = f"{size_text(shelf.rows * shelf.row_bytes)} in {shelf.path}"
+        where = f"{size_text(cache.rows * cache.row_bytes)} in {cache.path}"
         say(f"captions: {lacking:,} different ones encoded in {spent:,.1f} s, kept for the next run ({where}).")
     if saved:
         say(f"captions: {len(distinct) - lacking:,} encoded ones from the cache, about {saved:,.1f} s saved.")
     number = {text: row for row, text in enumerate(distinct)}
-    return Embedded(shelf.open()["features"], counts, np.array([number[text] for text in captions], np.int64))
+    return Embedded(cache.open()["features"], counts, np.array([number[text] for text in captions], np.int64))
 
 
 def _padded(text: str, encoder: TextEncoder, longest: int) -> np.ndarray:
@@ -112,7 +112,7 @@ def _key(distinct: Sequence[str], encoder: TextEncoder) -> dict[str, object]:
         "captions": digest.hexdigest(),
         "hidden": settings.hidden,
         "long": settings.long,
-        "padding": settings.padding,
+        "padding": {"attended": "told"}.get(settings.padding, settings.padding),  # as keys have always said it
         "length": encoder.length,
     }
 

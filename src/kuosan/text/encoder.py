@@ -4,7 +4,7 @@
 
 Each text is encoded alone, so its features depend on nothing beside it. The encoder is frozen, in float32.
 
-Prompts as a network is told of them: read once a distinct prompt, weighted, padded to one length.
+Prompts as a network's conditioning: read once a distinct prompt, weighted, padded to one length.
 
 features' = e + w·(features - e), e the empty text's: weight 1 is the reading itself, 0 none, 2 twice as far
 """
@@ -23,14 +23,14 @@ from kuosan.text import prompts, tokens
 from kuosan.text.config import TextEncoderConfig
 from kuosan.text.loading import load, locate
 from kuosan.text.prompts import parse
-from kuosan.text.tokens import Piece, Tokens, Weighted
+from kuosan.text.tokens import Chunk, Tokens, Weighted
 
 if TYPE_CHECKING:
     from kuosan.networks.text import TextTransformer
 
 
 class TextFeatures(NamedTuple):
-    """What a network is told: features (..., L, W) float32 and mask (..., L), True where a token is."""
+    """What a network attends to: features (..., L, W) float32 and mask (..., L), True where a token is."""
 
     features: Tensor
     mask: Tensor
@@ -41,7 +41,7 @@ class TextEncoder:
 
     Attributes:
         width: W, channels of a token's features.
-        length: tokens of a piece, those that the tokenizer adds included.
+        length: tokens of a chunk, those that the tokenizer adds included.
         sha256: of the encoder's and its tokenizer's files.
 
     Raises:
@@ -119,20 +119,20 @@ class TextEncoder:
         return self._count(parse(prompt))
 
     def _count(self, parts: Weighted) -> int:
-        pieces = self.tokens.pieces(parts, self.settings.long)
-        return self.length * len(pieces) if self.settings.padding == "told" else sum(len(each.ids) for each in pieces)
+        chunks = self.tokens.chunks(parts, self.settings.long)
+        attended = self.settings.padding == "attended"
+        return self.length * len(chunks) if attended else sum(len(each.ids) for each in chunks)
 
     @torch.no_grad()
     def _read(self, parts: Weighted) -> TextFeatures:
-        rows = [self._piece(piece) for piece in self.tokens.pieces(parts, self.settings.long)]
+        rows = [self._chunk(chunk) for chunk in self.tokens.chunks(parts, self.settings.long)]
         features = torch.cat(rows)
         return TextFeatures(features, torch.ones(len(features), dtype=torch.bool, device=features.device))
 
-    def _piece(self, piece: Piece) -> Tensor:
-        told = self.settings.padding == "told"
-        fill = self.length - len(piece.ids) if told else 0
-        features = self._forward([*piece.ids, *[self.tokens.pad] * fill])
-        weights = torch.tensor([*piece.weights, *[1.0] * fill], device=features.device)[:, None]
+    def _chunk(self, chunk: Chunk) -> Tensor:
+        fill = self.length - len(chunk.ids) if self.settings.padding == "attended" else 0
+        features = self._forward([*chunk.ids, *[self.tokens.pad] * fill])
+        weights = torch.tensor([*chunk.weights, *[1.0] * fill], device=features.device)[:, None]
         if bool((weights == 1).all()):
             return features
         empty = self._nothing(len(features))
@@ -142,7 +142,7 @@ class TextEncoder:
         """The empty prompt's features at `count` places, its padding's behind its own tokens: (count, W)."""
         if count not in self._empty:
             own = len(self.tokens.before) + len(self.tokens.behind)
-            there = count if self._causal or self.settings.padding == "told" else max(1, min(own, count))
+            there = count if self._causal or self.settings.padding == "attended" else max(1, min(own, count))
             self._empty[count] = self._forward(self.tokens.empty(count), there)
         return self._empty[count]
 
@@ -208,7 +208,7 @@ Read = Callable[[str], tuple[Tensor, Tensor]]  # a prompt to features (L, W) and
 Count = Callable[[str], int]  # a prompt to L, at little cost
 
 
-STEP = 64  # rows that an encoder's prompts are filled up to a multiple of; nothing is told in them
+STEP = 64  # rows that an encoder's prompts are filled up to a multiple of; these are masked
 
 
 def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
@@ -220,7 +220,7 @@ def read_bytes(text: TextTransformer, prompt: str) -> tuple[Tensor, Tensor]:
     parts: list[bytes] = []
     weights = [1.0]
     for segment, weight in prompts.parse(prompt):
-        own = tokens.pieces(segment)
+        own = tokens.tokenize(segment)
         parts += own
         weights += [weight] * len(own)
     table = tokens.rows(parts)
@@ -243,20 +243,20 @@ def count_bytes(prompt: str) -> int:
 
 @torch.no_grad()
 def contexts(read: Read, count: Count, wanted: Sequence[str], among: Sequence[str], step: int) -> Mapping[str, Tensor]:
-    """What a network is told of prompts, by door: `context` (B, L, W) and `context_mask` (B, L).
+    """Conditioning by prompts, by input: `context` (B, L, W) and `context_mask` (B, L).
 
-    L is a multiple of `step` that holds the longest of `among`, all prompts of a request: so a batch is told the same
-    whatever stands beside it, and a prompt the same beside others, unless they are longer than a step. Those are
+    L is a multiple of `step` that holds the longest of `among`, all prompts of a request: so a batch's context is the
+    same whatever stands beside it, and a prompt the same beside others, unless they are longer than a step. Those are
     counted, and only the wanted ones read: a request may have thousands.
     """
     known = {prompt: read(prompt) for prompt in dict.fromkeys(wanted)}
     longest = max(count(prompt) for prompt in dict.fromkeys([*among, *wanted]))
     longest = -(-longest // step) * step
-    return told([known[prompt] for prompt in wanted], longest)
+    return padded([known[prompt] for prompt in wanted], longest)
 
 
-def told(read: Sequence[tuple[Tensor, Tensor]], length: int) -> dict[str, Tensor]:
-    """Features (L, W) and masks (L,) of several texts, by door, with nothing behind each up to `length`."""
+def padded(read: Sequence[tuple[Tensor, Tensor]], length: int) -> dict[str, Tensor]:
+    """Features (L, W) and masks (L,) of several texts, by input, with nothing behind each up to `length`."""
     context, mask = [], []
     for features, there in read:
         more = length - len(there)

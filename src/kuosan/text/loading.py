@@ -110,17 +110,19 @@ def _network(transformers: Any, place: EncoderFolder, name: str) -> nn.Module:
         if made > 3 * numbers + (1 << 22):  # weights that may be missing, as a pooler's, and tied ones counted twice
             raise Error(f"{where}: its config.json describes {made:,} weights, and its files hold {numbers:,}.")
         if tensors is None:
-            network, told = family.from_pretrained(place.model, **_SAFE, use_safetensors=True, output_loading_info=True)
+            network, loaded = family.from_pretrained(
+                place.model, **_SAFE, use_safetensors=True, output_loading_info=True
+            )
         else:
-            network, told = type(bare_network).from_pretrained(
+            network, loaded = type(bare_network).from_pretrained(
                 None, config=own, state_dict=tensors, **_SAFE, output_loading_info=True
             )
     except Error:
         raise
     except Exception as error:
         raise Error(f"{where} cannot be opened: {_first(error)}") from None
-    missing = sorted(key for key in told["missing_keys"] if not any(part in key for part in _UNUSED))
-    wrong = missing + sorted(str(key) for key in told.get("mismatched_keys", ()))
+    missing = sorted(key for key in loaded["missing_keys"] if not any(part in key for part in _UNUSED))
+    wrong = missing + sorted(str(key) for key in loaded.get("mismatched_keys", ()))
     if wrong:
         raise Error(
             f"the text encoder {name} in {place.model} is no whole {type(network).__name__}: {len(wrong)} of its "
@@ -182,12 +184,12 @@ def _own_words(folder: Path) -> Iterator[Path]:
     """A tokenizer's folder whose tokenizer_config.json names no file elsewhere; where it does, one made of links."""
     path = folder / "tokenizer_config.json"
     try:
-        told = json.loads(read_regular(path, 4 * SMALL)) if path.exists() else {}
+        settings = json.loads(read_regular(path, 4 * SMALL)) if path.exists() else {}
     except (ValueError, RecursionError):
         raise Error(f"{path} is damaged: it is not valid JSON.") from None
-    if not isinstance(told, dict):
+    if not isinstance(settings, dict):
         raise Error(f"{path} is damaged: it is no mapping.")
-    elsewhere = [name for name, value in told.items() if value and _ELSEWHERE.fullmatch(name)]
+    elsewhere = [name for name, value in settings.items() if value and _ELSEWHERE.fullmatch(name)]
     if not elsewhere:
         yield folder
         return
@@ -195,7 +197,7 @@ def _own_words(folder: Path) -> Iterator[Path]:
         for each in folder.iterdir():
             if each.is_file() and each != path and each.suffix in (".json", ".txt", ".model", ".jinja"):
                 (Path(made) / each.name).symlink_to(each.resolve())
-        kept = {name: value for name, value in told.items() if name not in elsewhere}
+        kept = {name: value for name, value in settings.items() if name not in elsewhere}
         (Path(made) / path.name).write_text(json.dumps(kept), encoding="utf-8")
         yield Path(made)
 

@@ -112,14 +112,14 @@ def _weight(prompt: str, bracket: _Bracket) -> float:
 
 
 def _factor(prompt: str, bracket: _Bracket, parts: list[_Part]) -> float:
-    """What a bracket multiplies by: the weight it ends in, which is taken off its text, else its usual one."""
-    usual = MORE if bracket.kind == "(" else 1 / MORE
+    """What a bracket multiplies by: the weight it ends in, which is taken off its text, else its default."""
+    default = MORE if bracket.kind == "(" else 1 / MORE
     if len(parts) <= bracket.first or parts[-1].bracket is not bracket:
-        return usual
+        return default
     words, colon, number = parts[-1].text.rpartition(":")
     number = number.strip()
     if not colon or not _WEIGHT.fullmatch(number):
-        return usual
+        return default
     if bracket.kind == "[":
         raise Error(
             f"the prompt {_shown(prompt)} has [...:{shown(number)[1:-1]}] at character {bracket.place + 1}: square "

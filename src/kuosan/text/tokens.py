@@ -1,11 +1,11 @@
-"""Prompts as tokens: each with its weight, in one piece or, of a long prompt, in several that an encoder takes.
+"""Prompts as tokens: each with its weight, in one chunk or, of a long prompt, in several that an encoder takes.
 
-A piece is what a tokenizer puts before every text, the text's own tokens, and what it puts behind (BOS .. EOS).
+A chunk is what a tokenizer puts before every text, the text's own tokens, and what it puts behind (BOS .. EOS).
 
-Text cut into pieces that `networks.text` reads byte by byte: (L, 16) int16, and back into words for messages.
+Text cut into tokens that `networks.text` reads byte by byte: (L, 16) int16, and back into words for messages.
 
-A piece is a word or number, a mark, or one character of a script that writes no spaces; capitals are read as small.
-Row 0 is the beginning, so that even no text has something to attend to. 0 is no byte, 1 to 256 a byte.
+Such a token is a word or number, a mark, or one character of a script that writes no spaces; capitals are read as
+small. Row 0 is the beginning, so that even no text has something to attend to. 0 is no byte, 1 to 256 a byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Weighted = Sequence[tuple[str, float]]  # texts and their weights, as `prompts.p
 ENOUGH = 512  # tokens where an encoder names no limit
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Tokens with what stands before and behind, and the weight of each."""
 
     ids: tuple[int, ...]
@@ -33,12 +33,12 @@ class Piece(NamedTuple):
 
 
 class Tokens:
-    """A tokenizer of Hugging Face's, and the most tokens that a piece has.
+    """A tokenizer of Hugging Face's, and the most tokens that a chunk has.
 
     Attributes:
-        length: tokens of a piece, those before and behind included.
+        length: tokens of a chunk, those before and behind included.
         room: the text's own.
-        pad: the id that fills a piece up.
+        pad: the id that fills a chunk up.
 
     Raises:
         Error: `length` leaves no room, or is more than the encoder takes.
@@ -90,21 +90,21 @@ class Tokens:
         ends = [max(end, 1) for _, end in read.offset_mapping]
         return [(token, characters[end - 1]) for token, end in zip(read.input_ids, ends)]
 
-    def pieces(self, parts: Weighted, long: Long) -> list[Piece]:
-        """A prompt as one piece or, where it is long and `chunks`, as several.
+    def chunks(self, parts: Weighted, long: Long) -> list[Chunk]:
+        """A prompt as one chunk or, where it is long and `chunks`, as several.
 
         Raises:
-            Error: it is longer than a piece, and `long` refuses that.
+            Error: it is longer than a chunk, and `long` refuses that.
         """
         own = self.own(parts)
         if len(own) > self.room and long == "refuse":
             raise self._too_long(parts, len(own))
         if long == "cut":
             own = own[: self.room]
-        return [self._piece(own[first : first + self.room]) for first in range(0, max(1, len(own)), self.room)]
+        return [self._chunk(own[first : first + self.room]) for first in range(0, max(1, len(own)), self.room)]
 
     def empty(self, count: int) -> list[int]:
-        """The piece of no text, filled up to `count` tokens."""
+        """The chunk of no text, filled up to `count` tokens."""
         ids = [*self.before, *self.behind]
         return (ids + [self.pad] * count)[:count]
 
@@ -113,32 +113,32 @@ class Tokens:
         own = self.own(parts)
         return str(self.tokenizer.decode([token for token, _ in own[self.room :]])).strip()
 
-    def _piece(self, own: Sequence[tuple[int, float]]) -> Piece:
+    def _chunk(self, own: Sequence[tuple[int, float]]) -> Chunk:
         ids = (*self.before, *(token for token, _ in own), *self.behind)
         weights = (*(1.0 for _ in self.before), *(weight for _, weight in own), *(1.0 for _ in self.behind))
-        return Piece(ids, weights) if ids else Piece((self.pad,), (1.0,))  # a decoder has nothing around no text
+        return Chunk(ids, weights) if ids else Chunk((self.pad,), (1.0,))  # a decoder has nothing around no text
 
     def _too_long(self, parts: Weighted, count: int) -> Error:
         text = "".join(each for each, _ in parts)
         return Error(
             f"the text {text if len(text) <= 80 else text[:77] + '...'!r} has {count} tokens, and {self.name} reads "
             f"{self.room} at once: shorten it, or train with --model.text.long cut (the rest is left out) or chunks "
-            f"(it is read in pieces)."
+            f"(it is read in chunks)."
         )
 
 
 BEGIN = 257
-# Han, kana, Thai, Lao, Khmer, Burmese: written without spaces, so that each character is a piece
+# Han, kana, Thai, Lao, Khmer, Burmese: written without spaces, so that each character is a token
 _ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_PIECE = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|[^\w\s]", re.UNICODE)
+_TOKEN = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|[^\w\s]", re.UNICODE)
 
 
-def pieces(text: str) -> list[bytes]:
-    """A text's pieces in their order, each of 1 to 16 bytes of UTF-8."""
+def tokenize(text: str) -> list[bytes]:
+    """A text's tokens in their order, each of 1 to 16 bytes of UTF-8."""
     found: list[bytes] = []
-    for word in _PIECE.findall(unicodedata.normalize("NFC", text).lower()):
+    for word in _TOKEN.findall(unicodedata.normalize("NFC", text).lower()):
         part = b""
         for character in word:
             more = character.encode("utf-8", "replace")
@@ -152,11 +152,11 @@ def pieces(text: str) -> list[bytes]:
 
 def length(text: str) -> int:
     """How many rows a text takes, with the beginning."""
-    return 1 + len(pieces(text))
+    return 1 + len(tokenize(text))
 
 
 def rows(parts: Sequence[bytes]) -> np.ndarray:
-    """Pieces as numbers: (1 + len(parts), 16) int16."""
+    """Tokens as numbers: (1 + len(parts), 16) int16."""
     table = np.zeros((1 + len(parts), WORD), np.int16)
     table[0, 0] = BEGIN
     for row, part in zip(table[1:], parts):
@@ -168,9 +168,9 @@ def packed(texts: Sequence[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Texts as numbers, one behind the other: rows (M, 16) int16, and where each begins, the last ends (N + 1,).
 
     Raises:
-        Error: a text of more pieces than `longest`.
+        Error: a text of more tokens than `longest`.
     """
-    own = [rows(pieces(text)) for text in texts]
+    own = [rows(tokenize(text)) for text in texts]
     for text, each in zip(texts, own):
         if len(each) > longest:
             raise too_long(text, len(each), longest)
@@ -182,7 +182,7 @@ def longest(texts: Sequence[str]) -> int:
     """Rows enough for every one of these texts, a multiple of 8.
 
     Raises:
-        Error: a text of more pieces than any model reads.
+        Error: a text of more tokens than any model reads.
     """
     most = max(texts, key=length, default="")
     if length(most) > LONGEST:
@@ -191,7 +191,7 @@ def longest(texts: Sequence[str]) -> int:
 
 
 def too_long(text: str, count: int, longest: int) -> Error:
-    """The sentence about a text of too many pieces."""
+    """The sentence about a text of too many tokens."""
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return Error(
         f"the text {shown!r} has {count - 1} words and marks, and this model reads {longest - 1} at most: shorten it"

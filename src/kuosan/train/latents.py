@@ -37,7 +37,7 @@ from kuosan.models.model import ModelConfig, require_fit
 from kuosan.models.precision import prepare
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.storage import checkpoint
-from kuosan.storage.cache import Shelf
+from kuosan.storage.cache import RowCache
 from kuosan.tasks import Generation
 from kuosan.train import rules
 
@@ -85,7 +85,7 @@ class CachedLatents:
     """Latents of images of one shape on a shelf; with mirror images, those of all images follow."""
 
     ids: np.ndarray  # (n,) their numbers
-    shelf: Shelf
+    shelf: RowCache
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -228,7 +228,7 @@ class LatentImages(Images):
             key = self._key(ids, side)
             say = self.heard.say
             found.append(
-                CachedLatents(ids, Shelf(cache, "latents", key, rows, columns, say=say, note=self.config.path))
+                CachedLatents(ids, RowCache(cache, "latents", key, rows, columns, say=say, note=self.config.path))
             )
         return found
 

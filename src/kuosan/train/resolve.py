@@ -42,7 +42,7 @@ def network_tree(
         return network | _patch(asked, network["patch"], (*shape[1:], step))
     if tree.get("train", {}).get("objective") == "autoencoder":
         settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
-        return trees.plain(default_autoencoder(shape, size, critic=settings.critic > 0))
+        return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0))
     said = tree.get("model", {})
     told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
     doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
@@ -141,7 +141,7 @@ def resolve(
     said = dict(tree.get("model", {}))
     task = task_tree(said, classes)
     codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
-    cells, step = codec.walk_shape(square(shape, shapes)), common_step(shapes) // codec.factor
+    cells, step = codec.sample_shape(square(shape, shapes)), common_step(shapes) // codec.factor
     network: Tree = {"kind": "own", "name": own} if own else network_tree(tree, cells, size, task, version, step)
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)

@@ -102,7 +102,7 @@ IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_images", "preview_steps")
 
 def check_classifier_fit(model: ModelConfig) -> None:
     """Refuse a network that is none of a classifier, or does not fit the images. Raises: Error."""
-    network, shape = model.network, model.walk_shape
+    network, shape = model.network, model.sample_shape
     if network.kind != "classifier":
         raise Error(f"model.network.kind = {network.kind}: objective classifier trains a classifier; leave it out.")
     for name, given, wanted in (
@@ -305,7 +305,7 @@ def check_buckets(model: ModelConfig) -> None:
 
 def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
     """Refuse a network that does not fit the images, or their latents. Raises: Error."""
-    cells = model.walk_shape
+    cells = model.sample_shape
     what = "the images" if model.codec.kind == "pixels" else "the images' latents"
     for name, wanted in (("in_channels", cells[0]), ("out_channels", cells[0] * (1 + model.learned_variance))):
         if getattr(network, name) != wanted:
@@ -340,7 +340,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
 
 
 def _check_sides(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
-    _, height, width_ = model.walk_shape
+    _, height, width_ = model.sample_shape
     factor = network.factor
     if height % factor or width_ % factor:
         smaller = "another --model.network.patch" if network.kind == "dit" else "fewer --model.network.multipliers"

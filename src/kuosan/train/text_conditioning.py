@@ -20,7 +20,7 @@ from kuosan.errors import Error
 from kuosan.networks.config import ByteText
 from kuosan.text import tokens
 from kuosan.text.config import Text, TextEncoderConfig
-from kuosan.text.encoder import told
+from kuosan.text.encoder import padded
 from kuosan.train.distributed import World
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class Pieces:
     places: np.ndarray  # (N + 2,), where each begins, and the last ends
 
     def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
-        """`pieces` (B, L, 16) int64, cut behind the longest of these."""
+        """`tokens` (B, L, 16) int64, cut behind the longest of these."""
         wanted = np.where(dropped, len(self.places) - 2, ids)
         begins, ends = self.places[wanted], self.places[wanted + 1]
         told = np.zeros((len(ids), int((ends - begins).max()), self.rows.shape[1]), np.int64)
         for row, begin, end in zip(told, begins, ends):
             row[: end - begin] = self.rows[begin:end]
-        return {"pieces": torch.from_numpy(told)}
+        return {"tokens": torch.from_numpy(told)}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Live:
                 features = self.encoder.row(self.texts[i]).features
                 self.known[i] = features, torch.ones(len(features), dtype=torch.bool)
         longest = max(len(self.known[i][1]) for i in wanted)  # texts in chunks are of several lengths
-        return told([self.known[i] for i in wanted], longest)
+        return padded([self.known[i] for i in wanted], longest)
 
 
 def captions(images: Images, uncaptioned: str = "refuse") -> list[str]:

@@ -1,6 +1,6 @@
 """The samplers by name: kuosan's own, and every spelling of them that other tools use.
 
-Samplers: generators that walk a grid of levels pairwise, noise first, with a denoiser.
+Samplers: generators that step along a grid of levels pairwise, noise first, with a denoiser.
 
 `sampler(denoise, x, levels, noise, **options)` yields a Step for each pair (now, to). A sampler owns no bar, device or
 random state: the caller draws the noise or gives seed= or generator= (nothing: seed 0), shows the progress, and stops

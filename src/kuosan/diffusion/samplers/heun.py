@@ -35,7 +35,7 @@ def heun(
 
     d is the paper's (y - x0)/s: with y = x/alpha and s = sigma/alpha it is (x - alpha·x0)/sigma, DDIM's eps, finite at
     alpha = 0. With s_churn a step within s_tmin <= s <= s_tmax first goes back to s·(1 + gamma), gamma =
-    min(s_churn/N, sqrt(2) - 1), by fresh noise of std s_noise (algorithm 2); never past the walk's first level, which
+    min(s_churn/N, sqrt(2) - 1), by fresh noise of std s_noise (algorithm 2); never past the first level, which
     is the noisiest that the network knows.
     """
     churn = churning(levels, noise, at_log_snr, s_churn, s_tmin, s_tmax, s_noise)

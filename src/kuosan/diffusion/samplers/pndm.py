@@ -35,7 +35,7 @@ ADAMS_BASHFORTH: tuple[tuple[float, ...], ...] = (
 )  # newest first
 RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 WARM_UP = 3  # steps of pndm by Runge-Kutta
-HALVINGS = 60  # of the search for a level's clock: to float64's rounding
+HALVINGS = 60  # of the search for a level's timestep: to float64's rounding
 
 
 @draws
@@ -99,10 +99,10 @@ def noise_in(x: Tensor, x0: Tensor, level: Level) -> Tensor:
 
 
 def halfway(at: LevelAt, now: Level, to: Level) -> Level:
-    """The level whose clock is halfway between two levels', by bisection: schedules give levels by their log SNR."""
-    clock = float(now.t + to.t) / 2
+    """The level whose timestep is halfway between two levels', by bisection: schedules give levels by their log SNR."""
+    t = float(now.t + to.t) / 2
     low, high = float(now.log_snr), float(to.log_snr)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if float(at(middle).t) > clock else (low, middle)
+        low, high = (middle, high) if float(at(middle).t) > t else (low, middle)
     return at((low + high) / 2)

@@ -1,8 +1,8 @@
 """What samplers share: the form of one, the numbers of one step, and how a state is put together from them.
 
 `sampler(denoise, x, levels, noise, **options)` yields a Step for each pair (now, to); `noise(i, now, to)` gives a
-standard normal tensor like x, i the number of the draw, which no other draw of the walk has. Where the caller gives
-none, `draws` makes it of a seed or of a torch.Generator.
+standard normal tensor like x, i the number of the draw, which no other draw of the trajectory has. Where the caller
+gives none, `draws` makes it of a seed or of a torch.Generator.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def pair(now: Level, to: Level) -> Pair:
     if not (p.sigma > 0 and p.alpha_to > 0 and p.sigma_to >= 0 and p.alpha >= 0):
         raise Error(
             f"a step from (alpha, sigma) = ({p.alpha:g}, {p.sigma:g}) to ({p.alpha_to:g}, {p.sigma_to:g}): a sampler "
-            "walks from noise to data, so sigma must be above 0 before a step and alpha after it."
+            "goes from noise to data, so sigma must be above 0 before a step and alpha after it."
         )
     if p.sigma_to * p.alpha > p.sigma * p.alpha_to:
         raise Error(
@@ -173,13 +173,13 @@ def draws(sampler: Sampler) -> Sampler:
     """A sampler that takes its noise in any form: a function, `seed=`, `generator=`, or nothing, which is seed 0.
 
     Row r of x has seed + r: its noise depends on nothing else, and is that of `kuosan sample --seed`. A generator draws
-    for the whole batch, in x's shape, dtype and the walk's order, as diffusers' schedulers do.
-    Raises: Error for noise in two forms, and for a seed or generator where a walk draws nothing.
+    for the whole batch, in x's shape, dtype and the trajectory's order, as diffusers' schedulers do.
+    Raises: Error for noise in two forms, and for a seed or generator where a sampler draws nothing.
     """
     spec, signature = registry.SAMPLERS[sampler.__name__], inspect.signature(sampler)
 
     @functools.wraps(sampler)
-    def walk(
+    def sampled(
         denoise: Denoiser,
         x: Tensor,
         levels: Level,
@@ -199,8 +199,8 @@ def draws(sampler: Sampler) -> Sampler:
             raise Error(f"{', '.join(given)}: sampler {spec.name!r}{off} draws no noise; leave it out.")
         return sampler(denoise, x, levels, noise_of(x, noise, seed, generator), *args, **options)
 
-    walk.__signature__ = _with_noise(signature, bool(spec.noise))  # type: ignore[attr-defined]
-    return walk
+    sampled.__signature__ = _with_noise(signature, bool(spec.noise))  # type: ignore[attr-defined]
+    return sampled
 
 
 def _with_noise(signature: inspect.Signature, stochastic: bool) -> inspect.Signature:
@@ -214,7 +214,7 @@ def _with_noise(signature: inspect.Signature, stochastic: bool) -> inspect.Signa
 
 
 def noise_of(x: Tensor, noise: Noise | None, seed: int | None, generator: torch.Generator | None) -> Noise:
-    """The function that draws a walk's noise for x (B, ...). Raises: Error for what is none of the forms."""
+    """The function that draws a trajectory's noise for x (B, ...). Raises: Error for what is none of the forms."""
     if noise is not None:
         if not callable(noise):
             form = "generator=" if isinstance(noise, torch.Generator) else "seed="

@@ -1,7 +1,7 @@
 """The names a feature network may take, and `features(name)` that loads one; torch is imported only on loading.
 
 A name fixes everything that moves the numbers: the network, the size images are resized to, and how. Weights that a
-package brings need no more than the name; others are given by path, `inception:/path/weights.pth`, and their SHA-256
+package contains need no more than the name; others are given by path, `inception:/path/weights.pth`, and their SHA-256
 stands in every result. Two distances are comparable only under one name and one SHA-256.
 """
 

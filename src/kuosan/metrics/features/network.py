@@ -46,7 +46,7 @@ class FeatureNetwork:
 
         Args:
             size: pixels a side that images are resized to; None leaves them as they are.
-            hash: what tells two networks of one name apart; of a module's weights and size if None, "" for a
+            hash: what distinguishes two networks of one name; of a module's weights and size if None, "" for a
                 function, whose rows are then never kept.
 
         Raises:
@@ -65,7 +65,7 @@ class FeatureNetwork:
 
     @property
     def resizing(self) -> str:
-        """How images are brought to the network's size, as results say it."""
+        """How images are resized for the network, as results say it."""
         return f"{self.size} px, {RESIZES[self.resize]}" if self.size else RESIZES["none"]
 
     def about(self, data: str = "") -> dict[str, str]:
@@ -123,9 +123,9 @@ def prepare(images: Tensor, size: int, resize: str = "bicubic") -> Tensor:
     return F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
 
 
-def weights_hash(module: nn.Module, told: str = "") -> str:
-    """SHA-256 of what is told of a module, its kind and tensors: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256(f"{told}\0{type(module).__qualname__}\0".encode())
+def weights_hash(module: nn.Module, about: str = "") -> str:
+    """SHA-256 of what is said about a module, its kind and tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(f"{about}\0{type(module).__qualname__}\0".encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from kuosan import seeds
-from kuosan.networks.autoencoder import Critic, generator_loss, hinge_loss
+from kuosan.networks.autoencoder import Discriminator, generator_loss, hinge_loss
 from kuosan.networks.layers import initialise
 
 
-def critic(layers: int) -> Critic:
-    network = Critic(3, 8, layers)
+def critic(layers: int) -> Discriminator:
+    network = Discriminator(3, 8, layers)
     initialise(network, 0)
     return network
 
