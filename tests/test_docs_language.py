@@ -36,7 +36,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "`critic`": "a key of the log, and part of the options' names",
     },
     "glossary.md": {"`critic`": "the options and keys that it explains"},
-    "status.md": {"`padding: told`": "a value that stored configurations hold"},
     "text-to-image.md": {
         "clocks, globes": "things that emoji show",
         "five\no'clock is a clock face": "a thing that emoji show",
