@@ -16,6 +16,7 @@ ROOMS = (
     *("__init__.py", "config.py", "ddpm.py", "device.py", "errors.py", "events.py", "limits.py", "options.py"),
     *(
         "regular.py",
+        "sample",
         "seeds.py",
         "convert",
         "data",

@@ -79,18 +79,19 @@ VERB = Verb(
 
 
 def _say_plan(plan: RestorePlan) -> None:
-    asked, pipeline, walk, request = plan.request.restoration, plan.pipeline, plan.walk, plan.request
+    pipeline, trajectory, request = plan.pipeline, plan.trajectory, plan.request
+    asked = request.restoration
     assert asked is not None
     say(f"compute: {pipeline.compute}")
     for text in pipeline.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     warn(pipeline.warnings)
     channels, height, width = pipeline.model.shape
-    how = f" by {requests.METHODS[walk.method]}" if walk.method else ", as the model was trained"
-    gradients = ", each with its gradient (about 3 times the cost)" if walk.graded else ""
+    how = f" by {requests.METHODS[trajectory.method]}" if trajectory.method else ", as the model was trained"
+    gradients = ", each with its gradient (about 3 times the cost)" if trajectory.graded else ""
     say(
         f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{', '.join(asked.damage) or 'noise'}{how}: {walk.sampler}, {walk.steps} steps, {walk.evaluations} "
+        f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {trajectory.steps} steps, {trajectory.evaluations} "
         f"network evaluations a tile and answer{gradients}"
     )
     count = len(plan.files) + len(plan.wrong)

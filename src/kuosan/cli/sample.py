@@ -111,7 +111,7 @@ def run_job(job: SampleJob) -> Sampled:
 
 
 def _say_plan(plan: SampleJobPlan) -> None:
-    pipeline, walk, request = plan.pipeline, plan.sampling.plan, plan.sampling.request
+    pipeline, trajectory, request = plan.pipeline, plan.sampling.plan, plan.sampling.request
     for text in pipeline.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
     warn(plan.warnings)
@@ -123,6 +123,6 @@ def _say_plan(plan: SampleJobPlan) -> None:
     say(f"compute: {pipeline.compute}")
     say(
         f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{request.n} image{'s' * (request.n > 1)} by {walk.sampler}, {walk.steps} steps"
-        f"{f' ({walk.spacing})' if walk.spacing else ''}, {walk.evaluations} network evaluations each"
+        f"{request.n} image{'s' * (request.n > 1)} by {trajectory.sampler}, {trajectory.steps} steps"
+        f"{f' ({trajectory.spacing})' if trajectory.spacing else ''}, {trajectory.evaluations} network evaluations each"
     )

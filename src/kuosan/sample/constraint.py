@@ -42,34 +42,36 @@ if TYPE_CHECKING:
 IMAGE_STD = 0.5  # of images in [-1, 1], as EDM has it: what noise in the pixels of a latent model is weighed by
 
 
-def held(denoise: Denoiser, model: Model, walk: SamplePlan, request: Request, measurement: Measurement) -> Denoiser:
-    """The denoiser held to a measurement by the walk's method; RePaint holds the state instead, in its own walk."""
+def held(
+    denoise: Denoiser, model: Model, trajectory: SamplePlan, request: Request, measurement: Measurement
+) -> Denoiser:
+    """The denoiser held to a measurement by the plan's method; RePaint holds the state instead, as it samples."""
     assert request.restoration is not None
     spread, push = model.config.sigma_data, request.restoration.push or 1.0
-    if model.codec.latent and not in_cells(walk, measurement):
+    if model.codec.latent and not in_cells(trajectory, measurement):
         decode, encode = model.codec.decode, model.codec.encode
-        if walk.method == "dps":
-            return restoration.dps(denoise, measurement, walk.levels, scale=push, decode=decode)
-        assert walk.method == "ddnm", "restoration.method refuses all else"
+        if trajectory.method == "dps":
+            return restoration.dps(denoise, measurement, trajectory.levels, scale=push, decode=decode)
+        assert trajectory.method == "ddnm", "restoration.method refuses all else"
         return restoration.ddnm_through(denoise, measurement, decode, encode, spread, IMAGE_STD)
-    match walk.method:
+    match trajectory.method:
         case "ddnm":
             return restoration.ddnm(denoise, measurement, prior_std=spread)
         case "pigdm":
             return restoration.pigdm(denoise, measurement, prior_std=spread, scale=push)
         case "dps":
-            return restoration.dps(denoise, measurement, walk.levels, scale=push)
+            return restoration.dps(denoise, measurement, trajectory.levels, scale=push)
     return denoise
 
 
-def in_cells(walk: SamplePlan, measurement: Measurement) -> bool:
+def in_cells(trajectory: SamplePlan, measurement: Measurement) -> bool:
     """Whether what is known of images is held as a mask of latent cells: of holes, by all methods but DPS."""
-    return walk.method != "dps" and isinstance(measurement.operator, Mask) and measurement.noise == 0
+    return trajectory.method != "dps" and isinstance(measurement.operator, Mask) and measurement.noise == 0
 
 
-def of_walk(model: Model, walk: SamplePlan, measurement: Measurement) -> Measurement:
-    """The measurement in the space that is walked on: of a latent model's holes, that of the latents' cells."""
-    if not model.codec.latent or not in_cells(walk, measurement):
+def in_space(model: Model, trajectory: SamplePlan, measurement: Measurement) -> Measurement:
+    """The measurement in the space that is denoised: of a latent model's holes, that of the latents' cells."""
+    if not model.codec.latent or not in_cells(trajectory, measurement):
         return measurement
     return measured(model.codec, model.config.codec.factor, measurement)
 
@@ -108,12 +110,12 @@ def operator_rows(operator: Operator, chosen: Sequence[int]) -> Operator:
 
 
 def moved(measurement: Measurement, device: torch.device) -> Measurement:
-    """The same measurement with its numbers on a device; operators bring their own there when they are applied."""
+    """The same measurement with its numbers on a device; operators move their own there when they are applied."""
     return replace(measurement, y=measurement.y.to(device))
 
 
 def check(
-    model: Model, request: Request, walk: SamplePlan, given: Given | None, measurement: Measurement | None
+    model: Model, request: Request, trajectory: SamplePlan, given: Given | None, measurement: Measurement | None
 ) -> None:
     """Refuse a restoration without what is known, or what is known without a restoration. Raises: Error."""
     asked = request.restoration
@@ -128,10 +130,10 @@ def check(
         raise Error(
             "given= was passed to a model of whole images, which takes no conditioning image: pass measurement=."
         )
-    if (walk.method is not None) != (measurement is not None):
+    if (trajectory.method is not None) != (measurement is not None):
         raise Error(
-            f"method {walk.method} holds the model to a measurement: pass measurement=."
-            if walk.method
+            f"method {trajectory.method} holds the model to a measurement: pass measurement=."
+            if trajectory.method
             else "measurement= was passed, but no method holds this model to one: set restoration.method, as ddnm."
         )
     known = {"given": given.image if given else None, "measurement": measurement.y if measurement else None}

@@ -49,7 +49,7 @@ class Frame:
     level: Level  # the noise that `x` still has
     x0: Tensor  # (B, C, H, W) float32, the image predicted so far
     x: Tensor  # (B, C, H, W) float32, the sampler's state; the image itself when done
-    codec: Codec = PIXELS  # of what is walked on: until it is done, `x` and `x0` are latents of a latent model
+    codec: Codec = PIXELS  # of what is denoised: until it is done, `x` and `x0` are latents of a latent model
 
     @property
     def done(self) -> bool:
@@ -116,14 +116,14 @@ def resolve_request(
     Raises:
         Error: what this model cannot be sampled with.
     """
-    walk = plan(model.config, request) if resolved is None else resolved
+    trajectory = plan(model.config, request) if resolved is None else resolved
     if resolved is None:
-        check(model, request, guides, walk.size)
-    if walk.size is not None:
-        model = sizes.sized(model, walk.size)
+        check(model, request, guides, trajectory.size)
+    if trajectory.size is not None:
+        model = sizes.sized(model, trajectory.size)
     _check_shapes(model, request, start, noise)
-    constraint.check(model, request, walk, given, measurement)
-    return Sampling(model, request, walk, guides, start, noise, RequestImages(given, measurement))
+    constraint.check(model, request, trajectory, given, measurement)
+    return Sampling(model, request, trajectory, guides, start, noise, RequestImages(given, measurement))
 
 
 @torch.no_grad()
@@ -214,7 +214,7 @@ def slerp(a: Tensor, b: Tensor, places: Tensor) -> Tensor:
 
 
 def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
-    model, request, walk, start, noise = asked.model, asked.request, asked.plan, asked.start, asked.noise
+    model, request, trajectory, start, noise = asked.model, asked.request, asked.plan, asked.start, asked.noise
     device = next((parameter.device for parameter in model.network.parameters()), torch.device("cpu"))
     keep = len(rows)
     padded = [*rows, *[rows[-1]] * (size - keep)]
@@ -228,15 +228,15 @@ def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
     first_noise = (
         noise[padded].cpu().float() if noise is not None else request_noise(request, padded, model.sample_shape)
     )
-    x = _start(model, walk, first_noise, None if start is None else _encoded(model, start, padded, device))
+    x = _start(model, trajectory, first_noise, None if start is None else _encoded(model, start, padded, device))
     given, measurement = asked.known.of(padded, device)
     denoise = guided(model, request, asked.guides, padded, device, given)
-    shown = None if measurement is None else constraint.of_walk(model, walk, measurement)
+    shown = None if measurement is None else constraint.in_space(model, trajectory, measurement)
     if shown is not None:
-        denoise = constraint.held(denoise, model, walk, request, shown)
-    walked = _walked(model, request, walk, denoise, x.to(device), step_noise, shown)
-    steps = len(walk.levels) - 1 if walk.jumping is None else walk.jumping
-    for i, (step, level) in enumerate(islice(walked, steps), start=1):
+        denoise = constraint.held(denoise, model, trajectory, request, shown)
+    taken = _steps(model, request, trajectory, denoise, x.to(device), step_noise, shown)
+    steps = len(trajectory.levels) - 1 if trajectory.jumping is None else trajectory.jumping
+    for i, (step, level) in enumerate(islice(taken, steps), start=1):
         last = step.x
         if i == steps:  # one by one on a processor, where that costs little
             image = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
@@ -244,36 +244,36 @@ def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
         yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
 
 
-def _walked(
+def _steps(
     model: Model,
     request: Request,
-    walk: SamplePlan,
+    trajectory: SamplePlan,
     denoise: Denoiser,
     x: Tensor,
     noise: Noise,
     measurement: Measurement | None,
 ) -> Iterator[tuple[Step, Level]]:
-    """The steps of a walk, each with the level that it ends at."""
-    options, asked = dict(walk.options), request.restoration
-    if walk.jumping is not None:
+    """The steps of a trajectory, each with the level that it ends at."""
+    options, asked = dict(trajectory.options), request.restoration
+    if trajectory.jumping is not None:
         assert asked is not None and measurement is not None
         length, jumps = asked.returns
-        times = repaint_times(len(walk.levels) - 1, length, jumps)
-        ends = [walk.levels[to] for now, to in pairwise(times) if to > now]
-        if walk.method == "repaint":
-            steps = restoration.repaint(denoise, x, walk.levels, noise, measurement, length, jumps, **options)
+        times = repaint_times(len(trajectory.levels) - 1, length, jumps)
+        ends = [trajectory.levels[to] for now, to in pairwise(times) if to > now]
+        if trajectory.method == "repaint":
+            steps = restoration.repaint(denoise, x, trajectory.levels, noise, measurement, length, jumps, **options)
         else:
-            steps = restoration.resampled(denoise, x, walk.levels, noise, length, jumps, **options)
+            steps = restoration.resampled(denoise, x, trajectory.levels, noise, length, jumps, **options)
         yield from zip(steps, ends)
         return
-    if registry.SAMPLERS[walk.sampler].at_log_snr:
+    if registry.SAMPLERS[trajectory.sampler].at_log_snr:
         options["at_log_snr"] = model.config.schedule.at_log_snr
-    sampler: Sampler = SAMPLERS[walk.sampler]
-    yield from zip(sampler(denoise, x, walk.levels, noise, **options), walk.levels[1:])
+    sampler: Sampler = SAMPLERS[trajectory.sampler]
+    yield from zip(sampler(denoise, x, trajectory.levels, noise, **options), trajectory.levels[1:])
 
 
 def _encoded(model: Model, start: Tensor, rows: Sequence[int], device: torch.device) -> Tensor:
-    """The images that these rows start from as what is walked on, each by itself; one stands for all."""
+    """The images that these rows start from as what is denoised, each by itself; one stands for all."""
     if not model.codec.latent:
         return start[list(rows)] if start.ndim == 4 else start
     own = {row: start[row] for row in rows} if start.ndim == 4 else {row: start for row in rows[:1]}
@@ -281,8 +281,8 @@ def _encoded(model: Model, start: Tensor, rows: Sequence[int], device: torch.dev
     return torch.cat([found[row if start.ndim == 4 else rows[0]] for row in rows])
 
 
-def _start(model: Model, walk: SamplePlan, noise: Tensor, start: Tensor | None) -> Tensor:
-    level = walk.levels[0]
+def _start(model: Model, trajectory: SamplePlan, noise: Tensor, start: Tensor | None) -> Tensor:
+    level = trajectory.levels[0]
     if start is None:
         return noise * float(model.config.schedule.prior_std(level))
     return float(level.alpha) * start.cpu().float() + float(level.sigma) * noise

@@ -37,7 +37,7 @@ def of_run(run: Path, usual: str, elsewhere: str) -> Path:
 
 
 def claim(
-    run: Path, out: Path | None, recipe: Recipe, walk: SamplePlan, gif: bool
+    run: Path, out: Path | None, recipe: Recipe, trajectory: SamplePlan, gif: bool
 ) -> AbstractContextManager[outputs.Output]:
     """The folder to write, claimed: without --out the first that is free or holds this recipe's images.
 
@@ -46,7 +46,7 @@ def claim(
     """
     begin = recipe.request.between
     origin = f"seed{recipe.request.seed}" if begin is None else "seeds{}-{}".format(*begin)
-    name = f"{walk.sampler}-{walk.steps}-{origin}"
+    name = f"{trajectory.sampler}-{trajectory.steps}-{origin}"
     if recipe.request.size is not None or recipe.request.aspect is not None:
         name += "-{}x{}".format(*recipe.size)
     own = embedded.name(recipe.request) if embedded.is_meant(run) else f"{{}}-{name}"

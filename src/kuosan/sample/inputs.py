@@ -1,6 +1,6 @@
 """From an image file and what is wrong with it to what `generate` takes: canvas, condition, measurement, cut.
 
-A canvas larger than the model's images is walked as a whole, the network asked in overlapping tiles that share one
+A canvas larger than the model's images is denoised as a whole, the network asked in overlapping tiles that share one
 noise; a smaller one is extended to them, and what was added is cut off again.
 """
 

@@ -1,4 +1,4 @@
-"""An image to its noise and back: DDIM inversion with a model, and the same grid walked forwards again."""
+"""An image to its noise and back: DDIM inversion with a model, and the same grid sampled forwards again."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def check_ends(images: int, n: int, classes: Sequence[str]) -> None:
 
 
 class Way:
-    """DDIM's path between images and noise, walked both ways."""
+    """DDIM's path between images and noise, taken both ways."""
 
     def __init__(
         self, model: Model, steps: int, spacing: str | None, iterations: int, classes: tuple[str, ...]

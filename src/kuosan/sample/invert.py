@@ -25,7 +25,7 @@ NOISE = "noise.safetensors"
 
 @dataclass(frozen=True)
 class InvertJob:
-    """Images to encode to noise and decode again, or to walk between.
+    """Images to encode to noise and decode again, or to interpolate.
 
     Raises:
         Error: what no model could do.
@@ -108,7 +108,7 @@ def plan_invert(job: InvertJob) -> InvertPlan:
 
 
 def run_invert(plan: InvertPlan) -> Iterator[Event]:
-    """Walk and write: Wrote the folder and each file, Fact of each image's PSNR, Finished.
+    """Invert and write: Wrote the folder and each file, Fact of each image's PSNR, Finished.
 
     Raises:
         Error: a folder that cannot be written, or an inversion that diverged.

@@ -121,10 +121,10 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     pipeline = opening.load(run, compute=choose_compute(job.compute))
     config = pipeline.model.config
     reused = early is not None and early.config == config
-    walk = with_levels(config, early.choice if reused and early is not None else choose(config, request))
+    trajectory = with_levels(config, early.choice if reused and early is not None else choose(config, request))
     refuse_to_itself(config, request)
     notes: list[str] = []
-    size = walk.size or sizes.of(config, request)
+    size = trajectory.size or sizes.of(config, request)
     start = None
     if request.image is not None:
         start = opening.image(sizes.sized(pipeline.model, size), Path(request.image), pipeline.reading, notes.append)
@@ -133,8 +133,8 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     opened = tuple(None if one is None else one.config for one in (guides.classifier, guides.reference))
     if early is None or not reused or early.guides != opened:
         guidance_models.check(pipeline.model, request, guides, size)
-    sampling = resolve_request(pipeline.model, request, start=start, guides=guides, resolved=walk)
-    recipe = pipeline.recipe(request, start, helpers, size=size, resolved=walk)
+    sampling = resolve_request(pipeline.model, request, start=start, guides=guides, resolved=trajectory)
+    recipe = pipeline.recipe(request, start, helpers, size=size, resolved=trajectory)
     return SampleJobPlan(job, pipeline, sampling, recipe, tuple(notes))
 
 

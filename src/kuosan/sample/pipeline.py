@@ -156,7 +156,7 @@ class Pipeline:
         `size` (width, height) is the images', where a restoration has another than the model's; `resolved` the
         request's plan, where the caller has it.
         """
-        walk = plan(self.model.config, request) if resolved is None else resolved
+        trajectory = plan(self.model.config, request) if resolved is None else resolved
         precision = str(self.compute.dtype).replace("torch.bfloat16", "bf16").replace("torch.float32", "fp32")
         return Recipe(
             self.name,
@@ -166,8 +166,8 @@ class Pipeline:
             index=0,
             compute=str(self.compute),
             precision=precision,
-            size=size or walk.size or sizes.of(self.model.config, request),
-            steps=walk.steps,
+            size=size or trajectory.size or sizes.of(self.model.config, request),
+            steps=trajectory.steps,
             threads=self.compute.threads if self.compute.device.type == "cpu" else 0,
             start=fingerprint(start),
             classifier=_weights(helpers, "classifier"),

@@ -1,4 +1,4 @@
-"""From a request and a model to the walk: which sampler, over which noise levels, with which options.
+"""From a request and a model to the trajectory: which sampler, over which noise levels, with which options.
 
 Refuses what cannot be sampled, before anything is computed; `choose` does so without torch.
 """
@@ -32,7 +32,7 @@ STRENGTH = 0.6  # of an image-to-image request that names none
 
 @dataclass(frozen=True)
 class Choice:
-    """A sampler by its canonical name, the steps of the whole grid and those walked, their spacing, the options."""
+    """A sampler by its canonical name, the steps of the whole grid and those taken, their spacing, the options."""
 
     sampler: str
     grid_steps: int
@@ -41,7 +41,7 @@ class Choice:
     options: dict[str, Any]
     passes: int = 1  # of the network at each evaluation: two under classifier-free guidance
     method: str | None = None  # by which a restoration is held to what is known; none: as the model was trained
-    jumping: int | None = None  # evaluations of a walk that goes back up again and again
+    jumping: int | None = None  # evaluations of a trajectory that goes back up again and again
     size: tuple[int, int] | None = None  # width, height of the images; none: of a model that does not know its shape
 
     @property
@@ -103,7 +103,7 @@ def choose(config: ModelConfig, request: Request) -> Choice:
     alone = request.guidance in (None, 1) or (request.guidance == 0 and not request.guidance_rescale)
     passes = 1 if alone else 2
     method, jumping = _restored(config, request, sampler, options, steps)
-    return Choice(sampler, steps, _walked(request, steps), spacing, options, passes, method, jumping, size)
+    return Choice(sampler, steps, _steps_taken(request, steps), spacing, options, passes, method, jumping, size)
 
 
 def _check_bounds(config: ModelConfig, request: Request) -> None:
@@ -120,7 +120,7 @@ def _check_bounds(config: ModelConfig, request: Request) -> None:
 
 
 def plan(config: ModelConfig, request: Request) -> SamplePlan:
-    """The walk that a request asks of a model; an image-to-image walk is the last part of a grid.
+    """The trajectory that a request asks of a model; an image-to-image trajectory is the last part of a grid.
 
     Raises:
         Error: as `choose`.
@@ -129,7 +129,7 @@ def plan(config: ModelConfig, request: Request) -> SamplePlan:
 
 
 def with_levels(config: ModelConfig, choice: Choice) -> SamplePlan:
-    """A choice with the noise levels that it walks."""
+    """A choice with the noise levels that it takes."""
     levels = config.schedule.grid(choice.grid_steps, choice.spacing)
     levels = levels[choice.grid_steps - choice.steps :]
     return SamplePlan(**vars(choice), levels=levels)
@@ -138,7 +138,7 @@ def with_levels(config: ModelConfig, choice: Choice) -> SamplePlan:
 def _restored(
     config: ModelConfig, request: Request, sampler: str, options: dict[str, Any], steps: int
 ) -> tuple[str | None, int | None]:
-    """The method of a restoration, and the evaluations of its walk where that has jumps. Raises: Error."""
+    """The method of a restoration, and the evaluations of its trajectory where that has jumps. Raises: Error."""
     asked = request.restoration
     if asked is None:
         if config.task.kind != "generation":
@@ -152,7 +152,7 @@ def _restored(
         return method, None
     wanted = "ddpm" if method == "repaint" else "ddim"
     if sampler != wanted:
-        raise Error(f"sampler {sampler!r} with method {method} and jumps, which walks by {wanted}: say {wanted!r}.")
+        raise Error(f"sampler {sampler!r} with method {method} and jumps, which samples by {wanted}: say {wanted!r}.")
     if options.get("variance") == "learned":
         raise Error("variance 'learned' with method repaint: use beta or posterior.")
     jump_length, jumps = asked.returns
@@ -302,14 +302,14 @@ def _one_task(one: Task, other: Task) -> bool:
     return all(getattr(one, name, None) == getattr(other, name, None) for name in shown)
 
 
-def _walked(request: Request, steps: int) -> int:
+def _steps_taken(request: Request, steps: int) -> int:
     if request.image is None:
         return steps
     strength = STRENGTH if request.strength is None else request.strength
-    walked = round(strength * steps)
-    if walked < 1:
+    taken = round(strength * steps)
+    if taken < 1:
         raise Error(
             f"strength {strength} of {steps} steps is no step at all; "
             f"raise --strength to {1 / steps:.3f} or more, or --steps."
         )
-    return walked
+    return taken

@@ -59,8 +59,8 @@ class Restoration:
     method: str | None = None  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
     push: float | None = None  # pigdm, dps: how strongly it is held; 1 is the published
     jump_length: int | None = None  # repaint: steps of each return; 10 if none. ddnm: with jumps, likewise
-    jumps: int | None = None  # how often each stretch is walked; repaint 10, ddnm 1 if none
-    fit: bool = False  # bring the image to the model's size first
+    jumps: int | None = None  # how often each stretch is repeated; repaint 10, ddnm 1 if none
+    fit: bool = False  # resize the image to the model's size first
     overlap: int | None = None  # of the tiles of an image larger than the model's, in pixels; none: a quarter
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Restoration:
 
     @property
     def returns(self) -> tuple[int, int]:
-        """Of a walk with jumps: steps of each return, and how often each stretch is walked."""
+        """Of a trajectory with jumps: steps of each return, and how often each stretch is repeated."""
         return self.jump_length or JUMP, self.jumps or JUMPS
 
     @property
@@ -283,7 +283,7 @@ class Request:
     spacing: str | None = None  # where the steps lie: trailing, leading, linspace, log_snr or karras; none: trailing
     eta: float | None = None  # DDIM's noise, 0 none to 1 DDPM's; only for samplers that have it
     variance: str | None = None  # DDPM's variance: beta, posterior or learned
-    s_churn: float | None = None  # Heun's added noise over the whole walk (Karras et al. 2022); none: 0
+    s_churn: float | None = None  # Heun's added noise over the whole trajectory (Karras et al. 2022); none: 0
     s_tmin: float | None = None  # with s_churn: the least sigma/alpha at which noise is added
     s_tmax: float | None = None  # with s_churn: the most
     s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1

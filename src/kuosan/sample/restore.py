@@ -74,7 +74,7 @@ class RestorePlan:
     """A job whose run and images are open, and whose request is resolved.
 
     Attributes:
-        walk: how each canvas is sampled.
+        trajectory: how each canvas is sampled.
         files: the images to restore, each once.
         wrong: why others are left out, in sentences.
         ready: inputs that wait in memory.
@@ -85,7 +85,7 @@ class RestorePlan:
     job: RestoreJob
     pipeline: Pipeline
     request: Request
-    walk: SamplePlan
+    trajectory: SamplePlan
     files: tuple[Path, ...]
     wrong: tuple[str, ...]
     ready: dict[Path, RestorationInput]
@@ -101,7 +101,7 @@ class RestorePlan:
     @property
     def nfe(self) -> int:
         """Network evaluations in all, each of one tile."""
-        return self.tiles * self.request.n * self.walk.evaluations
+        return self.tiles * self.request.n * self.trajectory.evaluations
 
     def of(self, path: Path) -> Request:
         """The request of one image."""
@@ -119,7 +119,7 @@ class RestorePlan:
 
     def recipe(self, path: Path, size: tuple[int, int] = (0, 0)) -> Recipe:
         """What the answers to an image follow from."""
-        made = self.pipeline.recipe(self.of(path), size=size, resolved=self.walk)
+        made = self.pipeline.recipe(self.of(path), size=size, resolved=self.trajectory)
         return replace(made, size=size, start=self.prints[path])
 
 
@@ -159,12 +159,12 @@ def plan_restore(job: RestoreJob) -> RestorePlan:
         refuse_to_itself(own, request)
     if job.out is not None:
         outputs.check_folder(Path(job.out), inputs_of(files, job.restoration))
-    walk = replace(with_levels(own, choice), size=None)  # canvases have sizes of their own
-    return _looked(job, pipeline, request, walk, files)
+    trajectory = replace(with_levels(own, choice), size=None)  # canvases have sizes of their own
+    return _looked(job, pipeline, request, trajectory, files)
 
 
 def _looked(
-    job: RestoreJob, pipeline: Pipeline, request: Request, walk: SamplePlan, files: Sequence[Path]
+    job: RestoreJob, pipeline: Pipeline, request: Request, trajectory: SamplePlan, files: Sequence[Path]
 ) -> RestorePlan:
     """The plan, once every image and mask was opened; those that are refused are named and left out."""
     from kuosan.sample.recipe import fingerprint
@@ -190,7 +190,7 @@ def _looked(
     if overlap is not None and tiles == len(good):
         raise Error(f"overlap = {overlap} has no effect: no image is larger than the model's; leave it out.")
     return RestorePlan(
-        job, pipeline, request, walk, tuple(good), tuple(wrong), ready, prints, _named(good), tiles
+        job, pipeline, request, trajectory, tuple(good), tuple(wrong), ready, prints, _named(good), tiles
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def run_restore(plan: RestorePlan) -> Iterator[Event]:
             yield Fact("image", {"path": path, "notes": source.notes})
             request = source.batched(plan.of(path))
             sampling = resolve_request(
-                source.model, request, given=source.given, measurement=source.measurement, resolved=plan.walk
+                source.model, request, given=source.given, measurement=source.measurement, resolved=plan.trajectory
             )
             parts: list[Tensor] = []
             for frame in frames_of(sampling):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kuosan.sample.request import Request
 
 Size = tuple[int, int]  # width, height, as people say them
-ASTRAY = 0.25  # of the pixels of the smallest and the largest trained shape
+TOLERANCE = 0.25  # of the pixels of the smallest and the largest trained shape
 
 
 def factor(config: ModelConfig) -> int:
@@ -125,7 +125,7 @@ def _why_not(config: ModelConfig, size: Size) -> str | None:
     tall, wide = ((w, h) for h, w in (config.shapes[0], config.shapes[-1]))
     if not min(ratios) <= width / height <= max(ratios):
         return f"this model was trained on images from {text(tall)} to {text(wide)}, and this lies beyond them"
-    low, high = (1 - ASTRAY) * min(pixels), (1 + ASTRAY) * max(pixels)
+    low, high = (1 - TOLERANCE) * min(pixels), (1 + TOLERANCE) * max(pixels)
     if not low <= width * height <= high:
         return (
             f"this model was trained on images of {min(pixels):,} to {max(pixels):,} pixels, and {width * height:,} "
@@ -138,7 +138,7 @@ def _nearest(config: ModelConfig, wanted: float) -> Size:
     """The allowed size of the nearest ratio and number of pixels, which counts a quarter; if alike a trained one."""
     whole, shapes = factor(config), config.shapes
     middle = sum(h * w for h, w in shapes) / len(shapes)
-    low, high = ((1 - ASTRAY) * min(h * w for h, w in shapes), (1 + ASTRAY) * max(h * w for h, w in shapes))
+    low, high = ((1 - TOLERANCE) * min(h * w for h, w in shapes), (1 + TOLERANCE) * max(h * w for h, w in shapes))
     every = (
         (w, h)
         for w in range(whole, 2 * max(max(shape) for shape in shapes), whole)
