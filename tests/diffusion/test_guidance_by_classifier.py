@@ -170,7 +170,7 @@ def test_a_classifier_of_one_schedule_guides_a_model_of_any_other(trained: str, 
         guided = classifier(ALL, told, 1.0)(x, level).x0
         away = float((of_class(x, level).x0 - ALL(x, level).x0).abs().max())
         error = float((guided - of_class(x, level).x0).abs().max())
-        assert error < 1e-4 * max(away, 0.1), (level, error, away)  # the clock is float32
+        assert error < 1e-4 * max(away, 0.1), (level, error, away)  # the timestep is float32
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

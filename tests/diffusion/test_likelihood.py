@@ -100,7 +100,7 @@ def test_with_ever_less_first_noise_it_is_the_data_s_own_density() -> None:
 
 @pytest.mark.parametrize("prediction", [name for name in PREDICTIONS if name != "eps"])
 def test_what_the_network_predicts_makes_no_difference(prediction: str) -> None:
-    """To the float32 clock's digits, through networks and denoisers as in use."""
+    """To the float32 timestep's digits, through networks and denoisers as in use."""
     for schedule in (Discrete(), Karras(), Flow()):
         network = oracle.network(exact(), prediction, schedule)
         got = log_density(denoiser(network, prediction), schedule, data(), ids=range(3), steps=25, probe="exact")

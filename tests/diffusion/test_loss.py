@@ -46,7 +46,7 @@ def test_a_weight_means_the_same_loss_whatever_is_predicted(name: str, schedule:
         for prediction in PREDICTIONS
     ]
     for loss in losses[1:]:
-        torch.testing.assert_close(loss, losses[0], rtol=2e-3, atol=1e-6)  # the clock is float32
+        torch.testing.assert_close(loss, losses[0], rtol=2e-3, atol=1e-6)  # the timestep is float32
 
 
 def test_published_weights() -> None:

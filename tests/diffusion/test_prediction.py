@@ -176,4 +176,4 @@ def test_the_oracle_as_a_network_is_the_oracle(prediction: str, schedule: Discre
     level = schedule.at([0.1, 0.5, 0.9])
     x = level.add(*pair(3))
     ours = denoiser(oracle.network(exact, prediction, schedule), prediction)(x, level).x0
-    torch.testing.assert_close(ours, exact(x, level).x0, rtol=1e-4, atol=1e-4)  # the clock is float32
+    torch.testing.assert_close(ours, exact(x, level).x0, rtol=1e-4, atol=1e-4)  # the timestep is float32

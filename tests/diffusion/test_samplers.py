@@ -257,7 +257,7 @@ def test_all_predictions_walk_the_same_way(name: str, schedule: Discrete | Karra
     truth = walk(name, levels, exact, schedule)
     for prediction in registry.PREDICTIONS:
         x = walk(name, levels, denoiser(oracle.network(exact, prediction, schedule), prediction), schedule)
-        torch.testing.assert_close(x, truth, rtol=1e-3, atol=1e-3)  # the clock is float32
+        torch.testing.assert_close(x, truth, rtol=1e-3, atol=1e-3)  # the timestep is float32
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -52,7 +52,7 @@ def test_every_option_gives_logits_and_all_weights_gradients(name: str) -> None:
     assert out.shape == (2, 5) and out.dtype == torch.float32
     F.cross_entropy(out, torch.tensor([0, 4])).backward()
     for key, weight in network.named_parameters():
-        constant = not config.noisy and key == "encoder.time.0.weight"  # the clock of a judge is 0: its sines are 0
+        constant = not config.noisy and key == "encoder.time.0.weight"  # the timestep of a judge is 0: its sines are 0
         assert weight.grad is not None and (constant or weight.grad.abs().sum() > 0), key
     assert sum(p.numel() for p in network.parameters()) == classifier_parameter_count(config)
 

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "patch": {"patch": 2},
     "learned_variance": {"out_channels": 6},
     "grey": {"in_channels": 1, "out_channels": 1},
-    "ddpm_clock": {"cos_first": False, "freq_shift": 1.0},
+    "ddpm_time": {"cos_first": False, "freq_shift": 1.0},
 }
 
 
