@@ -314,5 +314,5 @@ def test_sides_that_cannot_be_cut_are_refused_with_the_nearest_size() -> None:
 
 
 def test_configuring_a_transformer_does_not_import_torch() -> None:
-    code = "import sys, kuosan.networks.dit_config; sys.exit('torch' in sys.modules)"
+    code = "import sys, kuosan.networks.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
