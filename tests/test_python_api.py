@@ -35,10 +35,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
 def test_ones_own_network_and_data_set_are_trained_and_sampled(page: dict[str, dict[str, Any]]) -> None:
     names = page["Your own network and data set"]
-    assert names["pictures"].shape == (4, 1, 16, 16) and names["pictures"].dtype == torch.float32
-    assert names["pictures"].abs().max() <= 1 + 1e-5
+    assert names["images"].shape == (4, 1, 16, 16) and names["images"].dtype == torch.float32
+    assert names["images"].abs().max() <= 1 + 1e-5
     again = kuosan.load(page["home"]["path"] / "discs", network=names["Small"]()).sample(4, seed=7, steps=10)
-    assert torch.equal(again, names["pictures"])
+    assert torch.equal(again, names["images"])
 
 
 def test_the_same_call_goes_on_and_init_starts_anew(
@@ -65,8 +65,8 @@ def test_a_run_of_ones_own_network_asks_for_it(page: dict[str, dict[str, Any]]) 
 def test_the_unet_is_trained_sampled_and_started_from_an_image(page: dict[str, dict[str, Any]]) -> None:
     names = page["The U-Net"]
     assert names["model"].model.config.prediction == "flow"  # the schedule's usual one
-    assert names["pictures"].shape == names["nearer"].shape == names["preview"].shape == (4, 1, 16, 16)
-    assert not torch.equal(names["pictures"], names["nearer"])
+    assert names["images"].shape == names["nearer"].shape == names["preview"].shape == (4, 1, 16, 16)
+    assert not torch.equal(names["images"], names["nearer"])
 
 
 def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, dict[str, Any]]) -> None:

@@ -147,7 +147,7 @@ def test_a_decoders_slope_is_measured_as_it_is() -> None:
     z, v = normal("z", 2, (2, 3, 3)), normal("v", 2, (4, 3, 3))
     found = seen(decode, z)
     slope = 1 - torch.tanh(z) ** 2
-    assert torch.equal(found.image, decode(z))
+    assert torch.equal(found.shown, decode(z))
     assert torch.allclose(found.pull(v), slope * (v[:, :2] + v[:, 2:]), atol=1e-6)
     step = normal("step", 2, (2, 3, 3))
     assert torch.allclose(found.push(step), (slope * step).repeat(1, 2, 1, 1), atol=0.05)

@@ -112,7 +112,7 @@ def test_blobs_are_smooth_and_differ_in_size() -> None:
 
 
 def test_masks_are_named_without_torch_and_without_pillow() -> None:
-    code = "import sys, kuosan.tasks.masks; print([name for name in ('torch', 'PIL') if name in sys.modules])"
+    code = "import sys, kuosan.tasks.task; print([name for name in ('torch', 'PIL') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
