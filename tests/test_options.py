@@ -92,6 +92,7 @@ def test_a_renamed_option_is_typed_by_either_name_and_stored_by_the_old_one(flag
     assert options(Outer)["inner.pictures"].name == "inner.images"
     with pytest.raises(Error, match=r"inner.images is given twice: 1, and as pictures 2"):
         config.build(Outer, {"inner": {"images": 1, "pictures": 2}})
+    assert config.as_stored(Outer, {"inner": {"images": 7, "side": 2}}) == {"inner": {"pictures": 7, "side": 2}}
     with pytest.raises(Error, match=r"Did you mean --inner.images|Did you mean --images"):
         parse(["--imagse", "7"], Outer)
 

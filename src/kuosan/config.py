@@ -282,6 +282,21 @@ def _unaliased(aliases: Mapping[str, str] | None, value: Any) -> Any:
     return aliases.get(value, value) if aliases and isinstance(value, str) else value
 
 
+def as_stored(cls: type, tree: Mapping[str, Any]) -> Tree:
+    """The tree with the keys that files have where it has fields' newer names, so that it lies over a stored one."""
+    keys = {field.name: stored_key(field) for field in dataclasses.fields(cls)}
+    groups = {name: dataclasses_in(annotation) for name, annotation in hints(cls).items()}
+    found: Tree = {}
+    for name, value in tree.items():
+        for member in groups.get(name, []) if isinstance(value, Mapping) else []:
+            value = as_stored(member, value)
+        key = keys.get(name, name)
+        if key in found or (key != name and key in tree):
+            raise Error(f"{name} is given twice: {shown(tree[name])}, and as {key} {shown(tree[key])}.")
+        found[key] = value
+    return found
+
+
 class _NotFinite(Error):
     """NaN or an infinity for a number."""
 

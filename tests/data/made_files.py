@@ -14,7 +14,7 @@ from kuosan.seeds import rng
 WHITE = np.array([255.0, 255.0, 255.0])
 
 
-def image(h: int = 10, w: int = 12, channels: int = 3, name: str = "picture") -> np.ndarray:
+def drawn(h: int = 10, w: int = 12, channels: int = 3, name: str = "picture") -> np.ndarray:
     """Random bytes (h, w, channels), the same at every call."""
     return rng(0, f"test {name}").integers(0, 256, (h, w, channels)).astype(np.uint8)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_files import image as drawn_image
-from made_files import saved
+from made_files import drawn, saved
 from test_sources import SETTINGS, Items, X, opened, put
 
 from kuosan.data.archives import member_name
@@ -26,7 +25,7 @@ from shell import kuosan
 
 
 def image(name: str) -> bytes:
-    return saved(drawn_image(8, 8, 3, name), "PNG")
+    return saved(drawn(8, 8, 3, name), "PNG")
 
 
 def tar_of(path: Path, *names: str, mode: str = "w") -> Path:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_files import image, saved
+from made_files import drawn, saved
 
 from kuosan.data.config import MOST_AREA_ERROR, DataConfig, cut, default_step, nearest, shapes, sorted_into
 from kuosan.data.dataset import open_images
@@ -28,7 +28,7 @@ SIZES = [(64, 64)] * 3 + [(60, 90)] * 4 + [(90, 60)] * 2 + [(64, 70), (20, 300),
 def folder(path: Path) -> DataConfig:
     path.mkdir(exist_ok=True)
     for i, (h, w) in enumerate(SIZES):
-        (path / f"{i:02}.png").write_bytes(saved(image(h, w, 3, f"bucket {i}"), "PNG"))
+        (path / f"{i:02}.png").write_bytes(saved(drawn(h, w, 3, f"bucket {i}"), "PNG"))
     return DataConfig(str(path), size=32, resize="buckets", hold_out=0.0)
 
 
@@ -72,10 +72,10 @@ def test_the_default_step_is_an_eighth_of_the_size_and_divides_it() -> None:
 
 
 def test_covering_cuts_the_centre_evenly_and_copies_what_fits() -> None:
-    pixels = image(48, 90)
+    pixels = drawn(48, 90)
     assert (cover(pixels, 48, 88) == pixels[:, 1:89]).all()
     assert (cover(pixels, 48, 90) == pixels).all()
-    assert (cover(image(91, 48), 88, 48) == image(91, 48)[1:89]).all()
+    assert (cover(drawn(91, 48), 88, 48) == drawn(91, 48)[1:89]).all()
     made = cover(np.repeat(np.arange(240, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2), 24, 40)
     assert made.shape == (24, 40, 3)  # 60 x 100 of 60 x 240 is kept, 70 columns are cut on either side
     assert abs(float(made[:, :, 0].mean()) - 119.5) < 1 and (made[:, 0] > 69).all() and (made[:, -1] < 170).all()
@@ -108,7 +108,7 @@ def test_in_memory_from_disk_from_a_zip_and_from_python_are_the_same(tmp_path: P
     for made in (read, zipped):
         batches = list(made.batches([(ids, None) for ids in groups]))
         assert all(torch.equal(batch.x0, whole.batch(ids).x0) for batch, ids in zip(batches, groups))
-    items = [(image(h, w, 3, f"bucket {i}"), i % 2) for i, (h, w) in enumerate(SIZES)]
+    items = [(drawn(h, w, 3, f"bucket {i}"), i % 2) for i, (h, w) in enumerate(SIZES)]
     given = open_images(items, replace(config, path="items"))
     assert Counter(given.buckets.of.tolist()) == Counter(whole.buckets.of.tolist())
     assert given.buckets.shapes == whole.buckets.shapes and given.labels is not None
@@ -145,7 +145,7 @@ def test_mirroring_is_along_the_width_of_any_shape(tmp_path: Path) -> None:
 
 def test_square_images_give_one_bucket_and_the_pixels_of_a_crop(tmp_path: Path) -> None:
     for i in range(3):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(40, 40, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(40, 40, 3, f"{i}"), "PNG"))
     config = DataConfig(str(tmp_path), size=32, resize="buckets")
     square, cropped = open_images(config), open_images(replace(config, resize="crop"))
     assert square.buckets.shapes == cropped.buckets.shapes == ((32, 32),)
@@ -154,7 +154,7 @@ def test_square_images_give_one_bucket_and_the_pixels_of_a_crop(tmp_path: Path) 
 
 def test_without_square_images_the_shape_is_the_commonest_buckets(tmp_path: Path) -> None:
     for i, (h, w) in enumerate([(40, 60), (40, 60), (60, 40)]):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(h, w, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(h, w, 3, f"{i}"), "PNG"))
     images = open_images(DataConfig(str(tmp_path), size=64, resize="buckets", hold_out=0.0))
     assert images.buckets.shapes == ((80, 48), (48, 80)) and images.shape == (3, 48, 80)
 
@@ -171,7 +171,7 @@ def test_sideways_photographs_go_to_the_bucket_they_are_seen_in(tmp_path: Path) 
 
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right by a quarter
-    (tmp_path / "a.jpg").write_bytes(saved(image(40, 60), "JPEG", exif=exif))
+    (tmp_path / "a.jpg").write_bytes(saved(drawn(40, 60), "JPEG", exif=exif))
     images = open_images(DataConfig(str(tmp_path), size=64, resize="buckets"))
     ((h, w),) = images.buckets.shapes
     assert h > w and images.pixels(0).shape == (h, w, 3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import chunk, grey_profile, image, png, saved, smooth, tiff
+from made_files import chunk, drawn, grey_profile, png, saved, smooth, tiff
 from PIL import Image, ImageFile, PngImagePlugin
 
 from kuosan.data.config import DataConfig
@@ -29,10 +29,10 @@ MOST = 50_000  # of Python's instructions for a file of a few kB; 19,000 are nee
 
 def bases() -> dict[str, bytes]:
     """21 sound files of every format."""
-    small, grey, rgba = image(40, 48), image(40, 48, 1), image(40, 48, 4)
+    small, grey, rgba = drawn(40, 48), drawn(40, 48, 1), drawn(40, 48, 4)
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = [Image.fromarray(image(20, 20, 3, f"frame {i}")) for i in range(3)]
+    frames = [Image.fromarray(drawn(20, 20, 3, f"frame {i}")) for i in range(3)]
     animated: dict[str, object] = {"save_all": True, "append_images": frames[1:], "duration": 40}
     return {
         "rgb.png": saved(small, "PNG"),
@@ -148,17 +148,17 @@ def test_each_damaged_file_is_judged_with_little_work(loaded: list[tuple[int, in
 
 def _claims(w: int, h: int) -> dict[str, bytes]:
     """Small files whose headers claim w x h pixels."""
-    tif = bytearray(saved(image(4, 4), "TIFF"))
+    tif = bytearray(saved(drawn(4, 4), "TIFF"))
     at = struct.unpack_from("<I", tif, 4)[0] + 2
     for i in range(struct.unpack_from("<H", tif, at - 2)[0]):
         tag = struct.unpack_from("<H", tif, at + 12 * i)[0]
         if tag in (256, 257):
             struct.pack_into("<HHII", tif, at + 12 * i, tag, 4, 1, w if tag == 256 else h)
-    jpg = bytearray(saved(image(16, 16), "JPEG"))
+    jpg = bytearray(saved(drawn(16, 16), "JPEG"))
     struct.pack_into(">HH", jpg, jpg.index(b"\xff\xc0") + 5, min(h, 65535), min(w, 65535))
-    gif = bytearray(saved(image(4, 4), "GIF"))
+    gif = bytearray(saved(drawn(4, 4), "GIF"))
     struct.pack_into("<HH", gif, 6, min(w, 65535), min(h, 65535))
-    bmp = bytearray(saved(image(4, 4), "BMP"))
+    bmp = bytearray(saved(drawn(4, 4), "BMP"))
     struct.pack_into("<ii", bmp, 18, w, h)
     side = min(w, h, 16383) - 1
     body = b"\x2f" + struct.pack("<I", side | side << 14) + bytes(16)
@@ -201,7 +201,7 @@ BOMBS = bombs()
 
 def test_fifty_bombs_are_refused_before_they_are_decoded(loaded: list[tuple[int, int]]) -> None:
     assert len(BOMBS) >= 49
-    decode(saved(image(), "PNG"))  # what is loaded once is not the bomb's
+    decode(saved(drawn(), "PNG"))  # what is loaded once is not the bomb's
     assert loaded
     loaded.clear()
 
@@ -254,7 +254,7 @@ def test_what_no_option_lets_in_is_to_be_scaled_down() -> None:
 def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("ok.png", saved(image(), "PNG"))
+        file.writestr("ok.png", saved(drawn(), "PNG"))
         with file.open("bomb.png", "w") as member:
             for _ in range(40):
                 member.write(bytes(1 << 20))
@@ -266,7 +266,7 @@ def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) 
 def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     (folder / "named.png").mkdir(parents=True)
-    (folder / "named.png" / "inside.png").write_bytes(saved(image(), "PNG"))
+    (folder / "named.png" / "inside.png").write_bytes(saved(drawn(), "PNG"))
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_text("not an image at all")
     (folder / "jpeg_inside.png").write_bytes(saved(smooth(), "JPEG"))
@@ -295,7 +295,7 @@ def test_odd_things_in_a_folder_are_reported(tmp_path: Path) -> None:
 
 def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ok.png", "shut.png"):
-        (tmp_path / name).write_bytes(saved(image(), "PNG"))
+        (tmp_path / name).write_bytes(saved(drawn(), "PNG"))
     opened = os.open
 
     def forbidden(file: os.PathLike[str], *rest: int, **more: int) -> int:  # root may read everything
@@ -310,9 +310,9 @@ def test_a_file_without_permission_is_reported(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_that_goes_after_the_scan_is_an_error_that_names_it(tmp_path: Path) -> None:
     for i in range(6):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(name=f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(name=f"{i}"), "PNG"))
     config = DataConfig(path=str(tmp_path), size=8, memory_gib=0, hold_out=0)
-    for spoil in (Path.unlink, lambda file: file.write_bytes(saved(image(name="other"), "PNG"))):
+    for spoil in (Path.unlink, lambda file: file.write_bytes(saved(drawn(name="other"), "PNG"))):
         images = open_images(config)
         gone = tmp_path / images.name(2)
         kept = gone.read_bytes()
@@ -343,7 +343,7 @@ JPEGS: dict[str, dict[str, object]] = {
 def jpeg(kind: str) -> tuple[bytes, np.ndarray]:
     """A JPEG of noise, and its pixels."""
     options = dict(JPEGS[kind])
-    content = saved(image(45, 70, 1 if options.pop("grey", False) else 3), "JPEG", **options)
+    content = saved(drawn(45, 70, 1 if options.pop("grey", False) else 3), "JPEG", **options)
     assert content.endswith(b"\xff\xd9")
     return content, decode(content).pixels
 
@@ -382,7 +382,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
 def test_packed_texts_of_a_png_are_read_up_to_the_bound_of_all_texts(kind: str) -> None:
-    plain, bound = saved(image(), "PNG"), PngImagePlugin.MAX_TEXT_CHUNK
+    plain, bound = saved(drawn(), "PNG"), PngImagePlugin.MAX_TEXT_CHUNK
 
     def with_text(count: int) -> bytes:
         packed = zlib.compress(b"a" * count)

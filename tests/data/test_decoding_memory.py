@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_files import png_file, tiff_file
-from made_files import image, saved
+from made_files import drawn, saved
 from PIL import Image
 
 import kuosan.data.footprint as beside
@@ -51,16 +51,16 @@ def opened_needs(content: bytes) -> int:
 @pytest.mark.parametrize(
     ("content", "each"),
     [
-        (lambda: saved(image(64, 64), "PNG"), 4),
-        (lambda: saved(image(64, 64, 1), "PNG"), 1),
-        (lambda: saved(image(64, 64), "JPEG"), 4),
-        (lambda: saved(image(64, 64), "JPEG", progressive=True, subsampling=0), 4 + 6),
-        (lambda: saved(image(64, 64), "JPEG", progressive=True, subsampling=2), 4 + 3),
-        (lambda: saved(image(64, 64, 1), "JPEG", progressive=True), 1 + 2),
-        (lambda: saved(image(64, 64), "WEBP"), 16),
-        (lambda: saved(image(64, 64), "AVIF", subsampling="4:4:4"), 4 + 1.5 + 3 + 3),
-        (lambda: saved(image(64, 64), "AVIF", subsampling="4:2:0"), 4 + 1.5 + 1.5 + 3),
-        (lambda: saved(image(64, 64), "PPM"), 4),
+        (lambda: saved(drawn(64, 64), "PNG"), 4),
+        (lambda: saved(drawn(64, 64, 1), "PNG"), 1),
+        (lambda: saved(drawn(64, 64), "JPEG"), 4),
+        (lambda: saved(drawn(64, 64), "JPEG", progressive=True, subsampling=0), 4 + 6),
+        (lambda: saved(drawn(64, 64), "JPEG", progressive=True, subsampling=2), 4 + 3),
+        (lambda: saved(drawn(64, 64, 1), "JPEG", progressive=True), 1 + 2),
+        (lambda: saved(drawn(64, 64), "WEBP"), 16),
+        (lambda: saved(drawn(64, 64), "AVIF", subsampling="4:4:4"), 4 + 1.5 + 3 + 3),
+        (lambda: saved(drawn(64, 64), "AVIF", subsampling="4:2:0"), 4 + 1.5 + 1.5 + 3),
+        (lambda: saved(drawn(64, 64), "PPM"), 4),
     ],
 )
 def test_what_decoding_takes_is_said_from_the_header(content: object, each: float) -> None:
@@ -74,7 +74,7 @@ def test_what_decoding_takes_is_said_from_the_header(content: object, each: floa
 
 
 def test_a_folder_refuses_by_max_bytes_and_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "small.png").write_bytes(saved(image(16, 16), "PNG"))
+    (tmp_path / "small.png").write_bytes(saved(drawn(16, 16), "PNG"))
     (tmp_path / "large.png").write_bytes(png_file(np.zeros((700, 700, 3), np.int64), 8, 2))
     report = examine(DataConfig(path=str(tmp_path), max_bytes=1 << 20, workers=2))
     assert [entry.name for entry in report.scan.entries] == ["small.png"]
@@ -88,14 +88,14 @@ def test_only_the_beginning_is_read_of_what_is_no_image(tmp_path: Path) -> None:
     with (tmp_path / "film.mp4").open("wb") as file:
         file.write(b"\0\0\0\x18moov" + bytes(100))
         file.truncate(50 << 20)
-    (tmp_path / "ok.png").write_bytes(saved(image(16, 16), "PNG"))
+    (tmp_path / "ok.png").write_bytes(saved(drawn(16, 16), "PNG"))
     report = examine(DataConfig(path=str(tmp_path), workers=0))
     assert report.scan.refused == [("film.mp4", "not an image of a known format")]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_members_packed_in_any_way_are_read_alike(tmp_path: Path, method: int) -> None:
-    contents = {f"{i}.png": saved(image(40, 40, 3, f"{i}"), "PNG") for i in range(3)}
+    contents = {f"{i}.png": saved(drawn(40, 40, 3, f"{i}"), "PNG") for i in range(3)}
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
         for name, content in contents.items():
             file.writestr(name, content)
@@ -180,7 +180,7 @@ def test_tags_are_counted_over_all_directories_of_a_file(kind: str, monkeypatch:
     def looked(directories: int, tags: int) -> None:
         if kind == "AVIF of many marks":
             block = of_directories(1, tags) * directories
-            aside(saved(image(16, 16), "AVIF") + struct.pack(">I4s", 8 + len(block), b"free") + block)
+            aside(saved(drawn(16, 16), "AVIF") + struct.pack(">I4s", 8 + len(block), b"free") + block)
         else:
             check_tags(of_directories(directories, tags), "its EXIF")
 
@@ -198,7 +198,7 @@ def test_honest_exif_is_read_and_turns_an_image() -> None:
     tags[0x0112], tags[0x010F] = 6, "camera"
     tags.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a comment"
     for kind in ("PNG", "JPEG", "WEBP", "AVIF"):
-        content = saved(image(16, 24), kind, exif=tags)
+        content = saved(drawn(16, 24), kind, exif=tags)
         assert decode(content).pixels.shape[:2] == (24, 16), kind
         assert (read_header(content).width, read_header(content).height) == (16, 24), kind
     assert 0 < check_tags(without_mark(tags.tobytes()), "its EXIF") < 200
@@ -223,7 +223,7 @@ def test_an_npz_is_converted_chunk_by_chunk_and_reads_as_before(
 
 
 def test_a_tiff_of_several_images_is_known_without_following_the_chain() -> None:
-    frames = [Image.fromarray(image(8, 8, 3, f"{i}")) for i in range(3)]
+    frames = [Image.fromarray(drawn(8, 8, 3, f"{i}")) for i in range(3)]
     several = saved(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     assert "first of several frames" in decode(several).notes
     assert "first of several frames" not in decode(saved(frames[0], "TIFF")).notes
@@ -239,7 +239,7 @@ def test_a_tiff_read_here_is_read_band_by_band() -> None:
 
 @pytest.mark.parametrize("mark", [b"II*\0", b"MM\0*"])
 def test_an_avif_of_many_marks_of_exif_is_refused_after_a_few(mark: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = saved(image(16, 16), "AVIF")
+    content = saved(drawn(16, 16), "AVIF")
     few, many = (content + struct.pack(">I4s", 8 + 4 * n, b"free") + mark * n for n in (60, 4 << 20))
     assert decode(few).pixels.shape[:2] == (16, 16)
     looked: list[int] = []
@@ -255,7 +255,7 @@ def test_exif_in_the_pixels_box_of_an_avif_is_looked_at_behind_other_marks(decoy
     tags = b"".join(struct.pack("<HHLL", 0x9000 + i, 7, 60_000, 8) for i in range(3000))
     exif = b"II*\0" + struct.pack("<LH", 8, 3000) + tags + bytes(60_000)
     box = struct.pack(">I4s", 8 + 4 * decoys, b"free") + b"II*\0" * decoys
-    content = saved(image(16, 16), "AVIF") + box + struct.pack(">I4s", 8 + len(exif), b"mdat") + exif
+    content = saved(drawn(16, 16), "AVIF") + box + struct.pack(">I4s", 8 + len(exif), b"mdat") + exif
     with pytest.raises(Refused, match=r"its EXIF tags promise"):
         aside(content)
 
@@ -268,7 +268,7 @@ def out_of_memory(*_: object) -> None:
 def test_memory_that_runs_out_says_nothing_of_a_file_that_was_decoded_before(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = saved(image(16, 16), kind)
+    content = saved(drawn(16, 16), kind)
     monkeypatch.setattr(Layers, "laid_on", out_of_memory)
     with pytest.raises(MemoryError, match=r"1.2 GiB"):
         decode_to(content, lambda decoded: decoded, known=True)
@@ -287,7 +287,7 @@ def test_an_error_of_what_is_done_with_an_image_is_not_its_files(error: Exceptio
         raise error from cause
 
     with pytest.raises(type(error), match=r"of kuosan") as found:
-        decode_to(saved(image(16, 16), "PNG"), use, known=known)
+        decode_to(saved(drawn(16, 16), "PNG"), use, known=known)
     assert found.value is error and error.__cause__ is cause
 
 
@@ -295,7 +295,7 @@ def test_an_image_of_a_run_for_which_memory_runs_out_is_no_damaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(saved(image(16, 16, 3, name), "PNG"))
+        (tmp_path / name).write_bytes(saved(drawn(16, 16, 3, name), "PNG"))
     images = open_images(DataConfig(path=str(tmp_path), hold_out=0, workers=0, memory_gib=0))
     monkeypatch.setattr(Layers, "laid_on", out_of_memory)
     with pytest.raises(MemoryError, match=r"1.2 GiB"):

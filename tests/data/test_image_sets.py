@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_files import image, saved
+from made_files import drawn, saved
 
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import open_images
@@ -23,7 +23,7 @@ from kuosan.seeds import Key, permutation
 def fill(folder: Path, count: int, first: int = 0, size: tuple[int, int] = (24, 20)) -> None:
     folder.mkdir(exist_ok=True)
     for i in range(first, first + count):
-        (folder / f"{i:04}.png").write_bytes(saved(image(*size, 3, f"file {i}"), "PNG"))
+        (folder / f"{i:04}.png").write_bytes(saved(drawn(*size, 3, f"file {i}"), "PNG"))
 
 
 def keys_of(ids: np.ndarray, step: int = 0) -> list[Key]:
@@ -50,7 +50,7 @@ def test_any_number_of_workers_and_memory_give_the_same_bits(tmp_path: Path) -> 
 def test_files_that_fail_only_when_decoded_leave_no_gap(tmp_path: Path) -> None:
     fill(tmp_path, 12)
     for i in (2, 5, 9):  # cut after the header, so that the first pass lets them in
-        whole = saved(image(60, 60, 3, f"cut {i}"), "PNG")
+        whole = saved(drawn(60, 60, 3, f"cut {i}"), "PNG")
         (tmp_path / f"cut {i}.png").write_bytes(whole[: len(whole) // 2])
     config = DataConfig(path=str(tmp_path), size=16)
     kept, streamed = open_images(config), open_images(replace(config, memory_gib=0))
@@ -144,7 +144,7 @@ def test_a_renamed_file_changes_nothing_and_any_other_change_shows(tmp_path: Pat
     prints.add(open_images(config).fingerprint)
     (tmp_path / "moved.txt").unlink()
     fill(tmp_path, 1, first=3)
-    (tmp_path / "0003.png").write_bytes(saved(image(24, 20, 3, "other"), "PNG"))
+    (tmp_path / "0003.png").write_bytes(saved(drawn(24, 20, 3, "other"), "PNG"))
     prints.add(open_images(config).fingerprint)
     assert len(prints) == 9
     for kept in ({"workers": 4}, {"memory_gib": 0.5}, {"max_pixels": 1000}):
@@ -165,12 +165,12 @@ def test_the_same_content_twice_is_used_and_on_one_side_of_the_split(tmp_path: P
 
 def test_grey_images_stored_as_colour_are_seen_as_grey(tmp_path: Path) -> None:
     for i in range(3):
-        (tmp_path / f"{i}.png").write_bytes(saved(np.repeat(image(8, 8, 1, f"{i}"), 3, 2), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(np.repeat(drawn(8, 8, 1, f"{i}"), 3, 2), "PNG"))
     config = DataConfig(path=str(tmp_path))
     for memory in (2.0, 0.0):
         assert open_images(replace(config, memory_gib=memory)).batch([0]).x0.shape == (1, 1, 8, 8)
     assert open_images(replace(config, channels="rgb")).shape == (3, 8, 8)
-    (tmp_path / "colour.png").write_bytes(saved(image(8, 8), "PNG"))
+    (tmp_path / "colour.png").write_bytes(saved(drawn(8, 8), "PNG"))
     assert open_images(config).shape == (3, 8, 8)
     assert open_images(replace(config, channels="grey")).shape == (1, 8, 8)
 
@@ -189,7 +189,7 @@ def test_grey_images_stored_as_colour_are_seen_as_grey(tmp_path: Path) -> None:
 )
 def test_the_size_follows_from_the_images(tmp_path: Path, sizes: list[tuple[int, int]], want: tuple[int, str]) -> None:
     for i, (h, w) in enumerate(sizes):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(h, w, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(h, w, 3, f"{i}"), "PNG"))
     images = open_images(DataConfig(path=str(tmp_path)))
     assert (images.plan.size, images.plan.rule) == want
     assert any(f"Size {want[0]}x{want[0]}" in line for line in images.describe())
@@ -197,7 +197,7 @@ def test_the_size_follows_from_the_images(tmp_path: Path, sizes: list[tuple[int,
 
 def test_small_images_of_several_sizes_are_scaled_so_that_all_fill_the_square(tmp_path: Path) -> None:
     for i, side in enumerate((28, 30)):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(side, side, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(side, side, 3, f"{i}"), "PNG"))
     assert open_images(DataConfig(path=str(tmp_path), size=32)).plan.rule == "crop"
     (tmp_path / "1.png").unlink()
     assert open_images(DataConfig(path=str(tmp_path), size=32)).plan.rule == "centre"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import image as drawn_image
-from made_files import png
+from made_files import drawn, png
 from PIL import Image
 
 from kuosan.data.images import enlarge, from_uint8, grid, png_bytes, read_png_text, save_gif, save_png, to_uint8
@@ -33,7 +32,7 @@ def test_nan_is_never_written() -> None:
 
 
 def test_a_grid_places_images_row_by_row() -> None:
-    images = drawn_image(5 * 4, 6).reshape(5, 4, 6, 3)
+    images = drawn(5 * 4, 6).reshape(5, 4, 6, 3)
     sheet = grid(images, columns=3, padding=2, background=7)
     assert sheet.shape == (2 * 6 + 2, 3 * 8 + 2, 3)
     for i, each in enumerate(images):
@@ -53,7 +52,7 @@ def test_enlarging_repeats_pixels() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_gives_back_pixels_and_text(tmp_path: Path, channels: int) -> None:
-    pixels = drawn_image(channels=channels)
+    pixels = drawn(channels=channels)
     text = {"parameters": "a cat\nSteps: 20", "kuosan": '{"seed": 7, "prompt": "日本 ü"}'}
     save_png(tmp_path / "a.png", pixels, text)
     with Image.open(tmp_path / "a.png") as image:
@@ -65,7 +64,7 @@ def test_a_png_gives_back_pixels_and_text(tmp_path: Path, channels: int) -> None
 
 
 def test_a_png_without_text_and_a_file_that_is_none(tmp_path: Path) -> None:
-    save_png(tmp_path / "a.png", drawn_image())
+    save_png(tmp_path / "a.png", drawn())
     assert read_png_text(tmp_path / "a.png") == {}
     (tmp_path / "b.png").write_text("no")
     with pytest.raises(Error, match="no readable PNG"):
@@ -91,4 +90,4 @@ def test_a_gif_shows_every_frame_and_holds_the_last(tmp_path: Path) -> None:
 def test_writing_where_one_cannot_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(Error):
-        save_png(tmp_path / "file" / "a.png", drawn_image())
+        save_png(tmp_path / "file" / "a.png", drawn())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_files import image, saved
+from made_files import drawn, saved
 from test_sources import ARRAY, SETTINGS, Items, X, by_name, opened, put
 
 from kuosan.data.config import DataConfig
@@ -223,7 +223,7 @@ def test_a_labels_csv_beside_images_is_used_or_the_doctor_says_what_to_do(
     header: str, names: list[tuple[str, str]], settings: dict[str, str], says: list[str], tmp_path: Path
 ) -> None:
     for i in range(4):
-        (tmp_path / f"{i}.png").write_bytes(saved(image(name=f"{i}"), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(saved(drawn(name=f"{i}"), "PNG"))
     mark = ";" if ";" in header else ","
     text = "\n".join([header, *(mark.join(row) for row in names)]).lstrip("\n")
     (tmp_path / "labels.csv").write_text(text)
@@ -233,7 +233,7 @@ def test_a_labels_csv_beside_images_is_used_or_the_doctor_says_what_to_do(
 
 
 def test_a_list_beside_a_metadata_file_is_named_as_not_read(tmp_path: Path) -> None:
-    (tmp_path / "0.png").write_bytes(saved(image(), "PNG"))
+    (tmp_path / "0.png").write_bytes(saved(drawn(), "PNG"))
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a cat\n")
     (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
     said = "\n".join(examine(DataConfig(str(tmp_path))).lines())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from made_files import image, saved
+from made_files import drawn, saved
 
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import open_images
@@ -238,7 +238,7 @@ CASES: dict[str, Case] = {
     ),
     "a mask beside its image": Case(
         of("a.png"),
-        beside={"a-masklabel.png": saved(image(8, 8, 1, "mask"), "PNG"), "a.txt": "one"},
+        beside={"a-masklabel.png": saved(drawn(8, 8, 1, "mask"), "PNG"), "a.txt": "one"},
         captions={"a.png": "one"},
         says=("the mask of another image",),
     ),
@@ -540,13 +540,13 @@ CASES: dict[str, Case] = {
         packing="zip",
         says=("5 a name that leads out of the zip",),
     ),
-    "Synology's thumbnails": Case(of("a.png"), beside={"@eaDir/a.png/SYNO.jpg": saved(image(8, 8, 3, "thumb"), "PNG")}),
+    "Synology's thumbnails": Case(of("a.png"), beside={"@eaDir/a.png/SYNO.jpg": saved(drawn(8, 8, 3, "thumb"), "PNG")}),
 }
 
 
 def content(case: Case) -> dict[str, bytes]:
     """Each file's name in its data set -> its bytes; every image is another."""
-    made = {case.stored.get(name, name): saved(image(8, 8, 3, name), "PNG") for name in case.images}
+    made = {case.stored.get(name, name): saved(drawn(8, 8, 3, name), "PNG") for name in case.images}
     beside = {name: text.encode() if isinstance(text, str) else text for name, text in case.beside.items()}
     return {**made, **beside}
 
@@ -631,7 +631,7 @@ def test_a_layout_is_understood_as_its_own_tool_means_it(tmp_path: Path, name: s
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
 def test_a_caption_is_its_images_whatever_else_has_its_name(tmp_path: Path, beside: str, ending: str) -> None:
     for i in range(2):
-        (tmp_path / f"{i:04}{ending}").write_bytes(saved(image(8, 8, 3, f"{i}"), "PNG"))
+        (tmp_path / f"{i:04}{ending}").write_bytes(saved(drawn(8, 8, 3, f"{i}"), "PNG"))
         (tmp_path / f"{i:04}.txt").write_text(f"caption {i}")
         if beside:
             (tmp_path / f"{i:04}{beside}").write_bytes(b"{}")

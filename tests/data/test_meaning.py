@@ -10,6 +10,7 @@ import pytest
 from made_files import (
     P3_D50,
     chunk,
+    drawn,
     grey_profile,
     lab_to_srgb,
     lut_profile,
@@ -23,7 +24,7 @@ from made_files import (
     tiff,
     turned,
 )
-from made_files import image as drawn_image
+from made_files import image as drawn
 from PIL import Image, ImageCms
 
 from kuosan.data.decoding import FORMATS, decode, read_header
@@ -31,9 +32,9 @@ from kuosan.data.headers import Refused
 
 Case = tuple[bytes, np.ndarray]  # file, expected (H, W, 1 or 3)
 CASES: dict[str, Callable[[], Case]] = {}
-P = drawn_image()
-GREY, ALPHA = drawn_image(channels=1, name="grey"), drawn_image(channels=1, name="alpha")
-WIDE = drawn_image(name="high").astype(np.uint16) * 256 + drawn_image(name="low")  # 16 bits
+P = drawn()
+GREY, ALPHA = drawn(channels=1, name="grey"), drawn(channels=1, name="alpha")
+WIDE = drawn(name="high").astype(np.uint16) * 256 + drawn(name="low")  # 16 bits
 
 
 def case(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
@@ -71,8 +72,8 @@ def _() -> Case:
 
 
 def _palette() -> tuple[Image.Image, np.ndarray]:
-    indices = drawn_image(channels=1, name="indices") % 16
-    colours = drawn_image(16, 1, 3, "colours")[:, 0]
+    indices = drawn(channels=1, name="indices") % 16
+    colours = drawn(16, 1, 3, "colours")[:, 0]
     image = Image.fromarray(indices[..., 0]).convert("L")
     image.putpalette(colours.flatten().tolist())
     return image, colours[indices[..., 0]].astype(float)
@@ -143,7 +144,7 @@ def _() -> Case:
 
 @case("PNG 16-bit rgba")
 def _() -> Case:
-    alpha = drawn_image(channels=1, name="alpha16").astype(np.uint16) * 257
+    alpha = drawn(channels=1, name="alpha16").astype(np.uint16) * 257
     return png16(np.concatenate([WIDE, alpha], 2), 6), over(WIDE / 257.0, alpha / 257.0)
 
 
@@ -151,7 +152,7 @@ for depth in (1, 2, 4):
 
     @case(f"PNG {depth}-bit grey")
     def _(depth: int = depth) -> Case:
-        levels = drawn_image(8, 8, 1, "levels")[..., 0] % 2**depth
+        levels = drawn(8, 8, 1, "levels")[..., 0] % 2**depth
         bits = ((levels[..., None] >> np.arange(depth - 1, -1, -1)) & 1).reshape(8, -1).astype(np.uint8)
         rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
         return png(8, 8, depth, 0, rows), levels[..., None] * 255.0 / (2**depth - 1)
@@ -223,7 +224,7 @@ def _without_profile(inks: np.ndarray) -> np.ndarray:
 
 @case("TIFF CMYK")
 def _() -> Case:
-    inks = drawn_image(channels=4, name="inks")
+    inks = drawn(channels=4, name="inks")
     return saved(_cmyk(inks), "TIFF"), _without_profile(inks)
 
 
@@ -245,14 +246,14 @@ def _() -> Case:
         elif c + m + y == 0:
             corners[c, m, y, k] = (255, 128, 128)  # paper is white
         lab[c, m, y, k] = corners[c, m, y, k] * [100 / 255, 1, 1] - [0, 128, 128]
-    inks = drawn_image(channels=4, name="corners") % 2
+    inks = drawn(channels=4, name="corners") % 2
     want = lab_to_srgb(lab[tuple(inks.transpose(2, 0, 1))])
     return saved(_cmyk(inks * 255), "TIFF", icc_profile=lut_profile(corners)), want
 
 
 @case("PNG Display P3 gamma 2.2")
 def _() -> Case:
-    calm = 60 + drawn_image() // 2  # inside sRGB, where no clipping rule matters
+    calm = 60 + drawn() // 2  # inside sRGB, where no clipping rule matters
     return saved(calm, "PNG", icc_profile=matrix_profile(P3_D50, 2.2)), through_matrix(calm, P3_D50, 2.2)
 
 
@@ -265,7 +266,7 @@ def _() -> Case:
 
 @case("PNG P3 with alpha")
 def _() -> Case:
-    calm = 60 + drawn_image() // 2
+    calm = 60 + drawn() // 2
     made = saved(np.concatenate([calm, ALPHA], 2), "PNG", icc_profile=matrix_profile(P3_D50, 2.2))
     return made, over(through_matrix(calm, P3_D50, 2.2), ALPHA)
 
@@ -372,7 +373,7 @@ def _() -> Case:
 
 
 for h, w in ((1, 20000), (20000, 1)):
-    CASES[f"PNG {w}x{h}"] = lambda h=h, w=w: (saved(drawn_image(h, w), "PNG"), drawn_image(h, w))
+    CASES[f"PNG {w}x{h}"] = lambda h=h, w=w: (saved(drawn(h, w), "PNG"), drawn(h, w))
 
 SRGB = np.array([[0.4360, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
 
@@ -442,8 +443,8 @@ REFUSED = {
     "TIFF float below 0": (tiff(np.full((4, 4, 1), -0.1, np.float32), 1, 3, 32), "floating point outside"),
     "TIFF NaN": (tiff(np.full((4, 4, 1), np.nan, np.float32), 1, 3, 32), "floating point outside"),
     "TIFF 32-bit integers": (tiff(np.full((4, 4, 1), 70000, np.int32), 1, 2, 32), "which value is white"),
-    "PNG cut in its pixels": (saved(drawn_image(64, 64), "PNG")[:-4000], "damaged"),
-    "JPEG cut in its pixels": (saved(drawn_image(64, 64), "JPEG")[:-900], "damaged"),
+    "PNG cut in its pixels": (saved(drawn(64, 64), "PNG")[:-4000], "damaged"),
+    "JPEG cut in its pixels": (saved(drawn(64, 64), "JPEG")[:-900], "damaged"),
     "PNG's first bytes only": (saved(P, "PNG")[:20], "not an image|damaged"),
 }
 

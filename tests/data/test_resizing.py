@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_files import image
+from made_files import drawn
 
 from kuosan.data.pixels import fit, is_grey, luma, with_channels
 
@@ -33,7 +33,7 @@ def square(values: np.ndarray, size: int, box: tuple[int, int, int, int]) -> np.
 @pytest.mark.parametrize("size", [8, 16, 37, 64, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_crop_and_stretch_are_antialiased_bicubic(size: int, channels: int) -> None:
-    pixels = 60 + image(50, 71, channels) // 2  # where no overshoot is clipped between the two passes
+    pixels = 60 + drawn(50, 71, channels) // 2  # where no overshoot is clipped between the two passes
     crop, stretch = (fit(pixels, size, rule, WHITE) for rule in ("crop", "stretch"))
     assert crop.shape == stretch.shape == (size, size, channels)
     assert np.abs(crop - square(pixels, size, (10, 0, 60, 50))).max() <= 2
@@ -43,11 +43,11 @@ def test_crop_and_stretch_are_antialiased_bicubic(size: int, channels: int) -> N
 def test_a_strip_of_twenty_thousand_pixels_costs_no_more_than_a_square() -> None:
     for shape in ((1, 20_000), (20_000, 1)):
         for rule in ("crop", "pad", "stretch", "centre"):
-            assert fit(image(*shape), 32, rule, WHITE).shape == (32, 32, 3)
+            assert fit(drawn(*shape), 32, rule, WHITE).shape == (32, 32, 3)
 
 
 def test_an_image_of_the_right_size_is_untouched() -> None:
-    pixels = image(16, 16)
+    pixels = drawn(16, 16)
     for rule in ("crop", "pad", "stretch", "centre"):
         assert (fit(pixels, 16, rule, WHITE) == pixels).all()
 
@@ -63,14 +63,14 @@ def test_padding_lays_the_whole_image_on_the_background(h: int, w: int, top: int
 
 
 def test_centre_cuts_what_is_larger_and_repeats_the_edge_of_what_is_smaller() -> None:
-    pixels = image(7, 12)
+    pixels = drawn(7, 12)
     made = fit(pixels, 10, "centre", WHITE)
     assert (made[1:8] == pixels[:, 1:11]).all()
     assert (made[0] == made[1]).all() and (made[8:] == made[7]).all()
 
 
 def test_grey_is_the_luma_of_colour() -> None:
-    pixels = image()
+    pixels = drawn()
     assert np.abs(luma(pixels)[..., 0] - (pixels * [0.299, 0.587, 0.114]).sum(2)).max() <= 0.5
     assert is_grey(np.repeat(pixels[..., :1], 3, 2)) and not is_grey(pixels)
     assert (with_channels(pixels[..., :1], 3) == pixels[..., :1]).all()

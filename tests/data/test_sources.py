@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_files import image, saved
+from made_files import drawn, saved
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
@@ -25,7 +25,7 @@ def put(folder: Path, *names: str, size: int = 16) -> None:
     """A different small image under each name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(saved(image(size, size, 3, name), "PNG"))
+        (folder / name).write_bytes(saved(drawn(size, size, 3, name), "PNG"))
 
 
 def opened(path: Path, **settings: object) -> Images:
@@ -121,8 +121,8 @@ def test_a_zip_is_the_same_as_the_folder_in_it(tmp_path: Path) -> None:
 def test_a_damaged_zip_member_is_skipped_and_a_damaged_zip_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        file.writestr("a.png", saved(image(name="a"), "PNG"))
-        file.writestr("b.png", saved(image(name="b"), "PNG"))
+        file.writestr("a.png", saved(drawn(name="a"), "PNG"))
+        file.writestr("b.png", saved(drawn(name="b"), "PNG"))
     content = bytearray(path.read_bytes())
     content[120] ^= 255
     path.write_bytes(content)
@@ -138,7 +138,7 @@ def test_a_damaged_caption_in_a_zip_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr("a.txt", "a caption that will be damaged")
-        file.writestr("a.png", saved(image(name="a"), "PNG"))
+        file.writestr("a.png", saved(drawn(name="a"), "PNG"))
     path.write_bytes(path.read_bytes().replace(b"caption that", b"caption THAT"))
     images = opened(path)
     assert images.captions is None and len(images) == 1
@@ -150,7 +150,7 @@ def idx(values: np.ndarray) -> bytes:
 
 
 def test_idx_files_give_images_labels_and_a_test_part(tmp_path: Path) -> None:
-    train, test = image(40, 9, 9, "idx"), image(10, 9, 9, "idx test")
+    train, test = drawn(40, 9, 9, "idx"), drawn(10, 9, 9, "idx test")
     labels = np.arange(40, dtype=np.uint8) % 10
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(train)))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
@@ -169,7 +169,7 @@ def test_idx_files_give_images_labels_and_a_test_part(tmp_path: Path) -> None:
 
 def test_idx_files_that_lie_are_errors(tmp_path: Path) -> None:
     path = tmp_path / "images-idx3-ubyte"
-    good = idx(image(4, 5, 6))
+    good = idx(drawn(4, 5, 6))
     for content, reason in (
         (good[:-1], "cut short"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "more than memory_gib"),
@@ -189,7 +189,7 @@ def test_idx_files_that_lie_are_errors(tmp_path: Path) -> None:
         opened(gz)
 
 
-ARRAY = image(6, 8 * 8 * 3, 1, "array").reshape(6, 8, 8, 3)
+ARRAY = drawn(6, 8 * 8 * 3, 1, "array").reshape(6, 8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_a_path_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.png", saved(image(), "PNG"), "the folder it lies in"),
+        ("a.png", saved(drawn(), "PNG"), "the folder it lies in"),
         ("a.tar", b"x" * 600, "no data set kuosan knows"),
         ("empty", b"", "no data set kuosan knows"),
     ],
@@ -348,26 +348,26 @@ def test_one_image_is_trained_on_and_nothing_is_held_out(tmp_path: Path) -> None
 
 
 def test_a_test_file_of_idx_alone_is_split_like_any_other(tmp_path: Path) -> None:
-    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(image(200, 9, 9, "idx test")))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(drawn(200, 9, 9, "idx test")))
     for path in (tmp_path, tmp_path / "t10k-images-idx3-ubyte"):
         assert 0 < len(opened(path, hold_out=None).held_out) < 100
         assert 50 < len(opened(path, hold_out=0.5).held_out) < 150
 
 
 def test_an_idx_file_that_hold_out_leaves_out_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(image(40, 9, 9, "idx")))
-    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(image(10, 9, 9, "idx test")))
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(drawn(40, 9, 9, "idx")))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(drawn(10, 9, 9, "idx test")))
     assert "t10k-images-idx3-ubyte is not used" in opened(tmp_path, hold_out=0.5).describe()[0]
 
 
 def test_arrays_without_a_known_name_are_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", faces=image(4, 9, 9, "a"), y=np.zeros(4, np.uint8))
+    np.savez(tmp_path / "a.npz", faces=drawn(4, 9, 9, "a"), y=np.zeros(4, np.uint8))
     with pytest.raises(Error, match=r"holds faces, y; name the images one of x, images"):
         opened(tmp_path / "a.npz")
 
 
 def test_the_files_counted_are_those_used_and_those_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(saved(image(name="a"), "PNG"))
+    (tmp_path / "a.png").write_bytes(saved(drawn(name="a"), "PNG"))
     (tmp_path / "gone.png").symlink_to("nowhere")
     (tmp_path / ".hidden").write_text("x")
     (tmp_path / "circle").symlink_to(".")

@@ -17,7 +17,6 @@ from kuosan import DiffusionModel, seeds
 from kuosan.diffusion import denoiser, guidance, inversion, likelihood, loss, operators, restoration, samplers
 from kuosan.diffusion.denoiser import Prediction
 from kuosan.diffusion.guidance import LogProb
-from kuosan.diffusion.inversion import ddim_inversion
 from kuosan.diffusion.level import Level
 from kuosan.diffusion.operators import Identity, Mask, Measurement
 from kuosan.diffusion.registry import Weight
@@ -121,6 +120,22 @@ def walked(name: str, **options: Any) -> Tensor:
 
 # (function, argument): a call without it, and one with it whose answer must be another
 EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+    ("row", "sigma_data"): (
+        lambda: torch.stack(denoiser.row("edm", LEVEL)),
+        lambda: torch.stack(denoiser.row("edm", LEVEL, sigma_data=1.0)),
+    ),
+    ("target", "sigma_data"): (
+        lambda: denoiser.target("edm", DATA, EPS, LEVEL),
+        lambda: denoiser.target("edm", DATA, EPS, LEVEL, sigma_data=1.0),
+    ),
+    ("to_x0", "sigma_data"): (
+        lambda: denoiser.to_x0("edm", EPS, X, LEVEL),
+        lambda: denoiser.to_x0("edm", EPS, X, LEVEL, sigma_data=1.0),
+    ),
+    ("to_eps", "sigma_data"): (
+        lambda: denoiser.to_eps("edm", EPS, X, LEVEL),
+        lambda: denoiser.to_eps("edm", EPS, X, LEVEL, sigma_data=1.0),
+    ),
     ("denoiser", "sigma_data"): (
         lambda: x0(denoiser.denoiser(network, "edm")),
         lambda: x0(denoiser.denoiser(network, "edm", sigma_data=1.0)),
@@ -225,8 +240,8 @@ EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]
         lambda: denoiser.to_eps("edm", DATA, X, LEVEL, sigma_data=1.0),
     ),
     ("ddim_inversion", "iterations"): (
-        lambda: last(ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
-        lambda: last(ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
+        lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
+        lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),
     ),
     ("chain", "published"): (
         lambda: loss.chain(GRID, torch.tensor(1.0)).log_beta,

@@ -151,9 +151,9 @@ def test_images_that_are_not_8_bit_or_too_few_are_refused() -> None:
     with pytest.raises(Error, match=r"this model's are \(N, 1, 3, 3\)"):
         likelihood(model(), np.moveaxis(grey, 1, 3))
     for options in (
-        {"pictures": grey[:1]},
-        {"pictures": grey, "ids": [1, 1, 2, 3]},
-        {"pictures": grey, "ode_pictures": 1},
+        {"images": grey[:1]},
+        {"images": grey, "ids": [1, 1, 2, 3]},
+        {"images": grey, "ode_images": 1},
     ):
         with pytest.raises(Error, match="at least 2"):
             likelihood(model(), **options)

@@ -121,3 +121,10 @@ def test_what_goes_with_a_swept_option_may_be_given() -> None:
 def test_an_option_both_given_and_swept_is_refused() -> None:
     with pytest.raises(Error, match="steps = 5 has no effect with --sweep steps"):
         configured({"sweep": ["steps=10", "20"], "request": {"steps": 5}})
+
+
+@pytest.mark.parametrize("name", ["likelihood_images", "likelihood_pictures"])
+def test_a_renamed_setting_lies_over_the_default_by_either_name(name: str) -> None:
+    assert configured({"likelihood": True, name: 8}).likelihood_images == 8
+    with pytest.raises(Error, match="likelihood_images is given twice: 8, and as likelihood_pictures 9"):
+        configured({"likelihood": True, "likelihood_images": 8, "likelihood_pictures": 9})

@@ -31,7 +31,7 @@ from tiny_models import counted, tiny_model, with_weights
 METHODS = ("ddnm", "pigdm", "dps", "repaint")
 
 
-def one_image(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
+def drawn(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
     return seeds.rng(seed, "test/picture").integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -57,7 +57,7 @@ def made(model: Model, asked: Restoration, pixels: np.ndarray, mask: np.ndarray 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(8, 8), (13, 19), (5, 6), (8, 30)])
 def test_known_pixels_come_back_bit_for_bit(method: str, size: tuple[int, int]) -> None:
-    pixels, mask = one_image(*size), hole(*size)
+    pixels, mask = drawn(*size), hole(*size)
     asked = Restoration("x", mask="m", method=method, **({"jumps": 2, "jump_length": 2} if method == "repaint" else {}))
     images = to_uint8(made(tiny_model(), asked, pixels, mask, steps=4).numpy())
     assert images.shape == (2, *size, 3)
@@ -68,21 +68,21 @@ def test_known_pixels_come_back_bit_for_bit(method: str, size: tuple[int, int]) 
 
 
 def test_a_trained_inpainting_model_keeps_known_pixels_too() -> None:
-    pixels, mask = one_image(11, 9), hole(11, 9)
+    pixels, mask = drawn(11, 9), hole(11, 9)
     images = to_uint8(made(restoring(Inpainting()), Restoration("x", mask="m"), pixels, mask, steps=3).numpy())
     assert all(np.array_equal(image[~mask], pixels[~mask]) for image in images)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_2m", "heun", "unipc", "dpm_solver_2m_sde"])
 def test_ddnm_makes_images_that_shrink_to_the_one_that_was_given(sampler: str) -> None:
-    pixels = one_image(2, 2)
+    pixels = drawn(2, 2)
     images = made(tiny_model(), Restoration("x", upscale=4), pixels, sampler=sampler, steps=5)
     small = F.avg_pool2d(images, 4)
     assert (small - torch.from_numpy(from_uint8(pixels))).abs().max() < 1e-4
 
 
 def test_ddnm_colours_an_image_whose_grey_is_the_one_that_was_given() -> None:
-    pixels = one_image(channels=1)
+    pixels = drawn(channels=1)
     images = made(tiny_model(), Restoration("x", colorise=True), pixels, steps=4)
     grey = Greyscale().apply(images)
     assert (grey - torch.from_numpy(from_uint8(pixels))).abs().max() < 1e-4
@@ -91,7 +91,7 @@ def test_ddnm_colours_an_image_whose_grey_is_the_one_that_was_given() -> None:
 
 def test_super_resolution_is_told_the_small_image() -> None:
     model, count = counted(restoring(SuperResolution(scale=4)))
-    images = made(model, Restoration("x", upscale=4), one_image(2, 2), steps=3)
+    images = made(model, Restoration("x", upscale=4), drawn(2, 2), steps=3)
     assert images.shape == (2, 3, 8, 8) and count.calls == 3
 
 
@@ -115,7 +115,7 @@ def test_images_of_one_batch_may_have_holes_of_their_own() -> None:
 
 
 def test_a_large_image_is_made_of_tiles_with_one_noise() -> None:
-    brought = inputs.prepare(tiny_model(), Restoration("x", deblur=1.0), one_image(20, 14))
+    brought = inputs.prepare(tiny_model(), Restoration("x", deblur=1.0), drawn(20, 14))
     assert brought.tiles == 3 * 2 and brought.model.shape == (3, 20, 14)
     assert "tiles of 8x8" in " ".join(brought.notes)
 
@@ -123,20 +123,20 @@ def test_a_large_image_is_made_of_tiles_with_one_noise() -> None:
 def test_only_the_surroundings_of_a_hole_are_made() -> None:
     mask = np.zeros((64, 64), bool)
     mask[30:33, 40:43] = True
-    brought = inputs.prepare(tiny_model(), Restoration("x", mask="m"), one_image(64, 64), mask)
+    brought = inputs.prepare(tiny_model(), Restoration("x", mask="m"), drawn(64, 64), mask)
     assert brought.tiles == 1 and brought.model.shape == (3, 8, 8)
     assert brought.result(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 64, 64)
 
 
 def test_an_image_smaller_than_the_model_is_extended_and_cut_again() -> None:
     for asked, size in ((Restoration("x", deblur=1.0), (3, 7)), (Restoration("x", upscale=2), (6, 14))):
-        brought = inputs.prepare(tiny_model(), asked, one_image(3, 7))
+        brought = inputs.prepare(tiny_model(), asked, drawn(3, 7))
         assert "extended" in " ".join(brought.notes)
         assert brought.result(torch.zeros(1, *brought.model.shape)).shape == (1, 3, *size)
 
 
 def test_outpainting_makes_room_around_the_image() -> None:
-    pixels = one_image(8, 8)
+    pixels = drawn(8, 8)
     images = to_uint8(made(tiny_model(), Restoration("x", outpaint=(3, 1, 0, 2)), pixels, steps=3).numpy())
     assert images.shape == (2, 11, 11, 3)
     assert np.array_equal(images[0, 1:9, 3:], pixels)
@@ -157,7 +157,7 @@ def test_the_cost_that_is_said_is_the_cost_that_is_paid(asked: Restoration, step
     request = restoration.usual(model.config, Request(n=1, steps=steps, restoration=asked), named=False)
     assert choose(model.config, request).evaluations == calls
     if calls < 100:
-        brought = inputs.prepare(model, asked, one_image(), hole())
+        brought = inputs.prepare(model, asked, drawn(), hole())
         frames = list(generate(brought.model, request, measurement=brought.measurement))
         assert len(frames) == count.calls == calls
         assert [frame.done for frame in frames] == [False] * (calls - 1) + [True]
@@ -272,11 +272,11 @@ def test_an_image_whose_class_nobody_says_is_of_none_and_not_of_its_seeds() -> N
         asked = Restoration("x", mask="m")
         if not drop:
             with pytest.raises(Error, match="say the image's"):
-                made(model, asked, one_image(), hole(), steps=2)
+                made(model, asked, drawn(), hole(), steps=2)
             continue
-        found = [made(model, asked, one_image(), hole(), steps=2, **more) for more in ({}, {"classes": ("none",)})]
+        found = [made(model, asked, drawn(), hole(), steps=2, **more) for more in ({}, {"classes": ("none",)})]
     assert torch.equal(*found)
-    assert not torch.equal(found[0], made(model, asked, one_image(), hole(), steps=2, classes=("a",))) if drop else True
+    assert not torch.equal(found[0], made(model, asked, drawn(), hole(), steps=2, classes=("a",))) if drop else True
 
 
 @pytest.mark.parametrize("more", [{"threshold": 90.0}, {"guidance": 3.0, "guidance_rescale": 0.7}, {}])
@@ -294,7 +294,7 @@ def test_what_an_inpainting_model_says_outside_the_hole_does_not_matter(more: di
             return self.network(x, t, label=label, concat=concat) + 50 * (1 - concat[:, 3:])  # type: ignore[no-any-return]
 
     asked = Restoration("x", mask="m")
-    own = [made(each, asked, one_image(), hole(), steps=3, classes=("a",), **more)
+    own = [made(each, asked, drawn(), hole(), steps=3, classes=("a",), **more)
            for each in (model, Model(model.config, Spoilt()))]  # fmt: skip
     assert torch.allclose(*own, atol=1e-4)
 
@@ -327,7 +327,7 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
     task = Inpainting(labels=True, drop=0.1, class_names=("a", "b"))
     config = restoring(Inpainting()).config
     model = with_weights(replace(config, task=task, network=replace(config.network, classes=2)))  # type: ignore[call-arg]
-    pixels, mask = one_image(), hole()
+    pixels, mask = drawn(), hole()
     asked = Restoration("x", mask="m")
     answers = [made(model, asked, pixels, mask, steps=3, classes=("a",), guidance=g) for g in (None, 3.0)]
     assert not torch.equal(*answers)
@@ -337,7 +337,7 @@ def test_a_model_with_classes_is_guided_while_it_restores() -> None:
 
 def test_an_inpainting_models_prediction_is_what_is_known_at_every_step() -> None:
     model, mask = restoring(Inpainting()), hole()
-    brought = inputs.prepare(model, Restoration("x", mask="m"), one_image(), mask)
+    brought = inputs.prepare(model, Restoration("x", mask="m"), drawn(), mask)
     request = Request(n=2, steps=4, restoration=Restoration("x", mask="m"))
     known = torch.from_numpy(~mask)
     assert brought.given is not None

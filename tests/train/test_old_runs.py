@@ -50,7 +50,7 @@ def test_an_old_run_goes_on_with_its_own_losses(old: Path) -> None:
     assert "19 to train on, 5 held out" in said.out and "warning" not in said.out + said.err, said
     found, wanted = (rows(old / name / "log.jsonl") for name in ("labels", "whole"))
     assert [row["step"] for row in found] == list(range(1, 9))
-    for row, then in zip(found, wanted):
+    for row, then in zip(found, wanted):  # bits depend on the processor: another one than wrote this run is 2e-6 off
         for name in ("loss", "grad_norm", "lr"):
             assert row[name] == pytest.approx(then[name], rel=1e-5), (row, then)
         assert ("held_out" in row) == ("held_out" in then)

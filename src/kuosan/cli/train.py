@@ -82,7 +82,7 @@ def train(
 def _groups(tree: Tree) -> Tree:
     """A configuration file's tree, once each of its top keys is a known group of settings."""
     trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
-    return tree
+    return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
 
 
 def recipe(name: str) -> Path:

@@ -237,8 +237,11 @@ def parse(text: str, config: ComparisonConfig) -> Contestant:
         if key not in own:
             raise unknown(f"setting of --with {text}:", key, sorted(own))
     try:
-        tree, _ = options.parse([f"--{_key(key)}={value}" for key, value in pairs], Request)
-        asked = trees.plain(config.restoration(method)) | tree.pop("restoration", {})
+        tree, _ = options.parse(
+            [word for key, value in pairs if key not in OWN for word in _words(key, value)], Request
+        )
+        held, _ = options.parse([f"--{key}={value}" for key, value in pairs if key in OWN], Restoration)
+        asked = trees.plain(config.restoration(method)) | held
         whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": asked}
         request = trees.build(Request, whole)
     except Error as error:
@@ -263,8 +266,9 @@ def _with(name: str, one: Contestant) -> str:
     return f"{name}, {one.told}" if one.method else f"{name}: {one.told}"
 
 
-def _key(key: str) -> str:
-    return f"restoration.{key}" if key in OWN else key
+def _words(key: str, value: str) -> list[str]:
+    """A setting as options; of classes, each is one."""
+    return [f"--{key}={each}" for each in (value.split(",") if key == "classes" else [value])]
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:

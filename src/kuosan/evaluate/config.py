@@ -126,7 +126,7 @@ def configured(tree: Mapping[str, Any]) -> EvaluateConfig:
         Error: unknown keys, wrong types, impossible values; a sampling option that is both given and swept.
     """
 
-    usual = trees.plain(EvaluateConfig())
+    usual, tree = trees.plain(EvaluateConfig()), trees.as_stored(EvaluateConfig, tree)
     swept = trees.build(EvaluateConfig, {"sweep": tree.get("sweep", ())}).sweep
     return trees.build(EvaluateConfig, trees.merge(usual, {"request": first(swept, tree.get("request", {}))}, tree))
 
@@ -170,7 +170,8 @@ def points(request: Request, sweep: Sequence[str]) -> list[Point]:
         except Error as error:
             wrong.append(f"{_words(tree)}: {error}")
             continue
-        found.append(Point({key: getattr(built, key) for key in swept}, built))
+        read = {key: getattr(built, key) for key in swept}
+        found.append(Point(read | {key: tree[key] for key in swept if key == "sampler"}, built))  # as it was written
     _refuse(wrong, len(found) + len(wrong))
     if len(found) > MOST_POINTS:
         raise Error(f"the sweep has {len(found)} combinations; allowed: up to {MOST_POINTS}. Give fewer values.")

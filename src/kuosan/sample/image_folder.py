@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def of_run(run: Path, usual: str, elsewhere: str) -> Path:
-    """Where results go without --out: RUN/usual, or images/elsewhere for a run that nothing is written into.
+    """Where results go without --out: RUN/usual, or pictures/elsewhere for a run that nothing is written into.
 
     Nobody's images belong into the package's own model, nor into a model that is handed on.
 
@@ -30,9 +30,9 @@ def of_run(run: Path, usual: str, elsewhere: str) -> Path:
     """
     home = checkpoint.home(run)
     if embedded.is_meant(run):
-        return Path("images") / elsewhere.format(embedded.NAME)
+        return Path("pictures") / elsewhere.format(embedded.NAME)
     if checkpoint.is_exported(home):
-        return Path("images") / elsewhere.format(home.resolve().name)
+        return Path("pictures") / elsewhere.format(home.resolve().name)
     return home / usual
 
 

@@ -152,7 +152,7 @@ def gaussian_noise(
     does not depend on std.
     Raises: Error for a std that is negative or not finite, or lengths that differ.
     """
-    each = _one_a_image("stds", stds, x).astype(np.float32)
+    each = _one_per_image("stds", stds, x).astype(np.float32)
     if len(rngs) != len(x):
         raise Error(f"{len(rngs)} generators for {len(x)} images: give one an image.")
     if not (np.isfinite(each) & (each >= 0)).all():
@@ -172,7 +172,7 @@ def jpeg(x: Tensor, qualities: ArrayLike) -> Tensor:
     input gives the same output, with the same libjpeg (others may differ by a grey level).
     Raises: Error for another quality, another number of channels, or lengths that differ.
     """
-    each = _one_a_image("qualities", qualities, x)
+    each = _one_per_image("qualities", qualities, x)
     if x.shape[1] not in (1, 3):
         raise Error(f"images of {x.shape[1]} channels: a JPEG file holds 1 (grey) or 3 (colour).")
     if not np.issubdtype(each.dtype, np.integer) or ((each < NONE) | (each > BEST)).any():
@@ -194,7 +194,7 @@ def _stored(pixels: np.ndarray, quality: int) -> np.ndarray:
     return read[..., None] if grey else read
 
 
-def _one_a_image(name: str, values: ArrayLike, x: Tensor) -> np.ndarray:
+def _one_per_image(name: str, values: ArrayLike, x: Tensor) -> np.ndarray:
     """The values as an array (B,), or an `Error`."""
     if x.ndim != 4:
         raise Error(f"images of shape {tuple(x.shape)}: allowed is (B, C, H, W); put x[None] for one image.")

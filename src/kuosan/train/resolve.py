@@ -101,6 +101,7 @@ def check_tree(tree: Mapping[str, Any]) -> None:
     Raises:
         Error: whatever the configuration classes refuse.
     """
+    tree = trees.as_stored(RunConfig, tree)
     tree = _filled(tree, defaults.version(tree))
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
@@ -136,7 +137,7 @@ def resolve(
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
     """
-    version = defaults.version(tree, before)
+    version, tree = defaults.version(tree, before), trees.as_stored(RunConfig, tree)
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
     task = task_tree(said, classes)

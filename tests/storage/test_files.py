@@ -170,7 +170,7 @@ def test_too_little_room_is_refused_before_anything_is_written(tmp_path):
 def test_a_read_only_disk_and_missing_permission_are_named(tmp_path):
     script = (
         f"mount -t tmpfs -o size=1m x {tmp_path} && mount -o remount,ro {tmp_path} && exec {sys.executable} -c "
-        f'\'from kuosan import files; files.write_atomic("{tmp_path}/x", b"1")\''
+        f'\'from kuosan.storage import files; files.write_atomic("{tmp_path}/x", b"1")\''
     )
     if subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode:
         pytest.skip("this system lets nobody but root mount a small disk")

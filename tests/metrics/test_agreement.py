@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.evaluate.class_accuracy import agreement
-from kuosan.metrics.estimate import wilson
+from kuosan.metrics.estimate import agreement, wilson
 from kuosan.seeds import rng
 
 

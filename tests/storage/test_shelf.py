@@ -207,7 +207,7 @@ print(one.fill(lambda rows: columns_of(rows), 3) >= 0, len(one.damaged))
 
 
 def test_processes_that_fill_one_cache_at_once_do_it_no_harm(tmp_path: Path) -> None:
-    code = TWO.format(tests=str(Path(__file__).parent))
+    code = TWO.format(tests=str(Path(__file__).parents[1]))
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(3)

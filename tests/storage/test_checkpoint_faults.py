@@ -179,8 +179,8 @@ def test_a_command_can_be_run_under_the_shim(shim, run):
 FULL = """
 import sys, torch
 from faults import scenario
-from kuosan import checkpoint, files
 from kuosan.errors import Error
+from kuosan.storage import checkpoint, files
 run, preflight = sys.argv[1], sys.argv[2] == "preflight"
 if not preflight:
     files.room_for = lambda path, needed: None  # as if another program took the space meanwhile

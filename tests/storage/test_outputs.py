@@ -165,7 +165,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     held = """
 import sys
 from pathlib import Path
-from kuosan import outputs
+from kuosan.storage import outputs
 with outputs.claimed(Path(sys.argv[1]), "sample", 1, ["a.png"]):
     print("held", flush=True)
     sys.stdin.read()
