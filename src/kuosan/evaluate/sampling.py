@@ -143,7 +143,7 @@ class ImageCache:
 
 def _npz(part: ImagePart) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, images=part.images, seconds=np.float64(part.seconds))
+    np.savez(buffer, pictures=part.images, seconds=np.float64(part.seconds))
     return buffer.getvalue()
 
 
