@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import Whole, console, say, say_table, whole
-from kuosan.cli.evaluate import Bars
+from kuosan.cli.console import Whole, console, say, whole
+from kuosan.cli.evaluate import Bars, show_report
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 from kuosan.evaluate import comparison
@@ -164,12 +164,6 @@ def run(prepared: ComparisonSetup) -> Comparison:
 
 def show(result: Comparison) -> None:
     """The figures, what they are of, and where they were written."""
-    from kuosan.evaluate.comparison import EXPLAINED
-
     console.print()
-    for line in result.about():
-        say(line)
-    for heads, rows in result.tables():
-        say_table(heads, rows)
-    say(EXPLAINED)
+    show_report(result.report())
     say(f"written: {result.folder} (result.json, table.md, sheet.png)")

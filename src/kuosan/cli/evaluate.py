@@ -17,6 +17,7 @@ from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.errors import Error
 from kuosan.evaluate import config as sweep
 from kuosan.evaluate.config import USELESS, EvaluateConfig, configured
+from kuosan.evaluate.report import FigureTable, Report
 from kuosan.options import Option
 
 if TYPE_CHECKING:
@@ -185,14 +186,19 @@ def _run(prepared: EvaluationSetup) -> Result:
 def show(result: Result) -> None:
     """The figures, what they are of, and where they were written."""
     console.print()
-    for line in result.about():
-        say(line)
-    if result.found:
-        say_table([result.title(head) for head in result.heads()], result.rows())
-    for line in result.verdicts():
-        say(line)
+    show_report(result.report())
     names = ", ".join(sorted(path.name for path in Path(str(result.folder)).glob("[!.]*")))
     say(f"written: {result.folder} ({names})")
+
+
+def show_report(report: Report) -> None:
+    """A report's sentences and tables."""
+    for section in report.sections:
+        if isinstance(section, FigureTable):
+            say_table(section.heads, section.rows, section.left)
+            continue
+        for line in section:
+            say(line)
 
 
 class Bars:

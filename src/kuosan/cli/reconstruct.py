@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import Whole, console, say, say_table, whole
-from kuosan.cli.evaluate import Bars
+from kuosan.cli.console import Whole, console, say, whole
+from kuosan.cli.evaluate import Bars, show_report
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
 from kuosan.evaluate.config import ReconstructionConfig, require_autoencoder
@@ -127,14 +127,8 @@ def plan(prepared: ReconstructionSetup) -> list[str]:
 
 def show(result: Reconstructed) -> None:
     """The figures, what they are of, and where they were written."""
-    from kuosan.evaluate.reconstruction_result import EXPLAINED
-
     console.print()
-    for line in result.about():
-        say(line)
-    for heads, rows in (result.table(), result.latent_table()):
-        say_table(heads, rows, left=0)
-    say(EXPLAINED)
+    show_report(result.report())
     for warning in result.warnings:
         say(f"warning: {warning}.")
     names = ", ".join(sorted(path.name for path in Path(result.folder).glob("[!.]*")))

@@ -23,13 +23,13 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error, unknown
+from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
 from kuosan.metrics.estimate import Estimate, mean
 from kuosan.metrics.features.names import FEATURES
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import request as restoring
 from kuosan.sample.plan import Choice, choose
 from kuosan.sample.request import BOX, METHODS, Request, Restoration
-from kuosan.storage.files import write_atomic
 from kuosan.tasks.task import KINDS
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _folder(run: str) -> str:
 
 
 FORMAT = 1
-NAME, TABLE, SHEET = "result.json", "table.md", "sheet.png"
+NAME, SHEET = "result.json", "sheet.png"
 
 NEAR = {  # the first table's columns: a measure's name -> its title and digits
     "psnr": ("PSNR", 2),
@@ -357,7 +357,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(ReportedResult):
     """Everybody's scores on the same damaged images, and all that they depend on."""
 
     damage: str  # in words
@@ -403,47 +403,34 @@ class Comparison:
             lines.append(f"Computed on {self.compute}.")
         return lines + ([f"Not finished: {', '.join(self.lacking)}."] if self.lacking else [])
 
-    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
-        """Heads and rows: how near the answers come; how they keep to what was brought, and what they cost."""
+    def tables(self) -> list[FigureTable]:
+        """How near the answers come; how they keep to the damaged image, and what they cost."""
         near, apart = self._table(NEAR), self._table(APART)
-        apart[0].extend(["evaluations", "s/answer"])
-        for row, one in zip(apart[1], self.everybody):
+        apart.heads.extend(["evaluations", "s/answer"])
+        for row, one in zip(apart.rows, self.everybody):
             row.extend(["" if one.evaluations is None else str(one.evaluations), f"{one.seconds:.3g}"])
         return [near, apart]
 
-    def _table(self, columns: dict[str, tuple[str, int]]) -> tuple[list[str], list[list[str]]]:
+    def _table(self, columns: dict[str, tuple[str, int]]) -> FigureTable:
         found = [self._figures(one) for one in self.everybody]
         names = [name for name in columns if any(name in figures for figures in found)]
         rows = [
-            [one.name, *(text(figures.get(name), columns[name][1], name) for name in names)]
+            [one.name, *(figure(figures.get(name), columns[name][1], signed=_signed(name)) for name in names)]
             for one, figures in zip(self.everybody, found)
         ]
-        return ["", *(columns[name][0] for name in names)], rows
+        return FigureTable(["", *(columns[name][0] for name in names)], rows)
 
     def _figures(self, one: Scores) -> dict[str, Estimate]:
         first = self.contestants[0] if self.contestants else None
         return one.figures | (one.more(first) if first is not None and one is not first else {})
 
-    def markdown(self) -> str:
-        """The sentences and the tables."""
-        lines = [*self.about(), ""]
-        for heads, rows in self.tables():
-            lines += [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-        return "\n".join([*lines, EXPLAINED, ""])
-
-    def json(self) -> str:
-        """Everything, with each image's values."""
+    def report(self) -> Report:
+        """Sentences, two tables, what their columns mean; every value, each image's too."""
         tree = trees.plain(self)
         for part, scores in (("rules", self.rules), ("contestants", self.contestants)):
-            for told, one in zip(tree[part], scores):
-                told["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}
-        return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """result.json and table.md."""
-        write_atomic(folder / TABLE, self.markdown())
-        write_atomic(folder / NAME, self.json())
+            for row, one in zip(tree[part], scores):
+                row["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}
+        return Report(NAME, [self.about(), *self.tables(), [EXPLAINED]], tree)
 
 
 def described(one: Scores) -> str:
@@ -455,9 +442,6 @@ def described(one: Scores) -> str:
     return f"{one.name}: {weights}; {how}, {more}{one.evaluations:,} network evaluations an answer."
 
 
-def text(estimate: Estimate | None, digits: int, name: str) -> str:
-    """A figure with its error as the tables show it; differences and shifts with their sign."""
-    if estimate is None:
-        return ""
-    sign = "+" if name.endswith("_more") or name.startswith("shift") else ""
-    return f"{estimate.value:{sign}.{digits}f} ± {estimate.error:.{digits}f}"
+def _signed(name: str) -> bool:
+    """Whether a figure is a difference."""
+    return name.endswith("_more") or name.startswith("shift")

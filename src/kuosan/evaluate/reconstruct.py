@@ -25,13 +25,13 @@ from kuosan.evaluate.reconstruction_result import (
     IMAGE,
     NAME,
     SHEET,
-    TABLE,
     Gathered,
     Reconstructed,
     Shape,
     Subjects,
     subjects,
 )
+from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
 from kuosan.evaluate.train_overlap import Schooling
 from kuosan.metrics.features import FEATURES, features

@@ -7,12 +7,8 @@ What an evaluation found, and all that the figures depend on; as JSON, markdown 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,12 +17,12 @@ import kuosan
 from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.evaluate.config import shown
+from kuosan.evaluate.report import FigureTable, Report, ReportedResult, Section, figure
 from kuosan.metrics.estimate import Estimate, reach
 from kuosan.metrics.frechet import About, enough, frechet_of_rows, label
 from kuosan.metrics.kid import kid
 from kuosan.metrics.prdc import density_coverage, precision_recall
 from kuosan.sample.request import Request
-from kuosan.storage.files import write_atomic
 
 
 class EvaluationReport(Protocol):
@@ -156,7 +152,7 @@ class SettingResult:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ReportedResult):
     """Figures, and what they are of: never one without the other."""
 
     target: str
@@ -267,39 +263,24 @@ class Result:
             )
         return lines
 
-    def markdown(self) -> str:
-        """The sentences and the table."""
-        lines = [*self.about(), ""]
+    def report(self) -> Report:
+        """Sentences, one table of all sets, what is to be said of memorisation and likelihood; every value."""
+        sections: list[Section] = [self.about()]
         if self.found:
-            heads = [self.title(head) for head in self.heads()]
-            lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-            lines += [*(f"| {' | '.join(row)} |" for row in self.rows()), ""]
-        return "\n".join([*lines, *self.verdicts(), ""])
+            sections.append(FigureTable([self.title(head) for head in self.heads()], self.rows(), aligned=False))
+        return Report(NAME, [*sections, self.verdicts()], asdict(self), self._values() if self.found else ())
 
-    def csv(self) -> str:
-        """One line a point with full figures: a column for every value and one for its error."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+    def _values(self) -> list[list[Any]]:
+        """One row a set with full figures: a column for every value and one for its error; the columns' names first."""
         swept = list(self.found[0].setting)
         names = self.names()
         columns = [column for name in names for column in (name, f"{name}_error")]
-        writer.writerow([*swept, "n", "evaluations", "seconds", *columns, "kid_more", "kid_more_error"])
+        rows: list[list[Any]] = [[*swept, "n", "evaluations", "seconds", *columns, "kid_more", "kid_more_error"]]
         for one in self.found:
             values = [value for name in names for value in _both(one.figures.get(name))]
             settings = [shown(value) for value in one.setting.values()]
-            writer.writerow([*settings, one.n, one.evaluations, one.seconds, *values, *_both(one.more.get("kid"))])
-        return buffer.getvalue()
-
-    def json(self) -> str:
-        """Everything."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """result.json, and table.md and table.csv beside it."""
-        write_atomic(folder / "table.md", self.markdown())
-        if self.found:
-            write_atomic(folder / "table.csv", self.csv())
-        write_atomic(folder / NAME, self.json())
+            rows.append([*settings, one.n, one.evaluations, one.seconds, *values, *_both(one.more.get("kid"))])
+        return rows
 
 
 TITLES = {
@@ -314,16 +295,13 @@ THOUSANDFOLD = ("kid",)
 
 
 def text(estimate: Estimate | None, name: str) -> str:
-    """A figure with its error as tables show it."""
+    """A figure with its error as tables show it, with as many digits as its size wants."""
     if estimate is None:
         return ""
     times = 1000 if name in THOUSANDFOLD else 1
-    value, error = times * estimate.value, times * estimate.error
-    digits = 1 if max(abs(value), error) >= 10 else 3 if max(abs(value), error) < 2 and times == 1 else 2
-    below, above = (times * one for one in reach(estimate, name))
-    if below < error or above < error:
-        return f"{value:.{digits}f} +{above:.{digits}f} -{below:.{digits}f}"
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    largest = times * max(abs(estimate.value), estimate.error)
+    digits = 1 if largest >= 10 else 3 if largest < 2 and times == 1 else 2
+    return figure(estimate, digits, times=times, ends=reach(estimate, name))
 
 
 def _both(estimate: Estimate | None) -> tuple[Any, Any]:
