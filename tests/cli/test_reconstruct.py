@@ -122,7 +122,8 @@ def test_a_latent_model_is_measured_by_the_autoencoder_it_carries(runs: Path, ot
     found = told("b")
     assert found["kind"] == "latents" and found["values"] == own["values"] and found["weights"] == own["weights"]
     assert found["stored"] == [2, 2, 0.5, 1]
-    heads, rows = carried.latent_table()
+    latents = carried.tables()[1]
+    heads, rows = latents.heads, latents.rows
     assert heads[-1] == "std as stored"
     assert float(rows[2][-1]) == pytest.approx(0.5 * found["channels"][2]["std"], abs=1e-3)
     moved = tmp_path / "moved"
