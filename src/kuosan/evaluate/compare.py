@@ -28,8 +28,8 @@ from kuosan.evaluate import comparison, train_overlap
 from kuosan.evaluate import damage as distortion
 from kuosan.evaluate.comparison import NAME, SHEET, Comparison, ComparisonConfig, Contestant, Scores
 from kuosan.evaluate.damage import Damaged, Distance, baselines, damage, measure
+from kuosan.evaluate.job import EvaluationReport, SilentEvaluation
 from kuosan.evaluate.report import TABLE
-from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
 from kuosan.evaluate.train_overlap import Chosen, Schooling
 from kuosan.metrics.image_quality import perceptual
 from kuosan.models.model import ModelConfig

@@ -21,6 +21,7 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.config import NONE, ReconstructionConfig, require_autoencoder
 from kuosan.evaluate.damage import capped, levels
+from kuosan.evaluate.job import EvaluationReport, SilentEvaluation
 from kuosan.evaluate.reconstruction_result import (
     IMAGE,
     NAME,
@@ -32,7 +33,6 @@ from kuosan.evaluate.reconstruction_result import (
     subjects,
 )
 from kuosan.evaluate.report import TABLE
-from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
 from kuosan.evaluate.train_overlap import Schooling
 from kuosan.metrics.features import FEATURES, features
 from kuosan.metrics.features.network import FeatureNetwork
