@@ -187,6 +187,4 @@ VERB = Verb(
     ),
     defaults={f"request.{name}": value for name, value in trees.plain(configured({}).request).items()},
     hidden=tuple(f"request.{name}" for name in USELESS),
-    short={"class": "request.classes", "guidance_scale": "request.guidance", "cfg": "request.guidance",
-           "_n": "request.n"},
 )  # fmt: skip
