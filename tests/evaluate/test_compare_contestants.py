@@ -91,7 +91,7 @@ def test_the_same_twice_is_refused() -> None:
 )
 def test_settings_that_are_impossible_are_refused(options: dict[str, Any], naming: str) -> None:
     with pytest.raises(Error, match=naming):
-        ComparisonConfig(**({"pictures": "x", "contestants": ("run",), "mask": "half"} | options))
+        ComparisonConfig(**({"images": "x", "contestants": ("run",), "mask": "half"} | options))
 
 
 def test_masks_are_kinds_or_a_box() -> None:

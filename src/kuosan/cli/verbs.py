@@ -74,10 +74,6 @@ app = App(
     suppress_keyboard_interrupt=False,  # `ended` says that it stopped
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
-app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged images.")
-app.command(
-    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives images back."
-)
 app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
 app.command(
@@ -86,7 +82,9 @@ app.command(
 
 
 CONVERTED = {
+    "compare": "kuosan.cli.compare",
     "evaluate": "kuosan.cli.evaluate",
+    "reconstruct": "kuosan.cli.reconstruct",
     "invert": "kuosan.cli.invert",
     "restore": "kuosan.cli.restore",
     "sample": "kuosan.cli.sample",

@@ -45,7 +45,8 @@ class ComparisonConfig:
 
     Attributes:
         images: whole images: what `data.path` may be; of a data set with a split of its own the held-out ones.
-        contestants: RUN, RUN:METHOD, or RUN:METHOD,key=value,... each; keys are those of a request or a restoration.
+        contestants: a contestant: RUN, RUN:METHOD or RUN:METHOD,key=value,...; repeated for each. Methods and keys are
+            those of `kuosan restore` (ddnm, pigdm, dps, repaint; steps, sampler, eta, push, ...).
         upscale: the images are made so many times smaller.
         down: with upscale: how they are shrunk.
         deblur: std of the blur they go through, in pixels.
@@ -64,14 +65,14 @@ class ComparisonConfig:
     """
 
     images: str = field(default="", metadata={"key": "pictures"})
-    contestants: tuple[str, ...] = ()
+    contestants: tuple[str, ...] = field(default=(), metadata={"flags": ("with",), "whole": True})
     upscale: int | None = None
     down: Literal["area", "bicubic"] = "area"
     deblur: float | None = None
-    colorise: bool = False
+    colorise: bool = field(default=False, metadata={"flags": ("colorise", "colorize")})
     noise: float = 0.0
     mask: str | None = None
-    n: int = 64
+    n: int = field(default=64, metadata={"flags": ("-n",)})
     variants: int = 8
     seed: int = 0
     features: str = "lite0"
@@ -237,9 +238,12 @@ def parse(text: str, config: ComparisonConfig) -> Contestant:
         if key not in own:
             raise unknown(f"setting of --with {text}:", key, sorted(own))
     try:
-        tree, _ = options.parse([f"--{_key(key)}={value}" for key, value in pairs], Request)
-        asked = trees.plain(config.restoration(method)) | tree.pop("restoration", {})
-        whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": asked}
+        tree, _ = options.parse(
+            [word for key, value in pairs if key not in OWN for word in _words(key, value)], Request
+        )
+        more, _ = options.parse([f"--{key}={value}" for key, value in pairs if key in OWN], Restoration)
+        restoration = trees.plain(config.restoration(method)) | more
+        whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": restoration}
         request = trees.build(Request, whole)
     except Error as error:
         raise Error(f"--with {text}: {error}") from None
@@ -263,8 +267,9 @@ def _with(name: str, one: Contestant) -> str:
     return f"{name}, {one.told}" if one.method else f"{name}: {one.told}"
 
 
-def _key(key: str) -> str:
-    return f"restoration.{key}" if key in OWN else key
+def _words(key: str, value: str) -> list[str]:
+    """A setting as options are typed: several classes one by one."""
+    return [f"--{key}={part}" for part in (value.split(",") if key == "classes" else [value])]
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
