@@ -25,11 +25,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 VERBS: dict[str, tuple[str, Callable[..., Any]] | Verb] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
     "sample": sample.VERB,
-    "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
+    "evaluate": evaluate.VERB,
     "restore": restore.VERB,
     "invert": invert.VERB,
-    "compare": ("IMAGES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
-    "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
+    "compare": compare.VERB,
+    "reconstruct": reconstruct.VERB,
     "export": ("RUN OUT [OPTIONS]", export.export),
     "doctor": ("DATA [OPTIONS]", doctor.doctor),
     "demo": ("[OPTIONS]", demo.demo),
@@ -106,22 +106,9 @@ def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
     """One verb: what it does, and a table of its flags."""
     text, docs = docstring(function)
     rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
-    if name == "evaluate":
-        rows += [setting(option) for option in evaluate.settings()]
     return (
         f"## kuosan {name}\n\n`kuosan {name} {usage}`\n\n{text}\n\n| option | default | meaning |\n|---|---|---|\n"
         + "\n".join([*rows, ""])
-    )
-
-
-def setting(option: Option) -> str:
-    """A setting of `evaluate` as a row: by the last part of its key, or the short name that a person says."""
-    name = {"request.classes": "class"}.get(option.key, option.name.rpartition(".")[2].replace("_", "-"))
-    flag = f"--{name}" if option.type is bool else f"--{name} {option.type_text}"
-    return (
-        "| "
-        + " | ".join(cell.replace("|", "\\|") for cell in (f"`{flag}`", code(option.default_text), option.doc))
-        + " |"
     )
 
 

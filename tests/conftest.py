@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import warm_processes
+from opened_once import counted as counted
 
 torch.set_num_threads(1)
 

@@ -17,7 +17,7 @@ from kuosan.evaluate import compare as comparing
 from kuosan.evaluate.compare import compare
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.train_overlap import Schooling, chosen
-from kuosan.sample.generate import generate
+from kuosan.sample.generate import Sampling, frames_of
 from kuosan.storage import checkpoint, outputs
 from shell import QUICK as TRAIN
 from shell import image_folder, kuosan, refused, smooth_folder
@@ -176,15 +176,15 @@ def test_data_that_are_gone_or_changed_are_said_aloud(runs: Path, others: Path, 
 
 
 def test_a_stop_keeps_who_was_done(runs: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = generate, list[str]()
+    real, calls = frames_of, list[str]()
 
-    def stopping(model: object, request: object, **more: object) -> Iterator[object]:
+    def stopping(asked: Sampling) -> Iterator[object]:
         calls.append("")
         if len(calls) > 2:
             raise KeyboardInterrupt
-        return real(model, request, **more)  # type: ignore[arg-type]
+        return real(asked)
 
-    monkeypatch.setattr(comparing, "generate", stopping)
+    monkeypatch.setattr(comparing, "frames_of", stopping)
     words = ["--with", f"{runs / 'whole'}:ddnm,steps=2", "--with", f"{runs / 'twice'},steps=2"]
     said = kuosan("compare", others, "--upscale", 2, *words, *QUICK, "--out", "stopped")
     assert said.code == 130 and "contestants that were done are kept in stopped" in said.out

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kuosan.cli.evaluate import VERB
 from kuosan.evaluate import prepare
 from kuosan.metrics.features.network import FeatureNetwork
 from shell import QUICK as TRAIN
@@ -165,6 +166,10 @@ def test_images_that_were_moved_are_asked_for_by_the_command_that_names_them(tmp
 def test_every_setting_is_in_the_help() -> None:
     said = kuosan("evaluate", "--help")
     assert said.code == 0
-    for name in ("--against", "--sweep", "--request.steps", "--request.guidance", "--compute.precision"):
-        assert name in said.out
-    assert "--request.image" not in said.out and "--train.max_steps" not in said.out
+    for name in ("--against", "--sweep", "--steps", "--guidance", "--precision", "--dry-run", "--help-all"):
+        assert name in said.out, name
+    every = kuosan("evaluate", "--help-all").out
+    for option in VERB.options():
+        assert VERB.flag(option) in every, option.key
+    for gone in ("--image ", "--strength", "--between", "--train.max_steps"):
+        assert gone not in every

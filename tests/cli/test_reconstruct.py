@@ -122,7 +122,8 @@ def test_a_latent_model_is_measured_by_the_autoencoder_it_carries(runs: Path, ot
     found = told("b")
     assert found["kind"] == "latents" and found["values"] == own["values"] and found["weights"] == own["weights"]
     assert found["stored"] == [2, 2, 0.5, 1]
-    heads, rows = carried.latent_table()
+    latents = carried.tables()[1]
+    heads, rows = latents.heads, latents.rows
     assert heads[-1] == "std as stored"
     assert float(rows[2][-1]) == pytest.approx(0.5 * found["channels"][2]["std"], abs=1e-3)
     moved = tmp_path / "moved"
@@ -246,7 +247,7 @@ def test_images_that_were_trained_on_are_refused_unless_left_out_or_forced(runs:
         (["--tile", 12, "--overlap", 5], ["overlap = 5", "a multiple of 4"]),
         (["--overlap", 4], ["overlap = 4 has no effect without tiles"]),
         (["-n", 0], ["n = 0 is not allowed"]),
-        (["-n", 1.5], ["'1.5' is not a whole number"]),
+        (["-n", 1.5], ["n = '1.5' is not allowed", "expected whole number"]),
         (["--size", 4], ["size = 4 is not allowed: 8 to 1024"]),
         (["--batch", 0], ["batch = 0"]),
         (["--features", "lite"], ["lite", "did you mean 'lite0'?"]),

@@ -24,7 +24,6 @@ from made_files import (
     tiff,
     turned,
 )
-from made_files import image as drawn
 from PIL import Image, ImageCms
 
 from kuosan.data.decoding import FORMATS, decode, read_header

@@ -17,7 +17,7 @@ from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.prepare import prepare
+from kuosan.evaluate.job import EvaluateJob, plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure, nested
 from kuosan.sample import pipeline
@@ -54,13 +54,15 @@ def test_named_classes_take_turns_across_batches_as_in_sampling(run: Path) -> No
 
 def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
     found = evaluated(run, n=60).found[0]
-    prepared = prepare(run, configured(nested({**SMALL, "n": 60, "metrics": ("kid",)})), network=network())
+    prepared = plan_evaluate(
+        EvaluateJob.of(str(run), configured(nested({**SMALL, "n": 60, "metrics": ("kid",)}))), network=network()
+    )
     labels = prepared.reference.images.labels
     assert labels is not None
     share = float((labels[prepared.reference.images.train] == 0).mean())
     assert found.shares[0] == pytest.approx(share, abs=1e-6) and share != 0.5
-    assert prepared.jobs[0].wanted(0, 60).count(0) == pytest.approx(60 * share, abs=2)
-    names = tuple(CLASSES[i] for i in prepared.jobs[0].wanted(0, 60))
+    assert prepared.points[0].wanted(0, 60).count(0) == pytest.approx(60 * share, abs=2)
+    names = tuple(CLASSES[i] for i in prepared.points[0].wanted(0, 60))
     model = pipeline.load(run, compute=FULL).model
     expected = sample(model, Request(n=60, steps=2, batch=4, classes=names)).numpy()
     assert np.array_equal(made(run), np.moveaxis(to_uint8(expected), -1, 1))

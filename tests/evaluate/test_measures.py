@@ -9,18 +9,18 @@ import pytest
 from measured import folder, network, train
 
 from kuosan.errors import Error
-from kuosan.evaluate.result import chosen, text
+from kuosan.evaluate.result import distances_of, text
 from kuosan.evaluate.run import measure
 from kuosan.metrics.estimate import Estimate
 
 
 def test_a_distance_asked_for_with_too_few_images_is_refused():
     with pytest.raises(Error, match="at least 6"):
-        chosen(["prdc"], 5, 100, 12, True)
+        distances_of(["prdc"], 5, 100, 12, True)
     with pytest.raises(Error, match="at least 3"):
-        chosen(["kid"], 100, 2, 12, False)
-    assert chosen(["kid"], 3, 3, 12, False) == ("kid",)
-    assert chosen([], 5, 5, 12, False) == ("kid",)
+        distances_of(["kid"], 100, 2, 12, False)
+    assert distances_of(["kid"], 3, 3, 12, False) == ("kid",)
+    assert distances_of([], 5, 5, 12, False) == ("kid",)
 
 
 def test_memorisation_of_too_few_images_is_refused_before_any_is_made(tmp_path: Path):

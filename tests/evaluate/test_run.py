@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
+from kuosan.events import Event
 from kuosan.metrics.kid import kid, kid_difference
 from kuosan.sample import pipeline
 from kuosan.sample.generate import sample
@@ -261,7 +263,8 @@ def test_a_model_that_repeats_its_training_images_is_found_out(run: Path, monkey
 
     learnt = np.moveaxis(images(150), -1, 1)
 
-    def by_heart(trained: Any, each: Any, first: int, count: int, hear: Any) -> np.ndarray:
+    def by_heart(model: Any, each: Any, first: int, count: int, *_: Any) -> Generator[Event, None, np.ndarray]:
+        yield from ()
         return learnt[first : first + count]
 
     monkeypatch.setattr(sampling, "_batch", by_heart)

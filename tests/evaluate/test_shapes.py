@@ -11,7 +11,7 @@ from measured import Heard, network
 
 from kuosan.errors import Error
 from kuosan.evaluate.config import EvaluateConfig
-from kuosan.evaluate.prepare import prepare
+from kuosan.evaluate.job import EvaluateJob, plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
 from kuosan.sample.request import Request
@@ -44,7 +44,8 @@ def made(run: Path) -> set[tuple[int, ...]]:
 def test_real_and_made_images_are_of_one_shape(
     run: Path, size: tuple[int, int] | None, shape: tuple[int, int], count: int
 ) -> None:
-    prepared = prepare(run, EvaluateConfig(metrics=("kid",), request=Request(8, size=size)), network=network())
+    config = EvaluateConfig(metrics=("kid",), request=Request(8, size=size))
+    prepared = plan_evaluate(EvaluateJob.of(str(run), config), network=network())
     side = prepared.reference
     assert side.bytes().shape[2:] == shape
     assert all(side.images.buckets.shapes[side.images.buckets.of[i]] == shape for i in side.ids)

@@ -4,195 +4,139 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from kuosan import config as trees
-from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
+from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.evaluate import config as sweep
-from kuosan.evaluate.config import USELESS, EvaluateConfig, configured
-from kuosan.options import Option
+from kuosan.evaluate.config import USELESS, configured
+from kuosan.evaluate.job import EvaluateJob, finish, plan_evaluate
+from kuosan.evaluate.report import FigureTable, Report
+from kuosan.options import Tree
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.prepare import EvaluationSetup
+    from kuosan.evaluate.prepare import EvaluatePlan
     from kuosan.evaluate.result import Result
+    from kuosan.events import Event
 
-SHORT = {
-    "class": "request.classes",
-    "guidance_scale": "request.guidance",
-    "cfg": "request.guidance",
-}
-ORDER = ("", "request", "compute")
+DRY = "dry run: nothing was written."
 
 
-def evaluate(
-    *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Measure the images of TARGET: a run, a checkpoint, or a folder or zip of images (with --against PATH).
-
-    Images are sampled as `kuosan sample` would, and kept: given again, the command goes on where it stopped, and a
-    larger --n only adds to them. Every setting below is given as --key value.
-
-    Parameters
-    ----------
-    tokens
-        What to measure, and settings.
-    dry_run
-        Say what would be done, and do nothing.
-    """
-    target, config = read(tokens)
-    _refuse_early(target, config)
-    from kuosan.evaluate.prepare import prepare
-
-    with Bars() as report:
-        prepared = prepare(target, config, report.progress)
-    for line in plan(prepared):
+def evaluate(tree: Tree, words: list[str]) -> None:
+    """Plan, say what will be done, do it, say what was found."""
+    job = read(tree, words)
+    with Bars() as bars:
+        plan = plan_evaluate(job, progress=bars.progress)
+    for line in planned(plan):
         say(line)
-    if dry_run:
-        say("dry run: nothing was written.")
+    if job.dry_run:
+        say(DRY)
         return
-    show(_run(prepared))
-
-
-def read(tokens: Sequence[str]) -> tuple[str, EvaluateConfig]:
-    """What a person typed: the target and the settings.
-
-    Raises:
-        Error: no target or several, an unknown key, a value that is impossible.
-    """
-    tree, words = options.parse(
-        ["--n" if word == "-n" else word for word in tokens], EvaluateConfig, SHORT, ["dry-run"]
-    )
-    if len(words) > 1:
-        raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
-    config = configured(tree)
-    if not words:
-        raise Error("nothing to measure: kuosan evaluate RUN, or a folder of images with --against PATH.")
-    return words[0], config
-
-
-def settings() -> list[Option]:
-    """What `kuosan evaluate` takes, with its own defaults; what is of no use to it is left out."""
-    usual = trees.plain(EvaluateConfig())
-    found = []
-    for option in options.options(EvaluateConfig).values():
-        group, _, name = option.key.rpartition(".")
-        if not set(option.key.split(".")).isdisjoint(USELESS):
-            continue
-        default = (usual[group] if group else usual)[name]
-        found.append(replace(option, default=None if default is False else default))
-    return sorted(found, key=lambda option: ORDER.index(option.key.rpartition(".")[0]))
-
-
-def _refuse_early(target: str, config: EvaluateConfig) -> None:
-    """What can be refused without loading torch: an impossible point of a sweep, a run that is no run."""
-    points = sweep.points(config.request, config.sweep)
-    path = Path(target)
-    if not path.exists() and target != "portraits":
-        raise Error(f"there is no {target}: give a run, a checkpoint, or a folder or zip of images.")
-    if not (path / "config.yaml").is_file() or not (path / "checkpoints").is_dir():
-        return
-    from kuosan.models.model import ModelConfig
+    from kuosan.evaluate.run import run_evaluate
 
     try:
-        model = trees.build(ModelConfig, trees.load(path / "config.yaml").get("model", {}))
-    except Error:
-        return  # a damaged copy: the checkpoint's own decides
-    sweep.check_sweep(model, points)
+        result = followed(run_evaluate(plan))
+    except KeyboardInterrupt:
+        every = sum(each.request.n for each in plan.points)
+        if plan.points:
+            where = plan.home / "pictures"
+            say(f"stopped: {plan.made_now:,} of {every:,} images are kept in {where}; the same command goes on.")
+        raise
+    show(result)
 
 
-def plan(prepared: EvaluationSetup) -> list[str]:
+def read(tree: Tree, words: list[str]) -> EvaluateJob:
+    """The job that a person typed. Raises: Error: no target or several, a value that is impossible."""
+    if len(words) > 1:
+        raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
+    dry_run = tree.pop("dry_run", False)
+    return EvaluateJob.of("".join(words), configured(tree), dry_run)
+
+
+def planned(plan: EvaluatePlan) -> list[str]:
     """What will be done, in lines."""
-    side, other = prepared.reference, prepared.floor
-    lines = [f"warning: {warning}" for warning in prepared.warnings]
-    if prepared.model is not None:
-        model = prepared.model
+    side, other = plan.reference, plan.floor
+    lines = [f"warning: {warning}" for warning in plan.warnings]
+    if plan.model is not None:
+        model = plan.model
         channels, height, width = model.model.shape
         lines.append(f"compute: {model.compute}")
         lines.append(
             f"model: {model.name}, step {model.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}"
-            + (f"; {_points(prepared)}" if prepared.jobs else "")
+            + (f"; {_points(plan)}" if plan.points else "")
         )
-    if prepared.network is not None:
-        network = prepared.network
+    if plan.network is not None:
+        network = plan.network
         lines.append(
             f"against: {len(side):,} {side.what} ({side.images.config.path}); "
             f"floor: {len(other[0]):,} {other[0].what} against {len(other[1]):,} {other[1].what}"
         )
-        from kuosan.evaluate.remarks import described
-
-        for one in (prepared.made, side):
-            lines += [] if one is None else described(one, network)
-        lines.append(f"measured: {', '.join(prepared.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
-    if prepared.bits is not None:
-        config = prepared.config
-        by_ode = min(config.ode_images, len(prepared.bits))
+        lines += plan.described
+        lines.append(f"measured: {', '.join(plan.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
+    if plan.bits is not None:
+        config = plan.config
+        by_ode = min(config.ode_images, len(plan.bits))
         lines.append(
-            f"likelihood: of {len(prepared.bits):,} {prepared.bits.what}, {by_ode:,} of them by the ODE "
+            f"likelihood: of {len(plan.bits):,} {plan.bits.what}, {by_ode:,} of them by the ODE "
             f"({4 * config.ode_steps} network evaluations each, and their gradients), in fp32"
         )
-    if prepared.jobs:
-        images, evaluations = prepared.lacking
-        kept = sum(each.request.n for each in prepared.jobs) - images
+    if plan.points:
+        images, evaluations = plan.lacking
+        kept = sum(each.request.n for each in plan.points) - images
         lines.append(
             f"to make: {images:,} images, {evaluations:,} network evaluations"
             + (f"; {kept:,} images are there already" if kept else "")
         )
-    lines.append(
-        f"kept in: {prepared.home}; the result in {prepared.folder}{' (Ctrl-C keeps all)' * bool(prepared.jobs)}"
-    )
+    lines.append(f"kept in: {plan.home}; the result in {plan.folder}{' (Ctrl-C keeps all)' * bool(plan.points)}")
     return lines
 
 
-def _points(prepared: EvaluationSetup) -> str:
-    jobs = prepared.jobs
-    n = jobs[0].request.n
-    if len(jobs) == 1:
-        choice = jobs[0].choice
+def _points(plan: EvaluatePlan) -> str:
+    points = plan.points
+    n = points[0].request.n
+    if len(points) == 1:
+        choice = points[0].choice
         return (
             f"{n:,} images by {choice.sampler}, {choice.steps} steps"
             f"{f' ({choice.spacing})' if choice.spacing else ''}, {choice.evaluations} network evaluations each"
         )
-    costs = [each.choice.evaluations for each in jobs]
+    costs = [each.choice.evaluations for each in points]
     return (
-        f"{len(jobs)} combinations of {n:,} images from the same seeds, "
+        f"{len(points)} combinations of {n:,} images from the same seeds, "
         f"{min(costs)} to {max(costs)} network evaluations an image"
     )
-
-
-def _run(prepared: EvaluationSetup) -> Result:
-    from kuosan.evaluate.run import run
-
-    try:
-        with Bars() as report:
-            return run(prepared, report)
-    except KeyboardInterrupt:
-        missing, _ = prepared.lacking
-        every = sum(each.request.n for each in prepared.jobs)
-        if prepared.jobs:
-            where = prepared.home / "pictures"
-            say(f"stopped: {every - missing:,} of {every:,} images are kept in {where}; the same command goes on.")
-        raise
 
 
 def show(result: Result) -> None:
     """The figures, what they are of, and where they were written."""
     console.print()
-    for line in result.about():
-        say(line)
-    if result.found:
-        say_table([result.title(head) for head in result.heads()], result.rows())
-    for line in result.verdicts():
-        say(line)
-    names = ", ".join(sorted(path.name for path in Path(str(result.folder)).glob("[!.]*")))
-    say(f"written: {result.folder} ({names})")
+    show_report(result.report())
+    say_written(str(result.folder))
+
+
+def say_written(folder: str) -> None:
+    """Where the files of a result are."""
+    names = ", ".join(sorted(path.name for path in Path(folder).glob("[!.]*")))
+    say(f"written: {folder} ({names})")
+
+
+def show_report(report: Report) -> None:
+    """A report's sentences and tables."""
+    for section in report.sections:
+        if isinstance(section, FigureTable):
+            say_table(section.heads, section.rows, section.left)
+            continue
+        for line in section:
+            say(line)
+
+
+def followed(events: Iterator[Event]) -> Any:
+    """Run a job with its bars; what it came to."""
+    with Bars() as bars:
+        return finish(events, bars)
 
 
 class Bars:
@@ -226,3 +170,21 @@ class Bars:
         if not sys.stdout.isatty() and time.monotonic() - self.said > 30:
             self.said = time.monotonic()
             self.say(f"{what}: {done:,} of {of:,}")
+
+
+VERB = Verb(
+    "evaluate",
+    EvaluateJob,
+    "TARGET",
+    "Measure the images of TARGET: a run, a checkpoint, or a folder or zip of images (with --against PATH). Images are "
+    "sampled as `kuosan sample` would, and kept: given again, the command goes on where it stopped, and a larger --n "
+    "only adds to them.",
+    evaluate,
+    first=(
+        "metrics", "against", "request.n", "request.sampler", "request.steps", "request.guidance", "request.classes",
+        "request.prompts", "request.seed", "request.batch", "features", "judge", "likelihood", "sweep", "out",
+        "compute.device", "compute.precision", "dry_run",
+    ),
+    defaults={f"request.{name}": value for name, value in trees.plain(configured({}).request).items()},
+    hidden=tuple(f"request.{name}" for name in USELESS),
+)  # fmt: skip

@@ -91,7 +91,8 @@ def _say_plan(plan: RestorePlan) -> None:
     gradients = ", each with its gradient (about 3 times the cost)" if trajectory.graded else ""
     say(
         f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {trajectory.steps} steps, {trajectory.evaluations} "
+        f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {trajectory.steps} steps, "
+        f"{trajectory.evaluations} "
         f"network evaluations a tile and answer{gradients}"
     )
     count = len(plan.files) + len(plan.wrong)

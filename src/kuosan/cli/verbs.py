@@ -42,11 +42,11 @@ def groups() -> dict[str, list[Option]]:
     return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0].partition(".")[0])))
 
 
-def show(verb: str = "train") -> None:
-    """Print every setting of a verb with its type, default and meaning."""
-    where = "in a YAML file or as --key value" if verb == "train" else "as --key value"
+def show() -> None:
+    """Print every setting of a run with its type, default and meaning."""
+    where = "in a YAML file or as --key value"
     console.print(f"Every setting, {where}; the last part of a key is enough where it is unique.\n")
-    for group, members in (groups() if verb == "train" else evaluate_groups()).items():
+    for group, members in groups().items():
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column()
@@ -57,16 +57,6 @@ def show(verb: str = "train") -> None:
             )
             table.add_row(f"--{option.name}", _plain(f"{option.doc}{kind}{default}"))
         console.print(Panel(table, title=group, title_align="left"), soft_wrap=False)
-
-
-def evaluate_groups() -> dict[str, list[Option]]:
-    """The settings of `kuosan evaluate` by their group."""
-    from kuosan.cli.evaluate import settings
-
-    found: dict[str, list[Option]] = {}
-    for option in settings():
-        found.setdefault(option.key.rpartition(".")[0] or "evaluate", []).append(option)
-    return found
 
 
 _ORDER = ("data", "model", "train", "compute")
@@ -84,11 +74,6 @@ app = App(
     suppress_keyboard_interrupt=False,  # `ended` says that it stopped
 )
 app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
-app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's images are.")
-app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged images.")
-app.command(
-    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives images back."
-)
 app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
 app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
 app.command(
@@ -97,6 +82,9 @@ app.command(
 
 
 CONVERTED = {
+    "compare": "kuosan.cli.compare",
+    "evaluate": "kuosan.cli.evaluate",
+    "reconstruct": "kuosan.cli.reconstruct",
     "invert": "kuosan.cli.invert",
     "restore": "kuosan.cli.restore",
     "sample": "kuosan.cli.sample",
@@ -130,8 +118,8 @@ def _ended(words: Sequence[str]) -> int:
             code = import_module(CONVERTED[words[0]]).VERB(words[1:])
         else:
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
-            show(words[0])
+        if list(words[:1]) == ["train"] and not {"--help", "-h"}.isdisjoint(words):
+            show()
     except cyclopts.UnusedCliTokensError as error:
         extra = " ".join(error.unused_tokens or ())
         return _say_error(f"{extra!r} is more than `kuosan {words[0]}` takes; see --help.")

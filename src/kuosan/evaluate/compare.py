@@ -1,7 +1,7 @@
 """A comparison of restorers from end to end: `compare(images, runs, upscale=4) -> Comparison`.
 
-`prepare` opens everything and refuses what cannot be compared; `run` damages the images, has everybody restore them,
-and writes result.json, table.md and sheet.png, anew after each contestant, so that what is done is kept.
+`plan_compare` opens everything, damages the images and refuses what cannot be compared; `run_compare` has every method
+restore them, and writes result.json, table.md and sheet.png after each, so that what is done is kept.
 
 The image sheet of a comparison: a row an image: truth, what was brought, everybody's first answer, with heads.
 """
@@ -9,8 +9,8 @@ The image sheet of a comparison: a row an image: truth, what was brought, everyb
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,26 +26,29 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate import comparison, train_overlap
 from kuosan.evaluate import damage as distortion
-from kuosan.evaluate.comparison import NAME, SHEET, TABLE, Comparison, ComparisonConfig, Contestant, Scores
+from kuosan.evaluate.comparison import NAME, SHEET, Comparison, ComparisonConfig, Contestant, Scores
 from kuosan.evaluate.damage import Damaged, Distance, baselines, damage, measure
-from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
+from kuosan.evaluate.job import SAMPLING, CompareJob, EvaluationReport, SilentEvaluation, finish, plan_compare
+from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.train_overlap import Chosen, Schooling
+from kuosan.events import Event, Fact, Finished, Progress, Wrote
 from kuosan.metrics.image_quality import perceptual
 from kuosan.models.model import ModelConfig
 from kuosan.sample import pipeline
 from kuosan.sample.constraint import conditioning_of
-from kuosan.sample.generate import generate
+from kuosan.sample.generate import frames_of, resolve_request
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.pipeline import Pipeline, guides_of
-from kuosan.sample.plan import Choice, check_guides, check_request
+from kuosan.sample.plan import SamplePlan, check_guides, check_request, with_levels
 from kuosan.sample.request import Request
 from kuosan.sample.write import GAP, cell
-from kuosan.storage import checkpoint, manifest, outputs
+from kuosan.storage import manifest, outputs
+from kuosan.storage.checkpoint import Saved
 from kuosan.storage.files import write_atomic
 from kuosan.text.prompts import escaped
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.damage import Damaged
+    from kuosan.evaluate.job import ForeseenMethod, OnProgress
 
 MEASURED = 64  # answers of a rule measured at once
 OWN = ("captions",)  # prompts=captions of a contestant: each image's own caption
@@ -58,12 +61,12 @@ class MethodEntry:
     name: str
     contestant: Contestant
     request: Request
-    choice: Choice
+    choice: SamplePlan
 
 
 @dataclass(frozen=True)
-class ComparisonSetup:
-    """Who restores what, and where it is kept."""
+class ComparePlan:
+    """Which methods restore which images, everything opened; and where the result is kept."""
 
     config: ComparisonConfig
     entries: tuple[MethodEntry, ...]
@@ -74,6 +77,7 @@ class ComparisonSetup:
     compute: Compute
     folder: Path
     weights: tuple[str, ...] = ()  # sha256 of each contestant's
+    saved: dict[str, Saved] = field(default_factory=dict, repr=False)  # the checkpoints of all runs, by their names
 
     @property
     def evaluations(self) -> int:
@@ -93,7 +97,7 @@ def compare(
     """How well runs restore damaged images: compare("portraits", ["runs/a:ddnm", "runs/b"], upscale=4, n=16).
 
     Args:
-        report: hears how it goes on.
+        report: follows how it goes on.
         distance: of uint8 images pair by pair, in place of the named perceptual distance.
         options: further settings of `ComparisonConfig`.
 
@@ -102,28 +106,47 @@ def compare(
     """
     tree = {"pictures": str(images), "contestants": [str(run) for run in runs], **options}
     report = report or SilentEvaluation()
-    return run(prepare(trees.build(ComparisonConfig, tree), report, distance), report)
+    job = CompareJob.of(trees.build(ComparisonConfig, tree))
+    found: Comparison = finish(run_compare(plan_compare(job, distance=distance, progress=report.progress)), report)
+    return found
 
 
-def prepare(config: ComparisonConfig, report: EvaluationReport, distance: Distance | None = None) -> ComparisonSetup:
-    """Open the runs' settings and the images, and damage these. Raises: Error for what cannot be compared."""
-    found = comparison.contestants(config)
-    saved = {run: checkpoint.load(run, parts=()) for one in found for run in _runs(one)}
+def open_comparison(
+    config: ComparisonConfig,
+    found: Sequence[Contestant],
+    foreseen: Mapping[str, ForeseenMethod],
+    progress: OnProgress,
+    distance: Distance | None = None,
+) -> ComparePlan:
+    """Open the runs and the images, and damage these: what `plan_compare` does once torch is needed.
+
+    Args:
+        found: the contestants of the configuration.
+        foreseen: of some of them, by what was typed, what config.yaml says.
+
+    Raises:
+        Error: what cannot be compared.
+    """
+    saved: dict[str, Saved] = {}
+    for run in (run for one in found for run in _runs(one)):
+        saved[run] = saved[run] if run in saved else pipeline.saved_weights(run)
     models = {run: trees.build(ModelConfig, each.config.get("model", {})) for run, each in saved.items()}
     shape = _one_shape({one.run: models[one.run] for one in found})
     entries = []
     for name, one in zip(comparison.names(found), found):
-        request, choice = one.resolved(models[one.run])
+        model, early = models[one.run], foreseen.get(one.text)
+        known = early is not None and early.model == model
+        request, choice = (early.request, early.choice) if early is not None and known else one.resolved(model)
         classifier, reference = (models[path] if path else None for path in (request.classifier, request.reference))
-        check_guides(models[one.run], request, classifier, reference)
-        entries.append(MethodEntry(name, one, request, choice))
+        check_guides(model, request, classifier, reference, choice.size)
+        entries.append(MethodEntry(name, one, request, with_levels(model, choice)))
     schooling = {
         run: Schooling(each.config.get("data", {}), each.state.get("data"), each.state.get(FACT))
         for run, each in saved.items()
     }
-    chosen = train_overlap.chosen(config, shape, schooling, report.progress)
+    chosen = train_overlap.chosen(config, shape, schooling, progress)
     for entry in entries:
-        if entry.request.prompts == OWN:  # refused before anything is made
+        if entry.request.prompts == OWN:
             _check_captions(models[entry.contestant.run], entry, _captions(chosen, entry))
     damaged = damage(config, chosen.images.batch(chosen.ids).x0)
     features: dict[str, Any] = {"name": "given", "hash": "", "resizing": ""}
@@ -132,41 +155,43 @@ def prepare(config: ComparisonConfig, report: EvaluationReport, distance: Distan
         features = {"name": distance.name, "hash": distance.hash, "resizing": distance.resizing}
     compute = choose(config.compute)
     weights = tuple(manifest.read(each.path)["ema.safetensors"].sha256 for each in saved.values())
-    return ComparisonSetup(
-        config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights
+    return ComparePlan(
+        config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights, saved
     )
 
 
-def run(prepared: ComparisonSetup, report: EvaluationReport | None = None) -> Comparison:
-    """Have everybody restore the images, and write what was found into a folder that holds no other comparison.
+def run_compare(plan: ComparePlan) -> Iterator[Event]:
+    """Have every method restore the images, and write what was found; ends with the `Comparison`.
 
     Raises:
         Error: the folder of --out holds something else.
     """
-    config = trees.plain(replace(prepared.config, out=None, compute=ComputeConfig()))
-    about = [config, prepared.chosen.images.fingerprint, list(prepared.chosen.names), list(prepared.weights)]
-    names, read = [NAME, TABLE, SHEET], prepared.config.images
-    with outputs.named(prepared.config.out, prepared.folder, "compare", about, names, read) as output:
-        return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
+    config = trees.plain(replace(plan.config, out=None, compute=ComputeConfig()))
+    about = [config, plan.chosen.images.fingerprint, list(plan.chosen.names), list(plan.weights)]
+    names, read = [NAME, TABLE, SHEET], plan.config.images
+    with outputs.named(plan.config.out, plan.folder, "compare", about, names, read) as output:
+        result = yield from _compared(replace(plan, folder=output.folder))
+    yield Wrote(Path(result.folder))
+    yield Finished(result)
 
 
-def _run(prepared: ComparisonSetup, report: EvaluationReport) -> Comparison:
-    """Have everybody restore the images; the result is written again after each contestant."""
+def _compared(plan: ComparePlan) -> Generator[Event, None, Comparison]:
+    """Have every method restore the images; the result is written again after each contestant."""
     sheet: dict[str, Tensor] = {}
-    result = _begun(prepared)
-    rules = tuple(_by_rule(prepared, name, sheet) for name in baselines(prepared.damaged))
+    result = _begun(plan)
+    rules = tuple(_by_rule(plan, name, sheet) for name in baselines(plan.damaged))
     result = replace(result, rules=rules)
     opened: dict[str, Pipeline] = {}
-    for i, entry in enumerate(prepared.entries):
+    for i, entry in enumerate(plan.entries):
         path = entry.contestant.run
-        later = {other.contestant.run for other in prepared.entries[i:]}
+        later = {other.contestant.run for other in plan.entries[i:]}
         opened = {name: each for name, each in opened.items() if name in later}
         if path not in opened:
-            opened[path] = pipeline.load(path, compute=prepared.compute)
-        scores = _by_model(prepared, entry, opened[path], sheet, report)
+            opened[path] = pipeline.of_saved(plan.saved[path], path, compute=plan.compute)
+        scores = yield from _by_model(plan, entry, opened[path], sheet)
         result = replace(result, contestants=(*result.contestants, scores), lacking=result.lacking[1:])
-        result.write(prepared.folder)
-        write_atomic(prepared.folder / SHEET, comparison_sheet(prepared.damaged, sheet))
+        result.write(plan.folder)
+        write_atomic(plan.folder / SHEET, comparison_sheet(plan.damaged, sheet))
     return result
 
 
@@ -181,7 +206,7 @@ def _captions(chosen: Chosen, entry: MethodEntry) -> list[str]:
 
 
 def _check_captions(model: ModelConfig, entry: MethodEntry, own: Sequence[str]) -> None:
-    """Refuse captions that a model cannot be told. Raises: Error."""
+    """Refuse captions that a model cannot read. Raises: Error."""
     try:
         check_request(model, replace(entry.request, prompts=tuple(own)))
     except Error as error:
@@ -203,59 +228,68 @@ def _one_shape(models: dict[str, ModelConfig]) -> tuple[int, int, int]:
     return shape
 
 
-def _begun(prepared: ComparisonSetup) -> Comparison:
-    """The result before anybody was measured."""
-    config, damaged = prepared.config, prepared.damaged
+def _begun(plan: ComparePlan) -> Comparison:
+    """The result before any method was measured."""
+    config, damaged = plan.config, plan.damaged
     floor = None
     if not config.noise:
         floor = float(distortion.consistency(damaged, distortion.levels(damaged.truth)).mean())
     return Comparison(
         config.damage,
         trees.plain(config),
-        prepared.chosen.images.shape,
-        prepared.chosen.names,
-        prepared.chosen.images.fingerprint,
-        prepared.features,
+        plan.chosen.images.shape,
+        plan.chosen.names,
+        plan.chosen.images.fingerprint,
+        plan.features,
         floor,
-        lacking=tuple(entry.name for entry in prepared.entries),
-        notes=prepared.chosen.notes,
-        compute=str(prepared.compute),
-        folder=str(prepared.folder),
+        lacking=tuple(entry.name for entry in plan.entries),
+        notes=plan.chosen.notes,
+        compute=str(plan.compute),
+        folder=str(plan.folder),
     )
 
 
-def _by_rule(prepared: ComparisonSetup, name: str, sheet: dict[str, Tensor]) -> Scores:
+def _by_rule(plan: ComparePlan, name: str, sheet: dict[str, Tensor]) -> Scores:
     """One of the ways without a model, measured."""
-    damaged = prepared.damaged
+    damaged = plan.damaged
     begin = time.perf_counter()
     answers = baselines(damaged)[name](damaged)
     seconds = (time.perf_counter() - begin) / len(damaged)
     sheet[name] = as_written(answers[:ROWS])
     rounded = distortion.levels(answers)[:, None]
     parts = [
-        measure(damaged.rows(first, first + MEASURED), rounded[first : first + MEASURED], prepared.distance)
+        measure(damaged.rows(first, first + MEASURED), rounded[first : first + MEASURED], plan.distance)
         for first in range(0, len(damaged), MEASURED)
     ]
     return Scores(name, _joined(parts), seconds=seconds)
 
 
 def _by_model(
-    prepared: ComparisonSetup, entry: MethodEntry, model: Pipeline, sheet: dict[str, Tensor], report: EvaluationReport
-) -> Scores:
+    plan: ComparePlan, entry: MethodEntry, model: Pipeline, sheet: dict[str, Tensor]
+) -> Generator[Event, None, Scores]:
     """A contestant's answers, made and measured some images at a time."""
-    damaged, config = prepared.damaged, prepared.config
+    damaged, config = plan.damaged, plan.config
     many = max(1, config.batch // config.variants)  # images at a time
-    helpers = model.helpers(entry.request)
+    named = {"classifier": entry.request.classifier, "reference": entry.request.reference}
+    helpers = {
+        name: pipeline.of_saved(plan.saved[path], path, compute=plan.compute)
+        for name, path in named.items()
+        if path is not None
+    }
     parts, first_answers, seconds = [], [], 0.0
     for first in range(0, len(damaged), many):
         part = damaged.rows(first, first + many)
         begin = time.perf_counter()
-        answers = _answers(prepared, entry, model, guides_of(helpers), part, first, report)
+        answers = yield from _answers(plan, entry, model, guides_of(helpers), part, first)
         seconds += time.perf_counter() - begin
         rest = len(damaged) - first - len(part)
         if not first and rest:
-            report.left(seconds * rest / len(part), rest * config.variants * entry.choice.evaluations)
-        parts.append(measure(part, answers, prepared.distance))
+            left = {
+                "seconds": seconds * rest / len(part),
+                "evaluations": rest * config.variants * entry.choice.evaluations,
+            }
+            yield Fact(SAMPLING, left)
+        parts.append(measure(part, answers, plan.distance))
         first_answers.append(answers[:, 0])
     shown = torch.cat(first_answers)[:ROWS]
     sheet[entry.name] = shown.float() / 127.5 - 1
@@ -276,30 +310,32 @@ def _by_model(
 
 
 def _answers(
-    prepared: ComparisonSetup,
+    plan: ComparePlan,
     entry: MethodEntry,
     model: Pipeline,
     guides: Guides,
     part: Damaged,
     first: int,
-    report: EvaluationReport,
-) -> Tensor:
+) -> Generator[Event, None, Tensor]:
     """Answers to some images, the first of them number `first`: (N, V, C, H, W) uint8."""
-    variants = prepared.config.variants
+    variants = plan.config.variants
     n = len(part) * variants
     request = replace(entry.request, n=n, seed=entry.request.seed + first * variants)
     if request.prompts == OWN:
-        own = _captions(prepared.chosen, entry)[first : first + len(part)]
+        own = _captions(plan.chosen, entry)[first : first + len(part)]
         request = replace(request, prompts=tuple(text for text in own for _ in range(variants)))
     brought = part.brought.repeat_interleave(variants, 0)
     hole = None if part.hole is None else part.hole.repeat_interleave(variants, 0)
     assert request.restoration is not None
     given, measurement = conditioning_of(model.model, request.restoration, entry.choice.method, brought, hole)
-    total, before = len(prepared.damaged) * variants, first * variants
+    total, before = len(plan.damaged) * variants, first * variants
     finished = []
-    for frame in generate(model.model, request, guides=guides, given=given, measurement=measurement):
+    asked = resolve_request(
+        model.model, request, guides=guides, given=given, measurement=measurement, resolved=entry.choice
+    )
+    for frame in frames_of(asked):
         done = frame.first * frame.steps + len(frame.x) * frame.step
-        report.progress(entry.name, before * frame.steps + done, total * frame.steps)
+        yield Progress(entry.name, before * frame.steps + done, total * frame.steps)
         if frame.done:
             finished.append(distortion.levels(frame.x))
     flat = torch.cat(finished)
@@ -317,7 +353,7 @@ FONT, LINE = 12, 15  # of the headings, pixels
 
 
 def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
-    """A PNG of the first images: truth, brought, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
+    """A PNG of the first images: truth, damaged, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
     height, width = damaged.truth.shape[-2:]
     factor = -(-CELL // min(height, width))
     size = (factor * width, factor * height)

@@ -23,13 +23,13 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error, unknown
+from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
 from kuosan.metrics.estimate import Estimate, mean
 from kuosan.metrics.features.names import FEATURES
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import request as restoring
 from kuosan.sample.plan import Choice, choose
 from kuosan.sample.request import BOX, METHODS, Request, Restoration
-from kuosan.storage.files import write_atomic
 from kuosan.tasks.task import KINDS
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class ComparisonConfig:
 
     Attributes:
         images: whole images: what `data.path` may be; of a data set with a split of its own the held-out ones.
-        contestants: RUN, RUN:METHOD, or RUN:METHOD,key=value,... each; keys are those of a request or a restoration.
+        contestants: a contestant: RUN, RUN:METHOD or RUN:METHOD,key=value,...; repeated for each. Methods and keys are
+            those of `kuosan restore` (ddnm, pigdm, dps, repaint; steps, sampler, eta, push, ...).
         upscale: the images are made so many times smaller.
         down: with upscale: how they are shrunk.
         deblur: std of the blur they go through, in pixels.
@@ -64,14 +65,14 @@ class ComparisonConfig:
     """
 
     images: str = field(default="", metadata={"key": "pictures"})
-    contestants: tuple[str, ...] = ()
+    contestants: tuple[str, ...] = field(default=(), metadata={"flags": ("with",), "whole": True})
     upscale: int | None = None
     down: Literal["area", "bicubic"] = "area"
     deblur: float | None = None
-    colorise: bool = False
+    colorise: bool = field(default=False, metadata={"flags": ("colorise", "colorize")})
     noise: float = 0.0
     mask: str | None = None
-    n: int = 64
+    n: int = field(default=64, metadata={"flags": ("-n",)})
     variants: int = 8
     seed: int = 0
     features: str = "lite0"
@@ -240,9 +241,9 @@ def parse(text: str, config: ComparisonConfig) -> Contestant:
         tree, _ = options.parse(
             [word for key, value in pairs if key not in OWN for word in _words(key, value)], Request
         )
-        held, _ = options.parse([f"--{key}={value}" for key, value in pairs if key in OWN], Restoration)
-        asked = trees.plain(config.restoration(method)) | held
-        whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": asked}
+        more, _ = options.parse([f"--{key}={value}" for key, value in pairs if key in OWN], Restoration)
+        restoration = trees.plain(config.restoration(method)) | more
+        whole = {"seed": config.seed, "n": 1, "batch": config.batch, **tree, "restoration": restoration}
         request = trees.build(Request, whole)
     except Error as error:
         raise Error(f"--with {text}: {error}") from None
@@ -267,8 +268,8 @@ def _with(name: str, one: Contestant) -> str:
 
 
 def _words(key: str, value: str) -> list[str]:
-    """A setting as options; of classes, each is one."""
-    return [f"--{key}={each}" for each in (value.split(",") if key == "classes" else [value])]
+    """A setting as options are typed: several classes one by one."""
+    return [f"--{key}={part}" for part in (value.split(",") if key == "classes" else [value])]
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -311,7 +312,7 @@ def _folder(run: str) -> str:
 
 
 FORMAT = 1
-NAME, TABLE, SHEET = "result.json", "table.md", "sheet.png"
+NAME, SHEET = "result.json", "sheet.png"
 
 NEAR = {  # the first table's columns: a measure's name -> its title and digits
     "psnr": ("PSNR", 2),
@@ -361,7 +362,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(ReportedResult):
     """Everybody's scores on the same damaged images, and all that they depend on."""
 
     damage: str  # in words
@@ -407,47 +408,34 @@ class Comparison:
             lines.append(f"Computed on {self.compute}.")
         return lines + ([f"Not finished: {', '.join(self.lacking)}."] if self.lacking else [])
 
-    def tables(self) -> list[tuple[list[str], list[list[str]]]]:
-        """Heads and rows: how near the answers come; how they keep to what was brought, and what they cost."""
+    def tables(self) -> list[FigureTable]:
+        """How near the answers come; how they keep to the damaged image, and what they cost."""
         near, apart = self._table(NEAR), self._table(APART)
-        apart[0].extend(["evaluations", "s/answer"])
-        for row, one in zip(apart[1], self.everybody):
+        apart.heads.extend(["evaluations", "s/answer"])
+        for row, one in zip(apart.rows, self.everybody):
             row.extend(["" if one.evaluations is None else str(one.evaluations), f"{one.seconds:.3g}"])
         return [near, apart]
 
-    def _table(self, columns: dict[str, tuple[str, int]]) -> tuple[list[str], list[list[str]]]:
+    def _table(self, columns: dict[str, tuple[str, int]]) -> FigureTable:
         found = [self._figures(one) for one in self.everybody]
         names = [name for name in columns if any(name in figures for figures in found)]
         rows = [
-            [one.name, *(text(figures.get(name), columns[name][1], name) for name in names)]
+            [one.name, *(figure(figures.get(name), columns[name][1], signed=_signed(name)) for name in names)]
             for one, figures in zip(self.everybody, found)
         ]
-        return ["", *(columns[name][0] for name in names)], rows
+        return FigureTable(["", *(columns[name][0] for name in names)], rows)
 
     def _figures(self, one: Scores) -> dict[str, Estimate]:
         first = self.contestants[0] if self.contestants else None
         return one.figures | (one.more(first) if first is not None and one is not first else {})
 
-    def markdown(self) -> str:
-        """The sentences and the tables."""
-        lines = [*self.about(), ""]
-        for heads, rows in self.tables():
-            lines += [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-        return "\n".join([*lines, EXPLAINED, ""])
-
-    def json(self) -> str:
-        """Everything, with each image's values."""
+    def report(self) -> Report:
+        """Sentences, two tables, what their columns mean; every value, each image's too."""
         tree = trees.plain(self)
         for part, scores in (("rules", self.rules), ("contestants", self.contestants)):
-            for told, one in zip(tree[part], scores):
-                told["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}
-        return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """result.json and table.md."""
-        write_atomic(folder / TABLE, self.markdown())
-        write_atomic(folder / NAME, self.json())
+            for row, one in zip(tree[part], scores):
+                row["figures"] = {name: asdict(estimate) for name, estimate in self._figures(one).items()}
+        return Report(NAME, [self.about(), *self.tables(), [EXPLAINED]], tree)
 
 
 def described(one: Scores) -> str:
@@ -459,9 +447,6 @@ def described(one: Scores) -> str:
     return f"{one.name}: {weights}; {how}, {more}{one.evaluations:,} network evaluations an answer."
 
 
-def text(estimate: Estimate | None, digits: int, name: str) -> str:
-    """A figure with its error as the tables show it; differences and shifts with their sign."""
-    if estimate is None:
-        return ""
-    sign = "+" if name.endswith("_more") or name.startswith("shift") else ""
-    return f"{estimate.value:{sign}.{digits}f} ± {estimate.error:.{digits}f}"
+def _signed(name: str) -> bool:
+    """Whether a figure is a difference."""
+    return name.endswith("_more") or name.startswith("shift")

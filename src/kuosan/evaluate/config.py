@@ -278,7 +278,7 @@ class ReconstructionConfig:
     images: str = field(
         default="", metadata={"key": "pictures"}
     )  # a data set, or one image file; empty: the images that the run held out
-    n: int = 256  # how many images, drawn by a fixed key
+    n: int = field(default=256, metadata={"flags": ("-n",)})  # how many images, drawn by a fixed key
     size: int | None = None  # pixels a side of a data set's images; as the run was trained if not given
     tile: int | None = None  # pixels a side of tiles; None: in one piece, but a large image file
     overlap: int | None = None  # of tiles, in pixels; a quarter of a tile if not given

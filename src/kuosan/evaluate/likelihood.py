@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from kuosan.diffusion.schedule import Discrete, join
 from kuosan.errors import Error
 from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
 from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.events import Event, Progress
 from kuosan.metrics.estimate import Estimate
 from kuosan.models.model import require_pixels, require_whole, require_wordless
 from kuosan.sample import pipeline
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
     from kuosan.data.dataset import Images
     from kuosan.diffusion.denoiser import Denoiser
     from kuosan.diffusion.schedule import Schedule
-    from kuosan.evaluate.result import EvaluationReport
     from kuosan.models.model import Model
     from kuosan.sample.pipeline import Pipeline
+    from kuosan.storage.checkpoint import Saved
 
 STEPS = 1000  # of the chain of a schedule that has no steps of its own
 FIRST = 0.01  # sigma/alpha of its least noise, as DDPM's; a grey level is 2/255
@@ -62,7 +63,7 @@ class Bound:
     variance: str
     chain: int  # steps of the chain
     evaluations: int  # of the network, an image
-    t: tuple[float, ...]  # the network's clock in the middle of each stratum
+    t: tuple[float, ...]  # the timestep in the middle of each stratum
     size: tuple[int, ...]  # rows in each
     term: tuple[float, ...]  # the mean term of one row in each
     error: tuple[float, ...]  # its standard error
@@ -78,7 +79,7 @@ class Ode:
     evaluations: int  # of the network, an image
     probe: str
     probes: int
-    probe_error: float | None  # the part of the error that more probes take away; one probe does not tell
+    probe_error: float | None  # the part of the error that more probes take away; unknown of one probe
     solver_error: float  # by how much half the steps change an image's bits, on average over a few
     first: float  # sigma/alpha of the noise that is left in
 
@@ -128,18 +129,15 @@ class LikelihoodInput:
     ids: list[int]
     labels: Tensor | None  # (N,) of a conditional model
     batch: int
-    progress: Callable[[str, int, int], None]
 
-    def parts(self, n: int, what: str = "") -> Iterator[tuple[Denoiser, Tensor, list[int]]]:
-        """The first n images by batches, each with the denoiser that was told their classes."""
+    def parts(self, n: int) -> Iterator[tuple[Denoiser, Tensor, list[int]]]:
+        """The first n images by batches, each with the denoiser of their classes."""
         device = next((p.device for p in self.model.network.parameters()), torch.device("cpu"))
         for begin in range(0, n, self.batch):
             part = slice(begin, min(begin + self.batch, n))
             cond = condition(self.model.config.task, None if self.labels is None else self.labels[part])
-            told = {door: value.to(device) for door, value in cond.items()}
-            yield self.model.denoiser(told), self.x0[part].to(device), self.ids[part]
-            if what:
-                self.progress(what, part.stop, n)
+            cond = {name: value.to(device) for name, value in cond.items()}
+            yield self.model.denoiser(cond), self.x0[part].to(device), self.ids[part]
 
 
 def likelihood(
@@ -163,32 +161,63 @@ def likelihood(
     """Bits a dimension of images (N, C, H, W), uint8 or in [-1, 1], by the bound and, of the first few, by the ODE.
 
     Args:
-        labels: (N,) classes of a conditional model; -1, or None for all, tells it of none.
+        labels: (N,) classes of a conditional model; -1, or None for all, is no class.
         ids: of the images, by which their draws are keyed; 0 to N-1.
         evaluations: network calls an image for the bound; None: every step of the chain.
         variance: posterior, beta or learned; learned, else posterior, if not given.
         clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
         ode_images: how many the ODE sees, the first ones; 0: none, None: all.
         first: sigma/alpha at which the ODE's walk ends, if not at the first trained level (flow: 0.001).
-        progress: told what ("bound", "ode"), how many images are done, of how many.
+        progress: called with what ("bound", "ode"), how many images are done, of how many.
 
     Raises:
         Error: images that are not 8-bit ones, settings that do not go together, fewer than 2 images.
     """
+    steps = likelihood_steps(model, images, labels=labels, ids=ids, seed=seed, evaluations=evaluations,
+                             variance=variance, clip=clip, ode_images=ode_images, ode_steps=ode_steps, probe=probe,
+                             probes=probes, first=first, batch=batch)  # fmt: skip
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            found: Likelihood = end.value
+            return found
+        progress(event.what, event.done, event.of or 0)
+
+
+def likelihood_steps(
+    model: Model,
+    images: ArrayLike | Tensor,
+    *,
+    labels: ArrayLike | None = None,
+    ids: Sequence[int] | None = None,
+    seed: int = 0,
+    evaluations: int | None = 100,
+    variance: str | None = None,
+    clip: bool = True,
+    ode_images: int | None = None,
+    ode_steps: int = 50,
+    probe: Probe = "rademacher",
+    probes: int = 1,
+    first: float | None = None,
+    batch: int = 32,
+) -> Generator[Progress, None, Likelihood]:
+    """`likelihood` step by step: yields how far it is, returns what it found."""
     x0 = eight_bit(images, model.shape)
     keys = list(range(len(x0))) if ids is None else [int(id) for id in ids]
     n_ode = len(x0) if ode_images is None else min(ode_images, len(x0))
     if min(len(x0), n_ode or 2) < 2 or len(keys) != len(x0) or len(set(keys)) != len(keys):
         raise Error(f"likelihood of {len(x0)} images, {n_ode} by the ODE: at least 2 each, every one with its own id.")
-    asked = LikelihoodInput(model, x0, keys, classes(model, labels, len(x0)), batch, progress)
+    data = LikelihoodInput(model, x0, keys, classes(model, labels, len(x0)), batch)
     variance = registry.variance(variance or ("learned" if model.config.learned_variance else "posterior"))
-    bound, each = _bound(asked, seed, evaluations, variance, clip)
+    bound, each = yield from _bound(data, seed, evaluations, variance, clip)
     if n_ode == 0:
         return Likelihood(bound, None, None)
     options: dict[str, Any] = {"probe": probe, "probes": probes, "first": first}
-    by_ode = _ode_bits(asked, n_ode, seed, ode_steps, options, "ode")
+    by_ode = yield from _ode_bits(data, n_ode, seed, ode_steps, options, "ode")
     few = min(HALVED, n_ode)
-    off = np.abs(_ode_bits(asked, few, seed, max(1, ode_steps // 2), options) - by_ode[:few]).mean()
+    halved = yield from _ode_bits(data, few, seed, max(1, ode_steps // 2), options)
+    off = np.abs(halved - by_ode[:few]).mean()
     apart = math.sqrt(by_ode.var(1, ddof=1).mean() / by_ode.size) if by_ode.shape[1] > 1 else None
     noise = 1 / span(model.config.schedule, first).first
     ode = Ode(estimate(by_ode.mean(1)), n_ode, ode_steps, 4 * ode_steps, probe, probes, apart, float(off), float(noise))
@@ -196,22 +225,18 @@ def likelihood(
 
 
 def _bound(
-    asked: LikelihoodInput, seed: int, evaluations: int | None, variance: str, clip: bool
-) -> tuple[Bound, np.ndarray]:
+    data: LikelihoodInput, seed: int, evaluations: int | None, variance: str, clip: bool
+) -> Generator[Progress, None, tuple[Bound, np.ndarray]]:
     """The bound, and each image's: (N,)."""
-    steps = chain_of(asked.model.config.schedule)
-    terms = [
-        variational_bound(
-            guidance.clamp(denoise) if clip else denoise,
-            steps,
-            x0,
-            ids=ids,
-            seed=seed,
-            evaluations=evaluations,
-            variance=variance,
+    steps = chain_of(data.model.config.schedule)
+    terms, done = [], 0
+    for denoise, x0, ids in data.parts(len(data.x0)):
+        bounded = guidance.clamp(denoise) if clip else denoise
+        terms.append(
+            variational_bound(bounded, steps, x0, ids=ids, seed=seed, evaluations=evaluations, variance=variance)
         )
-        for denoise, x0, ids in asked.parts(len(asked.x0), "bound")
-    ]
+        done += len(x0)
+        yield Progress("bound", done, len(data.x0))
     prior, bits = (torch.cat([getattr(part, name) for part in terms]).numpy() for name in ("prior", "bits"))
     rows, size = terms[0].first.numpy(), terms[0].size.numpy()
     each = prior + (bits * size).sum(1)
@@ -234,14 +259,17 @@ def _bound(
 
 
 def _ode_bits(
-    asked: LikelihoodInput, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = ""
-) -> np.ndarray:
+    data: LikelihoodInput, n: int, seed: int, steps: int, options: Mapping[str, Any], what: str = ""
+) -> Generator[Progress, None, np.ndarray]:
     """Bits a dimension of the first n images by each probe: (n, probes)."""
-    schedule, size = asked.model.config.schedule, int(np.prod(asked.model.shape))
-    log_p = [
-        log_density(denoise, schedule, dequantised(x0, ids=ids, seed=seed), ids=ids, seed=seed, steps=steps, **options)
-        for denoise, x0, ids in asked.parts(n, what)
-    ]
+    schedule, size = data.model.config.schedule, int(np.prod(data.model.shape))
+    log_p, done = [], 0
+    for denoise, x0, ids in data.parts(n):
+        x = dequantised(x0, ids=ids, seed=seed)
+        log_p.append(log_density(denoise, schedule, x, ids=ids, seed=seed, steps=steps, **options))
+        done += len(x0)
+        if what:
+            yield Progress(what, done, n)
     return np.asarray(ode_bits(torch.cat(log_p), size).numpy())
 
 
@@ -273,7 +301,7 @@ def eight_bit(images: ArrayLike | Tensor, shape: tuple[int, int, int]) -> Tensor
 
 
 def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
-    """The labels a conditional model is told, (n,) int64, -1 where none; None for a model without classes.
+    """The labels of a conditional model's images, (n,) int64, -1 where none; None for a model without classes.
 
     Raises:
         Error: labels for a model without classes, labels that are not n or unknown, or none where it knows no "none".
@@ -286,12 +314,12 @@ def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
         if labels is not None:
             raise Error("labels were given, but this model was trained without classes: leave them out.")
         return None
-    told = np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
-    if told.shape != (n,) or told.max(initial=-1) >= len(task.class_names):
-        raise Error(f"labels {told.shape}: need one for each of {n} images, below {len(task.class_names)}, or -1.")
-    if not task.dropped and bool((told < 0).any()):
+    own = np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64)
+    if own.shape != (n,) or own.max(initial=-1) >= len(task.class_names):
+        raise Error(f"labels {own.shape}: need one for each of {n} images, below {len(task.class_names)}, or -1.")
+    if not task.dropped and bool((own < 0).any()):
         raise Error("this model was trained with drop 0 and knows no image without its class: give labels.")
-    return torch.from_numpy(told)
+    return torch.from_numpy(own)
 
 
 def estimate(values: np.ndarray) -> Estimate:
@@ -328,8 +356,8 @@ def draw(path: Path, bounds: Mapping[str, Bound]) -> None:
 CURVE = "bound.png"
 
 
-def asked(config: EvaluateConfig, own: Images | None) -> Side | None:
-    """The held-out images whose bits are told, the first of the fixed order; None if none are asked for.
+def likelihood_side(config: EvaluateConfig, own: Images | None) -> Side | None:
+    """The held-out images whose likelihood is measured, the first of the fixed order; None without --likelihood.
 
     Raises:
         Error: nothing was held out.
@@ -344,29 +372,39 @@ def asked(config: EvaluateConfig, own: Images | None) -> Side | None:
     return side
 
 
-def measure(
-    model: Pipeline, side: Side, config: EvaluateConfig, folder: Path, report: EvaluationReport
-) -> dict[str, Any]:
-    """Both estimates as plain values with their sentences; the curve of the bound is written to bound.png.
+def full_precision(model: Pipeline, saved: Saved | None) -> Pipeline:
+    """The model in float32, whatever images are sampled in: the ODE's divergence would drown in bf16's noise.
 
-    The weights are float32 here, whatever images are sampled in: the ODE's divergence would drown in bf16's noise.
+    Args:
+        saved: the checkpoint that the model was made of; None: it is read again.
+
+    Raises:
+        Error: it holds other weights by now.
     """
-    full = model
-    if model.compute.dtype != torch.float32:
-        at_step = checkpoint.folder(model.name, model.step)  # the newest may be another by now
-        path = at_step if at_step.is_dir() else Path(model.name)
-        full = pipeline.load(path, compute=replace(model.compute, dtype=torch.float32))
-        if full.weights != model.weights:
-            raise Error(f"{model.name} holds other weights than when it was opened (step {model.step}): a training "
-                        "run moved on. Evaluate one of its checkpoints.")  # fmt: skip
-    found = likelihood(
+    if model.compute.dtype == torch.float32:
+        return model
+    compute = replace(model.compute, dtype=torch.float32)
+    if saved is not None:
+        return pipeline.of_saved(saved, model.name, compute=compute)
+    at_step = checkpoint.folder(model.name, model.step)  # the newest may be another by now
+    full = pipeline.load(at_step if at_step.is_dir() else Path(model.name), compute=compute)
+    if full.weights != model.weights:
+        raise Error(f"{model.name} holds other weights than when it was opened (step {model.step}): a training "
+                    "run moved on. Evaluate one of its checkpoints.")  # fmt: skip
+    return full
+
+
+def measured(
+    full: Pipeline, side: Side, config: EvaluateConfig, folder: Path
+) -> Generator[Event, None, dict[str, Any]]:
+    """Both estimates as plain values with their sentences; the curve of the bound is written to bound.png."""
+    found = yield from likelihood_steps(
         full.model,
         side.bytes(),
-        labels=side.labels() if model.model.config.task.labels else None,
+        labels=side.labels() if full.model.config.task.labels else None,
         ids=side.ids.tolist(),
         ode_images=config.ode_images,
         ode_steps=config.ode_steps,
-        progress=report.progress,
     )
-    draw(folder / CURVE, {Path(model.name).name: found.bound})
+    draw(folder / CURVE, {Path(full.name).name: found.bound})
     return {**found.plain(), "pictures": side.what, "sentences": found.sentences()}

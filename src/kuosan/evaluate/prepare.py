@@ -1,6 +1,6 @@
 """Features of images, kept on disk chunk by chunk: computed once, and a killed computation goes on.
 
-All that an evaluation needs, opened and checked before anything is made: what cannot be measured is refused here.
+The plan of an evaluation: all that it needs, opened and checked once, before anything is made.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,13 +28,14 @@ from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.eval_images import Side
 from kuosan.evaluate.images import ImageFiles, open_images
-from kuosan.evaluate.sampling import ImageCache, Job, about, key
+from kuosan.evaluate.sampling import ImageCache, PointPlan, about, key
+from kuosan.events import Event, Progress
 from kuosan.metrics.features import features
 from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
 from kuosan.models.model import require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import pipeline, sizes
-from kuosan.sample.plan import check_guides
+from kuosan.sample.plan import check_guides, with_levels
 from kuosan.storage import checkpoint
 from kuosan.storage.files import write_atomic
 
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from kuosan.data.dataset import Images
     from kuosan.evaluate.config import Point
     from kuosan.evaluate.eval_images import Side
-    from kuosan.evaluate.result import EvaluationReport
-    from kuosan.evaluate.sampling import Job
+    from kuosan.evaluate.job import Foreseen, OnProgress
+    from kuosan.evaluate.sampling import PointPlan
     from kuosan.metrics.features.network import FeatureNetwork
     from kuosan.sample.pipeline import Pipeline
     from kuosan.sample.plan import Choice
+    from kuosan.storage.checkpoint import Saved
     from kuosan.tasks import Task
 
 CHUNK = 256  # images a file
@@ -80,15 +82,15 @@ def rows(
     begin: int,
     end: int,
     folder: Path,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    what: str,
     memory: Memory | None = None,
-) -> np.ndarray:
+) -> Generator[Event, None, np.ndarray]:
     """The features of images `begin` to `end` - 1, (N, D) float32; no image is read that was read before.
 
     Args:
-        images: (first, last) -> runs of (b, C, H, W) uint8, asked only for what is not kept.
+        images: (first, last) -> runs of (b, C, H, W) uint8, called only for what is not kept.
         folder: where they are kept, of these images alone.
-        progress: hears (done, of).
+        what: this work, in words.
         memory: what this process has read, to which is added.
     """
     place = folder / f"{network.name}-{network.hash[:12]}"
@@ -110,7 +112,7 @@ def rows(
         stretch = stretches[first][at - first : end - first]
         found.append(stretch)
         at += len(stretch)
-        progress(at - begin, end - begin)
+        yield Progress(what, at - begin, end - begin)
     return np.concatenate(found)
 
 
@@ -124,27 +126,23 @@ def _stretches(place: Path, network: Reader) -> dict[int, np.ndarray]:
     return found
 
 
-def side_rows(prepared: EvaluationSetup, side: Side, reader: Reader, report: EvaluationReport) -> np.ndarray:
+def side_rows(plan: EvaluatePlan, side: Side, reader: Reader) -> Generator[Event, None, np.ndarray]:
     """What a network reads of real images, kept for every later evaluation against the same ones."""
-
-    def hear(done: int, of: int) -> None:
-        report.progress(f"{reader.name} of {side.what}", done, of)
-
-    folder = prepared.home / "features" / side.key
-    found: np.ndarray = rows(reader, side.parts, side.begin, side.end, folder, hear, prepared.memory)[side.counted]
+    folder, what = plan.home / "features" / side.key, f"{reader.name} of {side.what}"
+    every = yield from rows(reader, side.parts, side.begin, side.end, folder, what, plan.memory)
+    found: np.ndarray = every[side.counted]
     return found
 
 
-def job_rows(prepared: EvaluationSetup, each: Job, reader: Reader, report: EvaluationReport) -> np.ndarray:
+def point_rows(plan: EvaluatePlan, each: PointPlan, reader: Reader) -> Generator[Event, None, np.ndarray]:
     """What a network reads of a point's images, kept beside them."""
-
-    def hear(done: int, of: int) -> None:
-        report.progress(f"{reader.name} {each.point.name}".strip(), done, of)
+    what = f"{reader.name} {each.point.name}".strip()
 
     def made(first: int, last: int) -> Iterator[np.ndarray]:
         yield each.store.images(first, last)
 
-    return rows(reader, made, 0, each.request.n, each.store.folder / "features", hear, prepared.memory)
+    found = yield from rows(reader, made, 0, each.request.n, each.store.folder / "features", what, plan.memory)
+    return found
 
 
 def _kept(path: Path, dim: int) -> np.ndarray | None:
@@ -158,12 +156,11 @@ def _kept(path: Path, dim: int) -> np.ndarray | None:
 
 
 FOLDER = "evaluations"
-FEW = 10_000  # training images up to which memorisation is looked for unasked: it reads them all
-Progress = Callable[[str, int, int], None]
+FEW = 10_000  # training images up to which memorisation is looked for where no metric is named: it reads them all
 
 
 @dataclass(frozen=True)
-class EvaluationSetup:
+class EvaluatePlan:
     """What is measured, against what, by what; and where it is kept."""
 
     target: str
@@ -175,12 +172,14 @@ class EvaluationSetup:
     reference: Side
     floor: tuple[Side, Side]
     model: Pipeline | None = None  # None: the images of `made` are judged
-    jobs: tuple[Job, ...] = ()
+    points: tuple[PointPlan, ...] = ()
     made: Side | None = None
     own: Images | None = None  # what the model was trained on
-    bits: Side | None = None  # images whose likelihood is told
+    bits: Side | None = None  # images whose likelihood is measured
+    full: Pipeline | None = None  # the model in float32, by which that is done
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()  # what was done to the images of both sides, in sentences
     memory: Memory = field(default_factory=dict, repr=False)  # rows that were read
 
     @property
@@ -191,8 +190,13 @@ class EvaluationSetup:
     @property
     def lacking(self) -> tuple[int, int]:
         """Images and network evaluations still to be made."""
-        missing = [each.request.n - each.store.whole(each.request.n) for each in self.jobs]
-        return sum(missing), sum(n * each.choice.evaluations for n, each in zip(missing, self.jobs))
+        missing = [each.request.n - each.kept for each in self.points]
+        return sum(missing), sum(n * each.choice.evaluations for n, each in zip(missing, self.points))
+
+    @property
+    def made_now(self) -> int:
+        """Images that are kept by now; the plan knows how many there were when it was made."""
+        return sum(each.store.whole(each.request.n) for each in self.points)
 
 
 def is_run(target: str | Path) -> bool:
@@ -201,33 +205,34 @@ def is_run(target: str | Path) -> bool:
     return any((path / name).exists() for name in (checkpoint.FOLDER, "manifest.json", checkpoint.CONFIG))
 
 
-def prepare(
+def open_evaluation(
     target: str | Path | Pipeline,
     config: EvaluateConfig,
-    progress: Progress = lambda what, done, of: None,
-    *,
+    points: Sequence[Point],
+    foreseen: Foreseen,
+    progress: OnProgress,
     network: FeatureNetwork | None = None,
-) -> EvaluationSetup:
-    """Open the target, the real images and the networks; `network` replaces the feature network that config names.
+) -> EvaluatePlan:
+    """Open the target, the real images and the networks: what `plan_evaluate` does once torch is needed.
 
     Raises:
         Error: something cannot be opened, sampled or measured.
     """
-    points = sweep.points(config.request, config.sweep)
     if isinstance(target, str | Path) and not is_run(target):
         return _of_images(str(target), config, network or features(config.features), progress)
     network = (network or features(config.features)) if config.sampled else None
-    return _of_model(target, config, points, network, progress)
+    return _of_model(target, config, points, foreseen, network, progress)
 
 
 def _of_model(
     target: str | Path | Pipeline,
     config: EvaluateConfig,
     points: Sequence[Point],
+    foreseen: Foreseen,
     network: FeatureNetwork | None,
-    progress: Progress,
-) -> EvaluationSetup:
-    model = target if isinstance(target, pipeline.Pipeline) else pipeline.load(target, compute=choose(config))
+    progress: OnProgress,
+) -> EvaluatePlan:
+    saved, model = _opened(target, config)
     if isinstance(model.model.config.network, ClassifierConfig):
         raise Error(f"{model.name} is a classifier, which makes no images: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
@@ -235,41 +240,54 @@ def _of_model(
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
         require_wordless(model.model.config, "a likelihood")
-    model = replace(model, model=sizes.asked(model.model, config.request))
-    choices = sweep.check_sweep(model.model.config, points)
-    images, own, warnings = _real_images(model, config, progress)
+    known = foreseen.model == model.model.config
+    choices = foreseen.choices if known else sweep.check_sweep(model.model.config, points)
+    size = choices[0].size  # which all points share
+    model = model if size is None else replace(model, model=sizes.sized(model.model, size))
+    images, own, warnings = _real_images(model, saved, config, progress)
     reference, floor = eval_images.sides(images, config.against, config.real, config.request.n)
     prompts = sampling.captions(model, config, reference)
     path = Path(model.name).resolve()
     home = checkpoint.home(Path(model.name)) / FOLDER
     if checkpoint.is_exported(path):  # which holds nothing else
         home = Path(FOLDER) / path.name
-    jobs = _jobs(model, points, choices, home, images, prompts) if config.sampled else ()
-    judge = None if config.judge is None else _judge(config, images, model.compute, [each.task for each in jobs])
+    plans = _point_plans(model, points, choices, home, images, prompts) if config.sampled else ()
+    judge = None if config.judge is None else _judge(config, images, model.compute, [each.task for each in plans])
     metrics = () if network is None else _metrics(config, config.request.n, len(reference), network.dim, own, judge)
-    return EvaluationSetup(
+    bits = likelihood.likelihood_side(config, own)
+    return EvaluatePlan(
         model.name,
         config,
-        Path(config.out) if config.out else home / _name(config, jobs, model.weights, images.fingerprint),
+        Path(config.out) if config.out else home / _name(config, plans, model.weights, images.fingerprint),
         home,
         network,
         metrics,
         reference,
         floor,
         model,
-        jobs,
+        plans,
         own=own,
         judge=judge,
-        bits=likelihood.asked(config, own),
+        bits=bits,
+        full=None if bits is None else likelihood.full_precision(model, saved),
         warnings=(*model.warnings, *warnings, *remarks.warnings(None, reference, config.request.n, metrics)),
+        described=() if network is None else tuple(remarks.described(reference, network)),
     )
 
 
+def _opened(target: str | Path | Pipeline, config: EvaluateConfig) -> tuple[Saved | None, Pipeline]:
+    """The checkpoint that is read, unless the caller has opened it, and its model."""
+    if isinstance(target, pipeline.Pipeline):
+        return None, target
+    saved = pipeline.saved_weights(target)
+    return saved, pipeline.of_saved(saved, target, compute=choose(config))
+
+
 def _real_images(
-    model: Pipeline, config: EvaluateConfig, progress: Progress
+    model: Pipeline, saved: Saved | None, config: EvaluateConfig, progress: OnProgress
 ) -> tuple[Images | ImageFiles, Images | None, tuple[str, ...]]:
     """The data set to compare with, the one trained on where it is at hand, and warnings."""
-    saved = checkpoint.load(model.name, parts=())
+    saved = saved or checkpoint.load(model.name, parts=())
     data = trees.build(DataConfig, saved.config.get("data", {}))
     if config.against not in (TRAIN, HELD_OUT):
         found = open_images(config.against, model.reading, model.model.shape, progress, data.label_column)
@@ -301,14 +319,14 @@ def _of_one_shape(model: Pipeline, images: Images) -> tuple[Images, tuple[str, .
     )
 
 
-def _jobs(
+def _point_plans(
     model: Pipeline,
     points: Sequence[Point],
     choices: Sequence[Choice],
     home: Path,
     images: Images | ImageFiles,
     prompts: tuple[str, ...],
-) -> tuple[Job, ...]:
+) -> tuple[PointPlan, ...]:
     """Each point ready to be sampled. Helpers that several points name are opened once."""
     opened: dict[tuple[str, str], Pipeline] = {}
     found = []
@@ -319,46 +337,47 @@ def _jobs(
                 opened[name, path] = pipeline.load(path, compute=model.compute)
         helpers = {name: opened[name, path] for name, path in named.items() if path is not None}
         known = {name: helpers[name].model.config if name in helpers else None for name in named}
-        check_guides(model.model.config, point.request, known["classifier"], known["reference"])
-        teller = model if model.model.config.task.labels else helpers.get("classifier")
-        task = None if teller is None else teller.model.config.task
+        check_guides(model.model.config, point.request, known["classifier"], known["reference"], choice.size)
+        labelled = model if model.model.config.task.labels else helpers.get("classifier")
+        task = None if labelled is None else labelled.model.config.task
         shares = () if task is None or point.request.classes else sampling.shares(task, images)
         own = () if point.request.prompts else prompts
-        told = about(model, point, choice, helpers, shares, own)
-        store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(told)}", told)
-        found.append(Job(point, choice, store, helpers, task, shares, own))
+        depends = about(model, point, choice, helpers, shares, own)
+        store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(depends)}", depends)
+        walk, kept = with_levels(model.model.config, choice), store.whole(point.request.n)
+        found.append(PointPlan(point, walk, store, kept, helpers, task, shares, own))
     return tuple(found)
 
 
 def _judge(config: EvaluateConfig, images: Images | ImageFiles, compute: Any, tasks: Sequence[Task | None]) -> Judge:
     """The judge, where there are classes to judge."""
     assert config.judge is not None
-    told = next((task.class_names for task in tasks if task is not None), tuple(images.classes))
-    if any(task is None for task in tasks) or not told:
+    classes = next((task.class_names for task in tasks if task is not None), tuple(images.classes))
+    if any(task is None for task in tasks) or not classes:
         raise Error(f"judge {config.judge!r} has nothing to judge: the images are asked to be of no class.")
     assert images.shape is not None, "images against a model have its shape"
-    return open_judge(config.judge, images.shape, told, compute)
+    return open_judge(config.judge, images.shape, classes, compute)
 
 
 def _metrics(
     config: EvaluateConfig, made: int, reference: int, dim: int, own: Images | None, judge: Judge | None
 ) -> tuple[str, ...]:
-    """What is measured: what was asked for, or all that can be."""
-    asked = config.metrics
-    if "memorisation" in asked and own is None:
+    """What is measured: what is named, or all that can be."""
+    named = config.metrics
+    if "memorisation" in named and own is None:
         raise Error("memorisation looks for copies of training images: it needs a run, --against train or held_out.")
-    found = result.chosen([name for name in asked if name in result.DISTANCES], made, reference, dim, config.force)
-    found = found if not asked or set(asked) & set(result.DISTANCES) else ()
+    wanted = [name for name in named if name in result.DISTANCES]
+    found = result.distances_of(wanted, made, reference, dim, config.force) if wanted or not named else ()
     lacking = "" if own is None else _lacking(made, own)
-    if "memorisation" in asked and lacking:
+    if "memorisation" in named and lacking:
         raise Error(f"memorisation has too few images: {lacking}. Give --n, or leave that metric out.")
     few = own is not None and len(own.train) <= FEW and not lacking
-    memorised = "memorisation" in asked or (not asked and few and not config.sweep)
+    memorised = "memorisation" in named or (not named and few and not config.sweep)
     return (*found, *(["memorisation"] if memorised else []), *(["labels"] if judge is not None else []))
 
 
 def _lacking(made: int, own: Images) -> str:
-    """Of which images memorisation has too few to tell anything; empty where it has enough."""
+    """Of which images memorisation has too few to be found; empty where it has enough."""
     sides = (
         (made, LEAST, "made"),
         (len(own.held_out), LEAST, "held out"),
@@ -367,13 +386,13 @@ def _lacking(made: int, own: Images) -> str:
     return ", ".join(f"{count} {what}, at least {least} are needed" for count, least, what in sides if count < least)
 
 
-def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: Progress) -> EvaluationSetup:
+def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: OnProgress) -> EvaluatePlan:
     """A folder of images against another."""
     usual = EvaluateConfig()
     if config.against in (TRAIN, HELD_OUT):
         raise Error(f"{target} is no run, so it has no images of its own to compare with: give --against PATH.")
-    asked = replace(config.request, n=usual.request.n)
-    given = [name for name in trees.plain(asked) if getattr(asked, name) != getattr(usual.request, name)]
+    request = replace(config.request, n=usual.request.n)
+    given = [name for name in trees.plain(request) if getattr(request, name) != getattr(usual.request, name)]
     given += [name for name in ("sweep", "likelihood") if getattr(config, name)]
     if given:
         raise Error(f"{given[0]} has no effect on {target}, which holds images and no model; leave it out.")
@@ -394,8 +413,9 @@ def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, pro
     folder = Path(config.out) if config.out else home / name
     metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
     warnings = tuple(remarks.warnings(made, reference, config.request.n, metrics))
-    return EvaluationSetup(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
-                    warnings=warnings)  # fmt: skip
+    described = tuple(line for side in (made, reference) for line in remarks.described(side, network))
+    return EvaluatePlan(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
+                        warnings=warnings, described=described)  # fmt: skip
 
 
 def _judge_of_images(config: EvaluateConfig, theirs: ImageFiles, images: ImageFiles) -> Judge:
@@ -410,23 +430,23 @@ def _judge_of_images(config: EvaluateConfig, theirs: ImageFiles, images: ImageFi
 
 
 def choose(config: EvaluateConfig) -> Any:
-    """The device and precision asked for."""
+    """The device and precision."""
     return choose_compute(config.compute)
 
 
-def _name(config: EvaluateConfig, jobs: Sequence[Job], *told: str) -> str:
+def _name(config: EvaluateConfig, points: Sequence[PointPlan], *hashes: str) -> str:
     """A folder's name that no evaluation with other settings has."""
-    digest = _digest([*told, trees.plain(replace(config, out=None))])
-    if not jobs:
+    digest = _digest([*hashes, trees.plain(replace(config, out=None))])
+    if not points:
         return f"likelihood-n{config.likelihood_images}-{digest}"
-    swept = list(dict.fromkeys(key for each in jobs for key in each.point.setting))
-    first = jobs[0].choice
+    swept = list(dict.fromkeys(key for each in points for key in each.point.setting))
+    first = points[0].choice
     what = f"sweep-{'-'.join(swept)}" if swept else f"{first.sampler}-{first.steps}"
     return f"{what}-n{config.request.n}-{_word(config.against)}-{digest}"
 
 
-def _digest(told: Any) -> str:
-    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+def _digest(values: Any) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _word(text: str) -> str:

@@ -1,15 +1,16 @@
 """An autoencoder measured from end to end: `reconstruct(run) -> Reconstructed`.
 
-`prepare` opens everything and refuses what cannot be measured; `run` encodes and decodes the images, and writes
-reconstruction.json, table.md and sheet.png, of one image file the reconstruction too.
+`plan_reconstruct` opens everything and refuses what cannot be measured; `run_reconstruct` encodes and decodes the
+images, and writes reconstruction.json, table.md and sheet.png, of one image file the reconstruction too.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,20 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.config import NONE, ReconstructionConfig, require_autoencoder
 from kuosan.evaluate.damage import capped, levels
+from kuosan.evaluate.job import EvaluationReport, ReconstructJob, SilentEvaluation, finish, plan_reconstruct
 from kuosan.evaluate.reconstruction_result import (
     IMAGE,
     NAME,
     SHEET,
-    TABLE,
     Gathered,
     Reconstructed,
     Shape,
     Subjects,
     subjects,
 )
-from kuosan.evaluate.result import EvaluationReport, SilentEvaluation
+from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.train_overlap import Schooling
+from kuosan.events import Event, Finished, Progress, Wrote
 from kuosan.metrics.features import FEATURES, features
 from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.metrics.image_quality import WINDOW, Perceptual, perceptual, psnr, ssim
@@ -41,11 +43,14 @@ from kuosan.metrics.kid import kid_of_pairs
 from kuosan.models import latents as codecs
 from kuosan.models.codec import Latents
 from kuosan.models.model import ModelConfig, require_fit
-from kuosan.models.precision import prepare as prepared_network
+from kuosan.models.precision import prepare as ready_on
 from kuosan.models.tiling import SIDE, TiledAutoencoder
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.sample import write
 from kuosan.storage import checkpoint, outputs
+
+if TYPE_CHECKING:
+    from kuosan.evaluate.job import OnProgress
 
 SHOWN, COLUMNS = 12, 2  # images on the sheet, and side by side
 LEAST = 3  # images without which there is no KID
@@ -69,7 +74,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class ReconstructionSetup:
+class ReconstructPlan:
     """Which images go through which autoencoder, and where the report is kept."""
 
     config: ReconstructionConfig
@@ -115,7 +120,7 @@ def reconstruct(
     Args:
         target: the run of an autoencoder, or of a model of latents.
         images: a data set or an image file; those that the run held out if empty.
-        report: hears how it goes on.
+        report: follows how it goes on.
         options: further settings of `ReconstructionConfig`.
 
     Raises:
@@ -123,25 +128,30 @@ def reconstruct(
     """
     report = report or SilentEvaluation()
     config = trees.build(ReconstructionConfig, {"images": str(images), **options})
-    return run(prepare(target, config, report), report)
+    plan = plan_reconstruct(ReconstructJob.of(str(target), config), progress=report.progress)
+    found: Reconstructed = finish(run_reconstruct(plan), report)
+    return found
 
 
-def prepare(
-    target: str | Path, config: ReconstructionConfig, report: EvaluationReport | None = None
-) -> ReconstructionSetup:
-    """Open the autoencoder, the images and the networks that judge. Raises: Error for what cannot be measured."""
-    report = report or SilentEvaluation()
-    opened = open_run(target)
+def open_reconstruction(
+    target: str, config: ReconstructionConfig, foreseen: ModelConfig | None, progress: OnProgress
+) -> ReconstructPlan:
+    """Open the autoencoder, the images and the networks that judge: what `plan_reconstruct` does once torch is needed.
+
+    Raises:
+        Error: what cannot be measured.
+    """
+    opened = open_run(target, foreseen)
     network = opened.held.network
     compute = choose(config.compute)
     module = codecs.build(network, opened.held.tensors, opened.run)
-    ready = prepared_network(module, compute.device, compute.dtype)
+    ready = ready_on(module, compute.device, compute.dtype)
     if config.tile is not None:
         TiledAutoencoder(ready, config.tile, config.overlap)  # refused before the images are read
     assert opened.config.shape is not None, "a trained model knows its shape"
-    found = subjects(config, opened.config.shape, opened.schooling, report.progress)
+    found = subjects(config, opened.config.shape, opened.schooling, progress)
     judged = None if config.features == NONE else features(config.features)
-    return ReconstructionSetup(
+    return ReconstructPlan(
         config,
         opened,
         found,
@@ -153,9 +163,14 @@ def prepare(
     )
 
 
-def open_run(target: str | Path) -> Opened:
-    """The autoencoder of a run: its own, or that of a model of latents. Raises: Error for a run without one."""
-    saved = checkpoint.load(target, parts=())
+def open_run(target: str | Path, foreseen: ModelConfig | None = None) -> Opened:
+    """The autoencoder of a run: its own, or that of a model of latents. Raises: Error for a run without one.
+
+    Args:
+        foreseen: what config.yaml says of the run, which tells whether its own weights are the autoencoder's.
+    """
+    own = foreseen is not None and isinstance(foreseen.network, AutoencoderConfig)
+    saved = checkpoint.load(target, parts=("ema",) if own else (), fits=require_fit)
     config = trees.build(ModelConfig, saved.config.get("model", {}))
     require_autoencoder(config, target)
     home = saved.path.parent.parent if saved.path.parent.name == checkpoint.FOLDER else saved.path
@@ -169,7 +184,8 @@ def open_run(target: str | Path) -> Opened:
             )
     else:
         assert isinstance(config.network, AutoencoderConfig)
-        held = codecs.held(config.network, checkpoint.load(saved.path, parts=("ema",), fits=require_fit).ema)
+        weights = saved.ema or checkpoint.load(saved.path, parts=("ema",), fits=require_fit).ema
+        held = codecs.held(config.network, weights)
     return Opened(str(target), home, saved.step, config, held, schooling)
 
 
@@ -183,36 +199,42 @@ def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor:
     return -(-longest // factor) * factor
 
 
-def run(prepared: ReconstructionSetup, report: EvaluationReport | None = None) -> Reconstructed:
-    """Encode, decode, measure, write; into a folder that holds no other report. Raises: Error where --out does."""
-    found, config = prepared.subjects, replace(prepared.config, out=None, compute=ComputeConfig())
-    about = [trees.plain(config), prepared.opened.held.sha256, found.fingerprint, list(found.names)]
+def run_reconstruct(plan: ReconstructPlan) -> Iterator[Event]:
+    """Encode, decode, measure, write; into a folder that holds no other report; ends with what was `Reconstructed`.
+
+    Raises:
+        Error: the folder of --out holds something else.
+    """
+    found, config = plan.subjects, replace(plan.config, out=None, compute=ComputeConfig())
+    about = [trees.plain(config), plan.opened.held.sha256, found.fingerprint, list(found.names)]
     names = [NAME, TABLE, SHEET, *([IMAGE] if found.single else [])]
-    with outputs.named(prepared.config.out, prepared.folder, "reconstruct", about, names, config.images) as output:
-        return _run(replace(prepared, folder=output.folder), report or SilentEvaluation())
+    with outputs.named(plan.config.out, plan.folder, "reconstruct", about, names, config.images) as output:
+        result = yield from _reconstructed(replace(plan, folder=output.folder))
+    yield Wrote(Path(result.folder))
+    yield Finished(result)
 
 
-def _run(prepared: ReconstructionSetup, report: EvaluationReport) -> Reconstructed:
+def _reconstructed(plan: ReconstructPlan) -> Generator[Event, None, Reconstructed]:
     """Encode, decode, measure, write into a claimed folder."""
-    tally, many = Tally(), len(prepared.subjects)
-    for first in range(0, many, prepared.config.batch):
-        _add(tally, prepared, first, min(first + prepared.config.batch, many))
-        report.progress("images", min(first + prepared.config.batch, many), many)
-    result = _result(prepared, tally)
-    result.write(prepared.folder)
+    tally, many = Tally(), len(plan.subjects)
+    for first in range(0, many, plan.config.batch):
+        _add(tally, plan, first, min(first + plan.config.batch, many))
+        yield Progress("images", min(first + plan.config.batch, many), many)
+    result = _result(plan, tally)
+    result.write(plan.folder)
     before, after, z = (torch.cat(parts) for parts in tally.shown)
     columns = min(COLUMNS, len(before))
-    save_png(prepared.folder / SHEET, write.check_sheet(before, after, z, columns=columns))
-    if prepared.subjects.single:
-        save_png(prepared.folder / IMAGE, levels(after)[0].movedim(0, -1).numpy())
+    save_png(plan.folder / SHEET, write.check_sheet(before, after, z, columns=columns))
+    if plan.subjects.single:
+        save_png(plan.folder / IMAGE, levels(after)[0].movedim(0, -1).numpy())
     return result
 
 
 @torch.no_grad()
-def _add(tally: Tally, prepared: ReconstructionSetup, first: int, last: int) -> None:
+def _add(tally: Tally, plan: ReconstructPlan, first: int, last: int) -> None:
     """Encode, decode and measure the images at places first to last - 1."""
-    network, device = prepared.network, prepared.compute.device
-    before = torch.from_numpy(prepared.subjects.at(first, last))  # (B, C, H, W) uint8
+    network, device = plan.network, plan.compute.device
+    before = torch.from_numpy(plan.subjects.at(first, last))  # (B, C, H, W) uint8
     x = (before.float() / 127.5 - 1).to(device)
     begin = time.perf_counter()
     moments = network.encode(x)
@@ -221,32 +243,32 @@ def _add(tally: Tally, prepared: ReconstructionSetup, first: int, last: int) -> 
     y = network.decode(moments.mean, (x.shape[2], x.shape[3])).float().cpu()
     tally.seconds = [tally.seconds[0] + middle - begin, tally.seconds[1] + time.perf_counter() - middle]
     if not y.isfinite().all():
-        raise Error(f"{prepared.opened.run}: the autoencoder gives NaN or infinite values: it has diverged.")
+        raise Error(f"{plan.opened.run}: the autoencoder gives NaN or infinite values: it has diverged.")
     tally.latents.add(moments)
     after = levels(y)
-    for name, values in _measured(prepared, before, after).items():
+    for name, values in _measured(plan, before, after).items():
         tally.values.setdefault(name, []).extend(values.double().tolist())
-    if prepared.features is not None:
+    if plan.features is not None:
         for rows, images in zip(tally.rows, (before, after)):
-            rows.append(prepared.features(images))
+            rows.append(plan.features(images))
     for shown, part in zip(tally.shown, (x.cpu(), y, mean)):
         shown.append(part[: max(0, SHOWN - first)])
 
 
-def _measured(prepared: ReconstructionSetup, before: Tensor, after: Tensor) -> dict[str, Tensor]:
+def _measured(plan: ReconstructPlan, before: Tensor, after: Tensor) -> dict[str, Tensor]:
     """Each measure of reconstructions (B, C, H, W) uint8: (B,)."""
     found = {"psnr": capped(psnr(after, before))}
     if min(before.shape[-2:]) >= WINDOW:
         found["ssim"] = ssim(after, before)
-    if prepared.distance is not None:
-        found["perceptual"] = prepared.distance(after, before)
+    if plan.distance is not None:
+        found["perceptual"] = plan.distance(after, before)
     return found
 
 
-def _result(prepared: ReconstructionSetup, tally: Tally) -> Reconstructed:
+def _result(plan: ReconstructPlan, tally: Tally) -> Reconstructed:
     """What was found, with all that it depends on."""
-    opened, found = prepared.opened, prepared.subjects
-    many, judged = len(found), prepared.features
+    opened, found = plan.opened, plan.subjects
+    many, judged = len(found), plan.features
     kid = None
     if judged is not None and many >= LEAST:
         before, after = (torch.cat(rows).numpy() for rows in tally.rows)
@@ -256,21 +278,21 @@ def _result(prepared: ReconstructionSetup, tally: Tally) -> Reconstructed:
         opened.step,
         opened.held.sha256,
         "latents" if opened.stored else "autoencoder",
-        trees.plain(prepared.config),
+        trees.plain(plan.config),
         found.what,
         found.names,
         found.fingerprint,
         found.shape,
-        prepared.latent_shape,
+        plan.latent_shape,
         {} if judged is None else judged.about(),
         tally.values,
         kid,
         tally.latents.channels(),
         opened.stored,
-        prepared.tiles,
+        plan.tiles,
         tally.seconds[0] / many,
         tally.seconds[1] / many,
         found.notes,
-        str(prepared.compute),
-        str(prepared.folder),
+        str(plan.compute),
+        str(plan.folder),
     )

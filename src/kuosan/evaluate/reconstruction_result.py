@@ -14,10 +14,9 @@ What was found of an autoencoder: every image's values, its latents, and the tab
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import inf, isfinite, log2, prod
+from math import inf, log2, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +37,11 @@ from kuosan.data.scan import Progress
 from kuosan.errors import Error
 from kuosan.evaluate import eval_images, train_overlap
 from kuosan.evaluate.config import HELD_OUT, ReconstructionConfig
+from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
 from kuosan.evaluate.train_overlap import Schooling
 from kuosan.metrics.estimate import Estimate, mean
 from kuosan.models.latents import Measured
 from kuosan.storage.cache import NEAR, Results
-from kuosan.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from kuosan.networks.autoencoder import Moments
@@ -254,7 +253,7 @@ def latent_warnings(channels: Sequence[Channel]) -> list[str]:
 
 
 FORMAT = 1
-NAME, TABLE, SHEET, IMAGE = "reconstruction.json", "table.md", "sheet.png", "reconstruction.png"
+NAME, SHEET, IMAGE = "reconstruction.json", "sheet.png", "reconstruction.png"
 TITLES = {  # of the figures: name -> title, digits
     "psnr": ("PSNR (dB)", 2),
     "ssim": ("SSIM", 4),
@@ -271,7 +270,7 @@ EXPLAINED = (
 
 
 @dataclass(frozen=True)
-class Reconstructed:
+class Reconstructed(ReportedResult):
     """An autoencoder's figures, and all that they depend on."""
 
     run: str
@@ -339,55 +338,26 @@ class Reconstructed:
             f"{bits:.3g} bits a value of the image."
         )
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Heads and rows of the figures."""
+    def tables(self) -> list[FigureTable]:
+        """The figures, and the latents' channels."""
         figures = self.figures
         names = [name for name in TITLES if name in figures]
-        return [TITLES[name][0] for name in names], [[text(figures[name], TITLES[name][1]) for name in names]]
-
-    def latent_table(self) -> tuple[list[str], list[list[str]]]:
-        """Heads and rows of the latents' channels."""
-        rows = []
+        row = [figure(figures[name], TITLES[name][1]) for name in names]
+        channels = []
         for i, one in enumerate(self.channels):
             numbers = [one.mean, one.std, one.scale, one.noise, one.bits, one.farthest]
-            rows.append([str(i), *(f"{number:.3g}" for number in numbers)])
+            channels.append([str(i), *(f"{number:.3g}" for number in numbers)])
             if self.stored:
-                rows[-1].append(f"{one.std * self.stored[i]:.3f}")
-        return [*HEADS, *([STORED] if self.stored else [])], rows
+                channels[-1].append(f"{one.std * self.stored[i]:.3f}")
+        heads = [*HEADS, *([STORED] if self.stored else [])]
+        return [FigureTable([TITLES[name][0] for name in names], [row], 0), FigureTable(heads, channels, 0)]
 
-    def markdown(self) -> str:
-        """The sentences and the tables."""
-        lines = [*self.about(), *(f"Warning: {warning}." for warning in self.warnings), ""]
-        for heads, rows in (self.table(), self.latent_table()):
-            lines += [f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
-            lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-        return "\n".join([*lines, EXPLAINED, ""])
-
-    def json(self) -> str:
-        """Everything, with each image's values; a figure that cannot be told is null."""
+    def report(self) -> Report:
+        """Sentences, two tables, what their columns mean; every value, each image's too."""
         tree = trees.plain(self)
         tree["figures"] = {name: asdict(estimate) for name, estimate in self.figures.items()}
-        for one, told in zip(self.channels, tree["channels"]):
-            told |= {"scale": one.scale, "bits": one.bits}
+        for one, row in zip(self.channels, tree["channels"]):
+            row |= {"scale": one.scale, "bits": one.bits}
         tree["warnings"] = self.warnings
-        return json.dumps(finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """reconstruction.json and table.md."""
-        write_atomic(folder / TABLE, self.markdown())
-        write_atomic(folder / NAME, self.json())
-
-
-def text(estimate: Estimate, digits: int) -> str:
-    """A figure with its error, where it has one."""
-    error = f" ± {estimate.error:.{digits}f}" if isfinite(estimate.error) else ""
-    return f"{estimate.value:.{digits}f}{error}"
-
-
-def finite(tree: Any) -> Any:
-    """A tree of plain values with None in the place of what JSON cannot say."""
-    if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not isfinite(tree) else tree
+        warned = [f"Warning: {warning}." for warning in self.warnings]
+        return Report(NAME, [[*self.about(), *warned], *self.tables(), [EXPLAINED]], tree)

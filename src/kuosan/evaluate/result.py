@@ -1,19 +1,13 @@
-"""Who hears how an evaluation goes on.
-
-Which metric gives which figures: `kid` one, `prdc` four. All are functions of two sets of feature rows.
+"""Which metric gives which figures: `kid` one, `prdc` four. All are functions of two sets of feature rows.
 
 What an evaluation found, and all that the figures depend on; as JSON, markdown and CSV.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,39 +15,12 @@ import kuosan
 from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.evaluate.config import shown
+from kuosan.evaluate.report import FigureTable, Report, ReportedResult, Section, figure
 from kuosan.metrics.estimate import Estimate, reach
 from kuosan.metrics.frechet import About, enough, frechet_of_rows, label
 from kuosan.metrics.kid import kid
 from kuosan.metrics.prdc import density_coverage, precision_recall
 from kuosan.sample.request import Request
-from kuosan.storage.files import write_atomic
-
-
-class EvaluationReport(Protocol):
-    """The shell's bars, say."""
-
-    def say(self, text: str) -> None:
-        """A sentence."""
-
-    def left(self, seconds: float, evaluations: int) -> None:
-        """Told once, after the first batch: how long the rest of the sampling will take."""
-
-    def progress(self, what: str, done: int, of: int) -> None:
-        """Some work has come to `done`."""
-
-
-class SilentEvaluation:
-    """Nobody listens."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def left(self, seconds: float, evaluations: int) -> None:
-        """Nothing."""
-
-    def progress(self, what: str, done: int, of: int) -> None:
-        """Nothing."""
-
 
 Figures = dict[str, Estimate]
 
@@ -84,25 +51,25 @@ DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, bool], Figures]] = {
 LEAST = {"kid": 3, "frechet": 4, "prdc": 6}  # rows a side, without which there is no figure at all
 
 
-def chosen(asked: Sequence[str], made: int, real: int, dim: int, force: bool) -> tuple[str, ...]:
-    """The distances to take: those asked for, or all that so many images allow.
+def distances_of(named: Sequence[str], made: int, real: int, dim: int, force: bool) -> tuple[str, ...]:
+    """The distances to take: those named, or all that so many images allow.
 
     Raises:
-        Error: one asked for needs more images.
+        Error: one that is named needs more images.
     """
-    if not asked:
+    if not named:
         allowed = [name for name in DISTANCES if min(made, real) >= LEAST[name]]
         return tuple(name for name in allowed if name != "frechet" or min(made, real) > dim or force)
-    for name in asked:
+    for name in named:
         if min(made, real) < LEAST[name]:
             raise Error(
                 f"{name} of {made} images against {real}: at least {LEAST[name]} a side are needed; give --n or "
                 f"--real {LEAST[name]} or more."
             )
-    if "frechet" in asked:
+    if "frechet" in named:
         for n in (made, real):
             enough(n, dim, force=force)
-    return tuple(name for name in DISTANCES if name in asked)
+    return tuple(name for name in DISTANCES if name in named)
 
 
 def figures(names: Sequence[str], made: np.ndarray, real: np.ndarray, *, force: bool = False) -> Figures:
@@ -139,7 +106,7 @@ class SettingResult:
     more: dict[str, Estimate] = field(default_factory=dict)  # KID minus that of the sweep's first point, paired by seed
     helpers: dict[str, str] = field(default_factory=dict)  # sha256 of the weights of the runs that the request names
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
-    captions: int = 0  # of real images, told in turn where the request names no prompts; 0: none
+    captions: int = 0  # of real images, each in turn the prompt where the request names none; 0: none
     details: dict[str, Any] = field(default_factory=dict)  # what is more than a figure: confusion, copies
 
     def made(self) -> str:
@@ -147,16 +114,16 @@ class SettingResult:
         if self.request is None:
             return ""
         usual, own = trees.plain(Request()), self.request | {"sampler": self.sampler, "steps": self.steps}
-        told = {name: value for name, value in own.items() if name in ("sampler", "steps") or value != usual[name]}
+        other = {name: value for name, value in own.items() if name in ("sampler", "steps") or value != usual[name]}
         for name in (*self.setting, "n", "seed", "batch"):
-            told.pop(name, None)
-        words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in told.items())
+            other.pop(name, None)
+        words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in other.items())
         captions = f" Told {self.captions:,} captions of the images compared with." if self.captions else ""
-        return (f" Made with {', '.join(words)}." if told else "") + captions
+        return (f" Made with {', '.join(words)}." if other else "") + captions
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ReportedResult):
     """Figures, and what they are of: never one without the other."""
 
     target: str
@@ -255,51 +222,37 @@ class Result:
         """What is to be said of memorisation, a sentence a point, and of the likelihood."""
         lines = list((self.likelihood or {}).get("sentences", []))
         for one in self.found:
-            told = one.details.get("memorisation")
-            if told is None:
+            found = one.details.get("memorisation")
+            if found is None:
                 continue
             of = f"{one.name}: " if one.name else ""
-            below = told["below"]
+            below = found["below"]
             lines.append(
-                f"memorisation: {of}{'suspected' if told['flagged'] else 'none found'}. {100 * below['share']:.1f} % "
+                f"memorisation: {of}{'suspected' if found['flagged'] else 'none found'}. {100 * below['share']:.1f} % "
                 f"of the images lie closer to training images than the closest {100 * below['expected']:.1f} % of "
-                f"the held-out ones (p = {told['p_value']:.2g}); exact copies: {told['copies']}. Look at nearest*.png."
+                f"the held-out ones (p = {found['p_value']:.2g}); exact copies: {found['copies']}. "
+                f"Look at nearest*.png."
             )
         return lines
 
-    def markdown(self) -> str:
-        """The sentences and the table."""
-        lines = [*self.about(), ""]
+    def report(self) -> Report:
+        """Sentences, one table of all sets, what is to be said of memorisation and likelihood; every value."""
+        sections: list[Section] = [self.about()]
         if self.found:
-            heads = [self.title(head) for head in self.heads()]
-            lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-            lines += [*(f"| {' | '.join(row)} |" for row in self.rows()), ""]
-        return "\n".join([*lines, *self.verdicts(), ""])
+            sections.append(FigureTable([self.title(head) for head in self.heads()], self.rows(), aligned=False))
+        return Report(NAME, [*sections, self.verdicts()], asdict(self), self._values() if self.found else ())
 
-    def csv(self) -> str:
-        """One line a point with full figures: a column for every value and one for its error."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+    def _values(self) -> list[list[Any]]:
+        """One row a set with full figures: a column for every value and one for its error; the columns' names first."""
         swept = list(self.found[0].setting)
         names = self.names()
         columns = [column for name in names for column in (name, f"{name}_error")]
-        writer.writerow([*swept, "n", "evaluations", "seconds", *columns, "kid_more", "kid_more_error"])
+        rows: list[list[Any]] = [[*swept, "n", "evaluations", "seconds", *columns, "kid_more", "kid_more_error"]]
         for one in self.found:
             values = [value for name in names for value in _both(one.figures.get(name))]
             settings = [shown(value) for value in one.setting.values()]
-            writer.writerow([*settings, one.n, one.evaluations, one.seconds, *values, *_both(one.more.get("kid"))])
-        return buffer.getvalue()
-
-    def json(self) -> str:
-        """Everything."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(self, folder: Path) -> None:
-        """result.json, and table.md and table.csv beside it."""
-        write_atomic(folder / "table.md", self.markdown())
-        if self.found:
-            write_atomic(folder / "table.csv", self.csv())
-        write_atomic(folder / NAME, self.json())
+            rows.append([*settings, one.n, one.evaluations, one.seconds, *values, *_both(one.more.get("kid"))])
+        return rows
 
 
 TITLES = {
@@ -314,16 +267,13 @@ THOUSANDFOLD = ("kid",)
 
 
 def text(estimate: Estimate | None, name: str) -> str:
-    """A figure with its error as tables show it."""
+    """A figure with its error as tables show it, with as many digits as its size wants."""
     if estimate is None:
         return ""
     times = 1000 if name in THOUSANDFOLD else 1
-    value, error = times * estimate.value, times * estimate.error
-    digits = 1 if max(abs(value), error) >= 10 else 3 if max(abs(value), error) < 2 and times == 1 else 2
-    below, above = (times * one for one in reach(estimate, name))
-    if below < error or above < error:
-        return f"{value:.{digits}f} +{above:.{digits}f} -{below:.{digits}f}"
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    largest = times * max(abs(estimate.value), estimate.error)
+    digits = 1 if largest >= 10 else 3 if largest < 2 and times == 1 else 2
+    return figure(estimate, digits, times=times, ends=reach(estimate, name))
 
 
 def _both(estimate: Estimate | None) -> tuple[Any, Any]:

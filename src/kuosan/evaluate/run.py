@@ -1,7 +1,7 @@
 """An evaluation from end to end: `measure(target, ...) -> Result`.
 
-`prepare` has opened everything and refused what cannot be measured; `run` makes the images that are lacking,
-measures them, and writes result.json, table.md, table.csv, sheets and plots.
+`plan_evaluate` has opened everything and refused what cannot be measured; `run_evaluate` makes the images that are
+lacking, measures them, and writes result.json, table.md, table.csv, sheets and plots.
 
 The memorisation report of an evaluation: made images beside their nearest training images.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +25,19 @@ from kuosan.evaluate import result as measures
 from kuosan.evaluate.class_accuracy import share
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
 from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish, plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
-from kuosan.evaluate.prepare import EvaluationSetup, job_rows, prepare, side_rows
-from kuosan.evaluate.result import EvaluationReport, Result, SettingResult, SilentEvaluation
+from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
+from kuosan.evaluate.result import Result, SettingResult
 from kuosan.evaluate.sampling import make
+from kuosan.events import Event, Finished, Wrote
 from kuosan.metrics import memorisation
 from kuosan.metrics.kid import kid_difference
 from kuosan.sample.write import SIDE
 from kuosan.storage import outputs
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.prepare import EvaluationSetup
-    from kuosan.evaluate.result import EvaluationReport, SettingResult
-    from kuosan.evaluate.sampling import Job
+    from kuosan.evaluate.sampling import PointPlan
     from kuosan.metrics.estimate import Estimate
     from kuosan.metrics.features.network import FeatureNetwork
     from kuosan.sample.pipeline import Pipeline
@@ -54,7 +55,7 @@ def measure(
 
     Args:
         network: the feature network, where it is none of the named ones.
-        report: hears how it goes on.
+        report: follows how it goes on.
         options: settings of `EvaluateConfig`, and of `Request`, by their own names.
 
     Raises:
@@ -64,7 +65,11 @@ def measure(
         raise Error(f"{', '.join(options)}: give a config or single settings, not both.")
     report = report or SilentEvaluation()
     config = config or configured(nested(options))
-    return run(prepare(target, config, report.progress, network=network), report)
+    model = None if isinstance(target, str | Path) else target
+    job = EvaluateJob.of(str(target) if model is None else model.name, config)
+    plan = plan_evaluate(job, model=model, network=network, progress=report.progress)
+    found: Result = finish(run_evaluate(plan), report)
+    return found
 
 
 def nested(options: dict[str, Any]) -> dict[str, Any]:
@@ -77,122 +82,126 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
-    """Make what is lacking, measure, write; into a folder that holds no other result.
+def run_evaluate(plan: EvaluatePlan) -> Iterator[Event]:
+    """Make what is lacking, measure, write; into a folder that holds no other result; ends with the `Result`.
 
     Raises:
         Error: the folder of --out holds something else, or another process writes there.
     """
-    config = prepared.config
-    read = [config.against, "" if prepared.model else prepared.target]
-    about, names = _identity(prepared), _names(prepared)
-    with outputs.named(config.out, prepared.folder, "evaluate", about, names, *read) as output:
-        return _run(replace(prepared, folder=output.folder), report)
+    config = plan.config
+    read = [config.against, "" if plan.model else plan.target]
+    about, names = _identity(plan), _names(plan)
+    with outputs.named(config.out, plan.folder, "evaluate", about, names, *read) as output:
+        result = yield from _evaluated(replace(plan, folder=output.folder))
+    yield Wrote(Path(str(result.folder)))
+    yield Finished(result)
 
 
-def _names(prepared: EvaluationSetup) -> list[str]:
+def _names(plan: EvaluatePlan) -> list[str]:
     """The files that are written."""
     names = ["result.json", "table.md"]
-    if prepared.network is not None:
+    if plan.network is not None:
         names += ["table.csv", "sheet.png", "real.png"]
-    if prepared.config.sweep:
+    if plan.config.sweep:
         names.append("plot.png")
-    if "memorisation" in prepared.metrics:
-        names += [name_of(each) for each in prepared.jobs]
-    return [*names, *([likelihood.CURVE] if prepared.bits is not None else [])]
+    if "memorisation" in plan.metrics:
+        names += [name_of(each) for each in plan.points]
+    return [*names, *([likelihood.CURVE] if plan.bits is not None else [])]
 
 
-def _identity(prepared: EvaluationSetup) -> Any:
+def _identity(plan: EvaluatePlan) -> Any:
     """All that the result follows from, as plain values."""
-    made = None if prepared.made is None else prepared.made.images.fingerprint
-    weights = None if prepared.model is None else prepared.model.weights
-    network = None if prepared.network is None else [prepared.network.name, prepared.network.hash]
-    config = trees.plain(replace(prepared.config, out=None))
-    return [prepared.target, config, weights, prepared.reference.images.fingerprint, made, network]
+    made = None if plan.made is None else plan.made.images.fingerprint
+    weights = None if plan.model is None else plan.model.weights
+    network = None if plan.network is None else [plan.network.name, plan.network.hash]
+    config = trees.plain(replace(plan.config, out=None))
+    return [plan.target, config, weights, plan.reference.images.fingerprint, made, network]
 
 
-def _run(prepared: EvaluationSetup, report: EvaluationReport) -> Result:
+def _evaluated(plan: EvaluatePlan) -> Generator[Event, None, Result]:
     """Make what is lacking, measure, write into a claimed folder."""
     begin = time.perf_counter()
-    model, images = prepared.model, prepared.reference.images
+    model, images = plan.model, plan.reference.images
     compared: dict[str, Any] = {}
-    if prepared.network is not None:
-        compared = _compared(prepared, prepared.network, report)
-    told = None
-    if prepared.bits is not None and model is not None:
-        told = likelihood.measure(model, prepared.bits, prepared.config, prepared.folder, report)
+    if plan.network is not None:
+        compared = yield from _compared(plan, plan.network)
+    bits = None
+    if plan.bits is not None and plan.full is not None:
+        bits = yield from likelihood.measured(plan.full, plan.bits, plan.config, plan.folder)
     result = Result(
-        prepared.target,
-        prepared.reference.what,
-        len(prepared.reference),
+        plan.target,
+        plan.reference.what,
+        len(plan.reference),
         images.config.path,
         images.fingerprint,
         **compared,
         step=None if model is None else model.step,
         weights=None if model is None else model.weights,
         compute=None if model is None else str(model.compute),
-        judge=None if prepared.judge is None else {"run": prepared.config.judge, "weights": prepared.judge.hash},
-        likelihood=told,
+        judge=None if plan.judge is None else {"run": plan.config.judge, "weights": plan.judge.hash},
+        likelihood=bits,
         seconds=round(time.perf_counter() - begin, 3),
-        warnings=prepared.warnings,
-        folder=str(prepared.folder),
+        warnings=plan.warnings,
+        folder=str(plan.folder),
     )
     if result.found:
-        _draw(prepared, result)
-    result.write(prepared.folder)
+        _draw(plan, result)
+    result.write(plan.folder)
     return result
 
 
-def _compared(prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport) -> dict[str, Any]:
+def _compared(plan: EvaluatePlan, network: FeatureNetwork) -> Generator[Event, None, dict[str, Any]]:
     """The figures of all images against real ones, and by what features."""
-    if prepared.model is not None:
-        make(prepared.model, prepared.jobs, report)
-    reference = side_rows(prepared, prepared.reference, network, report)
-    found = tuple(_found(prepared, network, reference, report))
-    floor, floor_of = _floor(prepared, network, report)
-    sides = (("made", prepared.made), ("real", prepared.reference))
+    if plan.model is not None:
+        yield from make(plan.model, plan.points)
+    reference = yield from side_rows(plan, plan.reference, network)
+    found = yield from _found(plan, network, reference)
+    floor, floor_of = yield from _floor(plan, network)
+    sides = (("made", plan.made), ("real", plan.reference))
     return {
         "features": {"name": network.name, "hash": network.hash, "dim": network.dim, "size": network.size},
         "resize": network.resizing,
-        "file_format": remarks.file_format(prepared.made, prepared.reference),
+        "file_format": remarks.file_format(plan.made, plan.reference),
         "images": {name: remarks.facts(side) for name, side in sides if side is not None},
-        "remarks": tuple(line for _, side in sides if side is not None for line in remarks.described(side, network)),
-        "found": found,
+        "remarks": plan.described,
+        "found": tuple(found),
         "floor": floor,
         "floor_of": floor_of,
     }
 
 
 def _found(
-    prepared: EvaluationSetup, network: FeatureNetwork, reference: np.ndarray, report: EvaluationReport
-) -> list[SettingResult]:
+    plan: EvaluatePlan, network: FeatureNetwork, reference: np.ndarray
+) -> Generator[Event, None, list[SettingResult]]:
     """The figures of each point, or of the folder's images."""
-    metrics, force, judge = prepared.metrics, prepared.config.force, prepared.judge
-    if prepared.made is not None:
-        made = side_rows(prepared, prepared.made, network, report)
+    metrics, force, judge = plan.metrics, plan.config.force, plan.judge
+    if plan.made is not None:
+        made = yield from side_rows(plan, plan.made, network)
         found = SettingResult(
-            prepared.made.what, {}, len(made), measures.figures(prepared.distances, made, reference, force=force)
+            plan.made.what, {}, len(made), measures.figures(plan.distances, made, reference, force=force)
         )
         if judge is not None:
-            _add_labels(found, prepared, side_rows(prepared, prepared.made, judge, report), prepared.made.labels())
+            logits = yield from side_rows(plan, plan.made, judge)
+            _add_labels(found, plan, logits, plan.made.labels())
         return [found]
     points: list[SettingResult] = []
     first: np.ndarray | None = None
-    for each in prepared.jobs:
-        made = job_rows(prepared, each, network, report)
-        found = _of_job(each, measures.figures(prepared.distances, made, reference, force=force))
+    for each in plan.points:
+        made = yield from point_rows(plan, each, network)
+        found = _of_point(each, measures.figures(plan.distances, made, reference, force=force))
         if first is not None and "kid" in metrics:
             found.more["kid"] = kid_difference(made, first, reference)
         first = made if first is None else first
         if judge is not None:
-            _add_labels(found, prepared, job_rows(prepared, each, judge, report), np.array(each.wanted(0, found.n)))
+            logits = yield from point_rows(plan, each, judge)
+            _add_labels(found, plan, logits, np.array(each.wanted(0, found.n)))
         if "memorisation" in metrics:
-            add(found, prepared, network, each, made, report)
+            yield from add_memorisation(found, plan, network, each, made)
         points.append(found)
     return points
 
 
-def _of_job(each: Job, figures: dict[str, Estimate]) -> SettingResult:
+def _of_point(each: PointPlan, figures: dict[str, Estimate]) -> SettingResult:
     request, choice = each.request, each.choice
     return SettingResult(
         each.point.name,
@@ -212,95 +221,93 @@ def _of_job(each: Job, figures: dict[str, Estimate]) -> SettingResult:
     )
 
 
-def _add_labels(found: SettingResult, prepared: EvaluationSetup, logits: np.ndarray, wanted: np.ndarray | None) -> None:
-    """How many images the judge finds to be of the class asked for; those asked to be of none are left out."""
-    assert prepared.judge is not None and wanted is not None
-    there = (wanted >= 0) & (wanted < prepared.judge.dim)
+def _add_labels(found: SettingResult, plan: EvaluatePlan, logits: np.ndarray, wanted: np.ndarray | None) -> None:
+    """How many images the judge finds to be of the wanted class; those that are to be of none are left out."""
+    assert plan.judge is not None and wanted is not None
+    there = (wanted >= 0) & (wanted < plan.judge.dim)
     if not there.any():
         raise Error("label agreement has nothing to judge: every image is asked to be of no class.")
-    found.figures["labels"], agreed = share(logits[there], wanted[there], prepared.judge.classes)
+    found.figures["labels"], agreed = share(logits[there], wanted[there], plan.judge.classes)
     found.details["labels"] = {
         "pictures": int(there.sum()),
         "interval": [agreed.accuracy.low, agreed.accuracy.high],
-        "classes": list(prepared.judge.classes),
+        "classes": list(plan.judge.classes),
         "confusion": agreed.confusion.tolist(),
     }
 
 
-def _floor(
-    prepared: EvaluationSetup, network: FeatureNetwork, report: EvaluationReport
-) -> tuple[dict[str, Estimate], str]:
+def _floor(plan: EvaluatePlan, network: FeatureNetwork) -> Generator[Event, None, tuple[dict[str, Estimate], str]]:
     """The same figures of real images, and which those are."""
-    one, other = prepared.floor
+    one, other = plan.floor
     floor: dict[str, Estimate] = {}
-    if prepared.distances:
-        pair = [side_rows(prepared, side, network, report) for side in (one, other)]
-        floor = measures.floor(prepared.distances, *pair)
-    labels, judge = prepared.reference.labels(), prepared.judge
-    if judge is not None and labels is not None and prepared.reference.images.classes == judge.classes:
-        logits = side_rows(prepared, prepared.reference, judge, report)
+    if plan.distances:
+        pair = []
+        for side in (one, other):
+            pair.append((yield from side_rows(plan, side, network)))
+        floor = measures.floor(plan.distances, *pair)
+    labels, judge = plan.reference.labels(), plan.judge
+    if judge is not None and labels is not None and plan.reference.images.classes == judge.classes:
+        logits = yield from side_rows(plan, plan.reference, judge)
         floor["labels"] = share(logits[labels >= 0], labels[labels >= 0], judge.classes)[0]
     return floor, f"{len(one):,} {one.what} against {len(other):,} {other.what}"
 
 
-def _draw(prepared: EvaluationSetup, result: Result) -> None:
+def _draw(plan: EvaluatePlan, result: Result) -> None:
     """Sheets to look at, and the plot of a sweep."""
-    if prepared.made is not None:
-        made = [("", prepared.made.shown(plot.SHEET))]
+    if plan.made is not None:
+        made = [("", plan.made.shown(plot.SHEET))]
     else:
-        made = [(each.point.name, each.store.images(0, min(plot.SHEET, each.request.n))) for each in prepared.jobs]
-    plot.sheet(prepared.folder / "sheet.png", made)
-    plot.sheet(prepared.folder / "real.png", [("", prepared.reference.shown(plot.SHEET))])
-    if prepared.config.sweep:
-        plot.sweep(prepared.folder / "plot.png", result)
+        made = [(each.point.name, each.store.images(0, min(plot.SHEET, each.request.n))) for each in plan.points]
+    plot.sheet(plan.folder / "sheet.png", made)
+    plot.sheet(plan.folder / "real.png", [("", plan.reference.shown(plot.SHEET))])
+    if plan.config.sweep:
+        plot.sweep(plan.folder / "plot.png", result)
 
 
 SHOWN = 16  # images on the sheet
 MOST = 1000  # held-out images of the baseline, or as many as are made
 
 
-def add(
+def add_memorisation(
     found: SettingResult,
-    prepared: EvaluationSetup,
+    plan: EvaluatePlan,
     network: FeatureNetwork,
-    each: Job,
+    each: PointPlan,
     made: np.ndarray,
-    report: EvaluationReport,
-) -> None:
+) -> Generator[Event, None, None]:
     """Compare made features (N, D) with all training images', held-out ones as the baseline; write the sheet.
 
     The figure `nearer` is the chance that a made image lies closer to training than a held-out one does: 0.5 if
     nothing is memorised, 1 if all is.
     """
-    own = prepared.own
+    own = plan.own
     assert own is not None
     train = Side.of("training images", own, shuffled(own, TRAIN))
     held = Side.of("held-out images", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
-    told = memorisation.memorisation(
-        made,
-        side_rows(prepared, held, network, report),
-        side_rows(prepared, train, network, report),
-    )
+    held_rows = yield from side_rows(plan, held, network)
+    train_rows = yield from side_rows(plan, train, network)
+    compared = memorisation.memorisation(made, held_rows, train_rows)
+    below = compared.below
     images = np.moveaxis(each.store.images(0, found.n), 1, -1)
     known = np.moveaxis(train.bytes(), 1, -1)
     same = memorisation.copies(images, known)
-    found.figures["nearer"] = told.nearer
+    found.figures["nearer"] = compared.nearer
     found.details["memorisation"] = {
         "training_pictures": len(train),
         "compared_at": f"features of {network.name} ({network.resizing}); copies: whole pixels at "
         f"{known.shape[2]}x{known.shape[1]}",
         "held_out_pictures": len(held),
-        "below": {"share": told.below.value, "interval": [told.below.low, told.below.high], "expected": told.quantile},
-        "p_value": told.p_value,
-        "flagged": told.flagged,
-        "distance_ratio": told.ratio,
+        "below": {"share": below.value, "interval": [below.low, below.high], "expected": compared.quantile},
+        "p_value": compared.p_value,
+        "flagged": compared.flagged,
+        "distance_ratio": compared.ratio,
         "copies": len(same),
-        "closest_seeds": [each.request.seed + int(i) for i in told.closest(SHOWN)],
+        "closest_seeds": [each.request.seed + int(i) for i in compared.closest(SHOWN)],
     }
     factor = max(1, SIDE // max(known.shape[1:3]))
-    save_png(prepared.folder / name_of(each), enlarge(memorisation_sheet(told, images, known, SHOWN), factor))
+    save_png(plan.folder / name_of(each), enlarge(memorisation_sheet(compared, images, known, SHOWN), factor))
 
 
-def name_of(each: Job) -> str:
+def name_of(each: PointPlan) -> str:
     """The sheet of a point's closest images; a swept value may be a path."""
     return "-".join(["nearest", *re.findall(r"[\w.]+", each.point.name.replace(" ", ""))]) + ".png"

@@ -5,7 +5,7 @@
 
 A part is written whole or not at all; one that cannot be read is made again.
 
-What a model is asked to make in an evaluation that does not say: of which classes, of which captions.
+What is made in an evaluation that does not say: images of which classes, of which captions.
 
 Images of a model for an evaluation: made batch by batch, kept as they are made, gone on with after a kill.
 """
@@ -17,9 +17,8 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +30,9 @@ from kuosan import config as trees
 from kuosan.errors import Error
 from kuosan.evaluate.config import USELESS
 from kuosan.evaluate.eval_images import as_bytes
-from kuosan.sample.generate import generate
+from kuosan.evaluate.job import SAMPLING
+from kuosan.events import Event, Fact, Progress, Warned
+from kuosan.sample.generate import Sampling, frames_of
 from kuosan.sample.pipeline import guides_of
 from kuosan.sample.plan import check_request
 from kuosan.storage.files import explained, write_atomic
@@ -43,9 +44,8 @@ if TYPE_CHECKING:
     from kuosan.evaluate.config import EvaluateConfig, Point
     from kuosan.evaluate.eval_images import Side
     from kuosan.evaluate.images import ImageFiles
-    from kuosan.evaluate.result import EvaluationReport
     from kuosan.sample.pipeline import Pipeline
-    from kuosan.sample.plan import Choice
+    from kuosan.sample.plan import Choice, SamplePlan
     from kuosan.sample.request import Request
     from kuosan.tasks import Task
 
@@ -151,15 +151,15 @@ def captions(model: Pipeline, config: EvaluateConfig, reference: Side) -> tuple[
     """The captions of the images compared with, by which a text model that is given no prompts makes its own.
 
     Raises:
-        Error: those images have none, or one that the model cannot be told.
+        Error: those images have none, or one that the model cannot read.
     """
     if not model.model.config.task.text or config.request.prompts or not config.sampled:
         return ()
-    told = reference.images.captions
-    found = tuple(escaped(text) for text in (told[i] for i in reference.ids) if text) if told else ()
+    every = reference.images.captions
+    found = tuple(escaped(text) for text in (every[i] for i in reference.ids) if text) if every else ()
     if not found:
         raise Error(
-            f"{model.name} makes images of what it is told, and the {reference.what} have no captions: give "
+            f"{model.name} makes images of what a prompt says, and the {reference.what} have no captions: give "
             f"--prompts (again and again for several), or compare with images that have."
         )
     _check(model, config, reference, found)
@@ -167,7 +167,7 @@ def captions(model: Pipeline, config: EvaluateConfig, reference: Side) -> tuple[
 
 
 def _check(model: Pipeline, config: EvaluateConfig, reference: Side, found: tuple[str, ...]) -> None:
-    """Refuse captions that the model cannot be told, before anything is made. Raises: Error."""
+    """Refuse captions that the model cannot read, before anything is made. Raises: Error."""
     try:
         check_request(model.model.config, replace(config.request, prompts=found))
         encoder = model.model.encoder
@@ -191,24 +191,25 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: its multiples fill [0, 1) ev
 
 
 @dataclass(frozen=True)
-class Job:
-    """One point to sample: what it asks, where its images are kept, and what is told of their classes."""
+class PointPlan:
+    """One point to sample: its request, resolved; where its images are kept; of which classes and captions they are."""
 
     point: Point
-    choice: Choice
+    choice: SamplePlan
     store: ImageCache
+    kept: int  # images that are there
     helpers: dict[str, Pipeline]  # the classifier and the weaker run that it names
-    task: Task | None = None  # whose classes images are told; None: they have none
+    task: Task | None = None  # whose classes the images are of; None: of none
     shares: tuple[float, ...] = ()  # of the classes, where the request names none
     prompts: tuple[str, ...] = ()  # real images' captions, where the request names no prompts: in turn, by seed
 
     @property
     def request(self) -> Request:
-        """What is asked."""
+        """How its images are made."""
         return self.point.request
 
     def wanted(self, first: int, count: int) -> list[int]:
-        """The classes by number that images `first` to `first + count - 1` are asked to be of; empty without."""
+        """The classes by number that images `first` to `first + count - 1` are to be of; empty without."""
         if self.task is None:
             return []
         named = [self.task.label(name) for name in self.request.classes]
@@ -221,8 +222,8 @@ class Job:
         seed = self.request.seed + first
         request = replace(self.request, n=count, seed=seed, batch=count)
         if self.prompts:
-            told = tuple(self.prompts[each % len(self.prompts)] for each in range(seed, seed + count))
-            request = replace(request, prompts=told)
+            own = tuple(self.prompts[each % len(self.prompts)] for each in range(seed, seed + count))
+            request = replace(request, prompts=own)
         elif request.prompts:
             at = first % len(request.prompts)
             request = replace(request, prompts=request.prompts[at:] + request.prompts[:at])
@@ -269,38 +270,38 @@ def about(
     }
 
 
-def make(trained: Pipeline, jobs: Sequence[Job], report: EvaluationReport) -> None:
-    """Make what the stores lack, one batch after another; each batch is kept when it is done."""
-    before = {id(each): each.store.whole(each.request.n) for each in jobs}
-    total = sum(each.request.n * each.choice.evaluations for each in jobs)
-    done = sum(before[id(each)] * each.choice.evaluations for each in jobs)
-    for each in jobs:
+def make(model: Pipeline, points: Sequence[PointPlan]) -> Iterator[Event]:
+    """Make what the caches lack, one batch after another; each batch is kept when it is done."""
+    total = sum(each.request.n * each.choice.evaluations for each in points)
+    done = sum(each.kept * each.choice.evaluations for each in points)
+    for each in points:
         for text in each.store.damaged:
-            report.say(f"warning: kept images are damaged and made again: {text}")
-    told = False
-    for each in jobs:
-        first, cost = before[id(each)], each.choice.evaluations
+            yield Warned(f"kept images are damaged and made again: {text}")
+    estimated = False
+    for each in points:
+        first, cost = each.kept, each.choice.evaluations
         while first < each.request.n:
             count = min(each.request.batch, each.request.n - first)
             begin = time.perf_counter()
-            images = _batch(trained, each, first, count, partial(_tell, report, done, total))
+            images = yield from _batch(model, each, first, count, done, total)
             seconds = time.perf_counter() - begin
             each.store.add(ImagePart(first, images, seconds / count))
             first, done = first + count, done + count * cost
-            if not told and done < total:
-                report.left(seconds / (count * cost) * (total - done), total - done)
-            told = True
+            if not estimated and done < total:
+                left = seconds / (count * cost) * (total - done)
+                yield Fact(SAMPLING, {"seconds": left, "evaluations": total - done})
+            estimated = True
 
 
-def _tell(report: EvaluationReport, before: int, total: int, done: int) -> None:
-    report.progress("sampling", before + done, total)
-
-
-def _batch(trained: Pipeline, each: Job, first: int, count: int, hear: Callable[[int], None]) -> np.ndarray:
-    """Images `first` to `first + count - 1` of a job: (count, C, H, W) uint8; `hear` is told the evaluations made."""
+def _batch(
+    model: Pipeline, each: PointPlan, first: int, count: int, done: int, total: int
+) -> Generator[Event, None, np.ndarray]:
+    """Images `first` to `first + count - 1` of a point: (count, C, H, W) uint8; `done` evaluations were made before."""
     found = []
-    for frame in generate(trained.model, each.part(first, count), guides=guides_of(each.helpers)):
-        hear(round((frame.first + len(frame.x) * frame.step / frame.steps) * each.choice.evaluations))
+    part = Sampling(model.model, each.part(first, count), each.choice, guides_of(each.helpers))
+    for frame in frames_of(part):
+        own = round((frame.first + len(frame.x) * frame.step / frame.steps) * each.choice.evaluations)
+        yield Progress("sampling", done + own, total)
         if frame.done:
             found.append(as_bytes(frame.x.cpu().numpy()))
     return np.concatenate(found)

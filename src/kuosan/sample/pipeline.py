@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from kuosan.diffusion.operators import Operator
     from kuosan.models.model import Model
     from kuosan.sample.generate import Frame
+    from kuosan.storage.checkpoint import Saved
     from kuosan.text.encoder import TextEncoder
 
 
@@ -283,8 +284,19 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     Raises:
         Error: not a run, a damaged or newer checkpoint, a network that does not fit.
     """
+    return of_saved(saved_weights(run, network=network), run, network=network, compute=compute)
+
+
+def saved_weights(run: str | Path, *, network: nn.Module | None = None) -> Saved:
+    """The averaged weights of a run's newest good checkpoint, with its configuration and state. Raises: Error."""
+    return checkpoint.load(embedded.opened(run), parts=("ema",), fits=partial(require_fit, network=network))
+
+
+def of_saved(
+    saved: Saved, run: str | Path, *, network: nn.Module | None = None, compute: Compute | None = None
+) -> Pipeline:
+    """A checkpoint that was read, ready on a device; `run` is what the caller calls it. Raises: Error, as `load`."""
     compute = compute or choose(ComputeConfig())
-    saved = checkpoint.load(embedded.opened(run), parts=("ema",), fits=partial(require_fit, network=network))
     config = trees.build(ModelConfig, saved.config.get("model", {}))
     if config.shape is None and network is None:
         raise Error(f"{saved.path}: its configuration says nothing of the images' shape (model.shape): it is damaged.")
