@@ -15,13 +15,14 @@ from typing import Any, get_args, get_origin
 
 from cyclopts import Parameter
 
-from kuosan.cli import compare, demo, doctor, evaluate, invert, reconstruct, restore, sample, train
+from kuosan.cli import compare, demo, doctor, evaluate, export, invert, reconstruct, restore, sample, train
 from kuosan.cli import verbs as settings
-from kuosan.options import Option, members, type_text
+from kuosan.cli.flags import Verb
+from kuosan.options import Option, is_bool, members, type_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
-VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
+VERBS: dict[str, tuple[str, Callable[..., Any] | Verb]] = {
     "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
     "sample": ("RUN [OPTIONS]", sample.sample),
     "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
@@ -29,7 +30,8 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "invert": ("RUN IMAGE [IMAGE ...] [OPTIONS]", invert.invert),
     "compare": ("IMAGES --with RUN[:METHOD][,KEY=VALUE...] [--with ...] [OPTIONS]", compare.compare),
     "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
-    "doctor": ("DATA [OPTIONS]", doctor.doctor),
+    "export": (export.VERB.usage, export.VERB),
+    "doctor": (doctor.VERB.usage, doctor.VERB),
     "demo": ("[OPTIONS]", demo.demo),
 }
 
@@ -73,16 +75,27 @@ def page() -> str:
     return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in settings.groups())
 
 
-def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
+def verb(name: str, usage: str, function: Callable[..., Any] | Verb) -> str:
     """One verb: what it does, and a table of its flags."""
-    text, docs = docstring(function)
-    rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
+    if isinstance(function, Verb):
+        text, rows = function.text, [row(function, option) for option in function.options()]
+    else:
+        text, docs = docstring(function)
+        rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
     if name == "evaluate":
         rows += [setting(option) for option in evaluate.settings()]
     return (
         f"## kuosan {name}\n\n`kuosan {name} {usage}`\n\n{text}\n\n| option | default | meaning |\n|---|---|---|\n"
         + "\n".join([*rows, ""])
     )
+
+
+def row(verb: Verb, option: Option) -> str:
+    """An option of a verb that is a job, as a row."""
+    names = verb.flag(option)
+    typed = names if is_bool(option.type) else f"{names} {option.type_text}"
+    default = "" if option.default_text == "false" else code(option.default_text)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{typed}`", default, option.doc)) + " |"
 
 
 def setting(option: Option) -> str:

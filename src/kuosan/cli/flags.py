@@ -79,7 +79,8 @@ class Verb:
     def show(self, everything: bool = False) -> None:
         """Print what it takes."""
         console.print(f"kuosan {self.name} {self.usage}\n", markup=False)
-        console.print(f"{self.text}\n", markup=False)
+        for line in (*self.text.splitlines(), ""):
+            console.print(line, markup=False)
         shown = [each for each in self.options() if everything or not self.first or self._first(each)]
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)

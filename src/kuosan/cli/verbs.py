@@ -6,6 +6,7 @@ The verbs of `kuosan VERB ...`, which load when they are called; bad flags and -
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import resource
 import sys
@@ -101,6 +102,7 @@ app.command(
 # Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
 WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
 BRIEF = frozenset(("--help", "-h", "--version", "--dry-run"))
+CONVERTED = {"doctor": "kuosan.cli.doctor", "export": "kuosan.cli.export"}  # verbs that are jobs: modules with a VERB
 FILES = 256  # open files that a verb may need
 
 
@@ -122,6 +124,9 @@ def _ended(words: Sequence[str]) -> int:
     try:
         if BRIEF.isdisjoint(words):
             _check_process()
+        if words and words[0] in CONVERTED:
+            code = importlib.import_module(CONVERTED[words[0]]).VERB(words[1:])
+            return code if isinstance(code, int) else 0
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
             show(words[0])
