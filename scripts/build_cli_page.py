@@ -23,7 +23,7 @@ from kuosan.options import Option, is_bool, members, type_text
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 VERBS: dict[str, tuple[str, Callable[..., Any] | Verb]] = {
-    "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
+    "train": (train.VERB.usage, train.VERB),
     "sample": ("RUN [OPTIONS]", sample.sample),
     "evaluate": ("TARGET [OPTIONS] [--SETTING VALUE ...]", evaluate.evaluate),
     "restore": ("RUN IMAGE [IMAGE ...] [OPTIONS]", restore.restore),
@@ -32,7 +32,7 @@ VERBS: dict[str, tuple[str, Callable[..., Any] | Verb]] = {
     "reconstruct": ("RUN [IMAGES] [OPTIONS]", reconstruct.reconstruct),
     "export": (export.VERB.usage, export.VERB),
     "doctor": (doctor.VERB.usage, doctor.VERB),
-    "demo": ("[OPTIONS]", demo.demo),
+    "demo": (demo.VERB.usage, demo.VERB),
 }
 
 HEAD = """\
@@ -78,7 +78,8 @@ def page() -> str:
 def verb(name: str, usage: str, function: Callable[..., Any] | Verb) -> str:
     """One verb: what it does, and a table of its flags."""
     if isinstance(function, Verb):
-        text, rows = function.text, [row(function, option) for option in function.options()]
+        listed = [each for each in function.options() if not function.first or "." not in each.key]
+        text, rows = function.text, [row(function, option) for option in listed]
     else:
         text, docs = docstring(function)
         rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]

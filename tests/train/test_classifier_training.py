@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.cli.train import recipe
 from kuosan.data.dataset import Batch
 from kuosan.data.images import save_png
 from kuosan.device import ComputeConfig, choose
@@ -28,6 +27,7 @@ from kuosan.sample.request import Request
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.tasks.task import Generation
+from kuosan.train.job import recipe
 from kuosan.train.objective import Classification
 from kuosan.train.report import draw
 from kuosan.train.resolve import resolve

@@ -101,8 +101,8 @@ app.command(
 
 # Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
 WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
-BRIEF = frozenset(("--help", "-h", "--version", "--dry-run"))
-CONVERTED = {"doctor": "kuosan.cli.doctor", "export": "kuosan.cli.export"}  # verbs that are jobs: modules with a VERB
+BRIEF = frozenset(("--help", "--help-all", "-h", "--version", "--dry-run"))
+CONVERTED = {name: f"kuosan.cli.{name}" for name in ("doctor", "export", "train", "demo")}  # verbs that are jobs
 FILES = 256  # open files that a verb may need
 
 
@@ -128,7 +128,7 @@ def _ended(words: Sequence[str]) -> int:
             code = importlib.import_module(CONVERTED[words[0]]).VERB(words[1:])
             return code if isinstance(code, int) else 0
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
+        if list(words[:1]) == ["evaluate"] and not {"--help", "-h"}.isdisjoint(words):
             show(words[0])
     except cyclopts.UnusedCliTokensError as error:
         extra = " ".join(error.unused_tokens or ())

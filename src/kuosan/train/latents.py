@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from kuosan.tasks import Task
     from kuosan.train.config import RunConfig
     from kuosan.train.distributed import World
-    from kuosan.train.report import TrainingReport
+    from kuosan.train.report import SilentTraining
     from kuosan.train.resume import RunRequest, RunState
 
 AT_ONCE = 8  # images through the encoder together
@@ -100,7 +100,7 @@ class LatentImages(Images):
     codec: LatentCodec
 
     def __init__(
-        self, images: Images, encoding: LatentEncoder, cache: Path | None, task: Task, report: TrainingReport
+        self, images: Images, encoding: LatentEncoder, cache: Path | None, task: Task, report: SilentTraining
     ) -> None:
         vars(self).update(vars(images))  # everything but the batches is the data set's own
         self.encoding, self.heard = encoding, report
@@ -262,7 +262,7 @@ def _of_rows(each: CachedLatents, ids: set[int]) -> Iterator[Moments]:
 class _Told:
     """Says now and then how far the encoding is."""
 
-    def __init__(self, report: TrainingReport, lacking: int) -> None:
+    def __init__(self, report: SilentTraining, lacking: int) -> None:
         self.report, self.lacking, self.done = report, lacking, 0
         self.begun = self.said = time.monotonic()
         self.before: int | None = None
@@ -387,7 +387,7 @@ def ready(
     held: Held | None,
     compute: Compute,
     world: World,
-    report: TrainingReport,
+    report: SilentTraining,
     cache: Path | None,
 ) -> Ready:
     """The images' latents made (or found in the cache), and measured where the run is new; nothing in its folder.

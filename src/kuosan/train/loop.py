@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,42 +31,41 @@ from kuosan.train.run import Run
 from kuosan.train.saving import Stop
 from kuosan.train.state import exact, learning_rate, set_rate
 
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-
 MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
 
 
-def train(run: Run, stop: Stop) -> int:
-    """Train until `max_steps`, or until `stop` asks; returns the signal that asked, or 0. The last step is saved."""
+def train(run: Run, stop: Stop) -> Generator[None, None, int]:
+    """Train until `max_steps`, or until `stop` asks; yields after every step and every return to an earlier save.
+
+    Returns the signal that asked, or 0. The last step is saved; closed in between, what is saved stays.
+    """
     state, last = run.state, run.config.train.max_steps
     run.on_disk = run.saved_at, state.counts()
     if run.saved_at < 0:
         save(run, must=True)
     preview(run)
+    yield
     while state.step < last:
         state.parameters.grads.zero_()
         for drawn in saving.save_before_error(run, run.draws.ahead(state.step, last)):
             loss, asked, heard = gradients(run, drawn, stop)
             row = taken(run, loss, heard)
             if row is None:
+                yield
                 break
             note(run, row)
             wanted = bool(asked) or state.step == last
             if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
                 go_back(run)
+                yield
                 break
             if wanted or saving.is_due(run):
                 save(run, must=wanted)
+            if not asked:
+                preview(run)
+            yield
             if asked:
                 return asked
-            preview(run)
     return 0
 
 
@@ -75,6 +74,7 @@ def save(run: Run, *, must: bool) -> None:
     saving.save(run, must=must)
     if run.saved_at == run.state.step:
         run.on_disk = run.saved_at, run.state.counts()
+        run.report.wrote(checkpoint.folder(run.folder, run.saved_at))
 
 
 def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarray | None]:
@@ -149,7 +149,7 @@ def back_at(run: Run) -> None:
     """Go on from the save that the state was restored from."""
     run.draws.retry, run.tried_at = run.state.retry, run.state.step
     run.saved_at, run.on_disk = run.state.step, (run.state.step, run.state.counts())
-    run.clock.clear()
+    run.times.clear()
     saving.forget_rows(run)
 
 
@@ -245,16 +245,18 @@ def preview(run: Run) -> None:
     try:
         saving.follow(run)
         most = min(config.preview_images, Request.batch)
-        in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
+        path = in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
+        if path is not None:
+            run.report.preview(step, config.max_steps, path)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
 
 def speed(run: Run) -> float:
     """Images a second over the last steps."""
-    run.clock.append((time.perf_counter(), run.state.step))
-    del run.clock[:-20]
-    (begin, first), (end, last) = run.clock[0], run.clock[-1]
+    run.times.append((time.perf_counter(), run.state.step))
+    del run.times[:-20]
+    (begin, first), (end, last) = run.times[0], run.times[-1]
     return round((last - first) * run.config.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kuosan import config as trees
@@ -95,8 +96,10 @@ def prediction(said: Mapping[str, Any]) -> dict[str, str]:
     return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
 
 
-def check_tree(tree: Mapping[str, Any]) -> None:
+def check_tree(tree: Mapping[str, Any]) -> RunConfig:
     """Refuse what can be refused before the images are read: all but the network, whose defaults follow from them.
+
+    Returns what was checked, for `resolve`.
 
     Raises:
         Error: whatever the configuration classes refuse.
@@ -104,7 +107,9 @@ def check_tree(tree: Mapping[str, Any]) -> None:
     tree = _filled(tree, defaults.version(tree))
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
-    _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
+    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    _check_training(config)
+    return config
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
@@ -121,6 +126,7 @@ def resolve(
     text: Tree | None = None,
     shapes: tuple[tuple[int, int], ...] = (),
     before: Mapping[str, Any] | None = None,
+    checked: RunConfig | None = None,
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the images' shape.
 
@@ -132,6 +138,7 @@ def resolve(
         text: how captions are told, with what the data or the encoder decide filled in.
         shapes: (H, W) of all aspect-ratio buckets, where there are several.
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
+        checked: what `check_tree` made of the same tree; what it refused is not looked for again.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
@@ -149,7 +156,7 @@ def resolve(
     train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
-    _check_fit(config)
+    _check_fit(config, checked)
     return config
 
 
@@ -167,14 +174,14 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     return trees.merge(rules.CLASSIFIER_FOLLOWS, tree) if objective == "classifier" else tree
 
 
-def _check_fit(config: RunConfig) -> None:
+def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
     if model.network.kind == "classifier" and config.train.objective != "classifier":
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
     if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
         raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
-    _check_training(config)
+    _check_training(config, checked)
     check_buckets(model)
     if config.train.objective == "classifier":
         rules.check_classifier_fit(model)
@@ -203,7 +210,7 @@ def _check_text(model: ModelConfig, train: TrainConfig) -> None:
         )
 
 
-def _check_training(config: RunConfig) -> None:
+def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None:
     model, train = config.model, config.train
     _check_text(model, train)
     rules.check_codec(train, model)
@@ -216,11 +223,19 @@ def _check_training(config: RunConfig) -> None:
     if train.objective == "classifier":
         return
     rules.check_loss(train, model)
-    if train.preview_every:
+    if train.preview_every and not (checked is not None and _previewed(checked) == _previewed(config)):
         try:
             choose(model, preview_request(train, model.task))
         except Error as error:
             raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
+
+
+def _previewed(config: RunConfig) -> tuple[object, ...]:
+    """All that decides on whether previews can be sampled."""
+    model, train = config.model, config.train
+    kept = ("schedule", "prediction", "sigma_data", "learned_variance", "text", "codec")
+    task = replace(model.task, class_names=(), drop=None), model.task.dropped
+    return *(getattr(model, name) for name in kept), *task, preview_request(train, model.task), train.preview_every > 0
 
 
 def preview_request(train: TrainConfig, task: Task) -> Request:

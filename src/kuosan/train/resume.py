@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,6 +69,7 @@ class RunState:
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
     init: str | None = None  # the run whose weights this one began with
+    new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
     notes: list[str] = field(default_factory=list)
 
@@ -124,32 +125,37 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     """Lock the folder, and find what to start from."""
     found, folder = RunState(), asked.folder
     if held is not None:
-        held.append(Lock(folder))
-        if not held[0].held:
-            found.notes.append(
-                f"warning: {folder} lies on a file system without locks: start no second training there."
-            )
-    before = stored(folder)
-    known = _known(folder)
-    anew = False
+        held.append(lock(folder, found.notes.append))
+    saved = _newest(folder)
+    before = stored(folder) if saved is None else saved.config
+    known = _known(folder, saved)
     if before is not None:
         try:
+            found.new_data = bool(known.prints) and asked.fingerprint not in known.prints
             found.notes += _compare(asked, before, known)
         except Error:
-            anew = untrained(folder)
-            if not anew:
+            if not untrained(folder):
                 raise
-            known = RunOrigin((), None)
-            found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
+            known, saved, found.new_data = RunOrigin((), None), None, False
+            found.notes.append(f"{folder} holds a run of no step yet: it begins again with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
-    found.saved = None if anew else _newest(folder, found.notes)
-    if found.saved is not None:
-        found.halvings = memory.known(folder, found.saved, found.notes)
+    found.saved = saved
+    if saved is not None:
+        found.notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
+        found.halvings = memory.known(folder, saved, found.notes)
     elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)
     return found
+
+
+def lock(folder: Path, say: Callable[[str], None]) -> Lock:
+    """The folder's lock, taken. Raises: Error: another process holds it."""
+    taken = Lock(folder)
+    if not taken.held:
+        say(f"warning: {folder} lies on a file system without locks: start no second training there.")
+    return taken
 
 
 def untrained(folder: Path) -> bool:
@@ -183,19 +189,19 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> 
     return notes
 
 
-def _known(folder: Path) -> RunOrigin:
+def _known(folder: Path, saved: checkpoint.Saved | None) -> RunOrigin:
     """What a run knows of itself by data.json and its newest good save; either may be lost or damaged."""
     prints, init = [], None
-    if checkpoint.checkpoints(folder):
-        state = checkpoint.load(folder, parts=()).state
-        prints, init = [str(state.get("data"))], state.get("init")
+    if saved is not None:
+        prints, init = [str(saved.state.get("data"))], saved.state.get("init")
     with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, Error):
         head = json.loads(read_regular(folder / DATA).decode("utf-8"))
         prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
     return RunOrigin(tuple(prints), init)
 
 
-def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
+def _newest(folder: Path) -> checkpoint.Saved | None:
+    """The newest good save; None where there is none yet. Raises: Error: there were some, and none can be used."""
     if not checkpoint.checkpoints(folder):
         if (folder / LOG).is_file() and (folder / LOG).stat().st_size:
             raise Error(
@@ -203,9 +209,7 @@ def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
                 f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
             )
         return None
-    saved = checkpoint.load(folder, fits=require_fit)
-    notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
-    return saved
+    return checkpoint.load(folder, fits=require_fit)
 
 
 def _init_notes(asked: RunRequest, saved: checkpoint.Saved) -> list[str]:

@@ -17,7 +17,7 @@ from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Objective
-from kuosan.train.report import TrainingReport
+from kuosan.train.report import SilentTraining
 from kuosan.train.state import State
 
 
@@ -35,13 +35,15 @@ class Run:
     log: Log | None  # on the first process only
     monitor: Monitor | None
     world: World
-    report: TrainingReport
+    report: SilentTraining
     extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
     lock: Lock | None = None  # held on the first process
+    new_data: bool = False  # it goes on with other images than it was trained on before
+    closed: bool = False  # it has let go of its files and of the other processes
     saved_at: int = -1  # the step of the newest save; -1: there is none
     tried_at: int = -1  # the step of the newest attempt
     failed_saves: int = 0  # in a row
     unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the log could not take yet
-    clock: list[tuple[float, int]] = field(default_factory=list)
+    times: list[tuple[float, int]] = field(default_factory=list)  # when the last steps ended, and which
     sizes: memory.Sizes = field(default_factory=memory.Sizes)
     on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then
