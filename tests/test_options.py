@@ -237,7 +237,8 @@ def test_a_name_of_another_tool_is_answered_with_ours_or_with_what_to_do_instead
         "learning_rate": "--lr?", "resolution": "--size?", "num-epochs": "--max-steps? Steps are counted",
         "resume": "the same command again", "wandb": "log.jsonl", "lora": "no adapters yet",
         "mixed-precision": "--precision?",
-        "gradient-accumulation-steps": "--micro-batch?", "output-dir": "--out?", "per-device-train-batch-size": "--batch?",
+        "gradient-accumulation-steps": "--micro-batch?", "output-dir": "--out?",
+        "per-device-train-batch-size": "--batch?",
     }.items(),
 )  # fmt: skip
 def test_what_people_type_to_train_elsewhere_is_understood(typed: str, meant: str) -> None:
