@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from kuosan import Error, fit, options
+from kuosan import Error, fit, load, options
 from kuosan.data import doctor
 from kuosan.data.config import DataConfig
 from kuosan.data.job import DoctorJob, plan_doctor, run_doctor
@@ -229,3 +229,9 @@ def test_help_shows_the_options_that_people_use_and_where_the_rest_is() -> None:
     assert "kuosan train --help-all" in first
     listed = re.findall(r"│ --([\w.-]+)", every)
     assert len(listed) == len(options.options(RunConfig)) + 6 and set(used) <= set(listed)
+
+
+def test_an_opened_model_says_in_a_line_what_it_is(trained: Path) -> None:
+    said = repr(load(trained))
+    assert said.startswith(f"<Pipeline '{trained}': step ") and ", 3x8x8 images, 0." in said and len(said) < 250
+    assert "\n" not in said and "Conv2d" not in said

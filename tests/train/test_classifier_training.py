@@ -108,7 +108,7 @@ def test_the_loss_is_the_cross_entropy_at_the_drawn_level(tmp_path: Path) -> Non
     alpha_bar = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[t].float()[:, None, None, None]
     with torch.no_grad():
         logits = network(alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, t.float())
-        judged = objective.judge(network, Batch(x0, torch.arange(5), label), level, eps)
+        judged = objective.validate(network, Batch(x0, torch.arange(5), label), level, eps)
     wanted = F.cross_entropy(logits, label, reduction="none").double()
     torch.testing.assert_close(judged["loss"], wanted, rtol=1e-5, atol=1e-6)
     assert torch.equal(judged["accuracy"], (logits.argmax(1) == label).double())

@@ -124,7 +124,7 @@ def _latents(model: Any) -> str:
 
 
 def _purpose(model: Any) -> str:
-    """What a model is for: what it predicts, how many classes it tells apart, or the latents it makes."""
+    """What a model is for: what it predicts, how many classes it distinguishes, or the latents it makes."""
     schedule, network = model.schedule, model.network
     if network.kind == "autoencoder":
         latent = "x".join(map(str, network.latent_shape(model.shape)))
@@ -132,7 +132,9 @@ def _purpose(model: Any) -> str:
     detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
     if network.kind != "classifier":
         return f"predicts {model.prediction}, schedule {detail}"
-    return f"tells {network.classes} classes apart, " + (f"schedule {detail}" if network.noisy else "clean images only")
+    return f"distinguishes {network.classes} classes, " + (
+        f"schedule {detail}" if network.noisy else "clean images only"
+    )
 
 
 def _say_end(trained: TrainedRun, out: Path) -> None:

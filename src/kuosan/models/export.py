@@ -97,17 +97,17 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     """The least that can be said of a model."""
     model, train = tree["model"], tree.get("train", {})
     shape = "x".join(str(side) for side in model.get("shape") or ())
-    deed, arguments = use(model, "THIS_FOLDER")
-    told = {"bytes": "captions", "encoder": f"captions by {model.get('text', {}).get('encoder')}"}
+    begin, arguments = use(model, "THIS_FOLDER")
+    text = {"bytes": "captions", "encoder": f"captions by {model.get('text', {}).get('encoder')}"}
     lines = [
         "# A model trained with kuosan",
         "",
-        f"Images of {shape}, predicts {model.get('prediction')}, task {model.get('task', {}).get('kind')}, told "
-        f"{told.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
+        f"Images of {shape}, predicts {model.get('prediction')}, task {model.get('task', {}).get('kind')}, with "
+        f"{text.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} steps of "
         f"{train.get('batch')} images of {tree.get('data', {}).get('path')}.",
         "",
-        f"Its averaged weights. {deed} with `kuosan {arguments}`; config.yaml holds every setting it was trained with. "
-        "Say here whose",
+        f"Its averaged weights. {begin} with `kuosan {arguments}`; config.yaml holds every setting it was trained "
+        "with. Say here whose",
         "images it learned from and under which licence.",
     ]
     if model.get("text", {}).get("kind") == "encoder":

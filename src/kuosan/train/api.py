@@ -127,7 +127,7 @@ def _shapes(images: Images) -> tuple[tuple[int, int], ...]:
 
 
 def _text(tree: Mapping[str, Any], images: Images, typed: str) -> tuple[TextEncoder | None, Tree | None]:
-    """The text encoder that is asked for, opened, and how captions are told; fetched only if its name was `typed`."""
+    """The text encoder that is asked for, opened (fetched only if its name was `typed`), and how captions are used."""
     text = trees.build(ModelConfig, {"text": tree.get("model", {}).get("text", {})}).text
     if isinstance(text, NoText):
         return None, None

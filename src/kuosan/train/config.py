@@ -30,14 +30,14 @@ LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder's training minimises, an image: recon + perceptual + kl + critic, each with its weight."""
+    """What an autoencoder's training minimises, an image: recon + perceptual + kl + discriminator, each weighed."""
 
     recon: Literal["l1", "l2"] = "l1"  # the error of pixels: mean |x - y|, or mean (x - y)²
     perceptual: float = 0.1  # weight of the perceptual distance; 0: none
     features: Literal["auto", "lite0", "random", "none"] = "auto"  # perceptual: auto is lite0 if installed, else random
     kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the image (Rombach et al. 2022)
-    critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
-    crop: int = 0  # pixels a side of the window of each image that is trained on, drawn anew; 0: whole images
+    critic: float = 0.5  # weight of the discriminator, beside the adaptive one (Esser et al. 2021); 0: none
+    crop: int = 0  # pixels a side of the window of each image that is trained on, drawn each time; 0: whole images
     critic_start: int | float = 5000  # steps, or the share of the run, before the discriminator learns and counts
 
     def __post_init__(self) -> None:
@@ -49,8 +49,8 @@ class AutoencoderSettings:
         check_steps("train.autoencoder.critic_start", self.critic_start)
         if not self.critic and self.critic_start != AutoencoderSettings.critic_start:
             raise Error(
-                f"train.autoencoder.critic_start = {self.critic_start} has no effect without a critic: leave it out, "
-                "or give --train.autoencoder.critic a weight (0.5 is usual)."
+                f"train.autoencoder.critic_start = {self.critic_start} has no effect without a discriminator: leave it "
+                "out, or give --train.autoencoder.critic a weight (0.5 is usual)."
             )
         if not self.perceptual and self.features not in ("auto", "none"):
             raise Error(

@@ -1,4 +1,4 @@
-"""What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then.
+"""What a run reports to the person who started it. The shell draws bars; from Python a line is printed now and then.
 
 Printing never ends a training: a line that a full disk, a gone reader or an encoding does not take is dropped.
 
@@ -158,7 +158,7 @@ def smooth(losses: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the curve: every step's loss, its running mean, and the held-out loss; beside it what else was judged,
+    """Write the curve: every step's loss, its running mean, and the validation loss; beside it what else was measured,
     the loss by noise level and a classifier's accuracy.
     """
     from matplotlib.figure import Figure
@@ -224,4 +224,4 @@ def _psnr(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
     axis.legend()
 
 
-PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged
+PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was measured

@@ -45,12 +45,12 @@ def network_tree(
         settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
         return trees.plain(default_autoencoder(shape, size, critic=settings.critic > 0))
     said = tree.get("model", {})
-    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
-    doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
+    text = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
+    conditioning: dict[str, Any] = {"classes": classes, "context_width": width(text)}
     if isinstance(asked, Mapping) and asked.get("kind") == "dit":
-        network = trees.plain(default_dit(shape, size, **doors))
+        network = trees.plain(default_dit(shape, size, **conditioning))
     else:
-        network = trees.plain(default_unet(shape, size, **doors, **cells))
+        network = trees.plain(default_unet(shape, size, **conditioning, **cells))
         network |= _patch(asked, network["patch"], (*shape[1:], step))
     network["concat_channels"] = task.concat_channels(shape[0])
     few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
@@ -133,9 +133,9 @@ def resolve(
     What is not said is filled in: the network from the images' shape and `size`, everything else from the defaults.
 
     Args:
-        own: the class name of a network the caller brings, in place of one of kuosan's.
+        own: the class name of a network that the caller gives, in place of one of kuosan's.
         classes: the names of the data's classes, in the order of their labels.
-        text: how captions are told, with what the data or the encoder decide filled in.
+        text: how captions condition the network, with what the data or the encoder decide filled in.
         shapes: (H, W) of all aspect-ratio buckets, where there are several.
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
         checked: what `check_tree` made of the same tree; what it refused is not looked for again.
@@ -163,8 +163,8 @@ def resolve(
 def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     """The tree over the version's defaults, with what follows from captions and from training a classifier."""
     tree = rules.fill_codec(tree)
-    told = tree.get("model", {}).get("text", {})
-    if isinstance(told, Mapping) and told.get("kind", "none") != "none":
+    text = tree.get("model", {}).get("text", {})
+    if isinstance(text, Mapping) and text.get("kind", "none") != "none":
         tree = trees.merge(tree, {"model": {"task": {"text": True}}})
     said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
     objective = trees.build(RunConfig, {"train": said}).train.objective
@@ -198,15 +198,15 @@ def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:
 
 
 def _check_text(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse settings of text without text, and text that a network cannot be told. Raises: Error."""
+    """Refuse settings of text without text, and text that a network cannot take. Raises: Error."""
     if train.uncaptioned != "refuse" and model.text.kind == "none":
         raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
     if model.task.text and model.text.kind == "none":
         raise Error("model.task.text = true follows from model.text: say --text bytes, or an encoder.")
     if isinstance(model.text, ByteText) and model.network.kind == "own":
         raise Error(
-            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own is told by an "
-            "encoder (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
+            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own takes an "
+            "encoder's features (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
         )
 
 

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, whether it is what was asked for, and the two files that say so.
 
 A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
-and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+and for the next start, written again when they are lost or damaged. A run is never silently begun again.
 
 What makes a folder a run is config.yaml, the first visible file that kuosan writes into it; codec/, the log and the
 first save follow. Until that save is complete, all of it is set-up, which the same command completes or replaces.
@@ -175,12 +175,12 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> 
         )
     with contextlib.suppress(Error):
         if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
-            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
+            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written again.")
     if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
             raise Error(
                 f"the images are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
-                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time, or "
+                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn each time, or "
                 f"this version reads them otherwise (docs/data.md, What is read otherwise): put them back, say "
                 f"--accept-new-data (in Python accept_new_data=True) to go on with these (no longer bit for bit the "
                 f"same run), or start a new run with --out ANOTHER --init {folder}."
@@ -228,7 +228,7 @@ def write_head(run: Run) -> None:
 
     A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
     """
-    folder, images = run.folder, run.draws.images
+    folder, images = run.folder, run.batches.images
     parameters = run.state.parameters.values.numel()
     there = len(checkpoint.checkpoints(folder))
     saves = max(1, run.config.train.keep + 1 - there)

@@ -135,7 +135,7 @@ def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> Non
     """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
 
     Raises:
-        Error: a setting without effect, or a critic that would never be heard.
+        Error: a setting without effect, or a discriminator that would never learn.
     """
     plain, bare = type(train)(), type(model)()
     idle = [
@@ -147,13 +147,15 @@ def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> Non
         if value != only:
             named = getattr(value, "kind", value)
             raise Error(
-                f"{key} = {named} has no effect on an autoencoder: it adds no noise and is told nothing. Leave it out."
+                f"{key} = {named} has no effect on an autoencoder: it adds no noise and takes no conditioning. Leave "
+                "it out."
             )
     start = train.autoencoder.critic_start
     if train.autoencoder.critic and start >= train.max_steps:
         raise Error(
             f"train.autoencoder.critic_start = {start}, but the run ends at train.max_steps = {train.max_steps}: its "
-            f"critic would never be heard. Use --critic-start {train.max_steps // 2}, or --train.autoencoder.critic 0."
+            f"discriminator would never learn. Use --critic-start {train.max_steps // 2}, or "
+            "--train.autoencoder.critic 0."
         )
 
 
@@ -178,14 +180,14 @@ def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
     if bool(network.critic_channels) != bool(train.autoencoder.critic):
         raise Error(
             f"model.network.critic_channels = {network.critic_channels} with train.autoencoder.critic = "
-            f"{train.autoencoder.critic:g}: a critic needs both or neither; leave critic_channels out."
+            f"{train.autoencoder.critic:g}: a discriminator needs both or neither; leave critic_channels out."
         )
     least = 3 << network.critic_layers  # behind the halvings two convolutions take one cell each
     if network.critic_channels and min(seen) < least:
         layers = max(1, (min(seen) // 3).bit_length() - 1)
         raise Error(
-            f"images of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
-            f"needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
+            f"images of {seen[0]} x {seen[1]} are too small for a discriminator of {network.critic_layers} layers, "
+            f"which needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
         )
 
 
@@ -323,7 +325,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
     if network.context_width != width(model.text):
         raise Error(
             f"model.network.context_width = {network.context_width}, but model.text.kind = {model.text.kind} "
-            f"tells it of text in {width(model.text) or 0} channels: leave it out; it follows from the text."
+            f"gives it text in {width(model.text) or 0} channels: leave it out; it follows from the text."
         )
     wanted = model.task.concat_channels(cells[0])
     if network.concat_channels != wanted:

@@ -12,7 +12,7 @@ from kuosan.models.model import Model
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import memory
-from kuosan.train.batches import Draws
+from kuosan.train.batches import BatchStream
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
@@ -30,7 +30,7 @@ class Run:
     model: Model
     parallel: nn.Module  # the network as it is called in training
     state: State
-    draws: Draws
+    batches: BatchStream
     objective: Objective
     log: Log | None  # on the first process only
     monitor: Monitor | None

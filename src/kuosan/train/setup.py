@@ -1,6 +1,6 @@
 """From what a person asked to a run that is ready to train: a new one, one that goes on, or one from another's weights.
 
-The first process locks, reads and writes; the others hear what it found, or its error.
+The first process locks, reads and writes; the others receive what it found, or its error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import latents
-from kuosan.train.batches import Draws, History
+from kuosan.train.batches import BatchStream, LossAwareSampler
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
@@ -74,7 +74,7 @@ def open_run(
     """
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
-        _check_door(network)
+        _check_conditioning(network)
     asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data)
     held: list[Lock] = []
     try:
@@ -85,8 +85,8 @@ def open_run(
         cache = cache_root(config.data.cache) if kept and not dry else None
         latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
         asked.config, images = latent.config, latent.images
-        told = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
-        run = _ready(asked, found, images, compute, world, report, network, encoder, told, latent.codec)
+        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
+        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec)
         run.lock, run.new_data = held[0] if held else None, found.new_data
         return run
     except BaseException:
@@ -171,7 +171,7 @@ def _ready(
         model,
         world.parallel(model.network),
         state,
-        Draws(
+        BatchStream(
             images,
             train.seed,
             train.batch,
@@ -202,22 +202,22 @@ def _ready(
     )
 
 
-def _check_door(network: nn.Module) -> None:
-    """Raises: Error for a caller's network that cannot be told what is known of an image."""
+def _check_conditioning(network: nn.Module) -> None:
+    """Raises: Error for a caller's network that takes no image to restore as conditioning."""
     taken = inspect.signature(network.forward).parameters.values()
     if not any(each.name == "concat" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):
         raise Error(
-            f"{type(network).__name__} cannot be told what is known of an image: a task that restores calls "
+            f"{type(network).__name__} takes no conditioning: a task that restores calls "
             f"network(x, t, concat=...), so give forward a concat of (B, K, H, W); docs/restoration.md says which."
         )
 
 
-def _history(config: RunConfig) -> History | None:
-    """What importance sampling remembers; nothing else does."""
+def _history(config: RunConfig) -> LossAwareSampler | None:
+    """The losses that importance sampling remembers; nothing else does."""
     schedule = config.model.schedule
     if config.train.t_sampling != "importance" or not isinstance(schedule, Discrete):
         return None
-    return History(schedule.T)
+    return LossAwareSampler(schedule.T)
 
 
 def _objective(config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec) -> Objective:
@@ -250,8 +250,10 @@ def _attach(run: Run, autoencoder: Held | None) -> None:
         run.report.say(
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
-    draws, train = run.draws, run.config.train
-    run.monitor = Monitor(run.folder, run.model, draws.images, train, run.objective, draws.texts, draws.noise_shape)
+    batches, train = run.batches, run.config.train
+    run.monitor = Monitor(
+        run.folder, run.model, batches.images, train, run.objective, batches.texts, batches.noise_shape
+    )
 
 
 def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
