@@ -230,7 +230,10 @@ def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> Non
         ({"model.task.kind": "super_resolution"}, "model.task = super_resolution"),
         ({"train.autoencoder.critic_start": 9}, r"critic_start = 9.*max_steps = 8.*--critic-start 4"),
         ({"train.autoencoder.critic": -1}, "critic = -1"),
-        ({"train.autoencoder.critic": 0}, "critic_start = 4 has no effect without a discriminator"),
+        (
+            {"train.autoencoder.critic": 0},
+            "critic_start = 4 has no effect with critic = 0.0: leave it out",
+        ),
         ({"train.autoencoder.perceptual": 0}, "features = random has no effect with perceptual = 0"),
         ({"train.autoencoder.crop": 6, "data.size": 16}, None),
         ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of images of 16 x 16.*multiple of 2"),
@@ -254,7 +257,7 @@ def test_settings_that_do_nothing_or_do_not_fit_are_refused(
 
 def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: Path) -> None:
     data = images(tmp_path / "pictures.npz", size=16)
-    with pytest.raises(Error, match=r"train\.autoencoder has no effect on objective diffusion"):
+    with pytest.raises(Error, match=r"train\.autoencoder has no effect with objective diffusion: it belongs to"):
         ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
     with pytest.raises(Error, match="trained with --objective autoencoder"):
         resolve({"model": {"network": {"kind": "autoencoder"}}}, (3, 32, 32))

@@ -116,7 +116,10 @@ def test_the_loss_is_the_cross_entropy_at_the_drawn_level(tmp_path: Path) -> Non
 
 
 WITHOUT_EFFECT = [
-    ({"train.weight": "min_snr"}, "train.weight = min_snr has no effect on a classifier"),
+    (
+        {"train.weight": "min_snr"},
+        "train.weight = min_snr has no effect with objective classifier: it",
+    ),
     ({"train.preview_every": 100}, "train.preview_every = 100 has no effect"),
     ({"train.preview_steps": 5}, "train.preview_steps = 5 has no effect"),
     ({"model.prediction": "eps"}, "model.prediction = eps has no effect"),

@@ -219,7 +219,6 @@ def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None
     if train.objective == "autoencoder":
         rules.check_autoencoder(train, model, USUAL_PREDICTION[model.schedule.kind])
         return
-    rules.refuse_autoencoder_settings(train)
     if train.objective == "classifier":
         return
     rules.check_loss(train, model)

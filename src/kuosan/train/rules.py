@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from kuosan.networks.config import DiTConfig, UNetConfig
     from kuosan.train.config import TrainConfig
 
-# All of them, in the order of `TrainConfig`.
-LOSS_SETTINGS = (
-    "loss",
-    "weight",
-    "min_snr_gamma",
-    "p2_k",
-    "p2_gamma",
-    "vlb_weight",
-    "vlb_variance",
-    "t_sampling",
-    "t_mean",
-    "t_std",
-    "offset_noise",
-)
-
 
 def check_loss(train: TrainConfig, model: ModelConfig) -> None:
     """Refuse what this model cannot be trained with. Raises: Error."""
@@ -74,14 +59,13 @@ CLASSIFIER_FOLLOWS: Tree = {"train": {"preview_every": 0}, "model": {"task": {"l
 
 
 def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None:
-    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+    """Refuse what only a denoiser has, or its previews; `usual` is the prediction that nobody had to say.
 
     Raises:
         Error: a setting without effect.
     """
-    plain, bare = type(train)(), type(model)()
+    bare = type(model)()
     idle = [
-        *((f"train.{name}", getattr(train, name), getattr(plain, name)) for name in IDLE_FOR_CLASSIFIERS),
         *((f"model.{name}", getattr(model, name), getattr(bare, name)) for name in ("sigma_data", "learned_variance")),
         ("model.prediction", model.prediction, usual),
         ("train.preview_every", train.preview_every, 0),
@@ -95,9 +79,6 @@ def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None
             raise Error(
                 f"{key} = {value} has no effect on a classifier: it names images and denoises none. Leave it out."
             )
-
-
-IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_images", "preview_steps")
 
 
 def check_classifier_fit(model: ModelConfig) -> None:
@@ -127,19 +108,17 @@ def fill_autoencoder(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return merge(tree, {"train": {"autoencoder": {"features": name}}})
 
 
-IDLE_FOR_AUTOENCODERS = (*LOSS_SETTINGS, "uncaptioned", "preview_steps")
 IDLE_IN_MODEL = ("schedule", "sigma_data", "learned_variance", "task", "text", "codec")
 
 
 def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> None:
-    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+    """Refuse what only a denoiser has, or its previews; `usual` is the prediction that nobody had to say.
 
     Raises:
         Error: a setting without effect, or a discriminator that would never learn.
     """
-    plain, bare = type(train)(), type(model)()
+    bare = type(model)()
     idle = [
-        *((f"train.{name}", getattr(train, name, 0), getattr(plain, name, 0)) for name in IDLE_FOR_AUTOENCODERS),
         *((f"model.{name}", getattr(model, name, 0), getattr(bare, name, 0)) for name in IDLE_IN_MODEL),
         ("model.prediction", model.prediction, usual),
     ]
@@ -156,15 +135,6 @@ def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> Non
             f"train.autoencoder.critic_start = {start}, but the run ends at train.max_steps = {train.max_steps}: its "
             f"discriminator would never learn. Use --critic-start {train.max_steps // 2}, or "
             "--train.autoencoder.critic 0."
-        )
-
-
-def refuse_autoencoder_settings(train: TrainConfig) -> None:
-    """Raises: Error for an autoencoder's settings under another objective."""
-    if train.autoencoder != AutoencoderSettings():
-        raise Error(
-            f"train.autoencoder has no effect on objective {train.objective}: leave its settings out, or use "
-            "--objective autoencoder."
         )
 
 
