@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from kuosan import config as trees
 from kuosan import options
@@ -42,6 +42,13 @@ CONFIG = "config.yaml"
 OPTION = {"option": False}
 
 
+def size_typed(text: str) -> str:
+    """A network's size as it is typed. Raises: Error: there is none of that name."""
+    if text not in get_args(Size):
+        raise unknown("--network", text, get_args(Size))
+    return text
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """What to train on what; the same job again goes on where its run stopped.
@@ -55,7 +62,9 @@ class TrainJob:
 
     out: Path | None = None  # the run's folder; runs/NAME OF THE DATA if not given
     config: str | None = None  # a YAML file of options, or a recipe by name (portraits); options given here win
-    network: Size | None = None  # the network's size where its fields are not given; small if not said
+    network: Size | None = field(
+        default=None, metadata={"read": size_typed}
+    )  # the network's size where its fields are not given; small if not said
     init: Path | None = None  # start from the averaged weights of this run
     accept_new_data: bool = False  # go on although the images are not the ones the run was trained on
     dry_run: bool = False  # say what would be done, and do nothing

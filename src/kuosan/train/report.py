@@ -129,7 +129,7 @@ def image_lines(images: Images, *, resumed: bool, changed: bool, captions: bool)
     """
     if resumed:
         what = "others than this run was trained on before" if changed else "the same as before"
-        return [f"images: {len(images.train):,} to train on, {what}"]
+        return [f"images: {len(images.train):,} to train on, {len(images.held_out):,} held out, {what}"]
     from kuosan.data.dataset import first_rows
 
     rows = first_rows(images) if captions else []
