@@ -197,6 +197,12 @@ class Turns:
     def say(self, text: str) -> None:
         print(text, file=sys.stderr)
 
+    def wrote(self, path: Path) -> None:
+        pass
+
+    def preview(self, step: int, of: int, path: Path) -> None:
+        pass
+
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         self.done.release()
         self.go.acquire()
@@ -212,7 +218,8 @@ class Turns:
             self.go.acquire()
             try:
                 if not self.over:
-                    loop.train(run, Stop())
+                    for _ in loop.train(run, Stop()):
+                        pass
             except BaseException as error:
                 self.failed = error
                 self.done.release()

@@ -92,7 +92,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
     heard = Turns()
     run = start(asked, heard)
     if args.worker == "encoding":
-        run.draws.images.kept = None
+        run.batches.images.kept = None
     if args.worker == "reading":
         from kuosan.train.text_conditioning import Live, captions
 
@@ -101,7 +101,7 @@ def contestant(args: argparse.Namespace) -> tuple[dict, Callable[[int], None]]:
                 self.known.clear()
                 return super().of(ids, dropped)
 
-        run.draws.texts = Forgetful([*captions(asked.images), ""], asked.encoder)
+        run.batches.texts = Forgetful([*captions(asked.images), ""], asked.encoder)
 
     advance = heard.pace(run)
     advance(2)

@@ -35,7 +35,8 @@ class Turns(SilentTraining):
 
         def whole_run() -> None:
             self._go.acquire()
-            loop.train(run, Stop())
+            for _ in loop.train(run, Stop()):
+                pass
 
         threading.Thread(target=whole_run, daemon=True).start()
 

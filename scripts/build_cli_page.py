@@ -5,35 +5,17 @@ Command: python scripts/build_cli_page.py; tests/test_docs.py fails while the pa
 
 from __future__ import annotations
 
-import inspect
-import re
 import sys
-import typing
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
-
-from cyclopts import Parameter
 
 from kuosan.cli import compare, demo, doctor, evaluate, export, invert, reconstruct, restore, sample, train
 from kuosan.cli import verbs as settings
 from kuosan.cli.flags import Verb
-from kuosan.options import Option, members, type_text
+from kuosan.options import Option
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
-VERBS: dict[str, tuple[str, Callable[..., Any]] | Verb] = {
-    "train": ("DATA [OPTIONS] [--SETTING VALUE ...]", train.train),
-    "sample": sample.VERB,
-    "evaluate": evaluate.VERB,
-    "restore": restore.VERB,
-    "invert": invert.VERB,
-    "compare": compare.VERB,
-    "reconstruct": reconstruct.VERB,
-    "export": ("RUN OUT [OPTIONS]", export.export),
-    "doctor": ("DATA [OPTIONS]", doctor.doctor),
-    "demo": ("[OPTIONS]", demo.demo),
-}
+VERBS = (train, sample, evaluate, restore, invert, compare, reconstruct, export, doctor, demo)
 
 HEAD = """\
 # The shell
@@ -71,9 +53,7 @@ given wins. A schedule's settings belong to its kind, named in front of each.
 
 def page() -> str:
     """The whole page."""
-    verbs = "\n".join(
-        converted(each) if isinstance(each, Verb) else verb(name, each[0], each[1]) for name, each in VERBS.items()
-    )
+    verbs = "\n".join(converted(each.VERB) for each in VERBS)
     return f"{HEAD}\n{verbs}\n{SETTINGS}\n" + "\n".join(group(name) for name in settings.groups())
 
 
@@ -84,9 +64,10 @@ def converted(verb: Verb) -> str:
         + " | ".join(cell.replace("|", "\\|") for cell in (f"`{flag(verb, option)}`", code(shown(option)), option.doc))
         + " |"
         for option in verb.options()
+        if not verb.first or "." not in option.key  # the settings of a run have tables of their own
     ]
     return (
-        f"## kuosan {verb.name}\n\n`kuosan {verb.name} {verb.usage} [OPTIONS]`\n\n{verb.text}\n\n"
+        f"## kuosan {verb.name}\n\n`{' '.join(filter(None, ('kuosan', verb.name, verb.usage, '[OPTIONS]')))}`\n\n{verb.text}\n\n"
         "| option | default | meaning |\n|---|---|---|\n" + "\n".join([*rows, ""])
     )
 
@@ -100,47 +81,6 @@ def flag(verb: Verb, option: Option) -> str:
 def shown(option: Option) -> str:
     """Its default, where there is one to speak of."""
     return "" if option.default_text == "false" else option.default_text
-
-
-def verb(name: str, usage: str, function: Callable[..., Any]) -> str:
-    """One verb: what it does, and a table of its flags."""
-    text, docs = docstring(function)
-    rows = [f"| {flag} | {default} | {doc} |" for flag, default, doc in flags(function, docs)]
-    return (
-        f"## kuosan {name}\n\n`kuosan {name} {usage}`\n\n{text}\n\n| option | default | meaning |\n|---|---|---|\n"
-        + "\n".join([*rows, ""])
-    )
-
-
-def flags(function: Callable[..., Any], docs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Flag, default and meaning of every parameter. Raises: KeyError for one without documentation."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        annotation = hints[name]
-        shown = [item for item in get_args(annotation)[1:] if isinstance(item, Parameter) and item.name]
-        bare = get_args(annotation)[0] if get_origin(annotation) is typing.Annotated else annotation
-        kind = type_text(typing.Union[tuple(strip(member) for member in members(bare))])  # noqa: UP007
-        positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-        names = [str(alias) for item in shown for alias in item.name or ()] or [f"--{name.replace('_', '-')}"]
-        flag = name.upper() if positional else ", ".join(names)
-        silent = parameter.default is None or parameter.default is False or parameter.default is inspect.Parameter.empty
-        default = "" if silent else str(parameter.default).lower()
-        if parameter.default is True:
-            names.append(f"--no-{name}")
-        value = "" if kind == "bool" or positional else f" {kind}"
-        yield f"`{flag}{value}`".replace("|", "\\|"), f"`{default}`" if default else "", docs[name]
-
-
-def strip(annotation: Any) -> Any:
-    """A type without what cyclopts is told about it."""
-    return get_args(annotation)[0] if get_origin(annotation) is typing.Annotated else annotation
-
-
-def docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The text before `Parameters`, and each parameter's words."""
-    text, _, section = (inspect.getdoc(function) or "").partition("Parameters\n----------\n")
-    found = re.findall(r"^(\w+)\n((?:    .*\n?)+)", section, flags=re.MULTILINE)
-    return text.strip(), {name: " ".join(words.split()) for name, words in found}
 
 
 def group(name: str) -> str:

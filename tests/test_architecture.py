@@ -236,9 +236,18 @@ def without_torch(commands: list[list[str]]) -> str:
 
 
 def test_help_is_given_without_torch() -> None:
-    said = without_torch([["--help"], ["--version"], ["train", "--help"], ["sample", "--help"], ["doctor", "--help"]])
-    assert "CODES [0, 0, 0, 0, 0] HEAVY []" in said
-    assert "--train.max_steps" in said  # train's help lists every setting
+    said = without_torch(
+        [
+            ["--help"],
+            ["--version"],
+            ["train", "--help"],
+            ["sample", "--help"],
+            ["doctor", "--help"],
+            ["train", "--help-all"],
+        ]
+    )
+    assert "CODES [0, 0, 0, 0, 0, 0] HEAVY []" in said
+    assert "--max-steps" in said and "--train.betas" in said  # --help-all lists every setting
 
 
 def test_bad_flags_are_answered_without_torch() -> None:

@@ -244,7 +244,7 @@ def gradient(data: Path, tree: dict[str, Any], device: str, precision: str = "fp
     """The losses and the flat gradient of the first step."""
     run = opened(data, tree, device, precision)
     with loop.callers_generator(run.objective.compute.device):
-        losses = loop.backward(run, run.draws.draw(0))
+        losses = loop.backward(run, run.batches.draw(0))
     return [losses.cpu(), run.state.parameters.grads.cpu().double()]
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from kuosan import config
 from kuosan.errors import Error
-from kuosan.options import field_docs, options, parse, words
-from kuosan.train.config import RunConfig
+from kuosan.options import ELSEWHERE, field_docs, options, parse, words
+from kuosan.sample.request import Request
+from kuosan.train.config import SHORT, RunConfig
+from kuosan.train.job import TrainOptions
 from work import calls
 
 
@@ -208,3 +210,51 @@ def test_a_command_line_is_read_with_little_work_once_its_class_is_known() -> No
 
     read()
     assert calls(read) < 10_000  # 150,000 where each field's annotation is evaluated again
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_name_of_another_tool_is_answered_with_ours_or_with_what_to_do_instead(name: str) -> None:
+    ours, cure = ELSEWHERE[name]
+    answers = 0
+    for cls, short in ((TrainOptions, SHORT), (Request, {})):
+        known = {*options(cls), *short, *(option.name.rpartition(".")[2] for option in options(cls).values())}
+        if name in known:
+            continue
+        with pytest.raises(Error, match=f"option --{name.replace('_', '-')}\\.") as refused:
+            parse([f"--{name.replace('_', '-')}", "1"], cls, short)
+        there = [each for each in ours if each in known]
+        said = str(refused.value)
+        if there:
+            assert f"Did you mean --{there[0].replace('_', '-')}? {cure}".rstrip() in said, said
+        elif not ours:
+            assert said.endswith(f". {cure}") and "Did you mean" not in said
+        answers += bool(there) or not ours
+    assert answers or name in ("model_path", "checkpoint", "ckpt", "ckpt_path"), "of no use to anybody"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    {
+        "learning_rate": "--lr?", "resolution": "--size?", "num-epochs": "--max-steps? Steps are counted",
+        "resume": "the same command again", "wandb": "log.jsonl", "lora": "no adapters yet",
+        "mixed-precision": "--precision?",
+        "gradient-accumulation-steps": "--micro-batch?", "output-dir": "--out?",
+        "per-device-train-batch-size": "--batch?",
+    }.items(),
+)  # fmt: skip
+def test_what_people_type_to_train_elsewhere_is_understood(typed: str, meant: str) -> None:
+    with pytest.raises(Error) as refused:
+        parse([f"--{typed}", "1"], TrainOptions, SHORT)
+    assert meant.lower() in str(refused.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    {
+        "num-inference-steps": "steps", "guidance-scale": "guidance", "negative-prompt": "negative", "height": "size",
+        "width": "size", "num-images": "n", "scheduler": "sampler", "denoising-strength": "strength",
+    }.items(),
+)  # fmt: skip
+def test_what_people_type_to_sample_elsewhere_is_understood(typed: str, meant: str) -> None:
+    with pytest.raises(Error, match=rf"Did you mean --{meant}\?"):
+        parse([f"--{typed}", "1"], Request)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kuosan.sample.generate import Frame, generate
     from kuosan.sample.pipeline import Pipeline, load
     from kuosan.sample.request import Request
-    from kuosan.train.api import fit
+    from kuosan.train.job import fit
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _HOMES = {
     "default_dit": "networks.config",
     "default_unet": "networks.config",
     "denoiser": "diffusion.denoiser",
-    "fit": "train.api",
+    "fit": "train.job",
     "generate": "sample.generate",
     "guidance": "diffusion",
     "inversion": "diffusion",

@@ -20,14 +20,73 @@ from typing import Any, Literal, Union, get_args, get_origin
 from kuosan.errors import Error
 
 Tree = dict[str, Any]
-ELSEWHERE = {  # what other tools call an option, and which of ours is meant
-    "learning_rate": "lr",
-    "epochs": "max_steps",
-    "num_epochs": "max_steps",
-    "resolution": "size",
-    "image_size": "size",
-    "output": "out",
-    "output_dir": "out",
+_EPOCHS = "Steps are counted, not epochs: an epoch is the number of images / --batch."
+_RESUME = "The same command again, or `kuosan train --out RUN`, goes on where the run stopped."
+_LOG = "Every run writes log.jsonl (a row a step) and curve.png into its folder; nothing is sent anywhere."
+_LORA = "There are no adapters yet: --init RUN begins from another run's weights."
+_DATA = "The images are named without an option: kuosan train FOLDER."
+_MODEL = "The run is named without an option: kuosan sample RUN."
+_PROCESSES = "Several processes are started by torchrun: torchrun --nproc-per-node 2 -m kuosan.cli.main train FOLDER."
+_SIZE = "Training takes one number, sampling WIDTHxHEIGHT, as 96x64."
+_PARTS = "It is how many images are computed at once; the rest of --batch is accumulated."
+
+# What other tools call an option: which of ours is meant (the first that a verb has), and what else there is to know.
+ELSEWHERE: Mapping[str, tuple[tuple[str, ...], str]] = {
+    **dict.fromkeys(("learning_rate", "base_lr"), (("lr",), "")),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), (("max_steps",), _EPOCHS)),
+    **dict.fromkeys(
+        ("num_steps", "train_steps", "max_train_steps", "num_train_steps", "train_num_steps", "iterations", "max_iter"),
+        (("max_steps", "steps"), ""),
+    ),
+    **dict.fromkeys(("steps", "total_steps"), (("max_steps",), "")),
+    **dict.fromkeys(("image_size", "img_size"), (("size",), "")),
+    "resolution": (("size",), ""),
+    **dict.fromkeys(("height", "width"), (("size",), _SIZE)),
+    **dict.fromkeys(("output", "output_dir", "outdir", "save_dir", "logdir", "results_folder"), (("out",), "")),
+    **dict.fromkeys(("batch_size", "train_batch_size", "per_device_train_batch_size"), (("batch",), "")),
+    "gradient_accumulation_steps": (("micro_batch",), _PARTS),
+    "gradient_accumulate_every": (("micro_batch",), _PARTS),
+    "microbatch": (("micro_batch",), _PARTS),
+    "gradient_checkpointing": (
+        ("micro_batch",),
+        "Nothing is recomputed; fewer images at once take less.",
+    ),
+    **dict.fromkeys(("mixed_precision", "dtype", "bf16", "fp16", "amp"), (("precision",), "It is auto, bf16 or fp32.")),
+    **dict.fromkeys(("resume", "resume_from", "resume_from_checkpoint", "resume_checkpoint"), ((), _RESUME)),
+    **dict.fromkeys(("wandb", "report_to", "use_wandb", "tensorboard", "logger", "log_with"), ((), _LOG)),
+    **dict.fromkeys(("lora", "lora_rank", "use_lora", "rank"), ((), _LORA)),
+    **dict.fromkeys(("data_dir", "dataset", "dataset_name", "train_data_dir", "data_path"), ((), _DATA)),
+    **dict.fromkeys(("pretrained", "pretrained_model_name_or_path", "init_from"), (("init",), "")),
+    **dict.fromkeys(("model_path", "checkpoint", "ckpt", "ckpt_path"), (("init",), _MODEL)),
+    **dict.fromkeys(("gpus", "num_gpus", "num_processes", "nproc_per_node"), ((), _PROCESSES)),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers"), (("workers",), "")),
+    **dict.fromkeys(("lr_scheduler", "lr_schedule"), (("lr_shape",), "")),
+    **dict.fromkeys(("warmup_steps", "lr_warmup_steps"), (("warmup",), "")),
+    **dict.fromkeys(("ema_decay", "ema_rate", "use_ema"), (("ema",), "It is a width: a share of the run.")),
+    **dict.fromkeys(("max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad"), (("clip",), "")),
+    **dict.fromkeys(("adam_weight_decay", "wd"), (("weight_decay",), "")),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (("train.betas",), "Both are given, as 0.9,0.99.")),
+    **dict.fromkeys(("save_interval", "save_steps", "checkpointing_steps"), (("save_every",), "")),
+    "checkpoints_total_limit": (("keep",), ""),
+    **dict.fromkeys(("validation_steps", "eval_every", "eval_steps", "log_interval"), (("evaluate_every",), "")),
+    **dict.fromkeys(("sample_every", "save_and_sample_every", "sample_interval"), (("preview_every",), "")),
+    **dict.fromkeys(("random_flip", "horizontal_flip"), (("flip",), "")),
+    "center_crop": (("resize",), "The centre is cut by `crop`, which scales first, or `centre`, which does not."),
+    **dict.fromkeys(("class_cond", "class_conditional", "conditional"), (("labels",), "")),
+    **dict.fromkeys(("cond_drop_prob", "class_dropout_prob", "p_uncond"), (("drop",), "")),
+    **dict.fromkeys(("prediction_type", "parameterization", "objective_type"), (("prediction",), "")),
+    **dict.fromkeys(("num_train_timesteps", "timesteps", "diffusion_steps"), (("T",), "")),
+    **dict.fromkeys(("beta_schedule", "noise_schedule"), (("model.schedule.betas",), "")),
+    **dict.fromkeys(("num_inference_steps", "ddim_steps", "sampling_steps"), (("steps", "preview_steps"), "")),
+    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale", "cond_scale"), (("guidance",), "")),
+    **dict.fromkeys(("negative_prompt", "neg_prompt"), (("negative",), "")),
+    **dict.fromkeys(("num_images", "num_samples", "n_samples", "num_images_per_prompt"), (("n",), "")),
+    **dict.fromkeys(("scheduler", "sampler_name"), (("sampler", "schedule"), "")),
+    **dict.fromkeys(("init_image", "input_image"), (("image",), "")),
+    "denoising_strength": (("strength",), ""),
+    **dict.fromkeys(("class_label", "class_labels", "class_name"), (("class", "classes"), "")),
+    "mask_image": (("mask",), ""),
+    "outscale": (("upscale",), ""),
 }
 
 
@@ -208,11 +267,15 @@ def _resolve(
             return found[0], negated
     tails = {each.rsplit(".", 1)[-1]: each for each in names}
     shown_names = {each.replace("-", "_"): each for each in [*others, *short, *tails, *names]}
-    near = [ELSEWHERE[wanted]] if ELSEWHERE.get(wanted) in shown_names else []
+    ours, cure = ELSEWHERE.get(wanted, ((), ""))
+    near = [name for name in ours if name in shown_names][:1]
+    if cure and not near and (not ours or cure == _MODEL):
+        raise Error(f"there is no option --{name}. {cure}")
+    cure = f" {cure}" if cure and near else ""
     near = near or difflib.get_close_matches(wanted, shown_names, n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(wanted.rpartition(".")[2], shown_names, n=1, cutoff=0.6)
     guess = f" Did you mean --{shown_names[near[0]].replace('_', '-')}?" if near else ""
-    raise Error(f"unknown option --{name}.{guess} `--help` lists all options.")
+    raise Error(f"unknown option --{name}.{guess}{cure} `--help` lists all options.")
 
 
 def _put(tree: Tree, key: str, value: Any, repeated: bool, whole: bool = False) -> None:

@@ -13,7 +13,7 @@ from shell import kuosan
 
 
 def test_too_few_minutes_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "train_command", lambda *words, **more: 130)  # stopped before it trains
+    monkeypatch.setattr(demo, "train_job", lambda job: 130)  # stopped before it trains
     said = kuosan("demo", "--minutes", 0.001, "--out", tmp_path / "demo")
     assert said.code == 130 and f"too few here for images worth showing: {demo.FEWEST} steps" in said.out
 

@@ -20,7 +20,7 @@ def test_out_of_memory_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("kuosan.cli.train._run", full)
+    monkeypatch.setattr("kuosan.cli.train.train_job", full)
     said = kuosan("train", "portraits", "--out", "nowhere")
     assert said.code == 71 and "out of memory" in said.err and "--micro-batch" in said.err
     assert "Traceback" not in said.err
@@ -30,6 +30,6 @@ def test_other_errors_of_torch_are_not_taken_for_it(monkeypatch: pytest.MonkeyPa
     def wrong(*_: object, **__: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr("kuosan.cli.train._run", wrong)
+    monkeypatch.setattr("kuosan.cli.train.train_job", wrong)
     with pytest.raises(RuntimeError, match="multiplied"):
         kuosan("train", "portraits", "--out", "nowhere")

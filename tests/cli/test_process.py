@@ -93,8 +93,8 @@ main()
 @pytest.mark.parametrize(
     ("module", "number", "code"),
     [
-        ("cyclopts", signal.SIGINT, 130),
-        ("cyclopts", signal.SIGTERM, 143),
+        ("rich", signal.SIGINT, 130),
+        ("rich", signal.SIGTERM, 143),
         ("kuosan.cli.console", signal.SIGHUP, 129),
         ("numpy", signal.SIGINT, 130),
         ("torch", signal.SIGINT, 130),

@@ -119,13 +119,13 @@ def test_the_loss_is_what_the_autoencoder_is_at_without_the_game_and_its_parts_a
         parts["recon"] + parts["perceptual"] + 0.01 * parts["kl"], rel=1e-5
     )
     assert parts.keys() == {"recon", "perceptual", "kl", "critic", "ratio"} and one.parts() == {}
-    assert 0.3 < parts["critic"] < 3, "a critic that knows nothing is at about 1"
+    assert 0.3 < parts["critic"] < 3, "a discriminator that knows nothing is at about 1"
 
 
 @torch.no_grad()
 def test_held_out_psnr_is_the_definition_and_comes_from_the_posteriors_mean() -> None:
     one, net, given = objective(), network(), drawn()
-    told = one.judge(net, given.batch, one.level(given.u), given.eps)
+    told = one.validate(net, given.batch, one.level(given.u), given.eps)
     x = given.batch.x0.double()
     y = net.decode(net.encode(given.batch.x0).mean).clamp(-1, 1).double()
     for i in range(len(x)):
@@ -182,7 +182,7 @@ def test_a_few_images_are_learned_by_heart() -> None:
         one.losses(net, given).sum().backward()
         optimizer.step()
     with torch.no_grad():
-        psnr = one.judge(net, given.batch, one.level(given.u), given.eps)["psnr"]
+        psnr = one.validate(net, given.batch, one.level(given.u), given.eps)["psnr"]
     spread = 10 * torch.log10(4 / smooth.var(correction=0))  # of the mean colour
     assert torch.all(psnr > spread + 6)
 
@@ -230,12 +230,15 @@ def test_a_short_run_leaves_a_curve_a_sheet_and_the_words(tmp_path: Path) -> Non
         ({"model.task.kind": "super_resolution"}, "model.task = super_resolution"),
         ({"train.autoencoder.critic_start": 9}, r"critic_start = 9.*max_steps = 8.*--critic-start 4"),
         ({"train.autoencoder.critic": -1}, "critic = -1"),
-        ({"train.autoencoder.critic": 0}, "critic_start = 4 has no effect without a critic"),
+        (
+            {"train.autoencoder.critic": 0},
+            "critic_start = 4 has no effect with critic = 0.0: leave it out",
+        ),
         ({"train.autoencoder.perceptual": 0}, "features = random has no effect with perceptual = 0"),
         ({"train.autoencoder.crop": 6, "data.size": 16}, None),
         ({"train.autoencoder.crop": 7, "data.size": 16}, "crop = 7 of images of 16 x 16.*multiple of 2"),
         ({"train.autoencoder.crop": 16, "data.size": 16}, "crop = 16.*below 16"),
-        ({"model.network.critic_channels": 0}, "a critic needs both or neither"),
+        ({"model.network.critic_channels": 0}, "a discriminator needs both or neither"),
         ({"model.network.critic_layers": 3}, "needs 24 pixels a side: use --critic-layers 2"),
         ({"model.network.multipliers": [1, 1, 1, 1, 1, 1]}, "16x16 do not fit an autoencoder of factor 32"),
         ({"model.network.in_channels": 1}, "in_channels = 1, but the images have 3"),
@@ -254,7 +257,7 @@ def test_settings_that_do_nothing_or_do_not_fit_are_refused(
 
 def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: Path) -> None:
     data = images(tmp_path / "pictures.npz", size=16)
-    with pytest.raises(Error, match=r"train\.autoencoder has no effect on objective diffusion"):
+    with pytest.raises(Error, match=r"train\.autoencoder has no effect with objective diffusion: it belongs to"):
         ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
     with pytest.raises(Error, match="trained with --objective autoencoder"):
         resolve({"model": {"network": {"kind": "autoencoder"}}}, (3, 32, 32))

@@ -67,13 +67,13 @@ def test_the_held_out_loss_is_that_of_each_image_alone(run: Path, tmp_path: Path
     started = begin(tmp_path / "run", data, {**BUCKETS, "data.hold_out": 0.5, "train.evaluate_pictures": 100})
     watch, weights = started.monitor, started.state.averaged()
     assert watch is not None and len(np.unique(watch.images.buckets.of[watch.images.held_out])) >= 3
-    told = watch.held_out(weights)
+    told = watch.validate(weights)
 
     class Single(Monitor):
         def _parts(self, ids: np.ndarray) -> Any:
             yield from (np.array([row]) for row in range(len(ids)))
 
-    single = Single(**vars(watch)).held_out(weights)
+    single = Single(**vars(watch)).validate(weights)
     assert told is not None and single is not None
     assert told["loss"] == pytest.approx(single["loss"], rel=1e-5) and told["by_noise"] is not None
     assert told["by_noise"] == pytest.approx(single["by_noise"], rel=1e-4)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from kuosan import config as trees
 from kuosan import seeds
-from kuosan.cli.train import recipe
 from kuosan.data.dataset import Batch
 from kuosan.data.images import save_png
 from kuosan.device import ComputeConfig, choose
@@ -28,6 +27,7 @@ from kuosan.sample.request import Request
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.tasks.task import Generation
+from kuosan.train.job import recipe
 from kuosan.train.objective import Classification
 from kuosan.train.report import draw
 from kuosan.train.resolve import resolve
@@ -108,7 +108,7 @@ def test_the_loss_is_the_cross_entropy_at_the_drawn_level(tmp_path: Path) -> Non
     alpha_bar = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[t].float()[:, None, None, None]
     with torch.no_grad():
         logits = network(alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, t.float())
-        judged = objective.judge(network, Batch(x0, torch.arange(5), label), level, eps)
+        judged = objective.validate(network, Batch(x0, torch.arange(5), label), level, eps)
     wanted = F.cross_entropy(logits, label, reduction="none").double()
     torch.testing.assert_close(judged["loss"], wanted, rtol=1e-5, atol=1e-6)
     assert torch.equal(judged["accuracy"], (logits.argmax(1) == label).double())
@@ -116,7 +116,10 @@ def test_the_loss_is_the_cross_entropy_at_the_drawn_level(tmp_path: Path) -> Non
 
 
 WITHOUT_EFFECT = [
-    ({"train.weight": "min_snr"}, "train.weight = min_snr has no effect on a classifier"),
+    (
+        {"train.weight": "min_snr"},
+        "train.weight = min_snr has no effect with objective classifier: it",
+    ),
     ({"train.preview_every": 100}, "train.preview_every = 100 has no effect"),
     ({"train.preview_steps": 5}, "train.preview_steps = 5 has no effect"),
     ({"model.prediction": "eps"}, "model.prediction = eps has no effect"),

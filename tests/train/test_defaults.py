@@ -14,12 +14,12 @@ import kuosan
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli import verbs
-from kuosan.cli.train import recipe
 from kuosan.errors import Error
 from kuosan.options import Tree
 from kuosan.storage import checkpoint
 from kuosan.train import defaults
 from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
+from kuosan.train.job import recipe
 from kuosan.train.resolve import check_tree, resolve
 from train.made_runs import begin, differences, go, images, outcome
 from train.old_runs import CASES, SETTINGS, Affine

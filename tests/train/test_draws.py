@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import Images, open_images
-from kuosan.train.batches import Draws
+from kuosan.train.batches import BatchStream
 from train.made_runs import images, mixed
 
 
@@ -23,8 +23,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Images:
     return open_images(DataConfig(str(path), hold_out=0.2, flip=True))
 
 
-def draws(opened: Images, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> Draws:
-    return Draws(opened, seed, batch, rank, size, retry)
+def draws(opened: Images, batch: int, rank: int = 0, size: int = 1, retry: int = 0, seed: int = 1) -> BatchStream:
+    return BatchStream(opened, seed, batch, rank, size, retry)
 
 
 @settings(max_examples=25, deadline=None)

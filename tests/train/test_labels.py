@@ -80,7 +80,7 @@ def test_each_step_tells_the_network_its_images_classes_save_for_the_dropped_one
     network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs["label"]), with_kwargs=True)
     right = dropped = 0
     for step in range(8):
-        drawn = run.draws.draw(step)
+        drawn = run.batches.draw(step)
         run.objective.losses(network, drawn)
         assert drawn.batch.label is not None
         wanted = torch.where(torch.from_numpy(drawn.drop < 0.5), 3, drawn.batch.label)

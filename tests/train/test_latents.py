@@ -359,7 +359,7 @@ def test_buckets_of_several_shapes_have_a_shelf_each(run: Path, tmp_path: Path, 
 
 def test_a_dry_run_writes_nothing(run: Path, tmp_path: Path, cache: Path) -> None:
     made = begin(tmp_path / "run", images(tmp_path / "p.npz", size=16), settings(run), dry=True)
-    assert made.draws.draw(0).batch.x0.shape == (5, 4, 8, 8)
+    assert made.batches.draw(0).batch.x0.shape == (5, 4, 8, 8)
     assert not cache.exists() and not (tmp_path / "run").exists()
 
 

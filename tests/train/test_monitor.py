@@ -80,21 +80,21 @@ def test_the_held_out_loss_has_the_weight_of_training(tmp_path, weight):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kuosan.train.objective.simple_loss", record)
-        held = watch.held_out(watch.model.network.state_dict())
+        held = watch.validate(watch.model.network.state_dict())
     assert held["loss"] == pytest.approx(float(torch.cat(seen).double().mean()), rel=1e-6)
 
 
 def test_a_part_of_the_held_out_images_is_drawn_from_all_of_them(tmp_path):
     watch = monitor(tmp_path, "simple", images=40)
-    watch.held_out(watch.model.network.state_dict())
+    watch.validate(watch.model.network.state_dict())
     first = watch.images.asked
     assert len(set(first)) == 40 and max(first) > 150
     again = replace(watch, images=Held())
-    again.held_out(again.model.network.state_dict())
+    again.validate(again.model.network.state_dict())
     assert again.images.asked == first
 
 
 def test_without_held_out_images_there_is_no_loss(tmp_path):
     watch = monitor(tmp_path, "simple")
     watch.images = SimpleNamespace(held_out=np.array([], dtype=int))
-    assert watch.held_out({}) is None
+    assert watch.validate({}) is None

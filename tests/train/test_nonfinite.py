@@ -14,7 +14,7 @@ from kuosan import Error
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import api, loop, saving
-from kuosan.train.batches import Draws
+from kuosan.train.batches import BatchStream
 from kuosan.train.run import Run
 from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, images, outcome
 
@@ -203,19 +203,19 @@ def test_a_data_error_after_a_return_goes_on_there_and_not_from_the_save_that_wa
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Saves of 4, which was due, and of 7, where the run was interrupted; back to 4; no image at step `at`."""
-    backward, ahead, failing = loop.backward, Draws.ahead, [False]
+    backward, ahead, failing = loop.backward, BatchStream.ahead, [False]
 
     def spoiled(run: Run, drawn: Any) -> torch.Tensor:
         return backward(run, drawn) * (math.nan if run.state.step == 7 and run.state.retry == 0 else 1)
 
-    def broken(draws: Draws, step: int, last: int) -> Iterator[Any]:
+    def broken(draws: BatchStream, step: int, last: int) -> Iterator[Any]:
         for i, drawn in enumerate(ahead(draws, step, last), start=step):
             if failing[0] and draws.retry == 1 and i == at:
                 raise Error("an image is gone.")
             yield drawn
 
     monkeypatch.setattr(loop, "backward", spoiled)
-    monkeypatch.setattr(Draws, "ahead", broken)
+    monkeypatch.setattr(BatchStream, "ahead", broken)
     data, settings = images(tmp_path / "pictures.npz"), SETTINGS | {"train.bad_steps": 1, "train.save_every": 4}
     go(tmp_path / "whole", data, settings, network=OwnNetwork())
     assert go(tmp_path / "run", data, settings, network=OwnNetwork(), report=Stopping(6))

@@ -18,7 +18,7 @@ from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import loop, saving
 from kuosan.train import state as optimizers
-from kuosan.train.batches import Draws, History
+from kuosan.train.batches import BatchStream, LossAwareSampler
 from kuosan.train.estimate import measure
 from kuosan.train.memory import FILE
 from kuosan.train.monitor import Monitor
@@ -94,7 +94,7 @@ def fault(patch: pytest.MonkeyPatch, place: str, steps: dict[int, int], error: B
     failing(FlatParameters, "grad_norm", "gradient")
     failing(torch.optim.AdamW, "step", "optimiser", "half an update")
     failing(EMA, "update", "average", "half an average")
-    failing(History, "hear", "history", "half a history")
+    failing(LossAwareSampler, "update_history", "history", "half a history")
 
 
 class Bench:
@@ -321,15 +321,15 @@ def test_a_batch_that_was_too_much_beside_another_is_drawn_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(tmp_path / "whole", data, BASE)
-    with_noise, left = Draws._with_noise, {2: 1}
+    with_noise, left = BatchStream._with_noise, {2: 1}
 
-    def short(draws: Draws, step: int, batch: Any) -> Any:
+    def short(draws: BatchStream, step: int, batch: Any) -> Any:
         if left.get(step):
             left[step] -= 1
             raise MemoryError
         return with_noise(draws, step, batch)
 
-    monkeypatch.setattr(Draws, "_with_noise", short)
+    monkeypatch.setattr(BatchStream, "_with_noise", short)
     go(tmp_path / "run", data, BASE)
     assert not differences(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
     left[4] = 2

@@ -142,7 +142,7 @@ def test_accumulated_parts_have_the_gradient_of_the_whole_batch(tmp_path: Path) 
         settings = {"train.micro_batch": part, "train.batch": 7}
         run = begin(tmp_path / f"run-{part}", data, settings)
         with torch.random.fork_rng():
-            loss = float(backward(run, run.draws.draw(4)).sum())
+            loss = float(backward(run, run.batches.draw(4)).sum())
         grads.append((loss, run.state.parameters.grads.clone()))
         saving.close(run)
     for loss, grad in grads[1:]:

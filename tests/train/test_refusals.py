@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import kuosan
 from kuosan import Error
 from kuosan import config as trees
 from kuosan.errors import escaped
@@ -210,4 +211,4 @@ def test_a_run_of_no_step_begins_anew_with_other_settings(tmp_path: Path) -> Non
 
 def test_fit_without_images_says_so() -> None:
     with pytest.raises(Error, match="no images given"):
-        api.fit()
+        kuosan.fit()

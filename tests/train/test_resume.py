@@ -121,7 +121,7 @@ def test_dropout_is_drawn_anew_each_step_part_and_seed_and_the_same_again(tmp_pa
     run = begin(tmp_path / "run", images(tmp_path / "pictures.npz"), {"train.max_steps": 3})
 
     def drawn(step: int, part: int, retry: int) -> float:
-        run.state.step, run.draws.retry = step, retry
+        run.state.step, run.batches.retry = step, retry
         key_layers(run, part)
         return float(torch.rand(()))
 

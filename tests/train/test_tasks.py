@@ -56,7 +56,7 @@ def test_each_step_shows_the_network_what_a_user_would_bring_of_its_images(tmp_p
     run.model.network.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs["concat"]), with_kwargs=True)
     seen = []
     for step in range(2):
-        drawn = run.draws.draw(step)
+        drawn = run.batches.draw(step)
         run.objective.losses(run.parallel, drawn)
         given = drawn.batch.given
         assert given is not None and given.mask is not None

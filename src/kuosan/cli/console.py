@@ -11,23 +11,19 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kuosan.errors import Error, escaped
+from kuosan.events import Event, Fact
+from kuosan.events import Progress as Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from kuosan.sample.generate import Frame
-    from kuosan.sample.guidance_models import Guides
-    from kuosan.sample.pipeline import Pipeline
-    from kuosan.sample.request import Request
+    pass
 
 
 class Terminal(Console):
@@ -214,14 +210,14 @@ def counting(what: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 class TrainingBars:
-    """Bars on a terminal; elsewhere a line every half minute."""
+    """A training's events as a bar on a terminal; elsewhere a line every half minute."""
 
     def __init__(self) -> None:
         self.progress = bar(TextColumn("{task.fields[news]}"))
         self.task: Any = None
         self.said = time.monotonic()
-        self.begun: tuple[float, int] | None = None  # when the first step came, and which
-        self.held_out: float | None = None
+        self.validation: float | None = None  # the last validation loss
+        self.at: Step | None = None  # the step that was reported last
 
     def __enter__(self) -> TrainingBars:
         self.progress.start()
@@ -234,67 +230,28 @@ class TrainingBars:
         """One line above the bar."""
         self.progress.console.print(text, markup=False)
 
-    def step(self, row: dict[str, Any], max_steps: int) -> None:
-        """Move the bar; say held-out losses and, without a terminal, a line now and then."""
+    def shown(self, event: Event, line: str | None) -> Event:
+        """Show an event: its line if it is one, else a step; and give it back."""
+        if line is not None:
+            self.say(line)
+        match event:
+            case Step("training"):
+                self.at = event
+            case Fact("step", row) if self.at is not None:
+                self._step(self.at, row)
+        return event
+
+    def _step(self, at: Step, row: Mapping[str, Any]) -> None:
+        """Move the bar; without a terminal, a line now and then."""
         if row.get("held_out"):
-            self.held_out = row["held_out"]["loss"]
-        held = f"  held out {self.held_out:.4f}" if self.held_out is not None else ""
+            self.validation = row["held_out"]["loss"]
+        held = f"  held out {self.validation:.4f}" if self.validation is not None else ""
         news = f"loss {row['loss']:.4f}{held}  {row['images_per_s']:.0f} images/s"
         if self.task is None:
-            self.task = self.progress.add_task("training", total=max_steps, completed=row["step"], news=news)
-        self.progress.update(self.task, completed=row["step"], news=news)
-        last = row["step"] == max_steps
+            self.task = self.progress.add_task("training", total=at.of, completed=at.done, news=news)
+        self.progress.update(self.task, completed=at.done, news=news)
         now = time.monotonic()
-        self.begun = self.begun or (now, row["step"])
-        if not sys.stdout.isatty() and (last or now - self.said > 30):
+        if not sys.stdout.isatty() and (at.done == at.of or now - self.said > 30):
             self.said = now
-            (begun, first), left = self.begun, max_steps - row["step"]
-            ahead = (
-                f"  {duration((now - begun) / (row['step'] - first) * left)} left"
-                if row["step"] > first and left
-                else ""
-            )
-            self.say(f"step {row['step']}/{max_steps}  {news}{ahead}")
-
-
-def whole(annotation: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
-    """The number of one token, or the tuple of several.
-
-    Raises:
-        Error: it is not whole.
-    """
-    numbers = []
-    for token in tokens:
-        try:
-            numbers.append(int(token.value))
-        except ValueError:
-            raise Error(f"{token.keyword or 'value'} {token.value!r} is not a whole number, as 16 is.") from None
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-
-def size_of(annotation: Any, tokens: Sequence[Token]) -> tuple[int, int]:
-    """Width and height of 96x64.
-
-    Raises:
-        Error: it is something else.
-    """
-    (token,) = tokens
-    parts = token.value.lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise Error(f"--size {token.value!r} is not width x height in pixels, as 96x64 is.")
-    return int(parts[0]), int(parts[1])
-
-
-Whole = Annotated[int, Parameter(converter=whole)]
-
-
-def frames(trained: Pipeline, request: Request, start: Tensor | None, guides: Guides) -> Iterator[Frame]:
-    """The frames of a request, as `sample.generate` makes them."""
-    from kuosan.sample.generate import generate
-
-    with bar() as progress:
-        task = progress.add_task("sampling", total=None)
-        for frame in generate(trained.model, request, start=start, guides=guides):
-            done = frame.first * frame.steps + len(frame.x) * frame.step
-            progress.update(task, completed=done, total=request.n * frame.steps)
-            yield frame
+            ahead = f"  {duration(at.seconds_left)} left" if at.seconds_left else ""
+            self.say(f"step {at.done}/{at.of}  {news}{ahead}")

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import kuosan
-from kuosan.cli.console import Whole, duration, say
+from kuosan.cli.console import duration, say
+from kuosan.cli.flags import Verb
 from kuosan.cli.sample import make
-from kuosan.cli.train import recipe
-from kuosan.cli.train import train as train_command
+from kuosan.cli.train import train_job
 from kuosan.config import load
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
+from kuosan.options import Tree
 from kuosan.sample.request import Request
 from kuosan.storage import outputs
 from kuosan.storage.files import write_atomic
+from kuosan.train.job import TrainJob, plan_train
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1b1a; --soft: #6b6862; --paper: #faf9f7; --card: #fff; --line: #e4e1db; }
@@ -70,7 +73,7 @@ def write(out: Path, shown: dict[str, Any]) -> None:
 {_section("64 new portraits", "portraits.png", "Seeds in order, none picked out.", commands["portraits"])}
 <section><h2>Three samplers, the same weights, the same seeds</h2>{rows}</section>
 <div class="two">
-{_section("From noise to pictures", "denoising.gif", "50 DDIM steps.", commands["denoising"])}
+{_section("From noise to images", "denoising.gif", "50 DDIM steps.", commands["denoising"])}
 {_section("Training", "curve.png", trained, commands["training"])}
 </div>
 {
@@ -122,24 +125,28 @@ CONTEST = (
 )
 
 
-def demo(*, out: Path = Path("demo"), minutes: float = 3.2, seed: Whole = 1) -> int:
-    """Train a diffusion model on the built-in portraits, sample it in every way there is, and show it on one page.
+@dataclass(frozen=True)
+class DemoJob:
+    """Training on the built-in portraits, and everything that is sampled afterwards, on one page."""
 
-    Parameters
-    ----------
-    out
-        The folder to write; the page is index.html in it.
-    minutes
-        How long to train, about.
-    seed
-        The first seed of the images.
-    """
-    Request(64, seed + 100)  # a seed that cannot be is refused now, not after training
-    if not 0 < minutes < 24 * 60:
-        raise Error(f"minutes = {minutes} is not allowed: above 0, below {24 * 60}.")
+    out: Path = Path("demo")  # the folder to write; the page is index.html in it
+    minutes: float = 3.2  # how long to train, about
+    seed: int = 1  # the first seed of the images
+
+    def __post_init__(self) -> None:
+        Request(64, self.seed + 100)  # a seed that cannot be is refused now, not after training
+        if not 0 < self.minutes < 24 * 60:
+            raise Error(f"minutes = {self.minutes} is not allowed: above 0, below {24 * 60}.")
+
+
+def demo(tree: Tree, words: list[str]) -> int:
+    """Train, sample and write the page into a folder that is its own."""
+    if words:
+        raise Error(f"{words[0]!r} is more than `kuosan demo` takes; see --help.")
+    job: DemoJob = VERB.build(tree)
     pages = [f"{name}.png" for name in ("portraits", "curve", "between", *(sampler for _, sampler, *_ in CONTEST))]
-    with outputs.claimed(out, "demo", {"seed": seed}, ["index.html", "denoising.gif", "denoising.png", *pages]):
-        return _demo(out, minutes, seed)
+    with outputs.claimed(job.out, "demo", {"seed": job.seed}, ["index.html", "denoising.gif", "denoising.png", *pages]):
+        return _demo(job.out, job.minutes, job.seed)
 
 
 def _demo(out: Path, minutes: float, seed: int) -> int:
@@ -147,7 +154,7 @@ def _demo(out: Path, minutes: float, seed: int) -> int:
     begin = time.perf_counter()
     run = out / "run"
     steps = _steps(run, minutes)
-    stopped = train_command("--max-steps", str(steps), config="portraits", out=run)
+    stopped = train_job(TrainJob(run, config="portraits", settings={"train": {"max_steps": steps}}))
     if stopped:
         return stopped
     shown: dict[str, Any] = {"training": time.perf_counter() - begin, "steps": steps, "commands": {}}
@@ -172,13 +179,9 @@ def _steps(run: Path, minutes: float) -> int:
         steps = int(load(run / "config.yaml")["train"]["max_steps"])
         say(f"demo: {run} is there already: it goes on to its {steps} steps, whatever the minutes.")
         return steps
-    from kuosan.train import api
-    from kuosan.train.estimate import measure
-    from kuosan.train.report import SilentTraining
-
-    asked = api.prepare(run, load(recipe("portraits")))
-    trial = api.start(asked, SilentTraining(), dry=True)
-    seconds = measure(trial).seconds
+    with plan_train(TrainJob(run, config="portraits", dry_run=True)) as trial:
+        assert trial.cost is not None
+        seconds = trial.cost.seconds
     fitting = round(minutes * 60 / seconds / 100) * 100
     if fitting < FEWEST:
         say(f"demo: {minutes:g} minutes are too few here for images worth showing: {FEWEST} steps are trained.")
@@ -225,3 +228,12 @@ def _facts(run: Path) -> dict[str, Any]:
         "held_out": held[-1] if held else None,
         "config": load(run / "config.yaml")["model"],
     }
+
+
+VERB = Verb(
+    "demo",
+    DemoJob,
+    "",
+    "Train a diffusion model on the built-in portraits, sample it in every way there is, and show it on one page.",
+    demo,
+)

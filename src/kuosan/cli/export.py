@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from shlex import quote
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
-
 from kuosan.cli.console import say, warn
+from kuosan.cli.flags import Verb
 from kuosan.errors import Error
+from kuosan.events import Finished
+from kuosan.models.job import ExportJob, plan_export, run_export
+from kuosan.options import Tree
 from kuosan.storage.files import size_text
 
 
-def export(
-    run: Path,
-    out: Path,
-    *,
-    precision: Literal["bf16", "fp32"] = "bf16",
-    card: Annotated[Path | None, Parameter(negative=())] = None,
-) -> None:
-    """Write the averaged weights of RUN, with all that sampling needs, into the new folder OUT.
+def export(tree: Tree, words: list[str]) -> None:
+    """Write the folder, and say how large it is and what to do with it."""
+    places = dict(zip((name for name in ("run", "out") if name not in tree), words))
+    lacking = [name.upper() for name in ("run", "out") if name not in {**tree, **places}]
+    if lacking or len(places) < len(words):
+        wrong = f"{' and '.join(lacking)} must be given" if lacking else f"{words[-1]!r} is one word too many"
+        raise Error(f"{wrong}: kuosan export RUN OUT.")
+    plan = plan_export(VERB.build({**tree, **places}))
+    warn(plan.warnings)
+    for event in run_export(plan):
+        if isinstance(event, Finished):
+            made, step = event.result, plan.saved.step
+            about = f"step {step} of {plan.job.run}, weights in {plan.job.precision}"
+            say(f"exported: {made.path} ({size_text(made.nbytes)}; {about})")
+            say(f"next: kuosan {made.use}")
 
-    What only training needs (optimiser, raw weights, log, the path of the images) stays behind.
 
-    Parameters
-    ----------
-    run
-        A run's folder, or one of its checkpoints.
-    out
-        The folder to write; it must not be there yet.
-    precision
-        Of the stored weights: bf16 halves the file.
-    card
-        A text that goes with it as README.md: what it was trained on, whose images, how good it is.
-    """
-    if os.path.lexists(out):
-        raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
-    text = None
-    if card is not None:
-        try:
-            text = card.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as reason:
-            raise Error(f"--card {card} cannot be read: {reason}.") from None
-    from kuosan.models import export as exporting
-    from kuosan.models.model import require_fit
-    from kuosan.storage import checkpoint
-
-    saved = checkpoint.load(run, parts=("ema",), fits=require_fit)
-    for line in saved.damaged:
-        say(f"warning: a newer checkpoint is damaged and passed over: {line}")
-    if saved.untrained:
-        warn([f"{run} is of step 0, before any training: what it makes is noise"])
-    exporting.export(saved, out, bf16=precision == "bf16", card=text)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    say(f"exported: {out} ({size_text(size)}; step {saved.step} of {run}, weights in {precision})")
-    _, arguments = exporting.use(saved.config.get("model", {}), quote(str(out)))
-    say(f"next: kuosan {arguments}")
+VERB = Verb(
+    "export",
+    ExportJob,
+    "RUN OUT",
+    "Write the averaged weights of RUN, with all that sampling needs, into the new folder OUT.\n\n"
+    "What only training needs (optimiser, raw weights, log, the path of the images) stays behind.",
+    export,
+)

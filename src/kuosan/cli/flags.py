@@ -55,6 +55,9 @@ class Verb:
         """How an option is best typed: its shortest name that is meant by nothing else."""
         if option.flags and not option.flags[0].startswith("-"):
             return f"--{option.flags[0].replace('_', '-')}"
+        for name, key in self.short.items():
+            if key == option.key:
+                return f"--{name.replace('_', '-')}"
         last = option.name.rpartition(".")[2]
         alone = sum(each.name.rpartition(".")[2] == last for each in self.options()) == 1
         letters = "".join(f", {flag}" for flag in option.flags)
@@ -90,15 +93,23 @@ class Verb:
 
     def show(self, everything: bool = False) -> None:
         """Print what it takes."""
-        console.print(f"kuosan {self.name} {self.usage}\n", markup=False)
-        console.print(f"{self.text}\n", markup=False)
+        console.print(f"{' '.join(filter(None, ('kuosan', self.name, self.usage, '[OPTIONS]')))}\n", markup=False)
+        for line in (*self.text.splitlines(), ""):
+            console.print(line, markup=False)
         shown = [each for each in self.options() if everything or not self.first or self._first(each)]
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column()
+        if self.first and not everything:
+            shown.sort(key=lambda each: self.first.index(each.name if each.name in self.first else each.key))
+        grouped = len(shown) == len(self.options()) and bool(self.first)
+        groups: dict[str, list[Option]] = {}
         for option in shown:
-            table.add_row(*(_escaped(cell) for cell in self.row(option)))
-        console.print(Panel(table, title="options", title_align="left"), soft_wrap=False)
+            groups.setdefault(option.key.rpartition(".")[0] if grouped else "", []).append(option)
+        for name, members in groups.items():
+            table = Table.grid(padding=(0, 2))
+            table.add_column(no_wrap=True)
+            table.add_column()
+            for option in members:
+                table.add_row(*(_escaped(cell) for cell in self.row(option)))
+            console.print(Panel(table, title=name or "options", title_align="left"), soft_wrap=False)
         if len(shown) < len(self.options()):
             console.print(f"All {len(self.options())} options: kuosan {self.name} --help-all", markup=False)
 

@@ -2,223 +2,118 @@
 
 from __future__ import annotations
 
-import re
 import signal
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from kuosan import config as trees
-from kuosan import options
-from kuosan.cli.console import console, counting, duration, say
-from kuosan.config import as_begun
-from kuosan.data.config import PORTRAITS
-from kuosan.errors import Error, unknown
-from kuosan.networks.config import Size
+from kuosan.cli.console import TrainingBars, console, counting, duration, say
+from kuosan.cli.flags import Verb
+from kuosan.errors import Error
+from kuosan.events import Event, Fact, Finished, Progress, Warned
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
-from kuosan.train.config import SHORT, RunConfig
-from kuosan.train.resolve import check_tree, encoder_named
+from kuosan.train.config import SHORT
+from kuosan.train.defaults import GIVEN
+from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan, plan_train, run_train
 
-OWN = ("out", "config", "network", "init", "accept-new-data", "dry-run")  # options that are no settings of a run
+SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
 
 
-def train(
-    *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    out: Path | None = None,
-    config: str | None = None,
-    network: Size | None = None,
-    init: Path | None = None,
-    accept_new_data: Annotated[bool, Parameter(negative=())] = False,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
-    """Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of images, or `portraits`.
-
-    The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.
-    Every setting below can be given as --key value, by its last part alone where that is unique (--max-steps 5000).
-
-    Parameters
-    ----------
-    tokens
-        The images, and options of the configuration.
-    out
-        The run's folder; runs/NAME OF THE DATA if not given.
-    config
-        A YAML file of options, or a recipe by name (portraits); options given here win.
-    network
-        The network's size where its fields are not given: tiny, small (if not said), medium or large.
-    init
-        Start from the averaged weights of this run.
-    accept_new_data
-        Go on although the images are not the ones the run was trained on.
-    dry_run
-        Say what would be done, and do nothing.
-    """
-    tree, words = options.parse(list(tokens), RunConfig, SHORT, OWN)
+def train(tree: Tree, words: list[str]) -> int:
+    """Say what will be done, do it, and say what came of it; the exit code."""
     if len(words) > 1:
         raise Error(f"one data set at a time: {words[0]!r} and {words[1]!r} were given.")
-    if words and "path" in tree.get("data", {}):
-        raise Error(f"the images are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
+    settings: Tree = {name: tree.pop(name) for name in SETTINGS if name in tree}
+    if words and "path" in settings.get("data", {}):
+        raise Error(f"the images are given twice: {words[0]!r} and --data.path {settings['data']['path']!r}.")
     if words:
-        tree.setdefault("data", {})["path"] = words[0]
-    typed = encoder_named(tree)
-    if config is not None:
-        tree = trees.merge(_groups(trees.load(recipe(config))), tree)
-    going_on = "path" not in tree.get("data", {})
-    out, tree = _place(out, tree)
-    if network is not None and going_on:
-        raise Error(f"--network {network} has no effect on {out}, which has its network already; leave it out.")
-    if tree.get("model", {}).get("network", {}).get("kind") == "own":
-        raise Error(
-            "model.network.kind = own: a network of your own is brought from Python: "
-            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
-        )
-    check_tree(tree)  # what can be refused before torch and the images load, is
-    return _run(out, tree, network or "small", init, accept_new_data, dry_run, typed)
+        settings.setdefault("data", {})["path"] = words[0]
+    return train_job(trees.build(TrainJob, {**tree, "settings": settings}))
 
 
-def _groups(tree: Tree) -> Tree:
-    """A configuration file's tree, once each of its top keys is a known group of settings."""
-    trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
-    return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
+def train_job(job: TrainJob) -> int:
+    """Plan and run a job before a person's eyes; the exit code."""
+    with _planned(job) as plan:
+        if plan.first:
+            _say_plan(plan)
+        if job.dry_run:
+            if plan.first:
+                say("dry run: nothing was written.")
+            return 0
+        trained = _watched(plan)
+    if plan.first:
+        _say_end(trained, plan.setup.out)
+    return 128 + trained.stopped if trained.stopped else 0
 
 
-def recipe(name: str) -> Path:
-    """A YAML file by its path, or one of kuosan's own recipes by its name.
-
-    Raises:
-        Error: neither.
-    """
-    own = Path(__file__).parent.parent / "recipes"
-    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
-        return Path(name)
-    names = sorted(path.stem for path in own.glob("*.yaml"))
-    if name not in names:
-        raise unknown("recipe", name, names)
-    return own / f"{name}.yaml"
-
-
-def _place(out: Path | None, tree: Tree) -> tuple[Path, Tree]:
-    """The run's folder, and the configuration with the data filled in from a run that is there already."""
-    path = tree.get("data", {}).get("path")
-    if out is None and path is None:
-        raise Error(
-            "no images given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
-        )
-    if out is None:
-        name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "images"
-        return Path("runs") / name.removesuffix(".zip"), tree
-    if path is None:
-        from kuosan.storage import (
-            checkpoint,  # a save's own configuration: the run's copy may be lost, damaged or edited
-        )
-
-        if checkpoint.checkpoints(out):
-            before = checkpoint.load_config(out)
-        elif (out / "config.yaml").is_file():
-            from kuosan.train.resume import is_whole
-
-            before = trees.load(out / "config.yaml")
-            before = as_begun(before) if is_whole(before) else before
-        else:
-            raise Error(
-                f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
-            )
-        tree = trees.merge(before, tree)
-        _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
-    return out, tree
-
-
-def _check_there(path: str, out: Path) -> None:
-    """Refuse to go on where a run's images are no longer where they were."""
-    if path == PORTRAITS or Path(path).expanduser().exists():
-        return
-    place = "" if Path(path).expanduser().is_absolute() else f" (seen from {Path.cwd()})"
-    raise Error(
-        f"{out} was trained on {path}, which is not here{place}: name where the images are now: "
-        f"kuosan train IMAGES --out {quote(str(out))}. A data set of your own from Python goes on there: "
-        f"kuosan.fit(DATASET, out={str(out)!r})."
-    )
-
-
-def _run(
-    out: Path, tree: Tree, network: Size, init: Path | None, accept_new_data: bool, dry_run: bool, typed: str
-) -> int:
-    from kuosan.cli.console import TrainingBars
-    from kuosan.data.dataset import first_rows
-    from kuosan.storage import checkpoint
-    from kuosan.train import api
-    from kuosan.train.report import SilentTraining
-
-    if init is not None:
-        checkpoint.load_config(init)  # refused before anything is written
+def _planned(job: TrainJob) -> TrainPlan:
     with counting("images") as progress:
-        asked = api.prepare(out, tree, size=network, progress=progress, typed=typed)
-    first = asked.world.first
-    if first:
-        say(f"compute: {asked.compute}")
-        for line in asked.images.describe():
-            say(f"images: {line}")
-        if asked.config.model.task.text:
-            for row in first_rows(asked.images):
-                say(f"caption: {row}")
-    if dry_run:
-        run = api.start(asked, SilentTraining(), init=init, accept_new_data=accept_new_data, dry=True)
-        if first:
-            _plan(run, asked)
-            say("dry run: nothing was written.")
-        api.let_go(run)
-        return 0
-    with TrainingBars() if first else _Nobody() as report:
-        heard: Any = report if first else SilentTraining()
-        run = api.start(asked, heard, init=init, accept_new_data=accept_new_data)
-        if first:
-            _plan(run, asked)
-        asked_to_stop = api.train(run)
-    if first:
-        _say_end(run, asked_to_stop, out)
-    return 128 + asked_to_stop if asked_to_stop else 0
+
+        def show(event: Event) -> None:
+            if isinstance(event, Progress):
+                progress(event.what, event.done, event.of or 0)
+            elif line := _line(event):
+                say(line)
+
+        return plan_train(job, show)
 
 
-def _plan(run: Any, asked: Any) -> None:
-    """Say what will be done; where that fails, the run's other processes are given the reason."""
-    from kuosan.train import api
-
-    try:
-        _say_plan(run, asked)
-    except BaseException as error:
-        api.let_go(run, error)
-        raise
-
-
-class _Nobody:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+def _line(event: Event) -> str | None:
+    """An event as a line; None of one that is none."""
+    match event:
+        case Warned(text):
+            return f"warning: {text}."
+        case Fact("note", values):
+            return str(values["text"])
+    return None
 
 
-def _say_plan(run: Any, asked: Any) -> None:
-    from kuosan.train.estimate import measure
+def _watched(plan: TrainPlan) -> TrainedRun:
+    """Train, with a bar on the first process."""
+    with closing(run_train(plan)) as events:  # type: ignore[type-var]
+        if not plan.first:
+            return _result(event for event in events)
+        with TrainingBars() as report:
+            return _result(report.shown(event, _line(event)) for event in events)
 
-    config = run.config
-    if run.state.step >= config.train.max_steps:
+
+def _result(events: Iterator[Event]) -> TrainedRun:
+    """What the last event says."""
+    last = None
+    for event in events:
+        last = event
+    assert isinstance(last, Finished)
+    trained: TrainedRun = last.result
+    return trained
+
+
+def _say_plan(plan: TrainPlan) -> None:
+    """The compute device, the images, the model and the training; of a run that goes on, what is left of it."""
+    if not plan.resumed:
+        say(f"compute: {plan.setup.compute}")
+    for line in plan.image_lines():
+        say(line)
+    cost, config = plan.cost, plan.run.config
+    if cost is None or plan.seconds is None:
         return
-    cost = measure(run)
-    left = config.train.max_steps - run.state.step
-    epochs = config.train.max_steps * config.train.batch / len(asked.images.train)
+    about = f"about {duration(plan.seconds)}, about {size_text(cost.memory)} of memory"
+    saved = f"saved every {config.train.save_every} steps; Ctrl-C saves and stops"
+    if plan.resumed:
+        say(f"training: {plan.steps_left} steps left, {about} ({saved})")
+        return
+    assert config.model.shape is not None
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
-    say(
-        f"training: {left} steps of {config.train.batch} ({epochs:.1f} epochs in all), "
-        f"about {duration(cost.seconds * left)}, about {size_text(cost.memory)} of memory"
-    )
-    say(f"run: {run.folder} (saved every {config.train.save_every} steps; Ctrl-C saves and stops)")
+    say(f"training: {plan.steps_left} steps of {config.train.batch} ({plan.epochs:.1f} epochs in all), {about}")
+    say(f"run: {plan.run.folder} ({saved})")
 
 
 def _latents(model: Any) -> str:
@@ -229,7 +124,7 @@ def _latents(model: Any) -> str:
 
 
 def _purpose(model: Any) -> str:
-    """What a model is for: what it predicts, how many classes it tells apart, or the latents it makes."""
+    """What a model is for: what it predicts, how many classes it distinguishes, or the latents it makes."""
     schedule, network = model.schedule, model.network
     if network.kind == "autoencoder":
         latent = "x".join(map(str, network.latent_shape(model.shape)))
@@ -237,11 +132,13 @@ def _purpose(model: Any) -> str:
     detail = f"{schedule.betas}, T={schedule.T}" if schedule.kind == "discrete" else schedule.kind
     if network.kind != "classifier":
         return f"predicts {model.prediction}, schedule {detail}"
-    return f"tells {network.classes} classes apart, " + (f"schedule {detail}" if network.noisy else "clean images only")
+    return f"distinguishes {network.classes} classes, " + (
+        f"schedule {detail}" if network.noisy else "clean images only"
+    )
 
 
-def _say_end(run: Any, stopped: int, out: Path) -> None:
-    folder, step, last = run.folder, run.state.step, run.config.train.max_steps
+def _say_end(trained: TrainedRun, out: Path) -> None:
+    folder, step, last, stopped = trained.folder, trained.step, trained.config.train.max_steps, trained.stopped
     if stopped:
         console.print()
         say(
@@ -250,13 +147,13 @@ def _say_end(run: Any, stopped: int, out: Path) -> None:
         )
         return
     say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
-    if run.config.train.objective == "classifier":
-        _say_accuracy(run)
+    if trained.config.train.objective == "classifier":
+        _say_accuracy(trained)
         return
-    if run.config.train.objective == "autoencoder":
-        _say_reconstruction(run)
+    if trained.config.train.objective == "autoencoder":
+        _say_reconstruction(trained)
         return
-    task = run.config.model.task
+    task = trained.config.model.task
     use = {
         "super_resolution": f"restore {quote(str(folder))} IMAGE --upscale {getattr(task, 'scale', 0)}",
         "inpainting": f"restore {quote(str(folder))} IMAGE --mask MASK",
@@ -264,26 +161,45 @@ def _say_end(run: Any, stopped: int, out: Path) -> None:
     say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
 
 
-def _say_reconstruction(run: Any) -> None:
-    """An autoencoder's last judgement, and what to do with it."""
-    rows = [row for row in run.log.rows() if row.get("held_out")]
-    if rows:
-        held, network = rows[-1]["held_out"], run.config.model.network
+def _say_reconstruction(trained: TrainedRun) -> None:
+    """An autoencoder's last validation, and what to do with it."""
+    if trained.validation is not None:
+        held, network = trained.validation["held_out"], trained.config.model.network
+        assert isinstance(network, AutoencoderConfig) and trained.config.model.shape is not None
         say(
-            f"reconstruction: PSNR {held['psnr']:.2f} dB of held-out images at step {rows[-1]['step']}, latents "
-            f"{'x'.join(map(str, network.latent_shape(run.config.model.shape)))}."
+            f"reconstruction: PSNR {held['psnr']:.2f} dB of held-out images at step {trained.validation['step']}, "
+            f"latents {'x'.join(map(str, network.latent_shape(trained.config.model.shape)))}."
         )
-    folder = quote(str(run.folder))
+    folder = quote(str(trained.folder))
     say(f"next: kuosan reconstruct {folder} IMAGES, and kuosan train IMAGES --codec {folder}")
 
 
-def _say_accuracy(run: Any) -> None:
-    """A classifier's last judgement, and what to do with it."""
-    rows = [row for row in run.log.rows() if row.get("held_out")]
-    if rows:
-        held = rows[-1]["held_out"]
+def _say_accuracy(trained: TrainedRun) -> None:
+    """A classifier's last validation, and what to do with it."""
+    if trained.validation is not None:
+        held = trained.validation["held_out"]
         bands = [f"{value:.1%}" for value in held.get("accuracy_by_noise", []) if value is not None]
         by_noise = f"; from least to most noise: {', '.join(bands)}" if bands else ""
-        say(f"accuracy: {held['accuracy']:.1%} of held-out images at step {rows[-1]['step']}{by_noise}.")
-    if run.config.model.network.noisy:
-        say(f"next: kuosan sample GENERATOR --classifier {quote(str(run.folder))} --class NAME")
+        say(f"accuracy: {held['accuracy']:.1%} of held-out images at step {trained.validation['step']}{by_noise}.")
+    network = trained.config.model.network
+    if isinstance(network, ClassifierConfig) and network.noisy:
+        say(f"next: kuosan sample GENERATOR --classifier {quote(str(trained.folder))} --class NAME")
+
+
+FIRST = (
+    *("out", "config", "network", "data.size", "train.max_steps", "train.batch", "train.lr", "model.task.kind"),
+    *("model.task.labels", "model.text.kind", "model.codec.run", "train.objective", "compute.precision", "init"),
+    "dry_run",
+)
+VERB = Verb(
+    "train",
+    TrainOptions,
+    "DATA",
+    "Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of images, or `portraits`.\n\n"
+    "The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.\n"
+    "A setting is given in a YAML file or as --key value, by its last part where that is unique (--max-steps 5000).",
+    train,
+    first=FIRST,
+    defaults=GIVEN,
+    short=SHORT,
+)

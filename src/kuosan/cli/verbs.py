@@ -1,22 +1,15 @@
-"""Every setting of a run, as `kuosan train --help` and docs/cli.md list them. Torch-free.
-
-The verbs of `kuosan VERB ...`, which load when they are called; bad flags and --help are answered without torch.
-"""
+"""The verbs of `kuosan VERB ...`, which load when they are called; bad flags and --help are answered without torch."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-
-import cyclopts
-from cyclopts import App
-from rich.panel import Panel
-from rich.table import Table
 
 import kuosan
 from kuosan import options
@@ -27,9 +20,26 @@ from kuosan.storage.files import reason
 from kuosan.train.config import RunConfig
 from kuosan.train.defaults import GIVEN
 
+VERBS = {  # each a module of this room, with its `VERB`
+    "train": "Train a model on images, or go on with a run.",
+    "sample": "Make images with a trained model.",
+    "evaluate": "Measure how good a model's images are.",
+    "restore": "Fill holes, enlarge, deblur or colour images.",
+    "invert": "Encode images to noise and decode them again.",
+    "compare": "Measure how well models restore damaged images.",
+    "reconstruct": "Measure how an autoencoder gives images back.",
+    "export": "Write a trained model as one folder to hand on.",
+    "doctor": "Say what of a folder would be used, and why not the rest.",
+    "demo": "Train on built-in portraits for a few minutes and show everything.",
+}
+# Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
+WORKING = tuple(name for name in VERBS if name != "doctor")
+BRIEF = frozenset(("--help", "--help-all", "-h", "--version", "--dry-run"))
+FILES = 256  # open files that a verb may need
+
 
 def groups() -> dict[str, list[Option]]:
-    """The settings by their group: data, model, model.network, model.schedule, train, compute.
+    """The settings of a run by their group: data, model, model.network, model.schedule, train, compute.
 
     Their defaults are those of a new run of a diffusion model.
     """
@@ -42,58 +52,7 @@ def groups() -> dict[str, list[Option]]:
     return dict(sorted(found.items(), key=lambda item: _ORDER.index(item[0].partition(".")[0])))
 
 
-def show() -> None:
-    """Print every setting of a run with its type, default and meaning."""
-    where = "in a YAML file or as --key value"
-    console.print(f"Every setting, {where}; the last part of a key is enough where it is unique.\n")
-    for group, members in groups().items():
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column()
-        for option in members:
-            default = f" [default: {option.default_text}]" if option.default_text else ""
-            kind = (
-                f" ({option.type_text})" if len(option.type_text) <= 30 else f" ({option.type_text.split('|')[0]}|...)"
-            )
-            table.add_row(f"--{option.name}", _plain(f"{option.doc}{kind}{default}"))
-        console.print(Panel(table, title=group, title_align="left"), soft_wrap=False)
-
-
 _ORDER = ("data", "model", "train", "compute")
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-app = App(
-    name="kuosan",
-    help="Diffusion models on your own images: train, resume, sample, evaluate.",
-    version=kuosan.__version__,
-    version_flags=["--version"],
-    suppress_keyboard_interrupt=False,  # `ended` says that it stopped
-)
-app.command("kuosan.cli.train:train", name="train", help="Train a model on images, or go on with a run.")
-app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
-app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
-app.command(
-    "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."
-)
-
-
-CONVERTED = {
-    "compare": "kuosan.cli.compare",
-    "evaluate": "kuosan.cli.evaluate",
-    "reconstruct": "kuosan.cli.reconstruct",
-    "invert": "kuosan.cli.invert",
-    "restore": "kuosan.cli.restore",
-    "sample": "kuosan.cli.sample",
-}  # verbs whose options are those of their job's dataclass
-
-# Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
-WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
-BRIEF = frozenset(("--help", "-h", "--version", "--dry-run"))
-FILES = 256  # open files that a verb may need
 
 
 def ended(words: Sequence[str]) -> int:
@@ -114,17 +73,7 @@ def _ended(words: Sequence[str]) -> int:
     try:
         if BRIEF.isdisjoint(words):
             _check_process()
-        if words and words[0] in CONVERTED:
-            code = import_module(CONVERTED[words[0]]).VERB(words[1:])
-        else:
-            code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if list(words[:1]) == ["train"] and not {"--help", "-h"}.isdisjoint(words):
-            show()
-    except cyclopts.UnusedCliTokensError as error:
-        extra = " ".join(error.unused_tokens or ())
-        return _say_error(f"{extra!r} is more than `kuosan {words[0]}` takes; see --help.")
-    except cyclopts.CycloptsError as error:
-        return _say_error(" ".join(sentence(error).split()))
+        code = _run(words)
     except Error as error:
         return _say_error(sentence(error), error.exit_code)
     except (OSError, ImportError) as error:
@@ -143,6 +92,31 @@ def _ended(words: Sequence[str]) -> int:
         print("kuosan: stopped.", file=sys.stderr)
         return 128 + error.number if isinstance(error, Terminated) else 130
     return code if isinstance(code, int) else 0
+
+
+def _run(words: Sequence[str]) -> int | None:
+    """One verb, or what is known of all."""
+    name = words[0] if words else "--help"
+    if name in ("--help", "-h", "help"):
+        _show()
+        return 0
+    if name == "--version":
+        console.print(kuosan.__version__, markup=False)
+        return 0
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.5)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        raise Error(f"unknown verb {name!r}.{guess} Verbs: {', '.join(VERBS)}.")
+    code: int | None = import_module(f"kuosan.cli.{name}").VERB(words[1:])
+    return code
+
+
+def _show() -> None:
+    """What `kuosan` alone prints."""
+    console.print("kuosan VERB ...\n\nDiffusion models on your own images.\n", markup=False)
+    for name, text in VERBS.items():
+        console.print(f"  {name:12} {text}", markup=False)
+    console.print("\nkuosan VERB --help lists a verb's options; kuosan --version says which this is.", markup=False)
 
 
 def _say_error(text: str, code: int = 2) -> int:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 
 from kuosan.errors import Error, unknown
+from kuosan.rules import check, only
 
 Channels = Literal["auto", "rgb", "grey"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
@@ -84,8 +85,8 @@ class DataConfig:
     max_bytes: int = 512 * 2**20
     label_column: str = LABEL
     range: str = "auto"
-    bucket_step: int | None = None
-    bucket_aspect: float = BUCKET_ASPECT
+    bucket_step: int | None = field(default=None, metadata=only(resize="buckets"))
+    bucket_aspect: float = field(default=BUCKET_ASPECT, metadata=only(resize="buckets"))
     cache: str | None = None
     layout: int = LAYOUT
     split_version: int = 2
@@ -124,12 +125,7 @@ class DataConfig:
         if self.bucket_step is not None:
             _whole("bucket_step", self.bucket_step, 1, SIZES[1], "a multiple of what the network's sides must be")
         _number("bucket_aspect", self.bucket_aspect, 1.0, 8.0)
-        for name, given in (
-            ("bucket_step", self.bucket_step is not None),
-            ("bucket_aspect", self.bucket_aspect != BUCKET_ASPECT),
-        ):
-            if given and self.resize != "buckets":
-                raise Error(f"{name} has no effect with resize {self.resize}: set resize to buckets, or leave it out.")
+        check(self)
 
 
 def rgb(background: str) -> tuple[int, int, int]:

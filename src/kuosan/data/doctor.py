@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +25,6 @@ from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
 from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
 from kuosan.storage.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 CAPTIONS_SHOWN = 5  # rows
 WIDE = 120  # characters shown of a caption

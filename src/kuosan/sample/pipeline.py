@@ -109,7 +109,7 @@ def _tiled(network: Autoencoder, longest: int, tile: int | None, overlap: int | 
     return TiledAutoencoder(network, max(1, -(-longest // factor)) * factor if tile is None else tile, overlap)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pipeline:
     """A model with the averaged weights of one checkpoint, and where they came from."""
 
@@ -121,6 +121,14 @@ class Pipeline:
     damaged: tuple[str, ...] = ()  # newer checkpoints that were passed over, in words
     reading: Reading = field(default_factory=Reading)  # how its training images were read, and so any image file for it
     untrained: bool = False  # the weights are as they were drawn: of step 0, and not another run's
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        count = sum(p.numel() for p in self.model.network.parameters())
+        about = f"{'x'.join(map(str, config.shape))} images" if config.shape else "images"
+        task = "" if config.task.kind == "generation" else f", {config.task.kind}"
+        size = f"{count / 1e6:.2f} M parameters"
+        return f"<Pipeline {self.name!r}: step {self.step:,}, {about}, {size}{task}, {self.compute}>"
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Turns:
     """The turns of buckets with `counts` images each; equal claims are settled by a draw keyed by (seed, step).
 
     In whole numbers, so that all processes agree. After as many steps as there are images, less common factors, every
-    count is exact and the rule begins anew: a step's turn needs those of its own period alone.
+    count is exact and the rule begins again: a step's turn needs those of its own period alone.
     """
 
     def __init__(self, counts: Sequence[int], seed: int) -> None:
@@ -102,12 +102,12 @@ KEPT = 10  # losses of each t
 UNIFORM = 0.001  # share of draws that are uniform whatever the losses
 
 
-class History:
-    """The last losses of each of T times."""
+class LossAwareSampler:
+    """The last losses of each of T timesteps, and which timesteps are drawn by them."""
 
     def __init__(self, T: int) -> None:
         self.losses = torch.zeros(T, KEPT, dtype=torch.float64)
-        self.counts = torch.zeros(T, dtype=torch.int64)  # losses ever heard of each t
+        self.counts = torch.zeros(T, dtype=torch.int64)  # losses ever seen of each t
 
     @property
     def warm(self) -> bool:
@@ -133,7 +133,7 @@ class History:
         """1/(T·p_t), which a loss at t counts: (B,) float64."""
         return np.asarray(1 / (len(self.counts) * self.chances()[t]))
 
-    def hear(self, u: np.ndarray, losses: np.ndarray) -> None:
+    def update_history(self, u: np.ndarray, losses: np.ndarray) -> None:
         """Take in one step's scaled losses (B,), drawn by u under the chances up to now, in the rows' order."""
         t = self.times(u)
         for time, loss in zip(t.tolist(), (losses / self.scale(t)).tolist(), strict=True):
@@ -178,13 +178,13 @@ class Drawn:
             label=None if self.batch.label is None else self.batch.label[rows],
             caption=None if self.batch.caption is None else self.batch.caption[rows],
             given=None if self.batch.given is None else self.batch.given.rows(rows),
-            text=None if self.batch.text is None else {door: told[rows] for door, told in self.batch.text.items()},
+            text=None if self.batch.text is None else {name: x[rows] for name, x in self.batch.text.items()},
         )
         return Drawn(batch, self.u[rows], self.eps[rows], self.drop[rows], self.step)
 
 
 @dataclass
-class Draws:
+class BatchStream:
     """The endless sequence of steps of one run."""
 
     images: Images
@@ -197,7 +197,7 @@ class Draws:
     task: Task = Generation()  # noqa: RUF009 (frozen); by which images are degraded
     threads: int = 1  # that draw a step's noise; never changes a bit
     noise_shape: tuple[int, int, int] | None = None  # of one image's noise; None: the image's own
-    texts: Texts | None = None  # what is told of each image's caption
+    texts: Texts | None = None  # what the network is given of each image's caption
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ class Draws:
 
     def _with_noise(self, step: int, batch: Batch) -> Drawn:
         rows, again = self._rows, f"/{self.retry}" if self.retry else ""
-        if not isinstance(self.task, Generation):  # which brings nothing
+        if not isinstance(self.task, Generation):  # which damages nothing
             rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
             batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
         batch = batch.denoised

@@ -9,8 +9,9 @@ from typing import Literal
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
 from kuosan.diffusion.registry import Weight
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error
 from kuosan.models.model import ModelConfig
+from kuosan.rules import ANY, check, one_of, only
 from kuosan.train import defaults
 from kuosan.train.defaults import check_steps
 
@@ -30,15 +31,19 @@ LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """What an autoencoder's training minimises, an image: recon + perceptual + kl + critic, each with its weight."""
+    """What an autoencoder's training minimises, an image: recon + perceptual + kl + discriminator, each weighed."""
 
     recon: Literal["l1", "l2"] = "l1"  # the error of pixels: mean |x - y|, or mean (x - y)²
     perceptual: float = 0.1  # weight of the perceptual distance; 0: none
-    features: Literal["auto", "lite0", "random", "none"] = "auto"  # perceptual: auto is lite0 if installed, else random
+    features: Literal["auto", "lite0", "random", "none"] = field(
+        default="auto", metadata=only(perceptual=ANY, idle=("none",))
+    )  # perceptual: auto is lite0 if installed, else random
     kl: float = 1e-6  # weight of KL(posterior | N(0, I)), in nats a value of the image (Rombach et al. 2022)
-    critic: float = 0.5  # weight of the critic, beside the adaptive one (Esser et al. 2021); 0: no critic
-    crop: int = 0  # pixels a side of the window of each image that is trained on, drawn anew; 0: whole images
-    critic_start: int | float = 5000  # steps, or the share of the run, before the discriminator learns and counts
+    critic: float = 0.5  # weight of the discriminator, beside the adaptive one (Esser et al. 2021); 0: none
+    crop: int = 0  # pixels a side of the window of each image that is trained on, drawn each time; 0: whole images
+    critic_start: int | float = field(
+        default=5000, metadata=only(critic=ANY)
+    )  # steps, or the share of the run, before the discriminator learns and counts
 
     def __post_init__(self) -> None:
         for name in ("perceptual", "kl", "critic"):
@@ -47,16 +52,10 @@ class AutoencoderSettings:
         if self.crop < 0:
             raise Error(f"train.autoencoder.crop = {self.crop} is not allowed: 0 pixels (whole images) or more.")
         check_steps("train.autoencoder.critic_start", self.critic_start)
-        if not self.critic and self.critic_start != AutoencoderSettings.critic_start:
-            raise Error(
-                f"train.autoencoder.critic_start = {self.critic_start} has no effect without a critic: leave it out, "
-                "or give --train.autoencoder.critic a weight (0.5 is usual)."
-            )
-        if not self.perceptual and self.features not in ("auto", "none"):
-            raise Error(
-                f"train.autoencoder.features = {self.features} has no effect with perceptual = 0: leave it out, or "
-                "give --train.autoencoder.perceptual a weight (0.1 is usual)."
-            )
+        check(self, "train.autoencoder.")
+
+
+_DENOISED = only(objective="diffusion")  # metadata of what only a denoiser's training heeds
 
 
 @dataclass(frozen=True)
@@ -70,32 +69,58 @@ class TrainConfig:
     micro_batch: int = 0  # images in memory at once, the rest accumulated; 0: the whole batch
     lr: float = 2e-4  # AdamW's learning rate after warm-up
     warmup: int | float = 200  # steps from 0 to lr, or their share of the run; stored in steps
-    lr_shape: str = "constant"  # after warm-up: constant, cosine (to 0 at max_steps) or inverse_sqrt
+    lr_shape: str = field(
+        default="constant", metadata=one_of(*LR_SHAPES)
+    )  # after warm-up: constant, cosine (to 0 at max_steps) or inverse_sqrt
     betas: tuple[float, float] = (0.9, 0.99)  # AdamW's moment decays
     weight_decay: float = 0.0  # AdamW's decay, on matrices and kernels only
     clip: float = 1.0  # largest gradient norm; 0: no clipping
-    loss: Literal["simple", "vlb", "hybrid"] = "simple"  # what is minimised: the weighted error, the bound, or both
-    weight: str = "simple"  # the error's weight over noise levels: simple, min_snr, ...
-    min_snr_gamma: float = 5.0  # min_snr: the largest SNR that counts (Hang et al. 2023)
-    p2_k: float = 1.0  # p2: k of 1/(k + SNR)^gamma (Choi et al. 2022)
-    p2_gamma: float = 1.0  # p2: gamma of the same
-    vlb_weight: float = 0.001  # hybrid: the bound's weight beside the error (Nichol & Dhariwal 2021)
-    vlb_variance: Literal["posterior", "beta"] = "posterior"  # vlb: the steps' variance, where none is learned
-    t_sampling: TSampling = "uniform"  # discrete: how t is drawn; continuous: between whole t as well (SR3)
-    t_mean: float = 0.0  # logit_normal: mean of logit(t/T) (Esser et al. 2024)
-    t_std: float = 1.0  # logit_normal: standard deviation of logit(t/T)
-    offset_noise: float = 0.0  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
+    loss: Literal["simple", "vlb", "hybrid"] = field(
+        default="simple", metadata=_DENOISED
+    )  # what is minimised: the weighted error, the bound, or both
+    weight: str = field(
+        default="simple", metadata=_DENOISED
+    )  # the error's weight over noise levels: simple, min_snr, ...
+    min_snr_gamma: float = field(
+        default=5.0, metadata=_DENOISED
+    )  # min_snr: the largest SNR that counts (Hang et al. 2023)
+    p2_k: float = field(default=1.0, metadata=_DENOISED)  # p2: k of 1/(k + SNR)^gamma (Choi et al. 2022)
+    p2_gamma: float = field(default=1.0, metadata=_DENOISED)  # p2: gamma of the same
+    vlb_weight: float = field(
+        default=0.001, metadata=only(objective="diffusion", loss="hybrid")
+    )  # hybrid: the bound's weight beside the error (Nichol & Dhariwal 2021)
+    vlb_variance: Literal["posterior", "beta"] = field(
+        default="posterior", metadata=only(objective="diffusion", loss="vlb")
+    )  # vlb: the steps' variance, where none is learned
+    t_sampling: TSampling = field(
+        default="uniform", metadata=_DENOISED
+    )  # discrete: how t is drawn; continuous: between whole t as well (SR3)
+    t_mean: float = field(
+        default=0.0, metadata=only(objective="diffusion", t_sampling="logit_normal")
+    )  # logit_normal: mean of logit(t/T) (Esser et al. 2024)
+    t_std: float = field(
+        default=1.0, metadata=only(objective="diffusion", t_sampling="logit_normal")
+    )  # logit_normal: standard deviation of logit(t/T)
+    offset_noise: float = field(
+        default=0.0, metadata=only(objective="diffusion", loss="simple", because="the bound is one of plain noise")
+    )  # strength of a noise that all pixels of a channel share; 0: none, 0.1 is usual
     ema: float = 0.1  # width of the average of the weights as a fraction of the run (Karras et al. 2024); 0: no average
-    uncaptioned: Literal["refuse", "empty"] = "refuse"  # text: images without a caption; empty: as of no text
-    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)  # what an autoencoder minimises
+    uncaptioned: Literal["refuse", "empty"] = field(
+        default="refuse", metadata=_DENOISED
+    )  # text: images without a caption; empty: as of no text
+    autoencoder: AutoencoderSettings = field(
+        default_factory=AutoencoderSettings, metadata=only(objective="autoencoder")
+    )  # what an autoencoder minimises
     seed: int = 0  # of everything drawn in training
     save_every: int = 500  # steps between saves
     keep: int = 2  # saves kept, the newest; at least 2
     evaluate_every: int = 500  # steps between held-out losses; 0: never
     evaluate_images: int = field(default=256, metadata={"key": "evaluate_pictures"})  # held-out images in that loss
     preview_every: int = 1000  # steps between preview grids; 0: never
-    preview_images: int = field(default=16, metadata={"key": "preview_pictures"})  # images in a preview
-    preview_steps: int = 20  # DPM-Solver++ steps of a preview
+    preview_images: int = field(
+        default=16, metadata={"key": "preview_pictures", **only(objective=("diffusion", "autoencoder"))}
+    )  # images in a preview
+    preview_steps: int = field(default=20, metadata=_DENOISED)  # DPM-Solver++ steps of a preview
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
     planned_steps: int = field(
         default=0, metadata={"option": False}
@@ -115,8 +140,6 @@ class TrainConfig:
             raise Error(f"train.ema = {self.ema} is not allowed: 0 (none) to 0.28 of the run's length.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise Error(f"train.betas = {self.betas} is not allowed: each from 0 to below 1.")
-        if self.lr_shape not in LR_SHAPES:
-            raise unknown("train.lr_shape", self.lr_shape, LR_SHAPES)
         check_alone(self)
         planned = self.planned_steps or self.max_steps
         object.__setattr__(self, "warmup", defaults.steps(self.warmup, planned))
@@ -171,16 +194,7 @@ def check_alone(train: TrainConfig) -> None:
         raise Error(f"train.offset_noise = {train.offset_noise} is not allowed: 0 or more; 0.1 is usual.")
     if not math.isfinite(train.t_mean):
         raise Error(f"train.t_mean = {train.t_mean} is not allowed: a finite number, 0 for the middle.")
-    idle = (
-        ("vlb_weight", 0.001, train.loss == "hybrid", "loss hybrid"),
-        ("vlb_variance", "posterior", train.loss == "vlb", "loss vlb"),
-        ("t_mean", 0.0, train.t_sampling == "logit_normal", "t_sampling logit_normal"),
-        ("t_std", 1.0, train.t_sampling == "logit_normal", "t_sampling logit_normal"),
-        ("offset_noise", 0.0, train.loss == "simple", "loss simple: the bound is one of plain noise"),
-    )
-    for name, default, heeded, owner in idle:
-        if getattr(train, name) != default and not heeded:
-            raise Error(f"train.{name} = {getattr(train, name)} belongs to {owner}; leave it out.")
+    check(train, "train.")
     if train.loss == "vlb" and weighting.name != "simple":
         raise Error(
             f"train.weight = {train.weight} has no effect on loss vlb, whose weight is the bound's; leave it out."

@@ -42,7 +42,7 @@ def measure(run: Run) -> StepCost:
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
     size = micro_batch(run)
-    drawn = run.draws.draw(state.step)
+    drawn = run.batches.draw(state.step)
     while True:
         part = drawn.part(slice(size))
         part = dataclasses.replace(part, step=config.max_steps)  # by when an autoencoder has its discriminator
@@ -61,7 +61,7 @@ def measure(run: Run) -> StepCost:
     run.objective.parts()  # of passes that were no step
     parameters = sum(p.numel() for p in state.network.parameters())
     # weights, gradients, two moments in float32; the average in float64
-    held = 24 * parameters + kept + in_memory(run.draws.images) + run.model.codec.nbytes
+    held = 24 * parameters + kept + in_memory(run.batches.images) + run.model.codec.nbytes
     return StepCost(seconds * rows / size, held, parameters)
 
 

@@ -1,7 +1,7 @@
 """Images whose batches hold latents: encoded once and kept on disk, or, where a window is drawn, as they are shown.
 
 Kept is each image's posterior, mean and standard deviation in float16, by what it follows from: the images' content
-and how they are brought to size, and the autoencoder's weights. A draw of the posterior, keyed as all draws are, is
+and how they are resized, and the autoencoder's weights. A draw of the posterior, keyed as all draws are, is
 what an image is shown as; so an epoch sees other latents of it than the one before.
 
 The codec of a run in training: the autoencoder it names found, or found again, and its latents measured.
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from kuosan.tasks import Task
     from kuosan.train.config import RunConfig
     from kuosan.train.distributed import World
-    from kuosan.train.report import TrainingReport
+    from kuosan.train.report import SilentTraining
     from kuosan.train.resume import RunRequest, RunState
 
 AT_ONCE = 8  # images through the encoder together
@@ -100,10 +100,10 @@ class LatentImages(Images):
     codec: LatentCodec
 
     def __init__(
-        self, images: Images, encoding: LatentEncoder, cache: Path | None, task: Task, report: TrainingReport
+        self, images: Images, encoding: LatentEncoder, cache: Path | None, task: Task, report: SilentTraining
     ) -> None:
         vars(self).update(vars(images))  # everything but the batches is the data set's own
-        self.encoding, self.heard = encoding, report
+        self.encoding, self.training_report = encoding, report
         self.with_pixels = not isinstance(task, Generation)
         self.windows = self.plan.side != self.plan.size  # random_crop: another window each time
         self.kept = None if cache is None or self.windows else self._shelves(cache)
@@ -115,20 +115,20 @@ class LatentImages(Images):
         """Encode what the shelves lack, and say how long it took, or what the cache saved."""
         if self.kept is None:
             if self.windows:
-                self.heard.say(
+                self.training_report.say(
                     "latents: resize random_crop shows another window each time, so images are encoded as they are "
                     "shown, and nothing is kept; resize crop would keep them."
                 )
             return
         lacking = sum(len(gap) for each in self.kept for gap in each.shelf.missing())
         saved = sum(each.shelf.seconds for each in self.kept)
-        told = _Told(self.heard, lacking)
-        spent = sum(each.shelf.fill(partial(self._encoded, each), PART, told) for each in self.kept)
+        progress = _Encoding(self.training_report, lacking)
+        spent = sum(each.shelf.fill(partial(self._encoded, each), PART, progress) for each in self.kept)
         rows = sum(each.shelf.rows for each in self.kept)
         if rows > lacking:
-            self.heard.say(f"latents: {rows - lacking:,} from the cache, about {_duration(saved)} saved.")
+            self.training_report.say(f"latents: {rows - lacking:,} from the cache, about {_duration(saved)} saved.")
         if lacking:
-            self.heard.say(
+            self.training_report.say(
                 f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].shelf.path.parent}; the "
                 f"next run of these images and this autoencoder saves that."
             )
@@ -151,7 +151,7 @@ class LatentImages(Images):
             return measure(part for each in self.kept for part in _of_rows(each, train))
         order = self.train[seeds.permutation(len(self.train), 0, -2)][: AT_ONCE if few else MEASURED]
         if not few:
-            self.heard.say(f"latents: shift and scale are measured on {len(order):,} of the training images.")
+            self.training_report.say(f"latents: shift and scale are measured on {len(order):,} of the training images.")
         keys = [(0, "latents/measure", 0, int(id)) for id in order]
         parts = (slice(i, i + AT_ONCE) for i in range(0, len(order), AT_ONCE))
         return measure(self.encoding.moments(Images.batch(self, order[part], keys[part]).x0) for part in parts)
@@ -226,7 +226,7 @@ class LatentImages(Images):
             columns = {name: (np.float16, shape) for name in ("mean", "std")}
             rows = len(ids) * (2 if self.config.flip else 1)
             key = self._key(ids, side)
-            say = self.heard.say
+            say = self.training_report.say
             found.append(
                 CachedLatents(ids, RowCache(cache, "latents", key, rows, columns, say=say, note=self.config.path))
             )
@@ -259,10 +259,10 @@ def _of_rows(each: CachedLatents, ids: set[int]) -> Iterator[Moments]:
         yield mean, std
 
 
-class _Told:
+class _Encoding:
     """Says now and then how far the encoding is."""
 
-    def __init__(self, report: TrainingReport, lacking: int) -> None:
+    def __init__(self, report: SilentTraining, lacking: int) -> None:
         self.report, self.lacking, self.done = report, lacking, 0
         self.begun = self.said = time.monotonic()
         self.before: int | None = None
@@ -387,7 +387,7 @@ def ready(
     held: Held | None,
     compute: Compute,
     world: World,
-    report: TrainingReport,
+    report: SilentTraining,
     cache: Path | None,
 ) -> Ready:
     """The images' latents made (or found in the cache), and measured where the run is new; nothing in its folder.

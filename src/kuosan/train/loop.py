@@ -1,6 +1,6 @@
-"""The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, judge, preview.
+"""The training loop, read top to bottom: draw, predict, weigh, step, average; and now and then save, validate, preview.
 
-What is random in it is keyed: images, levels and noise in `draws`, the network's own layers (dropout, say) by
+What is random in it is keyed: images, levels and noise in `batches`, the network's own layers (dropout, say) by
 seeding torch's generator before each forward pass. So a step is a pure function of the state before it, and where
 memory runs out in one it is taken again, with fewer images at once.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,42 +31,41 @@ from kuosan.train.run import Run
 from kuosan.train.saving import Stop
 from kuosan.train.state import exact, learning_rate, set_rate
 
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-if TYPE_CHECKING:
-    from kuosan.train.run import Run
-
 MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
 
 
-def train(run: Run, stop: Stop) -> int:
-    """Train until `max_steps`, or until `stop` asks; returns the signal that asked, or 0. The last step is saved."""
+def train(run: Run, stop: Stop) -> Generator[None, None, int]:
+    """Train until `max_steps`, or until `stop` asks; yields after every step and every return to an earlier save.
+
+    Returns the signal that asked, or 0. The last step is saved; closed in between, what is saved stays.
+    """
     state, last = run.state, run.config.train.max_steps
     run.on_disk = run.saved_at, state.counts()
     if run.saved_at < 0:
         save(run, must=True)
     preview(run)
+    yield
     while state.step < last:
         state.parameters.grads.zero_()
-        for drawn in saving.save_before_error(run, run.draws.ahead(state.step, last)):
-            loss, asked, heard = gradients(run, drawn, stop)
-            row = taken(run, loss, heard)
+        for drawn in saving.save_before_error(run, run.batches.ahead(state.step, last)):
+            loss, asked, losses = gradients(run, drawn, stop)
+            row = taken(run, loss, losses)
             if row is None:
+                yield
                 break
-            note(run, row)
+            log_step(run, row)
             wanted = bool(asked) or state.step == last
             if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
-                go_back(run)
+                roll_back(run)
+                yield
                 break
             if wanted or saving.is_due(run):
                 save(run, must=wanted)
+            if not asked:
+                preview(run)
+            yield
             if asked:
                 return asked
-            preview(run)
     return 0
 
 
@@ -75,6 +74,7 @@ def save(run: Run, *, must: bool) -> None:
     saving.save(run, must=must)
     if run.saved_at == run.state.step:
         run.on_disk = run.saved_at, run.state.counts()
+        run.report.wrote(checkpoint.folder(run.folder, run.saved_at))
 
 
 def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarray | None]:
@@ -96,7 +96,7 @@ def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarra
             if not is_out_of_memory(error):
                 raise
             reason, loss = memory.said(error), 0.0
-        loss, asked, short = share(run, loss, stop.asked, losses is None)
+        loss, asked, short = all_reduce(run, loss, stop.asked, losses is None)
         if losses is not None and not short:
             break
         losses = None
@@ -115,7 +115,7 @@ def undo(run: Run) -> None:
     memory.free()
 
 
-def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | None:
+def taken(run: Run, loss: float, losses: np.ndarray | None) -> dict[str, Any] | None:
     """Take the step; its row of the log. None where memory ran out in it on any process: the state is a save's again.
 
     A step taken by half cannot be known from one not begun, so all return to the newest save, and come here again with
@@ -128,8 +128,8 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
     step, size = state.step + 1, micro_batch(run)
     try:
         row = update(run, loss, float(state.parameters.grad_norm()))
-        if state.history is not None and heard is not None and "skipped" not in row:
-            state.history.hear(*heard)
+        if state.history is not None and losses is not None and "skipped" not in row:
+            state.history.update_history(*losses)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -147,9 +147,9 @@ def taken(run: Run, loss: float, heard: np.ndarray | None) -> dict[str, Any] | N
 
 def back_at(run: Run) -> None:
     """Go on from the save that the state was restored from."""
-    run.draws.retry, run.tried_at = run.state.retry, run.state.step
+    run.batches.retry, run.tried_at = run.state.retry, run.state.step
     run.saved_at, run.on_disk = run.state.step, (run.state.step, run.state.counts())
-    run.clock.clear()
+    run.times.clear()
     saving.forget_rows(run)
 
 
@@ -157,20 +157,20 @@ def backward(run: Run, drawn: Drawn) -> Tensor:
     """Add this process's part of the step to the gradients; its images' losses, (B,) float64."""
     config, world = run.config.train, run.world
     rows, size = drawn.eps.shape[0], micro_batch(run)
-    heard: list[Tensor] = []
+    parts: list[Tensor] = []
     world.same(run.state.network.buffers())
     run.state.keep_buffers()
     for begin in range(0, rows, size):
         key_layers(run, begin // size)
         losses = run.objective.losses(run.parallel, drawn.part(slice(begin, begin + size)))
         torch.autograd.backward(losses.sum() * (world.size / config.batch))  # the processes' gradients are averaged
-        heard.append(exact(losses.detach()))
-    return torch.cat(heard)
+        parts.append(exact(losses.detach()))
+    return torch.cat(parts)
 
 
 def key_layers(run: Run, part: int) -> None:
     """Seed torch's generator, which dropout and a caller's own random layers draw from, for one forward pass."""
-    purpose = f"train/layers/{run.draws.retry}"
+    purpose = f"train/layers/{run.batches.retry}"
     draw = seeds.rng(run.config.train.seed, purpose, run.state.step, part * run.world.size + run.world.rank)
     torch.manual_seed(int(draw.integers(2**63)))
 
@@ -180,7 +180,7 @@ def callers_generator(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def share(run: Run, loss: float, asked: int, short: bool) -> tuple[float, int, bool]:
+def all_reduce(run: Run, loss: float, asked: int, short: bool) -> tuple[float, int, bool]:
     """The mean loss over all processes, the signal that any of them was sent, and whether any is short of memory."""
     if run.world.size == 1:
         return loss, asked, short
@@ -212,15 +212,15 @@ def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     return row if good else {**row, "skipped": "loss or gradient is not finite"}
 
 
-def note(run: Run, row: dict[str, Any]) -> None:
-    """Write the step's row, with the held-out loss when it is time."""
+def log_step(run: Run, row: dict[str, Any]) -> None:
+    """Write the step's row, with the validation loss when it is time."""
     state, config = run.state, run.config.train
     row["images_per_s"] = speed(run)
     if run.log is None or run.monitor is None:
         return
     if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
         try:
-            row["held_out"] = in_parts(run, "validation", AT_ONCE, partial(held_out, run, run.monitor))
+            row["held_out"] = in_parts(run, "validation", AT_ONCE, partial(validate, run, run.monitor))
         except Exception as error:  # validation images that cannot be read, say
             saving.write_row(run, row)
             saving.raise_saved(run, error)
@@ -230,10 +230,10 @@ def note(run: Run, row: dict[str, Any]) -> None:
         run.report.say(f"step {state.step}: {row['skipped']}; the step was skipped ({state.bad} in a row).")
 
 
-def held_out(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
-    """What the monitor says of held-out images, so many of them computed at once."""
+def validate(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
+    """The validation, so many of its images computed at once."""
     monitor.at_once = at_once
-    return monitor.held_out(run.state.averaged())
+    return monitor.validate(run.state.averaged())
 
 
 def preview(run: Run) -> None:
@@ -245,20 +245,22 @@ def preview(run: Run) -> None:
     try:
         saving.follow(run)
         most = min(config.preview_images, Request.batch)
-        in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
+        path = in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
+        if path is not None:
+            run.report.preview(step, config.max_steps, path)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
 
 def speed(run: Run) -> float:
     """Images a second over the last steps."""
-    run.clock.append((time.perf_counter(), run.state.step))
-    del run.clock[:-20]
-    (begin, first), (end, last) = run.clock[0], run.clock[-1]
+    run.times.append((time.perf_counter(), run.state.step))
+    del run.times[:-20]
+    (begin, first), (end, last) = run.times[0], run.times[-1]
     return round((last - first) * run.config.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
 
 
-def go_back(run: Run) -> None:
+def roll_back(run: Run) -> None:
     """Return to the last good save after too many bad steps, or non-finite weights; later steps draw other noise.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Judging a run while it trains, with the averaged weights and never touching the ones in training."""
+"""Validation of a run while it trains, with the averaged weights and never touching the ones in training."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
     from kuosan.train.objective import Objective
     from kuosan.train.text_conditioning import Texts
 
-BANDS = 8  # noise levels at which the held-out loss is reported
+BANDS = 8  # noise levels at which the validation loss is reported
 AT_ONCE = 64  # held-out images in memory
 GUIDANCE = 3.0  # of previews from captions
 
 
 @dataclass
 class Monitor:
-    """Held-out losses by noise level, and preview grids from fixed seeds."""
+    """Validation losses by noise level, and preview grids from fixed seeds."""
 
     folder: Path
     model: Model
     images: Images
     config: TrainConfig
     objective: Objective
-    texts: Texts | None = None  # what the network is told of captions
+    texts: Texts | None = None  # what the network is given of captions
     noise_shape: tuple[int, int, int] | None = None  # of one image's noise; None: the image's own
     at_once: int = AT_ONCE  # held-out images computed together
 
@@ -61,7 +61,7 @@ class Monitor:
         )
 
     @torch.no_grad()
-    def held_out(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
+    def validate(self, weights: dict[str, Tensor]) -> dict[str, Any] | None:
         """What the objective says of held-out images: `loss` over all levels, `by_noise` in `BANDS` bands from clean
         to noisy. None if no image is held out.
 
@@ -78,11 +78,11 @@ class Monitor:
             part, bands = ids[rows], rows % BANDS
             keys = [(self.config.seed, "evaluate", 0, int(row)) for row in rows]
             level = self.objective.level((bands + seeds.uniform(keys)) / BANDS)
-            batch = self._brought(part, [(seed, "evaluate/degrade", 0, row) for seed, _, _, row in keys]).denoised
+            batch = self._damaged(part, [(seed, "evaluate/degrade", 0, row) for seed, _, _, row in keys]).denoised
             shape = self.noise_shape or tuple(batch.x0.shape[1:])
             eps = seeds.normal([(seed, "evaluate/noise", 0, row) for seed, _, _, row in keys], shape)
-            judged = self.objective.judge(model.network, batch, level, eps)
-            for name, values in judged.items():
+            measured = self.objective.validate(model.network, batch, level, eps)
+            for name, values in measured.items():
                 np.add.at(sums.setdefault(name, np.zeros(BANDS)), bands, values.numpy())
             np.add.at(counts, bands, 1)
         return {
@@ -100,13 +100,13 @@ class Monitor:
     def _shown(self, n: int) -> np.ndarray:
         """The images of previews, held-out ones where there are any; of the model's own shape, as previews are.
 
-        Of a model that is told captions: images that have one.
+        Of a model of captions: images that have one.
         """
         own = self.images.only(self.images.shape[1:])
-        told = self.images.captions if self.texts is not None else None
-        ids = own.held_out if told is None else _captioned(own.held_out, told)
+        captions = self.images.captions if self.texts is not None else None
+        ids = own.held_out if captions is None else _captioned(own.held_out, captions)
         if not len(ids):
-            ids = own.train if told is None else _captioned(own.train, told)
+            ids = own.train if captions is None else _captioned(own.train, captions)
         order = seeds.permutation(len(ids), self.config.seed, -1)
         return np.asarray(ids[order][:n])
 
@@ -152,23 +152,23 @@ class Monitor:
         if request.restoration is None:
             return sample(model, request).cpu(), None
         ids = self._shown(request.n)
-        batch = self._brought(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
+        batch = self._damaged(ids, [(self.config.seed, "preview/degrade", 0, row) for row in range(len(ids))])
         assert batch.given is not None
         classes: tuple[str, ...] = ()
         if model.config.task.labels and batch.label is not None:  # each image's own
             names = (*model.config.task.class_names, NULL)  # -1 is the last
             classes = tuple(names[int(label)] for label in batch.label)
         made = sample(model, replace(request, n=len(ids), classes=classes), given=batch.given).cpu()
-        brought = F.interpolate(batch.given.image, made.shape[-2:], mode="nearest")
-        return torch.stack([brought, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
+        shown = F.interpolate(batch.given.image, made.shape[-2:], mode="nearest")
+        return torch.stack([shown, made, batch.x0], dim=1).flatten(0, 1), 3 * max(1, round((len(ids) / 3) ** 0.5))
 
     def _prompts(self, n: int) -> tuple[str, ...]:
         """The captions of the very images that a preview shows."""
         assert self.images.captions is not None
         return tuple(escaped(self.images.captions[int(i)] or "") for i in self._shown(n))
 
-    def _brought(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
-        """Held-out images, with what a user would bring of each."""
+    def _damaged(self, ids: np.ndarray, keys: list[seeds.Key]) -> Batch:
+        """Held-out images, each with its damage."""
         batch = self.images.batch(ids, None)
         if self.texts is not None:
             batch = batch._replace(text=self.texts.of(np.asarray(ids), np.zeros(len(ids), bool)))

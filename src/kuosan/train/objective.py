@@ -2,13 +2,14 @@
 
 Training a classifier: cross-entropy of the class named, at drawn noise levels or of the clean image.
 
-Training an autoencoder (Rombach et al. 2022): pixels, features, the posterior's KL, and a critic of patches.
+Training an autoencoder (Rombach et al. 2022): pixels, features, the posterior's KL, and a discriminator of patches.
 
     loss = recon + perceptual + kl + critic * ratio * (-scores)
-    the critic's own = hinge(scores of images, scores of reconstructions)
+    the discriminator's own = hinge(scores of images, scores of reconstructions)
 
 ratio = |grad of recon + perceptual| / |grad of -scores|, gradients at the decoder's last kernel (Esser et al. 2021,
-eq. 7). Autoencoder and critic share no weight, and each loss reaches only one of them: one backward pass trains both.
+eq. 7). Autoencoder and discriminator share no weight, and each loss reaches only one of them, so one backward pass
+trains both.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from kuosan.models.codec import Codec
     from kuosan.models.model import ModelConfig
     from kuosan.networks.autoencoder import Autoencoder
-    from kuosan.train.batches import Drawn, History
+    from kuosan.train.batches import Drawn, LossAwareSampler
     from kuosan.train.config import TrainConfig
 
 
@@ -64,8 +65,8 @@ class Objective(Protocol):
         """Each image's loss: (B,) float32."""
         ...
 
-    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
-        """What is said of held-out images, (B,) float64 each; names that end with by_noise are told by level."""
+    def validate(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+        """What is measured of held-out images, (B,) float64 each; those ending with by_noise are reported by level."""
         ...
 
     def parts(self) -> dict[str, float]:
@@ -80,7 +81,7 @@ class Diffusion:
     model: ModelConfig
     train: TrainConfig
     compute: Compute
-    history: History | None = None  # of losses, by which t are drawn under importance sampling
+    history: LossAwareSampler | None = None  # of losses, by which t are drawn under importance sampling
     codec: Codec = PIXELS  # of what is denoised, through which goes what a network is given beside it
 
     def level(self, u: np.ndarray) -> Level:
@@ -102,7 +103,7 @@ class Diffusion:
         losses = self._losses(called, drawn.batch, self.model.schedule.at_t(t), eps, drawn.drop)
         return losses * torch.from_numpy(self.history.scale(t)).to(losses)
 
-    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
         """Of held-out images, (B,) float64 each: `loss` as in training, `by_noise` the error without a weight."""
         error = self._error(network, batch, level, eps, None, Weight()).cpu().double()
         if self.train.loss != "simple":
@@ -151,7 +152,7 @@ class Diffusion:
         device = self.compute.device
         label = None if batch.label is None else batch.label.to(device, non_blocking=True)
         given = None if batch.given is None else batch.given.to(device)
-        text = batch.text and {door: told.to(device, non_blocking=True) for door, told in batch.text.items()}
+        text = batch.text and {name: part.to(device, non_blocking=True) for name, part in batch.text.items()}
         there = condition(self.model.task, label, given, drop, text, self.codec.encode)
         return batch.x0.to(device, non_blocking=True), eps.to(device, non_blocking=True), there
 
@@ -205,7 +206,7 @@ class Classification:
         logits = self._logits(autocast(network, self.compute), drawn.batch, self.level(drawn.u), drawn.eps)
         return F.cross_entropy(logits, self._label(drawn.batch), reduction="none")
 
-    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
         """Of held-out images, (B,) float64 each: cross-entropy and whether the class is right, by noise where any."""
         logits, label = self._logits(network, batch, level, eps), self._label(batch)
         loss = F.cross_entropy(logits, label, reduction="none").cpu().double()
@@ -258,7 +259,7 @@ class Autoencoding:
         return self.model.schedule.at(u)
 
     def losses(self, network: nn.Module, drawn: Drawn) -> Tensor:
-        """Each image's loss without what is played against the critic, whose gradients are there: (B,) float32.
+        """Each image's loss without what is played against the discriminator, whose gradients are there: (B,) float32.
 
         The errors' slopes at the reconstruction are taken first, once, for the ratio and for the network alike.
         """
@@ -293,7 +294,7 @@ class Autoencoding:
         self._said.clear()
         return means
 
-    def judge(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
+    def validate(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
         """Of held-out images, decoded from the posterior's mean, (B,) float64 each: the loss, its parts, and PSNR."""
         settings, inner = self.train.autoencoder, cast("Autoencoder", network)
         x = batch.x0.to(self.compute.device)
@@ -330,7 +331,7 @@ def windows(x: Tensor, size: int, down: np.ndarray, across: np.ndarray) -> Tenso
 
 
 def _ratio(network: Autoencoder, made: Tensor, slope: Tensor, against: Tensor) -> Tensor:
-    """How strong the critic is to be heard: (), from both losses' gradients at the decoder's last kernel."""
+    """How much the discriminator's loss weighs: (), from both losses' gradients at the decoder's last kernel."""
     last = network.decoder.exit.weight
     error, played = (torch.autograd.grad(made, last, each, retain_graph=True)[0].norm() for each in (slope, against))
     ratio: Tensor = (error / (played + 1e-4)).clamp(0, LARGEST_RATIO)

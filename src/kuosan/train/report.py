@@ -1,4 +1,4 @@
-"""What a run tells the person who started it. The shell draws bars; from Python a line is printed now and then.
+"""What a run reports to the person who started it. The shell draws bars; from Python a line is printed now and then.
 
 Printing never ends a training: a line that a full disk, a gone reader or an encoding does not take is dropped.
 
@@ -8,17 +8,23 @@ The loss curve of a run as an image, from its log.
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from kuosan.errors import escaped
+from kuosan.events import Event, Fact, Preview, Progress, Warned, Wrote
 from kuosan.storage.files import write_atomic
+
+if TYPE_CHECKING:
+    from kuosan.data.dataset import Images
 
 
 class TrainingReport(Protocol):
-    """Whoever wants to hear of a run."""
+    """What `kuosan.fit(report=...)` takes: an object that is called as a run goes on."""
 
     def say(self, text: str) -> None:
         """One line of news."""
@@ -28,13 +34,64 @@ class TrainingReport(Protocol):
 
 
 class SilentTraining:
-    """Hears nothing; for processes other than the first, and for tests."""
+    """Drops everything; for processes other than the first, and for tests."""
 
     def say(self, text: str) -> None:
         """Drop the line."""
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """Drop the row."""
+
+    def wrote(self, path: Path) -> None:
+        """A file or folder is whole from now on."""
+
+    def preview(self, step: int, of: int, path: Path) -> None:
+        """A grid of images was drawn."""
+
+
+class EventReport(SilentTraining):
+    """Makes events of what a run reports; `take` hands over those since the last time.
+
+    Args:
+        on_event: called with each event at once, until it is set to None.
+    """
+
+    def __init__(self, on_event: Callable[[Event], None] | None = None) -> None:
+        self.on_event = on_event
+        self._events: list[Event] = []
+        self._begun: tuple[float, int] | None = None  # when the first step was reported, and which
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def say(self, text: str) -> None:
+        """A warning, or a note."""
+        warning = text.removeprefix("warning: ")
+        self._add(Fact("note", {"text": text}) if warning == text else Warned(warning.removesuffix(".")))
+
+    def step(self, row: dict[str, Any], max_steps: int) -> None:
+        """The step's progress, and its row: loss, and every now and then the validation loss (`held_out`)."""
+        now, step = time.monotonic(), row["step"]
+        begun, first = self._begun = self._begun or (now, step)
+        left = (now - begun) / (step - first) * (max_steps - step) if step > first else None
+        self._add(Progress("training", step, max_steps, row.get("images_per_s"), left))
+        self._add(Fact("step", row))
+
+    def wrote(self, path: Path) -> None:
+        """A file or folder is whole from now on."""
+        self._add(Wrote(path))
+
+    def preview(self, step: int, of: int, path: Path) -> None:
+        """A grid of images was drawn."""
+        self._add(Preview(step, of, path))
+
+    def _add(self, event: Event) -> None:
+        if self.on_event is None:
+            self._events.append(event)
+        else:
+            self.on_event(event)
 
 
 class Lines(SilentTraining):
@@ -51,6 +108,32 @@ class Lines(SilentTraining):
         """Print the row now and then."""
         if row["step"] % self.every == 0 or row["step"] == max_steps:
             _print(f"step {row['step']}/{max_steps}  loss {row['loss']:.4f}  {row['images_per_s']:.1f} images/s")
+
+
+def noted(event: Event) -> str | None:
+    """The line of an event that is one; None of others."""
+    match event:
+        case Warned(text):
+            return f"warning: {text}."
+        case Fact("note", values):
+            return str(values["text"])
+    return None
+
+
+def image_lines(images: Images, *, resumed: bool, changed: bool, captions: bool) -> list[str]:
+    """What is said of the images before a training starts: all of a new run's, a line of one that goes on.
+
+    Args:
+        changed: they are others than the run was trained on before.
+        captions: the first ones are shown with theirs.
+    """
+    if resumed:
+        what = "others than this run was trained on before" if changed else "the same as before"
+        return [f"images: {len(images.train):,} to train on, {len(images.held_out):,} held out, {what}"]
+    from kuosan.data.dataset import first_rows
+
+    rows = first_rows(images) if captions else []
+    return [f"images: {line}" for line in images.describe()] + [f"caption: {row}" for row in rows]
 
 
 def _print(text: str) -> None:
@@ -75,7 +158,7 @@ def smooth(losses: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the curve: every step's loss, its running mean, and the held-out loss; beside it what else was judged,
+    """Write the curve: every step's loss, its running mean, and the validation loss; beside it what else was measured,
     the loss by noise level and a classifier's accuracy.
     """
     from matplotlib.figure import Figure
@@ -141,4 +224,4 @@ def _psnr(axis: Any, held: list[tuple[int, dict[str, Any]]]) -> None:
     axis.legend()
 
 
-PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was judged
+PANELS = {"psnr": _psnr, "by_noise": _by_noise, "accuracy": _accuracy}  # by the name of what was measured

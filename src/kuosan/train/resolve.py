@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kuosan import config as trees
@@ -44,12 +45,12 @@ def network_tree(
         settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
         return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0))
     said = tree.get("model", {})
-    told = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
-    doors: dict[str, Any] = {"classes": classes, "context_width": width(told)}
+    text = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
+    conditioning: dict[str, Any] = {"classes": classes, "context_width": width(text)}
     if isinstance(asked, Mapping) and asked.get("kind") == "dit":
-        network = trees.plain(default_dit(shape, size, **doors))
+        network = trees.plain(default_dit(shape, size, **conditioning))
     else:
-        network = trees.plain(default_unet(shape, size, **doors, **cells))
+        network = trees.plain(default_unet(shape, size, **conditioning, **cells))
         network |= _patch(asked, network["patch"], (*shape[1:], step))
     network["concat_channels"] = task.concat_channels(shape[0])
     few = {key: value for key, value in said.items() if key in ("prediction", "schedule", "learned_variance")}
@@ -95,8 +96,10 @@ def prediction(said: Mapping[str, Any]) -> dict[str, str]:
     return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
 
 
-def check_tree(tree: Mapping[str, Any]) -> None:
+def check_tree(tree: Mapping[str, Any]) -> RunConfig:
     """Refuse what can be refused before the images are read: all but the network, whose defaults follow from them.
+
+    Returns what was checked, for `resolve`.
 
     Raises:
         Error: whatever the configuration classes refuse.
@@ -105,7 +108,9 @@ def check_tree(tree: Mapping[str, Any]) -> None:
     tree = _filled(tree, defaults.version(tree))
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
-    _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
+    config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    _check_training(config)
+    return config
 
 
 def encoder_named(tree: Mapping[str, Any]) -> str:
@@ -122,17 +127,19 @@ def resolve(
     text: Tree | None = None,
     shapes: tuple[tuple[int, int], ...] = (),
     before: Mapping[str, Any] | None = None,
+    checked: RunConfig | None = None,
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the images' shape.
 
     What is not said is filled in: the network from the images' shape and `size`, everything else from the defaults.
 
     Args:
-        own: the class name of a network the caller brings, in place of one of kuosan's.
+        own: the class name of a network that the caller gives, in place of one of kuosan's.
         classes: the names of the data's classes, in the order of their labels.
-        text: how captions are told, with what the data or the encoder decide filled in.
+        text: how captions condition the network, with what the data or the encoder decide filled in.
         shapes: (H, W) of all aspect-ratio buckets, where there are several.
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
+        checked: what `check_tree` made of the same tree; what it refused is not looked for again.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
@@ -150,15 +157,15 @@ def resolve(
     train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
-    _check_fit(config)
+    _check_fit(config, checked)
     return config
 
 
 def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     """The tree over the version's defaults, with what follows from captions and from training a classifier."""
     tree = rules.fill_codec(tree)
-    told = tree.get("model", {}).get("text", {})
-    if isinstance(told, Mapping) and told.get("kind", "none") != "none":
+    text = tree.get("model", {}).get("text", {})
+    if isinstance(text, Mapping) and text.get("kind", "none") != "none":
         tree = trees.merge(tree, {"model": {"task": {"text": True}}})
     said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
     objective = trees.build(RunConfig, {"train": said}).train.objective
@@ -168,14 +175,14 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     return trees.merge(rules.CLASSIFIER_FOLLOWS, tree) if objective == "classifier" else tree
 
 
-def _check_fit(config: RunConfig) -> None:
+def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:
     model, shape = config.model, config.model.shape
     assert shape is not None
     if model.network.kind == "classifier" and config.train.objective != "classifier":
         raise Error("model.network.kind = classifier: a classifier is trained with --objective classifier; say that.")
     if model.network.kind == "autoencoder" and config.train.objective != "autoencoder":
         raise Error("model.network.kind = autoencoder: it is trained with --objective autoencoder; say that.")
-    _check_training(config)
+    _check_training(config, checked)
     check_buckets(model)
     if config.train.objective == "classifier":
         rules.check_classifier_fit(model)
@@ -192,19 +199,19 @@ def _check_fit(config: RunConfig) -> None:
 
 
 def _check_text(model: ModelConfig, train: TrainConfig) -> None:
-    """Refuse settings of text without text, and text that a network cannot be told. Raises: Error."""
+    """Refuse settings of text without text, and text that a network cannot take. Raises: Error."""
     if train.uncaptioned != "refuse" and model.text.kind == "none":
         raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
     if model.task.text and model.text.kind == "none":
         raise Error("model.task.text = true follows from model.text: say --text bytes, or an encoder.")
     if isinstance(model.text, ByteText) and model.network.kind == "own":
         raise Error(
-            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own is told by an "
-            "encoder (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
+            "model.text.kind = bytes trains its transformer with kuosan's networks; one of your own takes an "
+            "encoder's features (--text encoder --encoder FOLDER), as network(x, t, context=, context_mask=)."
         )
 
 
-def _check_training(config: RunConfig) -> None:
+def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None:
     model, train = config.model, config.train
     _check_text(model, train)
     rules.check_codec(train, model)
@@ -213,15 +220,22 @@ def _check_training(config: RunConfig) -> None:
     if train.objective == "autoencoder":
         rules.check_autoencoder(train, model, USUAL_PREDICTION[model.schedule.kind])
         return
-    rules.refuse_autoencoder_settings(train)
     if train.objective == "classifier":
         return
     rules.check_loss(train, model)
-    if train.preview_every:
+    if train.preview_every and not (checked is not None and _previewed(checked) == _previewed(config)):
         try:
             choose(model, preview_request(train, model.task))
         except Error as error:
             raise Error(f"previews cannot be sampled: {error} Or --train.preview-every 0 for none.") from None
+
+
+def _previewed(config: RunConfig) -> tuple[object, ...]:
+    """All that decides on whether previews can be sampled."""
+    model, train = config.model, config.train
+    kept = ("schedule", "prediction", "sigma_data", "learned_variance", "text", "codec")
+    task = replace(model.task, class_names=(), drop=None), model.task.dropped
+    return *(getattr(model, name) for name in kept), *task, preview_request(train, model.task), train.preview_every > 0
 
 
 def preview_request(train: TrainConfig, task: Task) -> Request:

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, whether it is what was asked for, and the two files that say so.
 
 A run's configuration is that of its newest good save; config.yaml and data.json beside the saves are copies for people
-and for the next start, written anew when they are lost or damaged. A run is never silently begun anew.
+and for the next start, written again when they are lost or damaged. A run is never silently begun again.
 
 What makes a folder a run is config.yaml, the first visible file that kuosan writes into it; codec/, the log and the
 first save follow. Until that save is complete, all of it is set-up, which the same command completes or replaces.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,6 +69,7 @@ class RunState:
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
     init: str | None = None  # the run whose weights this one began with
+    new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
     notes: list[str] = field(default_factory=list)
 
@@ -124,32 +125,37 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     """Lock the folder, and find what to start from."""
     found, folder = RunState(), asked.folder
     if held is not None:
-        held.append(Lock(folder))
-        if not held[0].held:
-            found.notes.append(
-                f"warning: {folder} lies on a file system without locks: start no second training there."
-            )
-    before = stored(folder)
-    known = _known(folder)
-    anew = False
+        held.append(lock(folder, found.notes.append))
+    saved = _newest(folder)
+    before = stored(folder) if saved is None else saved.config
+    known = _known(folder, saved)
     if before is not None:
         try:
+            found.new_data = bool(known.prints) and asked.fingerprint not in known.prints
             found.notes += _compare(asked, before, known)
         except Error:
-            anew = untrained(folder)
-            if not anew:
+            if not untrained(folder):
                 raise
-            known = RunOrigin((), None)
-            found.notes.append(f"{folder} holds a run of no step yet: it begins anew with what is asked for now.")
+            known, saved, found.new_data = RunOrigin((), None), None, False
+            found.notes.append(f"{folder} holds a run of no step yet: it begins again with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
-    found.saved = None if anew else _newest(folder, found.notes)
-    if found.saved is not None:
-        found.halvings = memory.known(folder, found.saved, found.notes)
+    found.saved = saved
+    if saved is not None:
+        found.notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
+        found.halvings = memory.known(folder, saved, found.notes)
     elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
         found.weights = saved.ema
         found.notes += _init_notes(asked, saved)
     return found
+
+
+def lock(folder: Path, say: Callable[[str], None]) -> Lock:
+    """The folder's lock, taken. Raises: Error: another process holds it."""
+    taken = Lock(folder)
+    if not taken.held:
+        say(f"warning: {folder} lies on a file system without locks: start no second training there.")
+    return taken
 
 
 def untrained(folder: Path) -> bool:
@@ -169,12 +175,12 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> 
         )
     with contextlib.suppress(Error):
         if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
-            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written anew.")
+            notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written again.")
     if known.prints and asked.fingerprint not in known.prints:
         if not asked.accept_new_data:
             raise Error(
                 f"the images are not the ones this run was trained on ({folder} knows data {known.prints[0][:12]}, "
-                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn anew each time, or "
+                f"now {asked.fingerprint[:12]}): some were added, removed or changed, or are drawn each time, or "
                 f"this version reads them otherwise (docs/data.md, What is read otherwise): put them back, say "
                 f"--accept-new-data (in Python accept_new_data=True) to go on with these (no longer bit for bit the "
                 f"same run), or start a new run with --out ANOTHER --init {folder}."
@@ -183,19 +189,19 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> 
     return notes
 
 
-def _known(folder: Path) -> RunOrigin:
+def _known(folder: Path, saved: checkpoint.Saved | None) -> RunOrigin:
     """What a run knows of itself by data.json and its newest good save; either may be lost or damaged."""
     prints, init = [], None
-    if checkpoint.checkpoints(folder):
-        state = checkpoint.load(folder, parts=()).state
-        prints, init = [str(state.get("data"))], state.get("init")
+    if saved is not None:
+        prints, init = [str(saved.state.get("data"))], saved.state.get("init")
     with contextlib.suppress(OSError, ValueError, RecursionError, KeyError, TypeError, Error):
         head = json.loads(read_regular(folder / DATA).decode("utf-8"))
         prints, init = [str(head["fingerprint"]), *prints], init or head["init"]
     return RunOrigin(tuple(prints), init)
 
 
-def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
+def _newest(folder: Path) -> checkpoint.Saved | None:
+    """The newest good save; None where there is none yet. Raises: Error: there were some, and none can be used."""
     if not checkpoint.checkpoints(folder):
         if (folder / LOG).is_file() and (folder / LOG).stat().st_size:
             raise Error(
@@ -203,9 +209,7 @@ def _newest(folder: Path, notes: list[str]) -> checkpoint.Saved | None:
                 f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
             )
         return None
-    saved = checkpoint.load(folder, fits=require_fit)
-    notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
-    return saved
+    return checkpoint.load(folder, fits=require_fit)
 
 
 def _init_notes(asked: RunRequest, saved: checkpoint.Saved) -> list[str]:
@@ -224,7 +228,7 @@ def write_head(run: Run) -> None:
 
     A config.yaml that a person wrote into a folder without a save is kept beside, under another name.
     """
-    folder, images = run.folder, run.draws.images
+    folder, images = run.folder, run.batches.images
     parameters = run.state.parameters.values.numel()
     there = len(checkpoint.checkpoints(folder))
     saves = max(1, run.config.train.keep + 1 - there)

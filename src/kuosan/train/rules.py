@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from kuosan.networks.config import DiTConfig, UNetConfig
     from kuosan.train.config import TrainConfig
 
-# All of them, in the order of `TrainConfig`.
-LOSS_SETTINGS = (
-    "loss",
-    "weight",
-    "min_snr_gamma",
-    "p2_k",
-    "p2_gamma",
-    "vlb_weight",
-    "vlb_variance",
-    "t_sampling",
-    "t_mean",
-    "t_std",
-    "offset_noise",
-)
-
 
 def check_loss(train: TrainConfig, model: ModelConfig) -> None:
     """Refuse what this model cannot be trained with. Raises: Error."""
@@ -74,14 +59,13 @@ CLASSIFIER_FOLLOWS: Tree = {"train": {"preview_every": 0}, "model": {"task": {"l
 
 
 def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None:
-    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+    """Refuse what only a denoiser has, or its previews; `usual` is the prediction that nobody had to say.
 
     Raises:
         Error: a setting without effect.
     """
-    plain, bare = type(train)(), type(model)()
+    bare = type(model)()
     idle = [
-        *((f"train.{name}", getattr(train, name), getattr(plain, name)) for name in IDLE_FOR_CLASSIFIERS),
         *((f"model.{name}", getattr(model, name), getattr(bare, name)) for name in ("sigma_data", "learned_variance")),
         ("model.prediction", model.prediction, usual),
         ("train.preview_every", train.preview_every, 0),
@@ -95,9 +79,6 @@ def check_classifier(train: TrainConfig, model: ModelConfig, usual: str) -> None
             raise Error(
                 f"{key} = {value} has no effect on a classifier: it names images and denoises none. Leave it out."
             )
-
-
-IDLE_FOR_CLASSIFIERS = (*LOSS_SETTINGS, "preview_images", "preview_steps")
 
 
 def check_classifier_fit(model: ModelConfig) -> None:
@@ -127,19 +108,17 @@ def fill_autoencoder(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return merge(tree, {"train": {"autoencoder": {"features": name}}})
 
 
-IDLE_FOR_AUTOENCODERS = (*LOSS_SETTINGS, "uncaptioned", "preview_steps")
 IDLE_IN_MODEL = ("schedule", "sigma_data", "learned_variance", "task", "text", "codec")
 
 
 def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> None:
-    """Refuse what only a denoiser's training heeds; `usual` is the prediction that nobody had to say.
+    """Refuse what only a denoiser has, or its previews; `usual` is the prediction that nobody had to say.
 
     Raises:
-        Error: a setting without effect, or a critic that would never be heard.
+        Error: a setting without effect, or a discriminator that would never learn.
     """
-    plain, bare = type(train)(), type(model)()
+    bare = type(model)()
     idle = [
-        *((f"train.{name}", getattr(train, name, 0), getattr(plain, name, 0)) for name in IDLE_FOR_AUTOENCODERS),
         *((f"model.{name}", getattr(model, name, 0), getattr(bare, name, 0)) for name in IDLE_IN_MODEL),
         ("model.prediction", model.prediction, usual),
     ]
@@ -147,22 +126,15 @@ def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> Non
         if value != only:
             named = getattr(value, "kind", value)
             raise Error(
-                f"{key} = {named} has no effect on an autoencoder: it adds no noise and is told nothing. Leave it out."
+                f"{key} = {named} has no effect on an autoencoder: it adds no noise and takes no conditioning. Leave "
+                "it out."
             )
     start = train.autoencoder.critic_start
     if train.autoencoder.critic and start >= train.max_steps:
         raise Error(
             f"train.autoencoder.critic_start = {start}, but the run ends at train.max_steps = {train.max_steps}: its "
-            f"critic would never be heard. Use --critic-start {train.max_steps // 2}, or --train.autoencoder.critic 0."
-        )
-
-
-def refuse_autoencoder_settings(train: TrainConfig) -> None:
-    """Raises: Error for an autoencoder's settings under another objective."""
-    if train.autoencoder != AutoencoderSettings():
-        raise Error(
-            f"train.autoencoder has no effect on objective {train.objective}: leave its settings out, or use "
-            "--objective autoencoder."
+            f"discriminator would never learn. Use --critic-start {train.max_steps // 2}, or "
+            "--train.autoencoder.critic 0."
         )
 
 
@@ -178,14 +150,14 @@ def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
     if bool(network.critic_channels) != bool(train.autoencoder.critic):
         raise Error(
             f"model.network.critic_channels = {network.critic_channels} with train.autoencoder.critic = "
-            f"{train.autoencoder.critic:g}: a critic needs both or neither; leave critic_channels out."
+            f"{train.autoencoder.critic:g}: a discriminator needs both or neither; leave critic_channels out."
         )
     least = 3 << network.critic_layers  # behind the halvings two convolutions take one cell each
     if network.critic_channels and min(seen) < least:
         layers = max(1, (min(seen) // 3).bit_length() - 1)
         raise Error(
-            f"images of {seen[0]} x {seen[1]} are too small for a critic of {network.critic_layers} layers, which "
-            f"needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
+            f"images of {seen[0]} x {seen[1]} are too small for a discriminator of {network.critic_layers} layers, "
+            f"which needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
         )
 
 
@@ -323,7 +295,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
     if network.context_width != width(model.text):
         raise Error(
             f"model.network.context_width = {network.context_width}, but model.text.kind = {model.text.kind} "
-            f"tells it of text in {width(model.text) or 0} channels: leave it out; it follows from the text."
+            f"gives it text in {width(model.text) or 0} channels: leave it out; it follows from the text."
         )
     wanted = model.task.concat_channels(cells[0])
     if network.concat_channels != wanted:

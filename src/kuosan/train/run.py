@@ -12,12 +12,12 @@ from kuosan.models.model import Model
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import memory
-from kuosan.train.batches import Draws
+from kuosan.train.batches import BatchStream
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Objective
-from kuosan.train.report import TrainingReport
+from kuosan.train.report import SilentTraining
 from kuosan.train.state import State
 
 
@@ -30,18 +30,20 @@ class Run:
     model: Model
     parallel: nn.Module  # the network as it is called in training
     state: State
-    draws: Draws
+    batches: BatchStream
     objective: Objective
     log: Log | None  # on the first process only
     monitor: Monitor | None
     world: World
-    report: TrainingReport
+    report: SilentTraining
     extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
     lock: Lock | None = None  # held on the first process
+    new_data: bool = False  # it goes on with other images than it was trained on before
+    closed: bool = False  # it has let go of its files and of the other processes
     saved_at: int = -1  # the step of the newest save; -1: there is none
     tried_at: int = -1  # the step of the newest attempt
     failed_saves: int = 0  # in a row
     unwritten: list[dict[str, Any]] = field(default_factory=list)  # rows that the log could not take yet
-    clock: list[tuple[float, int]] = field(default_factory=list)
+    times: list[tuple[float, int]] = field(default_factory=list)  # when the last steps ended, and which
     sizes: memory.Sizes = field(default_factory=memory.Sizes)
     on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then

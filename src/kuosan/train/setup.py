@@ -1,11 +1,12 @@
 """From what a person asked to a run that is ready to train: a new one, one that goes on, or one from another's weights.
 
-The first process locks, reads and writes; the others hear what it found, or its error.
+The first process locks, reads and writes; the others receive what it found, or its error.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,14 @@ from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import latents
-from kuosan.train.batches import Draws, History
+from kuosan.train.batches import BatchStream, LossAwareSampler
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion, Objective, check_labels
-from kuosan.train.report import TrainingReport
-from kuosan.train.resume import LOG, RunRequest, RunState, look, write_head
+from kuosan.train.report import SilentTraining
+from kuosan.train.resume import LOG, RunRequest, RunState, lock, look, stored, write_head
 from kuosan.train.rules import noise_shape
 from kuosan.train.run import Run
 from kuosan.train.state import State, exact
@@ -54,7 +55,7 @@ def open_run(
     images: Images,
     compute: Compute,
     world: World,
-    report: TrainingReport,
+    report: SilentTraining,
     *,
     network: nn.Module | None = None,
     encoder: TextEncoder | None = None,
@@ -63,7 +64,9 @@ def open_run(
     accept_new_data: bool = False,
     dry: bool = False,
 ) -> Run:
-    """A run ready to train: its newest good save loaded, or a fresh start. With `dry` nothing is written or locked.
+    """A run opened: its newest good save loaded, or a fresh start; `attach` makes it ready to train.
+
+    Nothing is written into its folder; one that is there is locked, but with `dry`.
 
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
@@ -71,26 +74,45 @@ def open_run(
     """
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
-        _check_door(network)
+        _check_conditioning(network)
     asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data)
     held: list[Lock] = []
     try:
-        found = world.on_first(lambda: look(asked, None if dry else held))
+        found = world.on_first(lambda: look(asked, held if not dry and _may_be_there(folder) else None))
         for text in found.notes:
             report.say(text)
         kept = autoencoder is not None or encoder is not None
         cache = cache_root(config.data.cache) if kept and not dry else None
         latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
         asked.config, images = latent.config, latent.images
-        told = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
-        run = _ready(asked, found, images, compute, world, report, network, encoder, told, latent.codec)
-        if not dry:
-            world.on_first(lambda: _attach(run, held[0], autoencoder))
+        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
+        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec)
+        run.lock, run.new_data = held[0] if held else None, found.new_data
         return run
     except BaseException:
         for lock in held:
             lock.release()
         raise
+
+
+def _may_be_there(folder: Path) -> bool:
+    """Whether there is anything of that name, as far as can be seen."""
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def attach(run: Run, autoencoder: Held | None) -> None:
+    """Make an opened run ready to train: the first process locks its folder, and writes what makes it a run.
+
+    Raises:
+        Error: another process holds the folder, or began a run there meanwhile; it cannot be written. On every process.
+    """
+    run.world.on_first(lambda: _attach(run, autoencoder))
 
 
 def _fingerprint(config: RunConfig, images: Images) -> str:
@@ -120,7 +142,7 @@ def _ready(
     images: Images,
     compute: Compute,
     world: World,
-    report: TrainingReport,
+    report: SilentTraining,
     network: nn.Module | None,
     encoder: TextEncoder | None,
     texts: Texts | None,
@@ -138,7 +160,7 @@ def _ready(
         facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
     if found.saved is not None:
         _restore(state, found.saved, asked)
-        report.say(f"going on from step {state.step} of {train.max_steps}.")
+        report.say(f"going on from step {state.step} of {train.max_steps}: {asked.folder}")
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
@@ -149,7 +171,7 @@ def _ready(
         model,
         world.parallel(model.network),
         state,
-        Draws(
+        BatchStream(
             images,
             train.seed,
             train.batch,
@@ -180,22 +202,22 @@ def _ready(
     )
 
 
-def _check_door(network: nn.Module) -> None:
-    """Raises: Error for a caller's network that cannot be told what is known of an image."""
+def _check_conditioning(network: nn.Module) -> None:
+    """Raises: Error for a caller's network that takes no image to restore as conditioning."""
     taken = inspect.signature(network.forward).parameters.values()
     if not any(each.name == "concat" or each.kind is inspect.Parameter.VAR_KEYWORD for each in taken):
         raise Error(
-            f"{type(network).__name__} cannot be told what is known of an image: a task that restores calls "
+            f"{type(network).__name__} takes no conditioning: a task that restores calls "
             f"network(x, t, concat=...), so give forward a concat of (B, K, H, W); docs/restoration.md says which."
         )
 
 
-def _history(config: RunConfig) -> History | None:
-    """What importance sampling remembers; nothing else does."""
+def _history(config: RunConfig) -> LossAwareSampler | None:
+    """The losses that importance sampling remembers; nothing else does."""
     schedule = config.model.schedule
     if config.train.t_sampling != "importance" or not isinstance(schedule, Discrete):
         return None
-    return History(schedule.T)
+    return LossAwareSampler(schedule.T)
 
 
 def _objective(config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec) -> Objective:
@@ -208,15 +230,19 @@ def _objective(config: RunConfig, images: Images, compute: Compute, state: State
     return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
-def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
+def _attach(run: Run, autoencoder: Held | None) -> None:
     """Give the first process what it alone has: the lock, the head, the log cut to the state's step, the monitor.
 
     The head comes first: it is what makes the folder a run, which the same command completes.
     """
+    if run.lock is None:
+        run.lock = lock(run.folder, run.report.say)
+        if stored(run.folder) is not None:
+            raise Error(f"{run.folder} was begun by another process meanwhile: the same command again goes on with it.")
     write_head(run)
     if autoencoder is not None:
         codec_folder.write(run.folder, autoencoder)
-    run.lock, run.log = lock, Log(run.folder / LOG)
+    run.log = Log(run.folder / LOG)
     if damage := run.log.truncate_after(run.state.step):
         run.report.say(f"warning: {damage}")
     lacking = run.state.step - len({row["step"] for row in run.log.rows()})
@@ -224,8 +250,10 @@ def _attach(run: Run, lock: Lock, autoencoder: Held | None) -> None:
         run.report.say(
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
-    draws, train = run.draws, run.config.train
-    run.monitor = Monitor(run.folder, run.model, draws.images, train, run.objective, draws.texts, draws.noise_shape)
+    batches, train = run.batches, run.config.train
+    run.monitor = Monitor(
+        run.folder, run.model, batches.images, train, run.objective, batches.texts, batches.noise_shape
+    )
 
 
 def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
@@ -240,7 +268,7 @@ def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
         )
 
 
-def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: TrainingReport) -> None:
+def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: SilentTraining) -> None:
     for name, now in facts.items():
         before = saved.state.get(name)
         if before != now:

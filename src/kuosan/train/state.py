@@ -29,7 +29,7 @@ from kuosan.errors import Error, shown
 from kuosan.options import Tree
 from kuosan.storage import checkpoint
 from kuosan.storage import tensors as weights
-from kuosan.train.batches import History
+from kuosan.train.batches import LossAwareSampler
 from kuosan.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -241,12 +241,12 @@ class State:
     retry: int = 0  # returns to an earlier save, so that the same steps draw other noise
     returns: int = 0  # of them, those since the last save that was due
     good_step: int = 0  # the last save that was due, after a finite step: where too many bad ones return to
-    history: History | None = None  # of losses, under importance sampling
+    history: LossAwareSampler | None = None  # of losses, under importance sampling
     constants: frozenset[str] = frozenset()  # buffers that hold infinities from the start, as causal masks do
     _buffers: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, network: nn.Module, config: TrainConfig, history: History | None = None) -> State:
+    def fresh(cls, network: nn.Module, config: TrainConfig, history: LossAwareSampler | None = None) -> State:
         """The state before the first step.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a run's network is told of each image's caption: pieces of text, or a text encoder's features of it.
+"""What a run's network is given of each image's caption: pieces of text, or a text encoder's features of it.
 
 Captions are cut, or encoded, once, before training; a step looks rows up. A dropped caption is the empty text.
 """
@@ -37,7 +37,7 @@ class Texts(Protocol):
     """Captions as a network takes them."""
 
     def of(self, ids: np.ndarray, dropped: np.ndarray) -> dict[str, Tensor]:
-        """Of images `ids` (B,), by door; the empty text where `dropped` (B,)."""
+        """Of images `ids` (B,), by conditioning input; the empty text where `dropped` (B,)."""
         ...
 
 
@@ -52,10 +52,10 @@ class Pieces:
         """`tokens` (B, L, 16) int64, cut behind the longest of these."""
         wanted = np.where(dropped, len(self.places) - 2, ids)
         begins, ends = self.places[wanted], self.places[wanted + 1]
-        told = np.zeros((len(ids), int((ends - begins).max()), self.rows.shape[1]), np.int64)
-        for row, begin, end in zip(told, begins, ends):
+        tokens = np.zeros((len(ids), int((ends - begins).max()), self.rows.shape[1]), np.int64)
+        for row, begin, end in zip(tokens, begins, ends):
             row[: end - begin] = self.rows[begin:end]
-        return {"tokens": torch.from_numpy(told)}
+        return {"tokens": torch.from_numpy(tokens)}
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Heard:
 
 
 def settled(text: Text, images: Images, uncaptioned: str, encoder: Any) -> Tree | None:
-    """How captions are told, with what the data or the encoder decide; None where nothing is told.
+    """How captions condition the network, with what the data or the encoder decide; None without text.
 
     Raises:
         Error: captions are missing or too long, or the encoder is another than the run's.
@@ -158,7 +158,7 @@ def open_texts(
     say: Callable[[str], None],
     world: World = World(),  # noqa: B008 (frozen)
 ) -> Texts | None:
-    """What a model is told of these images' captions; None where it is told nothing.
+    """What a model is given of these images' captions; None without text.
 
     Args:
         encoder: the opened text encoder, where the model has one.

@@ -1,0 +1,419 @@
+"""Training as a job: `plan_train` opens and refuses everything once, `run_train` trains and yields events. Torch-free.
+
+    plan = plan_train(TrainJob(out, settings={"data": {"path": "photos"}}))
+    for event in run_train(plan): ...           Progress, Fact, Preview, Wrote, Warned; the last is Finished(TrainedRun)
+
+`kuosan.fit` and `kuosan train` are both this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, get_args
+
+from kuosan import config as trees
+from kuosan import options
+from kuosan.data.config import PORTRAITS
+from kuosan.errors import Error, shown, unknown
+from kuosan.events import Event, Fact, Finished, Progress
+from kuosan.networks.config import Size
+from kuosan.options import Tree
+from kuosan.storage import files
+from kuosan.train.config import SHORT, RunConfig
+from kuosan.train.resolve import check_tree, encoder_named
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from kuosan.train.api import TrainingSetup
+    from kuosan.train.estimate import StepCost
+    from kuosan.train.report import EventReport, TrainingReport
+    from kuosan.train.run import Run
+
+CONFIG = "config.yaml"
+OPTION = {"option": False}
+
+
+def size_typed(text: str) -> str:
+    """A network's size as it is typed. Raises: Error: there is none of that name."""
+    if text not in get_args(Size):
+        raise unknown("--network", text, get_args(Size))
+    return text
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to train on what; the same job again goes on where its run stopped.
+
+    Attributes:
+        settings: what was said of a `RunConfig`, as a tree; the rest follows from the images, the run or the defaults.
+        module: a network of one's own.
+        dataset: a torch Dataset in place of a path.
+        measure: time a step before the training begins, so that the plan knows what it will cost.
+    """
+
+    out: Path | None = None  # the run's folder; runs/NAME OF THE DATA if not given
+    config: str | None = None  # a YAML file of options, or a recipe by name (portraits); options given here win
+    network: Size | None = field(
+        default=None, metadata={"read": size_typed}
+    )  # the network's size where its fields are not given; small if not said
+    init: Path | None = None  # start from the averaged weights of this run
+    accept_new_data: bool = False  # go on although the images are not the ones the run was trained on
+    dry_run: bool = False  # say what would be done, and do nothing
+    settings: Tree = field(default_factory=dict, metadata=OPTION)
+    module: Any = field(default=None, metadata=OPTION)
+    dataset: Any = field(default=None, metadata=OPTION)
+    measure: bool = field(default=True, metadata=OPTION)
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunConfig, TrainJob):
+    """All that a person may type of a job, its settings among them; nothing is ever made of it."""
+
+
+@dataclass(frozen=True)
+class SettledJob:
+    """A job whose folder and settings are known and were checked, before anything is opened."""
+
+    out: Path
+    tree: Tree
+    before: Tree | None  # the configuration of the run that is there
+    checked: RunConfig
+    typed: str  # the text encoder that a person named, which alone may be fetched
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training with everything opened; leaving it as a context lets go of what was not run.
+
+    Attributes:
+        cost: what a step costs; None where none is to be taken, it was not asked for, or on processes but the first.
+    """
+
+    job: TrainJob
+    setup: TrainingSetup
+    run: Run
+    report: EventReport
+    cost: StepCost | None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.setup.world.first
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a run goes on, from a save."""
+        return self.run.saved_at >= 0
+
+    @property
+    def steps_left(self) -> int:
+        """Steps to be taken."""
+        return self.run.config.train.max_steps - self.run.state.step
+
+    @property
+    def epochs(self) -> float:
+        """How often each training image is shown, in all."""
+        train = self.run.config.train
+        return train.max_steps * train.batch / len(self.setup.images.train)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the steps will take, about."""
+        return None if self.cost is None else self.cost.seconds * self.steps_left
+
+    def image_lines(self) -> list[str]:
+        """What there is to say of the images."""
+        from kuosan.train.report import image_lines
+
+        run = self.run
+        captions = run.config.model.task.text
+        return image_lines(self.setup.images, resumed=self.resumed, changed=run.new_data, captions=captions)
+
+    def __enter__(self) -> TrainPlan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from kuosan.train import api
+
+        api.close(self.run, error)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a training came to."""
+
+    folder: Path
+    config: RunConfig
+    step: int
+    stopped: int  # the signal that asked it to stop; 0: it came to its last step
+    validation: Mapping[str, Any] | None  # the last row of the log with a validation (`held_out`)
+
+
+def settle(job: TrainJob) -> SettledJob:
+    """Where a job goes and what it was asked for, refused where no image and no weight need be read for that.
+
+    Raises:
+        Error: impossible settings, no images, a folder of something else.
+    """
+    typed = encoder_named(job.settings)
+    tree: Mapping[str, Any] = job.settings
+    if job.config is not None:
+        tree = trees.merge(_groups(trees.load(recipe(job.config))), tree)
+    goes_on = "path" not in tree.get("data", {}) and job.dataset is None
+    out, before = job.out, None
+    if goes_on:
+        out = _required(out)
+        before, tree = _of_run(out, tree)
+        if job.network is not None:
+            raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
+    if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
+        raise Error(
+            "model.network.kind = own: a network of your own is given from Python: "
+            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
+        )
+    checked = check_tree(tree)
+    if out is None:
+        name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
+        out = Path("runs") / name.removesuffix(".zip")
+    if not goes_on and is_there(out):  # a folder of something else is refused before the images are read
+        from kuosan.train.resume import stored
+
+        before = stored(out)
+    return SettledJob(out, dict(tree), before, checked, typed)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name. Raises: Error: it cannot be looked at."""
+    with files.explained(path, doing="read"):
+        return path.exists()
+
+
+def _groups(tree: Tree) -> Tree:
+    """A configuration file's tree, once each of its top keys is a known group of settings."""
+    trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
+    return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
+
+
+def recipe(name: str) -> Path:
+    """A YAML file by its path, or one of kuosan's own recipes by its name.
+
+    Raises:
+        Error: neither.
+    """
+    own = Path(__file__).parent.parent / "recipes"
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        return Path(name)
+    names = sorted(path.stem for path in own.glob("*.yaml"))
+    if name not in names:
+        raise unknown("recipe", name, names)
+    return own / f"{name}.yaml"
+
+
+def _required(out: Path | None) -> Path:
+    if out is None:
+        raise Error(
+            "no images given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
+        )
+    return out
+
+
+def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree]:
+    """The configuration of the run in a folder, and what was said laid over it.
+
+    Raises:
+        Error: there is no run, or its images are no longer where they were.
+    """
+    from kuosan.storage import checkpoint  # a save's own configuration: the run's copy may be lost, damaged or edited
+
+    if not checkpoint.checkpoints(out) and not (out / CONFIG).is_file():
+        raise Error(
+            f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
+        )
+    from kuosan.train.resume import stored
+
+    before = stored(out)
+    tree = trees.merge(trees.load(out / CONFIG) if before is None else before, tree)  # None: written by hand
+    _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
+    return before, tree
+
+
+def _check_there(path: str, out: Path) -> None:
+    """Refuse to go on where a run's images are no longer where they were."""
+    if path == PORTRAITS or Path(path).expanduser().exists():
+        return
+    place = "" if Path(path).expanduser().is_absolute() else f" (seen from {Path.cwd()})"
+    raise Error(
+        f"{out} was trained on {path}, which is not here{place}: name where the images are now: "
+        f"kuosan train IMAGES --out {quote(str(out))}. A data set of your own from Python goes on there: "
+        f"kuosan.fit(DATASET, out={str(out)!r})."
+    )
+
+
+def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -> TrainPlan:
+    """Open the images, the save to go on from and the network; nothing is written into the run's folder.
+
+    Args:
+        on_event: called with what happens meanwhile: Progress of reading images, Warned, Fact("note").
+
+    Raises:
+        Error: whatever is impossible.
+    """
+    settled = settle(job)
+    return _opened(job, settled, on_event or (lambda event: None))
+
+
+def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None]) -> TrainPlan:
+    from kuosan.storage import checkpoint
+    from kuosan.train import api
+    from kuosan.train.estimate import measure
+    from kuosan.train.report import EventReport, SilentTraining
+
+    if job.init is not None:
+        checkpoint.load_config(job.init)  # refused before the images are read
+    setup = api.prepare(
+        settled.out,
+        settled.tree,
+        size=job.network or "small",
+        network=job.module,
+        dataset=job.dataset,
+        progress=lambda what, done, of: on_event(Progress(what, done, of)),
+        typed=settled.typed,
+        before=settled.before,
+        checked=settled.checked,
+    )
+    report = EventReport(on_event)
+    first = setup.world.first
+    more: dict[str, Any] = {"init": job.init, "accept_new_data": job.accept_new_data, "dry": job.dry_run}
+    run = api.opened(setup, report if first else SilentTraining(), **more)
+    try:
+        steps = run.config.train.max_steps - run.state.step
+        cost = measure(run) if job.measure and first and steps else None
+    except BaseException as error:
+        api.close(run, error)
+        raise
+    report.on_event = None  # from here on they are yielded
+    return TrainPlan(job, setup, run, report, cost)
+
+
+def run_train(plan: TrainPlan) -> Iterator[Event]:
+    """Train. SIGINT, SIGTERM and SIGHUP save after the step in progress and end it; Finished says which came.
+
+    Closed in between, it stops at once: what is saved stays.
+
+    Raises:
+        Error: a disk that is full, images that are gone, memory that does not suffice, a training that diverges.
+    """
+    from kuosan.train import api
+
+    assert not plan.job.dry_run, "a dry run is planned, and that is all"
+    run = plan.run
+    api.begin(run, plan.setup)
+    steps, stopped = api.training(run), -1
+    try:
+        while stopped < 0:
+            try:
+                next(steps)
+            except StopIteration as end:
+                stopped = int(end.value)
+            yield from plan.report.take()
+    except GeneratorExit:
+        steps.close()
+        raise
+    except BaseException:
+        yield from plan.report.take()
+        raise
+    rows = [row for row in run.log.rows() if row.get("held_out")] if run.log is not None else []
+    yield Finished(TrainedRun(run.folder, run.config, run.state.step, stopped, rows[-1] if rows else None))
+
+
+def fit(
+    network: nn.Module | None = None,
+    data: Dataset[Any] | str | Path | None = None,
+    out: str | Path = "run",
+    *,
+    report: TrainingReport | None = None,
+    size: Size | None = None,
+    init: str | Path | None = None,
+    accept_new_data: bool = False,
+    **settings: Any,
+) -> Path:
+    """Train on a folder or a torch Dataset, kuosan's network or a module of one's own; returns the run's folder.
+
+    The same call again goes on where the run stopped. Settings are those of the configuration, by their last name
+    (`max_steps=1000`) or dotted (`**{"train.batch": 32}`).
+
+    Args:
+        network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
+            transformer if `**{"network.kind": "dit"}`.
+        data: a Dataset of images (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
+            or a path as the shell takes it.
+        settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
+        size: of kuosan's network, tiny to large; small if none. The images' is `**{"data.size": 64}`.
+
+    Raises:
+        Error: whatever the shell's `train` refuses.
+    """
+    if network is not None and size is not None:
+        raise Error(
+            f"size = {size!r} is of kuosan's networks, and a network of your own was given: leave it out. "
+            'Pixels a side are **{"data.size": 64}.'
+        )
+    schedule = settings.pop("schedule") if dataclasses.is_dataclass(settings.get("schedule")) else None
+    tokens = [word for key, value in settings.items() for word in options.words(key, value)]
+    tree, _ = options.parse(tokens, RunConfig, SHORT)
+    if schedule is not None:
+        from kuosan.models.model import stored_schedule
+
+        if also := tree.get("model", {}).get("schedule"):
+            raise Error(
+                f"schedule {shown(schedule)} holds all of its numbers, so {', '.join(also)} beside it is refused."
+            )
+        tree = trees.merge(tree, {"model": {"schedule": trees.plain(stored_schedule(schedule))}})
+    dataset = None if isinstance(data, str | Path) else data
+    if data is None and "path" not in tree.get("data", {}):
+        raise Error("no images given: pass data=, a torch Dataset or a path ('portraits' are built in).")
+    if isinstance(data, str | Path):
+        tree.setdefault("data", {})["path"] = str(data)
+    job = TrainJob(
+        Path(out),
+        network=size,
+        init=None if init is None else Path(init),
+        accept_new_data=accept_new_data,
+        settings=tree,
+        module=network,
+        dataset=dataset,
+        measure=False,
+    )
+    return _reported(job, report)
+
+
+def _reported(job: TrainJob, report: TrainingReport | None) -> Path:
+    """Plan and run a job, its events as calls of a report."""
+    from kuosan.train.report import Lines, SilentTraining, noted
+
+    news: list[Event] = []
+    with plan_train(job, news.append) as plan:
+        shown_to = report or (Lines() if plan.first else SilentTraining())
+        for text in (*plan.image_lines(), *filter(None, map(noted, news))):
+            shown_to.say(text)
+        for event in run_train(plan):
+            if line := noted(event):
+                shown_to.say(line)
+            elif isinstance(event, Fact) and event.name == "step":
+                shown_to.step(event.values, plan.run.config.train.max_steps)
+            elif isinstance(event, Finished):
+                trained: TrainedRun = event.result
+    if trained.stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process
+        signal.raise_signal(signal.Signals(trained.stopped))
+    return trained.folder
