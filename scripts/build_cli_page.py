@@ -66,9 +66,10 @@ def converted(verb: Verb) -> str:
         for option in verb.options()
         if not verb.first or "." not in option.key  # the settings of a run have tables of their own
     ]
+    usage = " ".join(filter(None, ("kuosan", verb.name, verb.usage, "[OPTIONS]")))
     return (
-        f"## kuosan {verb.name}\n\n`{' '.join(filter(None, ('kuosan', verb.name, verb.usage, '[OPTIONS]')))}`\n\n{verb.text}\n\n"
-        "| option | default | meaning |\n|---|---|---|\n" + "\n".join([*rows, ""])
+        f"## kuosan {verb.name}\n\n`{usage}`\n\n{verb.text}\n\n| option | default | meaning |\n|---|---|---|\n"
+        + "\n".join([*rows, ""])
     )
 
 
