@@ -58,7 +58,10 @@ def page() -> str:
 
 
 def converted(verb: Verb) -> str:
-    """One verb: what it does, and a table of its options."""
+    """One verb: what it does, and a table of its options. Raises: KeyError for one without documentation."""
+    for option in verb.options():
+        if not option.doc.strip():
+            raise KeyError(option.key)
     rows = [
         "| "
         + " | ".join(cell.replace("|", "\\|") for cell in (f"`{flag(verb, option)}`", code(shown(option)), option.doc))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from kuosan.cli import verbs
+from kuosan.cli.flags import Verb
 from kuosan.diffusion import registry
 from kuosan.options import options
 from kuosan.train.config import SHORT, RunConfig
@@ -35,12 +37,13 @@ def test_every_setting_is_on_the_page_with_its_documentation() -> None:
         assert f"| `{option.name}` |" in text
 
 
-def test_a_flag_without_documentation_fails(builder: ModuleType) -> None:
-    def verb(*, undocumented: int = 3) -> None:
-        """A verb."""
+def test_an_option_without_documentation_fails(builder: ModuleType) -> None:
+    @dataclass(frozen=True)
+    class Job:
+        undocumented: int = 3
 
     with pytest.raises(KeyError, match="undocumented"):
-        list(builder.flags(verb, builder.docstring(verb)[1]))
+        builder.converted(Verb("verb", Job, "", "A verb.", lambda tree, words: None))
 
 
 def test_groups_hold_every_setting_once() -> None:

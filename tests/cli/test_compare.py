@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan.evaluate import compare as comparing
-from kuosan.evaluate.compare import compare
 from kuosan.evaluate.comparison import ComparisonConfig
+from kuosan.evaluate.plan import compare
 from kuosan.evaluate.train_overlap import Schooling, chosen
 from kuosan.sample.generate import Sampling, frames_of
 from kuosan.storage import checkpoint, outputs

@@ -22,7 +22,7 @@ from kuosan import seeds
 from kuosan.data.images import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.evaluate import reconstruct as reconstructing
-from kuosan.evaluate.reconstruct import reconstruct
+from kuosan.evaluate.plan import reconstruct
 from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.metrics.image_quality import psnr, ssim
 from kuosan.metrics.kid import kid_of_pairs

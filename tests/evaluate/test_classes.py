@@ -17,7 +17,8 @@ from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.job import EvaluateJob, plan_evaluate
+from kuosan.evaluate.job import EvaluateJob
+from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure, nested
 from kuosan.sample import pipeline

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from kuosan.errors import Error
-from kuosan.evaluate.compare import compare
+from kuosan.evaluate.plan import compare
 from shell import QUICK, kuosan
 
 

@@ -17,14 +17,8 @@ from kuosan.evaluate import compare as comparing
 from kuosan.evaluate import prepare
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.config import EvaluateConfig, ReconstructionConfig
-from kuosan.evaluate.job import (
-    CompareJob,
-    EvaluateJob,
-    ReconstructJob,
-    plan_compare,
-    plan_evaluate,
-    plan_reconstruct,
-)
+from kuosan.evaluate.job import CompareJob, EvaluateJob, ReconstructJob
+from kuosan.evaluate.plan import plan_compare, plan_evaluate, plan_reconstruct
 from kuosan.sample.request import Request
 from shell import image_folder, kuosan, smooth_folder
 

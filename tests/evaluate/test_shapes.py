@@ -11,7 +11,8 @@ from measured import Heard, network
 
 from kuosan.errors import Error
 from kuosan.evaluate.config import EvaluateConfig
-from kuosan.evaluate.job import EvaluateJob, plan_evaluate
+from kuosan.evaluate.job import EvaluateJob
+from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
 from kuosan.sample.request import Request

@@ -9,7 +9,8 @@ from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, show_report
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.evaluate.job import CompareJob, plan_compare
+from kuosan.evaluate.job import CompareJob
+from kuosan.evaluate.plan import plan_compare
 from kuosan.options import Tree
 
 if TYPE_CHECKING:

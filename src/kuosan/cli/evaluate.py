@@ -13,7 +13,8 @@ from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
 from kuosan.evaluate.config import USELESS, configured
-from kuosan.evaluate.job import EvaluateJob, finish, plan_evaluate
+from kuosan.evaluate.job import EvaluateJob, finish
+from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.report import FigureTable, Report
 from kuosan.options import Tree
 

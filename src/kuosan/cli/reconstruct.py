@@ -9,7 +9,8 @@ from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, say_written, show_report
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.evaluate.job import ReconstructJob, plan_reconstruct
+from kuosan.evaluate.job import ReconstructJob
+from kuosan.evaluate.plan import plan_reconstruct
 from kuosan.options import Tree
 
 if TYPE_CHECKING:

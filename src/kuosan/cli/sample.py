@@ -36,9 +36,9 @@ def sample(tree: Tree, words: list[str]) -> None:
 
         again(job)
         return
-    if read and words and " " not in prompts[0].strip():
-        say(f"there is no run {prompts[0]!r} here: it is read as a prompt for the package's own model.")
-    run_job(job)
+    taken = read and bool(words) and " " not in prompts[0].strip()
+    note = f"there is no run {prompts[0]!r} here: it is read as a prompt for the package's own model." if taken else ""
+    run_job(job, note)
 
 
 VERB = Verb(
@@ -81,9 +81,11 @@ def make(
     return done.seconds, done.nfe
 
 
-def run_job(job: SampleJob) -> Sampled:
-    """Plan, say what will be done, do it with a bar, and say what was made."""
+def run_job(job: SampleJob, note: str = "") -> Sampled:
+    """Plan, say what will be done, do it with a bar, and say what was made; `note` is said first."""
     plan = plan_sample(job)
+    if note:
+        say(note)
     _say_plan(plan)
     n, folder, files = plan.sampling.request.n, None, 0
     with bar() as progress:

@@ -28,7 +28,7 @@ from kuosan.evaluate import comparison, train_overlap
 from kuosan.evaluate import damage as distortion
 from kuosan.evaluate.comparison import NAME, SHEET, Comparison, ComparisonConfig, Contestant, Scores
 from kuosan.evaluate.damage import Damaged, Distance, baselines, damage, measure
-from kuosan.evaluate.job import SAMPLING, CompareJob, EvaluationReport, SilentEvaluation, finish, plan_compare
+from kuosan.evaluate.job import SAMPLING
 from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.train_overlap import Chosen, Schooling
 from kuosan.events import Event, Fact, Finished, Progress, Wrote
@@ -84,31 +84,6 @@ class ComparePlan:
         """Network evaluations in all."""
         answers = len(self.damaged) * self.config.variants
         return answers * sum(entry.choice.evaluations for entry in self.entries)
-
-
-def compare(
-    images: str | Path,
-    runs: Sequence[str | Path],
-    *,
-    report: EvaluationReport | None = None,
-    distance: Distance | None = None,
-    **options: Any,
-) -> Comparison:
-    """How well runs restore damaged images: compare("portraits", ["runs/a:ddnm", "runs/b"], upscale=4, n=16).
-
-    Args:
-        report: follows how it goes on.
-        distance: of uint8 images pair by pair, in place of the named perceptual distance.
-        options: further settings of `ComparisonConfig`.
-
-    Raises:
-        Error: what cannot be compared; nothing is made then.
-    """
-    tree = {"pictures": str(images), "contestants": [str(run) for run in runs], **options}
-    report = report or SilentEvaluation()
-    job = CompareJob.of(trees.build(ComparisonConfig, tree))
-    found: Comparison = finish(run_compare(plan_compare(job, distance=distance, progress=report.progress)), report)
-    return found
 
 
 def open_comparison(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.config import NONE, ReconstructionConfig, require_autoencoder
 from kuosan.evaluate.damage import capped, levels
-from kuosan.evaluate.job import EvaluationReport, ReconstructJob, SilentEvaluation, finish, plan_reconstruct
 from kuosan.evaluate.reconstruction_result import (
     IMAGE,
     NAME,
@@ -110,27 +109,6 @@ class Tally:
     latents: Gathered = field(default_factory=Gathered)
     shown: tuple[list[Tensor], ...] = field(default_factory=lambda: ([], [], []))
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
-
-
-def reconstruct(
-    target: str | Path, images: str | Path = "", *, report: EvaluationReport | None = None, **options: Any
-) -> Reconstructed:
-    """How well a run's autoencoder gives images back: reconstruct("runs/ae", "photos", n=64).
-
-    Args:
-        target: the run of an autoencoder, or of a model of latents.
-        images: a data set or an image file; those that the run held out if empty.
-        report: follows how it goes on.
-        options: further settings of `ReconstructionConfig`.
-
-    Raises:
-        Error: no autoencoder, or images that cannot be used.
-    """
-    report = report or SilentEvaluation()
-    config = trees.build(ReconstructionConfig, {"images": str(images), **options})
-    plan = plan_reconstruct(ReconstructJob.of(str(target), config), progress=report.progress)
-    found: Reconstructed = finish(run_reconstruct(plan), report)
-    return found
 
 
 def open_reconstruction(

@@ -25,7 +25,8 @@ from kuosan.evaluate import result as measures
 from kuosan.evaluate.class_accuracy import share
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
 from kuosan.evaluate.eval_images import Side, shuffled
-from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish, plan_evaluate
+from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish
+from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
 from kuosan.evaluate.result import Result, SettingResult
