@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ import numpy as np
 from kuosan.cli.console import duration
 from kuosan.errors import Error
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.prepare import EvaluationSetup, job_rows, prepare, side_rows
-from kuosan.evaluate.result import SilentEvaluation
+from kuosan.evaluate.job import EvaluateJob, plan_evaluate
+from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
 from kuosan.evaluate.run import nested
 from kuosan.evaluate.sampling import make
 from kuosan.metrics.kid import kid, kid_difference
@@ -58,12 +59,12 @@ def compare(run: Path, samplers: list[str], n: int, features: str, threads: int)
         sampler, steps, *spacing = word.split(":")
         settings = {"n": n, "sampler": sampler, "steps": steps, "features": features, "threads": threads}
         settings |= {"metrics": ["kid"]} | ({"spacing": spacing[0]} if spacing else {})
-        prepared = prepare(run, configured(nested(settings)))
+        prepared = plan_evaluate(EvaluateJob.of(str(run), configured(nested(settings))))
         reference = rows(prepared)
         if first is None:
             head(prepared, reference)
         made = rows(prepared, made=True)
-        (job,) = prepared.jobs
+        (job,) = prepared.points
         value, more = kid(made, reference), None if first is None else kid_difference(made, first, reference)
         first = made if first is None else first
         said = "" if more is None else f"{1000 * more.value:10.1f} ± {1000 * more.error:.1f}"
@@ -78,23 +79,33 @@ def compare(run: Path, samplers: list[str], n: int, features: str, threads: int)
         }
 
 
-def head(prepared: EvaluationSetup, reference: np.ndarray) -> None:
+def head(prepared: EvaluatePlan, reference: np.ndarray) -> None:
     """What is compared with what, and the floor."""
     assert prepared.network is not None and prepared.model is not None
-    one, other = (side_rows(prepared.home, side, prepared.network, SilentEvaluation()) for side in prepared.floor)
+    one, other = (returned(side_rows(prepared, side, prepared.network)) for side in prepared.floor)
     floor = kid(one, other)
     print(f"{prepared.target}, step {prepared.model.step}: {len(reference)} training images, {prepared.network.name}")
     print(f"floor: {1000 * floor.value:.1f} ± {1000 * floor.error:.1f}; computed on {prepared.model.compute}")
     print(f"{'sampler':30} {'evals':>5} {'KID x 1000':>16} {'more than the first':>22}  seconds of sampling")
 
 
-def rows(prepared: EvaluationSetup, made: bool = False) -> np.ndarray:
+def rows(prepared: EvaluatePlan, made: bool = False) -> np.ndarray:
     """The features of the images made, which are made if they lack, or of the real ones."""
     assert prepared.network is not None and prepared.model is not None
     if not made:
-        return side_rows(prepared.home, prepared.reference, prepared.network, SilentEvaluation())
-    make(prepared.model, prepared.jobs, SilentEvaluation())
-    return job_rows(prepared.jobs[0], prepared.network, SilentEvaluation())
+        return returned(side_rows(prepared, prepared.reference, prepared.network))
+    for _ in make(prepared.model, prepared.points):
+        pass
+    return returned(point_rows(prepared, prepared.points[0], prepared.network))
+
+
+def returned(steps: Generator[object, None, np.ndarray]) -> np.ndarray:
+    """What a job's part returns, its events dropped."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ ROOMS = (
         "convert",
         "data",
         "diffusion",
+        "evaluate",
         "metrics",
         "models",
         "networks",
@@ -52,6 +53,7 @@ ALLOWED = {  # what may hold a word, and why
     r'self\.critic\b|"critic\."': "names of weights in files",
     r"\bos\.walk\b|\brandom walk\b": "Python's, and mathematics'",
     r"\bdata\.walk import .*|\bwalk\((root|self\.path)": "the files of a folder, and of the folders in it",
+    r"""["']pictures?["']|"\w+_pictures"|\bpictures=part\.images""": "keys in files, and a folder of kept images",
     r'"Pictures"|"open_pictures"': "public names of before, which still work",
 }
 

@@ -151,7 +151,7 @@ def test_one_file_is_reconstructed_on_the_runs_background_at_its_own_size(tmp_pa
     Image.fromarray(rgba).save(tmp_path / "image.png")
     schooling = {"run": Schooling({"background": "#1040c8", "resize": "pad"}, None)}
     config = ReconstructionConfig(str(tmp_path / "image.png"), features="none")
-    found = reconstruction_result.subjects(config, (3, 8, 8), schooling)
+    found = reconstruction_result.open_inputs(config, (3, 8, 8), schooling)
     assert (found.at(0, 1)[0] == np.moveaxis(laid(rgba), -1, 0)).all()
     assert any("laid on #1040c8" in note for note in found.notes)
 

@@ -209,7 +209,7 @@ def test_collapsed_latents_are_warned_of(runs: Path, others: Path, tmp_path: Pat
         ema[f"quant_conv.{part}"] = torch.zeros_like(ema[f"quant_conv.{part}"])
     checkpoint.save(run, 3, config=kept.config, ema=ema, network=ema, optimizer={}, state=kept.state)
     said = kuosan("reconstruct", run, others, "--out", "report", *QUICK)
-    assert said.code == 0 and "warning: every latent channel tells next to nothing" in said.out, said
+    assert said.code == 0 and "warning: every latent channel says next to nothing" in said.out, said
     assert "Warning: every latent channel" in Path("report/table.md").read_text()
     assert told("report")["warnings"] and told("report")["channels"][0]["bits"] == 0
 

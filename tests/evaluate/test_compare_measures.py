@@ -88,7 +88,7 @@ def test_an_error_in_the_hole_alone_is_seen_there_and_is_consistent() -> None:
 
 def test_consistency_is_the_error_of_what_was_brought() -> None:
     of = damaged(upscale=4)
-    exact = measure(of, levels(of.brought.repeat_interleave(4, -1).repeat_interleave(4, -2))[:, None], distance)
+    exact = measure(of, levels(of.degraded.repeat_interleave(4, -1).repeat_interleave(4, -2))[:, None], distance)
     assert exact["consistency"].tolist() == pytest.approx([0] * 3, abs=1e-4)
     off = answers(of, torch.full((3, 16, 16), 9.0), 1)
     assert measure(of, off, distance)["consistency"].tolist() == pytest.approx([9] * 3, abs=0.1)
@@ -98,19 +98,19 @@ def test_consistency_is_the_error_of_what_was_brought() -> None:
 def test_damage_is_what_the_operators_and_eight_bits_make_and_is_keyed_by_image() -> None:
     of = damaged(upscale=4, deblur=1.0)
     blurred = operators.gaussian_blur(1.0, (16, 16)).apply(of.truth)
-    torch.testing.assert_close(of.brought, as_written(operators.area(4, (16, 16)).apply(blurred)), atol=0.01, rtol=0)
-    assert torch.equal(of.brought, as_written(of.brought))
+    torch.testing.assert_close(of.degraded, as_written(operators.area(4, (16, 16)).apply(blurred)), atol=0.01, rtol=0)
+    assert torch.equal(of.degraded, as_written(of.degraded))
     few, many = damaged(n=2, noise=10, mask="brush,blob"), damaged(n=5, noise=10, mask="brush,blob")
     assert few.hole is not None and many.hole is not None
-    assert torch.equal(few.hole, many.hole[:2]) and torch.equal(few.brought, many.brought[:2])
-    assert not few.brought[few.hole.expand_as(few.brought) > 0].any()
+    assert torch.equal(few.hole, many.hole[:2]) and torch.equal(few.degraded, many.degraded[:2])
+    assert not few.degraded[few.hole.expand_as(few.degraded) > 0].any()
     part = many.rows(1, 3)
     assert torch.equal(part.operator.apply(part.truth), many.operator.apply(many.truth)[1:3])
 
 
 def test_noise_has_the_std_that_was_asked_for() -> None:
     of = damaged(n=8, noise=12)
-    assert float((of.brought - of.truth).std() * 127.5) == pytest.approx(12, rel=0.05)
+    assert float((of.degraded - of.truth).std() * 127.5) == pytest.approx(12, rel=0.05)
 
 
 def test_grey_images_have_no_colours_to_take_and_no_scale_that_does_not_divide() -> None:
@@ -126,9 +126,9 @@ def test_enlarging_is_torchs_bicubic_and_nearest() -> None:
     of = damaged(upscale=4)
     ways = baselines(of)
     assert list(ways) == ["bicubic", "nearest"]
-    cubic = torch.nn.functional.interpolate(of.brought, scale_factor=4, mode="bicubic", align_corners=False)
+    cubic = torch.nn.functional.interpolate(of.degraded, scale_factor=4, mode="bicubic", align_corners=False)
     torch.testing.assert_close(ways["bicubic"](of), cubic.clamp(-1, 1))
-    torch.testing.assert_close(ways["nearest"](of), torch.nn.functional.interpolate(of.brought, scale_factor=4))
+    torch.testing.assert_close(ways["nearest"](of), torch.nn.functional.interpolate(of.degraded, scale_factor=4))
 
 
 @pytest.mark.parametrize("kinds", ["box", "sparse", "half", "border,brush"])
@@ -142,14 +142,14 @@ def test_the_nearest_known_pixel_is_as_near_as_scipys(kinds: str) -> None:
         found = np.hypot(row - grid[0], column - grid[1])
         np.testing.assert_allclose(found, scipy.ndimage.distance_transform_edt(hole))
     filled = baselines(of)["nearest known"](of)
-    assert torch.equal(filled * (1 - of.hole), of.brought) and (filled != 0).any()
+    assert torch.equal(filled * (1 - of.hole), of.degraded) and (filled != 0).any()
 
 
 def test_a_harmonic_fill_solves_laplaces_equation_as_scipy_does() -> None:
     of = damaged(n=2, side=24, mask="blob,border")
     assert of.hole is not None
-    filled = harmonic(of.brought, of.hole)
-    for image, hole, got in zip(of.brought.numpy(), of.hole[:, 0].numpy() > 0, filled.numpy()):
+    filled = harmonic(of.degraded, of.hole)
+    for image, hole, got in zip(of.degraded.numpy(), of.hole[:, 0].numpy() > 0, filled.numpy()):
         np.testing.assert_allclose(got, dirichlet(image, hole), atol=1e-4)
 
 
@@ -179,7 +179,7 @@ def test_inverses_are_those_of_the_operators() -> None:
     assert list(baselines(damaged(noise=10))) == ["as it is"]
     blurred = damaged(deblur=1.0)
     smooth = measure(blurred, levels(baselines(blurred)["regularised inverse"](blurred))[:, None], distance)
-    as_is = measure(blurred, levels(blurred.brought)[:, None], distance)
+    as_is = measure(blurred, levels(blurred.degraded)[:, None], distance)
     assert (smooth["psnr"] > as_is["psnr"] + 1).all()
 
 

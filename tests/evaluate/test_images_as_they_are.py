@@ -403,7 +403,7 @@ def test_an_image_is_brought_to_the_networks_size_once_from_its_own(tmp_path: Pa
     own = kid(*(np.stack([features(brought(each)) for each in side]) for side in (made, real)))
     result = evaluated(tmp_path, 40, metrics=("kid",))
     assert result.figures["kid"].value == pytest.approx(own, rel=1e-4)
-    assert "6 are brought whole to 40x40" in said(result) and "aspect ignored" in said(result)
+    assert "6 are resized whole to 40x40" in said(result) and "aspect ignored" in said(result)
 
 
 def test_what_is_drawn_of_a_folder_depends_on_content_alone(tmp_path: Path) -> None:

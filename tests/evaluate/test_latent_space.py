@@ -76,8 +76,8 @@ def test_nothing_is_said_of_latents_as_they_should_be() -> None:
 @pytest.mark.parametrize(
     ("moments", "said"),
     [
-        (latents([0.0] * 2, [0.01] * 2, [1.0] * 2), ["every latent channel tells next to nothing"]),
-        (latents([0.0] * 3, [1.0, 0.01, 1.0], [0.1, 1.0, 0.1]), ["latent channel 1 tells next to nothing"]),
+        (latents([0.0] * 2, [0.01] * 2, [1.0] * 2), ["every latent channel says next to nothing"]),
+        (latents([0.0] * 3, [1.0, 0.01, 1.0], [0.1, 1.0, 0.1]), ["latent channel 1 says next to nothing"]),
         (latents([0.0] * 2, [500.0, 1.0], [0.1] * 2), ["latent channel 0 has std"]),
         (latents([0.0] * 2, [1.0, 1e-3], [0.1, 1e-5]), ["latent channel 1 has std 0.001"]),
     ],

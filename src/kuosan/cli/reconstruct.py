@@ -42,7 +42,7 @@ def read(tree: Tree, words: list[str]) -> Tree:
 
 def planned(plan: ReconstructPlan) -> list[str]:
     """What will be done, in lines."""
-    opened, found = plan.opened, plan.subjects
+    opened, found = plan.opened, plan.inputs
     channels, height, width = found.shape
     colour = "grey" if channels == 1 else "colour"
     latent = "x".join(map(str, plan.latent_shape))

@@ -1,6 +1,6 @@
 """A classifier of clean images as the judge of what classes images show.
 
-Whether images show the class that was asked for, as an independent classifier sees them.
+Whether images show the wanted class, as an independent classifier sees them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Judge:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What it tells apart."""
+        """The classes it knows."""
         return self.run.model.config.task.class_names
 
     @property
@@ -79,11 +79,11 @@ def open_judge(run: str, shape: tuple[int, int, int], classes: Sequence[str], co
     if opened.model.shape != shape:
         raise Error(f"judge {run!r} reads images of {opened.model.shape}, these are {shape}.")
     if judge.classes != tuple(classes):
-        raise Error(f"judge {run!r} knows the classes {', '.join(judge.classes)}; asked for are {', '.join(classes)}.")
+        raise Error(f"judge {run!r} knows the classes {', '.join(judge.classes)}; these are {', '.join(classes)}.")
     return judge
 
 
 def share(logits: np.ndarray, wanted: np.ndarray, classes: tuple[str, ...]) -> tuple[Estimate, Agreement]:
-    """The share of images that the judge finds to be of the class asked for, with its standard error."""
+    """The share of images that the judge finds to be of the wanted class, with its standard error."""
     found = agreement(logits, wanted, classes)
     return Estimate(found.accuracy.value, (found.accuracy.high - found.accuracy.low) / (2 * 1.96)), found

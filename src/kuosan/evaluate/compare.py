@@ -3,7 +3,7 @@
 `plan_compare` opens everything, damages the images and refuses what cannot be compared; `run_compare` has every method
 restore them, and writes result.json, table.md and sheet.png after each, so that what is done is kept.
 
-The image sheet of a comparison: a row an image: truth, what was brought, everybody's first answer, with heads.
+The image sheet of a comparison: a row an image: truth, degraded image, every method's first answer, with heads.
 """
 
 from __future__ import annotations
@@ -299,16 +299,16 @@ def _answers(
     if request.prompts == OWN:
         own = _captions(plan.chosen, entry)[first : first + len(part)]
         request = replace(request, prompts=tuple(text for text in own for _ in range(variants)))
-    brought = part.brought.repeat_interleave(variants, 0)
+    degraded = part.degraded.repeat_interleave(variants, 0)
     hole = None if part.hole is None else part.hole.repeat_interleave(variants, 0)
     assert request.restoration is not None
-    given, measurement = conditioning_of(model.model, request.restoration, entry.choice.method, brought, hole)
+    given, measurement = conditioning_of(model.model, request.restoration, entry.choice.method, degraded, hole)
     total, before = len(plan.damaged) * variants, first * variants
     finished = []
-    asked = resolve_request(
+    sampling = resolve_request(
         model.model, request, guides=guides, given=given, measurement=measurement, resolved=entry.choice
     )
-    for frame in frames_of(asked):
+    for frame in frames_of(sampling):
         done = frame.first * frame.steps + len(frame.x) * frame.step
         yield Progress(entry.name, before * frame.steps + done, total * frame.steps)
         if frame.done:
@@ -328,11 +328,11 @@ FONT, LINE = 12, 15  # of the headings, pixels
 
 
 def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
-    """A PNG of the first images: truth, damaged, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
+    """A PNG of the first images: truth, degraded, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
     height, width = damaged.truth.shape[-2:]
     factor = -(-CELL // min(height, width))
     size = (factor * width, factor * height)
-    columns = {"truth": damaged.truth, "brought": damaged.brought, **answers}
+    columns = {"truth": damaged.truth, "degraded": damaged.degraded, **answers}
     rows = min(ROWS, len(damaged))
     heads = [wrapped(name, size[0]) for name in columns]
     head = LINE * max(len(lines) for lines in heads) + GAP

@@ -181,7 +181,7 @@ class Contestant:
         return f"{_folder(self.run)}: {self.method}" if self.method else _folder(self.run)
 
     @property
-    def asked(self) -> tuple[str, Request, bool]:
+    def identity(self) -> tuple[str, Request, bool]:
         """All that the answers follow from; a sampler that is named keeps a method from its usual one."""
         return self.run, self.request, "sampler" in self.settings
 
@@ -193,7 +193,7 @@ class Contestant:
         return replace(self.request, restoration=replace(damage, down=None))
 
     @property
-    def told(self) -> str:
+    def typed(self) -> str:
         """The settings, in words."""
         return ", ".join(f"{key} {value}" for key, value in self.settings.items())
 
@@ -221,7 +221,7 @@ def contestants(config: ComparisonConfig) -> list[Contestant]:
     """
     found = [parse(text, config) for text in config.contestants]
     for i, one in enumerate(found):
-        if any(one.asked == other.asked for other in found[:i]):
+        if any(one.identity == other.identity for other in found[:i]):
             raise Error(f"--with {one.text} is given twice: the answers would be the same; leave one out.")
     return found
 
@@ -262,9 +262,9 @@ def names(found: Sequence[Contestant]) -> list[str]:
 
 
 def _with(name: str, one: Contestant) -> str:
-    if not one.told:
+    if not one.typed:
         return name
-    return f"{name}, {one.told}" if one.method else f"{name}: {one.told}"
+    return f"{name}, {one.typed}" if one.method else f"{name}: {one.typed}"
 
 
 def _words(key: str, value: str) -> list[str]:
@@ -335,7 +335,7 @@ APART = {  # the second's
 PAIRED = ("psnr", "perceptual")
 EXPLAINED = (
     "PSNR (dB), SSIM: higher is nearer; perceptual: lower is nearer. - first: how much more than the first "
-    "contestant's, image by image. Consistency: grey levels (of 255) between what was brought and the answers "
+    "contestant's, image by image. Consistency: grey levels (of 255) between the degraded images and the answers "
     "damaged again; std, shift: grey levels. ± one standard error over the images."
 )
 
@@ -394,10 +394,10 @@ class Comparison(ReportedResult):
         """What the figures are of, in sentences."""
         channels, height, width = self.shape
         colour = "grey" if channels == 1 else "colour"
-        asked = self.settings
+        own = self.settings
         lines = [
-            f"{len(self.images):,} images of {asked['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
-            f"{colour}, {self.damage}; {asked['variants']} answers each, from seed {asked['seed']}.",
+            f"{len(self.images):,} images of {own['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
+            f"{colour}, {self.damage}; {own['variants']} answers each, from seed {own['seed']}.",
             *(f"{note[0].upper()}{note[1:]}." for note in self.notes),
             *(described(one) for one in self.contestants),
             f"Perceptual: {self.features['name']} (weights {self.features['hash'][:12]}), {self.features['resizing']}.",

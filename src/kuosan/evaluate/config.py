@@ -53,7 +53,7 @@ class EvaluateConfig:
         data: where the run's own images are now, if they have moved.
         real: real images, drawn by a fixed key; none: as many as are made, or all of fewer.
         features: the feature network.
-        judge: a run of a classifier that tells each image's class, for the labels metric.
+        judge: a run of a classifier, which names each image's class, for the labels metric.
         force: measure with fewer images than a metric is sound with, or against other images than were trained on.
         likelihood: bits a dimension of held-out images, by the variational bound and by the probability-flow ODE;
             without metrics named, nothing else is measured.
@@ -104,7 +104,7 @@ class EvaluateConfig:
 
     @property
     def sampled(self) -> bool:
-        """Whether images are made: not where only the likelihood is asked for."""
+        """Whether images are made: not where only the likelihood is wanted."""
         return not self.likelihood or bool(self.metrics)
 
     def _check_likelihood(self) -> None:
@@ -191,7 +191,7 @@ def first(sweep: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _asked(model: ModelConfig, request: Request) -> Request:
+def _prompted(model: ModelConfig, request: Request) -> Request:
     """The request with a prompt where a text model will be given captions."""
     return replace(request, prompts=("a caption",)) if model.task.text and not request.prompts else request
 
@@ -207,7 +207,7 @@ def check_sweep(model: ModelConfig, swept: Sequence[Point]) -> list[Choice]:
     wrong = []
     for point in swept:
         try:
-            choice = choose(model, _asked(model, point.request))
+            choice = choose(model, _prompted(model, point.request))
         except Error as error:
             wrong.append(f"{point.name}: {error}" if point.setting else str(error))
             continue

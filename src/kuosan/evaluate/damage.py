@@ -5,7 +5,7 @@ What anybody can do without a model: enlarging by a rule, filling holes from the
 nearest known: x = y(the nearest known pixel)          harmonic: sum of 4 neighbours - 4 x = 0 inside the hole
 regularised:   A^T (A A^T + tau)^-1 y, tau = (noise / s)^2, Bayes' mean for white images of std s
 
-How far answers lie from the truth, from what was brought, and from each other: a value an image.
+How far answers lie from the truth, from the degraded image, and from each other: a value an image.
 
     consistency = root mean (A x - y)^2        shift = mean (x - truth), a channel        spread = mean std over answers
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 class Damaged:
     """N images and what is left of them, float32 in [-1, 1], each as 8 bits hold it."""
 
-    asked: Restoration
+    restoration: Restoration
     truth: Tensor  # (N, C, H, W)
-    brought: Tensor  # (N, C, h, w): small, blurred, grey in all channels, or 0 where cut out
+    degraded: Tensor  # (N, C, h, w): small, blurred, grey in all channels, or 0 where cut out
     hole: Tensor | None  # (N, 1, H, W), 1 where cut out
     operator: Operator  # A, of these N images
 
@@ -56,14 +56,14 @@ class Damaged:
     @property
     def measured(self) -> Tensor:
         """y: (N, c, h, w), one channel of a grey image whose colours were taken."""
-        return self.brought[:, :1] if self.asked.colorise else self.brought
+        return self.degraded[:, :1] if self.restoration.colorise else self.degraded
 
     def rows(self, first: int, last: int) -> Damaged:
         """The images `first` to `last` - 1."""
         part = slice(first, last)
         hole = None if self.hole is None else self.hole[part]
         operator = operator_rows(self.operator, range(*part.indices(len(self))))
-        return replace(self, truth=self.truth[part], brought=self.brought[part], hole=hole, operator=operator)
+        return replace(self, truth=self.truth[part], degraded=self.degraded[part], hole=hole, operator=operator)
 
 
 def damage(config: ComparisonConfig, truth: Tensor) -> Damaged:
@@ -72,31 +72,31 @@ def damage(config: ComparisonConfig, truth: Tensor) -> Damaged:
     Raises:
         Error: a size that cannot be shrunk so or holds no such mask, colours taken from grey images.
     """
-    asked, size = config.restoration(), (truth.shape[-2], truth.shape[-1])
-    if asked.colorise and truth.shape[1] != 3:
+    wanted, size = config.restoration(), (truth.shape[-2], truth.shape[-1])
+    if wanted.colorise and truth.shape[1] != 3:
         raise Error("colorise: these models make grey images, which have no colours to take; use models of colour.")
-    if asked.upscale is not None and any(side % asked.upscale for side in size):
-        raise Error(f"upscale = {asked.upscale} of images {size[1]}x{size[0]}: it must divide both sides.")
+    if wanted.upscale is not None and any(side % wanted.upscale for side in size):
+        raise Error(f"upscale = {wanted.upscale} of images {size[1]}x{size[0]}: it must divide both sides.")
     hole = _holes(config, len(truth), size)
-    operator = operator_of(asked, size, hole)
+    operator = operator_of(wanted, size, hole)
     y = operator.apply(truth)
-    if asked.noise:
+    if wanted.noise:
         keys = [(config.seed, "compare/noise", 0, i) for i in range(len(y))]
-        y = y + asked.noise / 127.5 * seeds.normal(keys, tuple(y.shape[1:]))
+        y = y + wanted.noise / 127.5 * seeds.normal(keys, tuple(y.shape[1:]))
     y = as_written(y)
     if hole is not None:
         y = y * (1 - hole)
-    return Damaged(asked, truth, y.expand(-1, truth.shape[1], -1, -1).contiguous(), hole, operator)
+    return Damaged(wanted, truth, y.expand(-1, truth.shape[1], -1, -1).contiguous(), hole, operator)
 
 
 def _holes(config: ComparisonConfig, n: int, size: tuple[int, int]) -> Tensor | None:
     """(N, 1, H, W), 1 where an image is cut out. Raises: Error for a box outside the image, or all of it."""
-    asked = masked(config.mask)
+    mask = masked(config.mask)
     height, width = size
-    if asked is None:
+    if mask is None:
         return None
-    if isinstance(asked[0], int):
-        left, top, wide, high = (int(part) for part in asked)
+    if isinstance(mask[0], int):
+        left, top, wide, high = (int(part) for part in mask)
         if left + wide > width or top + high > height or (wide, high) == (width, height):
             raise Error(f"mask {config.mask} is no part of the images, {width}x{height}: give a smaller x,y,w,h.")
         hole = torch.zeros(n, 1, height, width)
@@ -104,7 +104,7 @@ def _holes(config: ComparisonConfig, n: int, size: tuple[int, int]) -> Tensor | 
         return hole
     if min(size) < SMALLEST:
         raise Error(f"mask {config.mask} of images {width}x{height}: each side must be at least {SMALLEST}.")
-    kinds = [str(kind) for kind in asked]
+    kinds = [str(kind) for kind in mask]
     drawn = [draw_mask(seeds.rng(config.seed, "compare/mask", 0, i), height, width, kinds) for i in range(n)]
     return torch.from_numpy(np.stack(drawn).astype(np.float32))[:, None]
 
@@ -114,20 +114,20 @@ Restore = Callable[["Damaged"], Tensor]
 
 
 def baselines(damaged: Damaged) -> dict[str, Restore]:
-    """The ways that fit this damage, by name: each takes what was brought and gives (N, C, H, W)."""
-    asked = damaged.asked
-    if asked.upscale is not None:
-        scale = asked.upscale
+    """The ways that fit this damage, by name: each takes the degraded images and gives (N, C, H, W)."""
+    wanted = damaged.restoration
+    if wanted.upscale is not None:
+        scale = wanted.upscale
         return {
-            "bicubic": lambda d: enlarged(d.brought, scale),
-            "nearest": lambda d: d.brought.repeat_interleave(scale, -2).repeat_interleave(scale, -1),
+            "bicubic": lambda d: enlarged(d.degraded, scale),
+            "nearest": lambda d: d.degraded.repeat_interleave(scale, -2).repeat_interleave(scale, -1),
         }
-    if asked.missing:
+    if wanted.missing:
         return {"nearest known": _by_nearest, "harmonic": _by_harmonic}
-    ways: dict[str, Restore] = {"as it is": lambda d: d.brought}
-    if asked.deblur is not None or (asked.colorise and asked.noise):
+    ways: dict[str, Restore] = {"as it is": lambda d: d.degraded}
+    if wanted.deblur is not None or (wanted.colorise and wanted.noise):
         ways["regularised inverse"] = _by_regularised
-    elif asked.colorise:
+    elif wanted.colorise:
         ways["pseudo-inverse"] = lambda d: operators.pseudo_inverse(d.operator, d.measured)
     return ways
 
@@ -172,7 +172,7 @@ def _neighbours(x: Tensor) -> Tensor:
 
 def _by_nearest(damaged: Damaged) -> Tensor:
     assert damaged.hole is not None
-    filled = damaged.brought.clone()
+    filled = damaged.degraded.clone()
     for image, hole in zip(filled, damaged.hole):
         row, column = nearest_known(hole[0].numpy() > 0)
         image.copy_(image[:, torch.from_numpy(row), torch.from_numpy(column)])
@@ -181,12 +181,12 @@ def _by_nearest(damaged: Damaged) -> Tensor:
 
 def _by_harmonic(damaged: Damaged) -> Tensor:
     assert damaged.hole is not None
-    pairs = zip(torch.split(damaged.brought, 16), torch.split(damaged.hole, 16))
+    pairs = zip(torch.split(damaged.degraded, 16), torch.split(damaged.hole, 16))
     return torch.cat([harmonic(image, hole) for image, hole in pairs])
 
 
 def _by_regularised(damaged: Damaged) -> Tensor:
-    noise = max(damaged.asked.noise / 127.5, ROUNDING)
+    noise = max(damaged.restoration.noise / 127.5, ROUNDING)
     solved = operators.solve(damaged.operator, damaged.measured, (noise / SPREAD) ** 2)
     return damaged.operator.adjoint(solved)
 
@@ -211,7 +211,7 @@ def measure(damaged: Damaged, answers: Tensor, distance: Distance) -> dict[str, 
     if min(truth.shape[-2:]) >= WINDOW:
         found["ssim"] = ssim(flat, repeated).view(n, variants).mean(1)
     found["perceptual"] = distance(flat, repeated).double().view(n, variants).mean(1)
-    if not damaged.asked.noise:
+    if not damaged.restoration.noise:
         found["consistency"] = consistency(damaged, flat).view(n, variants).mean(1)
     if variants > 1:
         found["spread"] = answers.double().std(dim=1).mean(dim=(1, 2, 3))
@@ -222,7 +222,7 @@ def measure(damaged: Damaged, answers: Tensor, distance: Distance) -> dict[str, 
 
 
 def consistency(damaged: Damaged, flat: Tensor) -> Tensor:
-    """How far answers (N V, C, H, W) uint8, an equal number an image, lie from what was brought: (N V,)."""
+    """How far answers (N V, C, H, W) uint8, an equal number an image, lie from the degraded image: (N V,)."""
     variants = len(flat) // len(damaged)
     rows = [i for i in range(len(damaged)) for _ in range(variants)]
     operator: Operator = operator_rows(damaged.operator, rows)

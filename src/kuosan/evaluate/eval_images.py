@@ -1,4 +1,4 @@
-"""The real side of an evaluation: which images of which data set, and those that tell how far apart real ones lie.
+"""The real side of an evaluation: which images of which data set, and those that show how far apart real ones lie.
 
 No image is on both sides of a floor. Which images are taken is drawn by a fixed key, so every evaluation of every
 model against one data set sees the same ones.

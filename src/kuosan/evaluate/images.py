@@ -5,8 +5,8 @@ the mask or thumbnail of an image that lies beside it. A name that only sounds s
 
 Images to measure, each as its file is: `open_images(path) -> Images`, of any sizes side by side.
 
-Nothing is scaled or cut here; a feature network brings each whole image to its own size, once. Images that stand
-against a model's are read as that run's training images were, and only then brought to its size.
+Nothing is scaled or cut here; a feature network resizes each whole image to its own size, once. Images that stand
+against a model's are read as that run's training images were, and only then resized to its size.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class ImageFiles:
     facts: tuple[ImageFact, ...]
     channels: int
     reading: Reading | None
-    size: tuple[int, int] | None  # (H, W) that each is brought to; None: as it is
+    size: tuple[int, int] | None  # (H, W) that each is resized to; None: as it is
     left_out: tuple[tuple[str, str], ...] = ()
     sound: tuple[str, ...] = ()
     kept: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -253,10 +253,10 @@ class ImageFiles:
     @property
     def fingerprint(self) -> str:
         """Changes when any image, or the way that they are read, does."""
-        told = sha256(repr((self.size, self.channels, self.labels_by_name)).encode())
+        digest = sha256(repr((self.size, self.channels, self.labels_by_name)).encode())
         for fact in self.facts:
-            told.update(fact.pixels.encode())
-        return told.hexdigest()[:32]
+            digest.update(fact.pixels.encode())
+        return digest.hexdigest()[:32]
 
     @property
     def labels_by_name(self) -> tuple[str | None, ...]:
@@ -360,7 +360,7 @@ def open_images(
 
 
 def _of_other_buckets(reading: Reading, shape: tuple[int, int, int], facts: Sequence[ImageFact]) -> dict[str, str]:
-    """Of a run on aspect-ratio buckets: the images that training would bring to another shape than this."""
+    """Of a run on aspect-ratio buckets: the images that training would resize to another shape than this."""
     if reading.data.resize != "buckets":
         return {}
     plan = decide(reading.config("", shape), [])

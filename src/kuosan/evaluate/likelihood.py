@@ -122,7 +122,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class LikelihoodInput:
-    """A model and the images it is asked about."""
+    """A model and the images whose likelihood is measured."""
 
     model: Model
     x0: Tensor  # (N, C, H, W) in [-1, 1]
@@ -167,7 +167,7 @@ def likelihood(
         variance: posterior, beta or learned; learned, else posterior, if not given.
         clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
         ode_images: how many the ODE sees, the first ones; 0: none, None: all.
-        first: sigma/alpha at which the ODE's walk ends, if not at the first trained level (flow: 0.001).
+        first: sigma/alpha at which the ODE's trajectory ends, if not at the first trained level (flow: 0.001).
         progress: called with what ("bound", "ode"), how many images are done, of how many.
 
     Raises:
@@ -277,7 +277,7 @@ def chain_of(schedule: Schedule) -> Chain:
     """The chain whose bound is taken: a discrete schedule's own T steps, or `STEPS` even in log SNR of another's.
 
     Those go from the noisiest level (after alpha = 0: from alpha/sigma = `FAINT`) down to sigma/alpha = `FIRST`, whose
-    square is the decoder's variance: finer noise than grey levels would be told apart at a price, and to no use.
+    square is the decoder's variance: finer noise than grey levels would be distinguished at a price, and to no use.
     """
     if isinstance(schedule, Discrete):
         return discrete_chain(schedule)

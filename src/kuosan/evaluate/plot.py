@@ -89,7 +89,7 @@ LABELS = {
 
 
 def _quality(names: Sequence[str]) -> str:
-    """The figure that tells quality by itself: the first there is, KID if possible."""
+    """The figure that shows quality by itself: the first there is, KID if possible."""
     return names[0]
 
 
@@ -151,7 +151,7 @@ def _cost(axis: Any, result: Result, cost: str) -> None:
 
 
 def _paired(axis: Any, result: Result) -> None:
-    """KID minus the first point's, by evaluations: paired by seed, with the error that tells two points apart."""
+    """KID minus the first point's, by evaluations: paired by seed, with the error by which two points differ."""
     lines = _lines(result, "steps")
     for (label, line), mark in zip(lines.items(), _marks()):
         line = sorted(line, key=lambda one: one.evaluations)

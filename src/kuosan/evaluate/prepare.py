@@ -344,8 +344,8 @@ def _point_plans(
         own = () if point.request.prompts else prompts
         depends = about(model, point, choice, helpers, shares, own)
         store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(depends)}", depends)
-        walk, kept = with_levels(model.model.config, choice), store.whole(point.request.n)
-        found.append(PointPlan(point, walk, store, kept, helpers, task, shares, own))
+        planned, kept = with_levels(model.model.config, choice), store.whole(point.request.n)
+        found.append(PointPlan(point, planned, store, kept, helpers, task, shares, own))
     return tuple(found)
 
 
@@ -354,7 +354,7 @@ def _judge(config: EvaluateConfig, images: Images | ImageFiles, compute: Any, ta
     assert config.judge is not None
     classes = next((task.class_names for task in tasks if task is not None), tuple(images.classes))
     if any(task is None for task in tasks) or not classes:
-        raise Error(f"judge {config.judge!r} has nothing to judge: the images are asked to be of no class.")
+        raise Error(f"judge {config.judge!r} has nothing to judge: the images are to be of no class.")
     assert images.shape is not None, "images against a model have its shape"
     return open_judge(config.judge, images.shape, classes, compute)
 

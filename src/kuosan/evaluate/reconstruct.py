@@ -27,10 +27,10 @@ from kuosan.evaluate.reconstruction_result import (
     NAME,
     SHEET,
     Gathered,
+    InputImages,
     Reconstructed,
     Shape,
-    Subjects,
-    subjects,
+    open_inputs,
 )
 from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.train_overlap import Schooling
@@ -78,7 +78,7 @@ class ReconstructPlan:
 
     config: ReconstructionConfig
     opened: Opened
-    subjects: Subjects
+    inputs: InputImages
     network: TiledAutoencoder
     features: FeatureNetwork | None
     distance: Perceptual | None
@@ -88,14 +88,14 @@ class ReconstructPlan:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Of an image."""
-        _, height, width = self.subjects.shape
+        _, height, width = self.inputs.shape
         factor = self.network.factor
         return self.opened.held.network.latent_channels, -(-height // factor), -(-width // factor)
 
     @property
     def tiles(self) -> str:
         """The tiles in words; empty where each image is one."""
-        count = self.network.tile_count(*self.subjects.shape[1:])
+        count = self.network.tile_count(*self.inputs.shape[1:])
         tiled = self.network
         return "" if count == 1 else f"{count} tiles of {tiled.side}, {tiled.overlap} of them shared"
 
@@ -127,7 +127,7 @@ def open_reconstruction(
     if config.tile is not None:
         TiledAutoencoder(ready, config.tile, config.overlap)  # refused before the images are read
     assert opened.config.shape is not None, "a trained model knows its shape"
-    found = subjects(config, opened.config.shape, opened.schooling, progress)
+    found = open_inputs(config, opened.config.shape, opened.schooling, progress)
     judged = None if config.features == NONE else features(config.features)
     return ReconstructPlan(
         config,
@@ -145,7 +145,7 @@ def open_run(target: str | Path, foreseen: ModelConfig | None = None) -> Opened:
     """The autoencoder of a run: its own, or that of a model of latents. Raises: Error for a run without one.
 
     Args:
-        foreseen: what config.yaml says of the run, which tells whether its own weights are the autoencoder's.
+        foreseen: what config.yaml says of the run, which says whether its own weights are the autoencoder's.
     """
     own = foreseen is not None and isinstance(foreseen.network, AutoencoderConfig)
     saved = checkpoint.load(target, parts=("ema",) if own else (), fits=require_fit)
@@ -167,8 +167,8 @@ def open_run(target: str | Path, foreseen: ModelConfig | None = None) -> Opened:
     return Opened(str(target), home, saved.step, config, held, schooling)
 
 
-def _side(config: ReconstructionConfig, trained: Shape, found: Subjects, factor: int) -> int:
-    """The tiles' side: as asked; for a large image file the usual one; else all of an image."""
+def _side(config: ReconstructionConfig, trained: Shape, found: InputImages, factor: int) -> int:
+    """The tiles' side: as typed; for a large image file the usual one; else all of an image."""
     if config.tile is not None:
         return config.tile
     longest = max(found.shape[1:])
@@ -183,7 +183,7 @@ def run_reconstruct(plan: ReconstructPlan) -> Iterator[Event]:
     Raises:
         Error: the folder of --out holds something else.
     """
-    found, config = plan.subjects, replace(plan.config, out=None, compute=ComputeConfig())
+    found, config = plan.inputs, replace(plan.config, out=None, compute=ComputeConfig())
     about = [trees.plain(config), plan.opened.held.sha256, found.fingerprint, list(found.names)]
     names = [NAME, TABLE, SHEET, *([IMAGE] if found.single else [])]
     with outputs.named(plan.config.out, plan.folder, "reconstruct", about, names, config.images) as output:
@@ -194,7 +194,7 @@ def run_reconstruct(plan: ReconstructPlan) -> Iterator[Event]:
 
 def _reconstructed(plan: ReconstructPlan) -> Generator[Event, None, Reconstructed]:
     """Encode, decode, measure, write into a claimed folder."""
-    tally, many = Tally(), len(plan.subjects)
+    tally, many = Tally(), len(plan.inputs)
     for first in range(0, many, plan.config.batch):
         _add(tally, plan, first, min(first + plan.config.batch, many))
         yield Progress("images", min(first + plan.config.batch, many), many)
@@ -203,7 +203,7 @@ def _reconstructed(plan: ReconstructPlan) -> Generator[Event, None, Reconstructe
     before, after, z = (torch.cat(parts) for parts in tally.shown)
     columns = min(COLUMNS, len(before))
     save_png(plan.folder / SHEET, write.check_sheet(before, after, z, columns=columns))
-    if plan.subjects.single:
+    if plan.inputs.single:
         save_png(plan.folder / IMAGE, levels(after)[0].movedim(0, -1).numpy())
     return result
 
@@ -212,7 +212,7 @@ def _reconstructed(plan: ReconstructPlan) -> Generator[Event, None, Reconstructe
 def _add(tally: Tally, plan: ReconstructPlan, first: int, last: int) -> None:
     """Encode, decode and measure the images at places first to last - 1."""
     network, device = plan.network, plan.compute.device
-    before = torch.from_numpy(plan.subjects.at(first, last))  # (B, C, H, W) uint8
+    before = torch.from_numpy(plan.inputs.at(first, last))  # (B, C, H, W) uint8
     x = (before.float() / 127.5 - 1).to(device)
     begin = time.perf_counter()
     moments = network.encode(x)
@@ -245,7 +245,7 @@ def _measured(plan: ReconstructPlan, before: Tensor, after: Tensor) -> dict[str,
 
 def _result(plan: ReconstructPlan, tally: Tally) -> Reconstructed:
     """What was found, with all that it depends on."""
-    opened, found = plan.opened, plan.subjects
+    opened, found = plan.opened, plan.inputs
     many, judged = len(found), plan.features
     kid = None
     if judged is not None and many >= LEAST:

@@ -4,8 +4,8 @@ What an autoencoder's latents look like over many images, and whether a diffusio
 
     bits = mean of log2(std of the channel / std of the posterior)
 
-the KL of the posteriors to the channel's own N(mean, std^2): what a value tells of its image, at most. A channel
-that tells nothing was given up to the KL term, and the decoder has learned to do without it. For stage two each
+the KL of the posteriors to the channel's own N(mean, std^2): what a value says of its image, at most. A channel
+that says nothing was given up to the KL term, and the decoder has learned to do without it. For stage two each
 channel is shifted by its mean and scaled by 1/std.
 
 What was found of an autoencoder: every image's values, its latents, and the tables made of them.
@@ -50,7 +50,7 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Subjects:
+class InputImages:
     """Images in an order drawn by a fixed key; `at` gives those at places first to last - 1, (B, C, H, W) uint8."""
 
     what: str
@@ -65,10 +65,10 @@ class Subjects:
         return len(self.names)
 
 
-def subjects(
+def open_inputs(
     config: ReconstructionConfig, shape: Shape, runs: Mapping[str, Schooling], progress: Progress | None = None
-) -> Subjects:
-    """Open what is asked for, with the channels of `shape` (C, H, W), the images that the run was trained on.
+) -> InputImages:
+    """Open what is named, with the channels of `shape` (C, H, W), the images that the run was trained on.
 
     Args:
         runs: what the run was trained on, and the run of its autoencoder where that is another; the first is its own.
@@ -93,7 +93,7 @@ def subjects(
 
 def _held_out(
     config: ReconstructionConfig, run: str, runs: Mapping[str, Schooling], progress: Progress | None
-) -> Subjects:
+) -> InputImages:
     """The images that a run held out."""
     tree, fingerprint, _ = runs[run]
     data = trees.build(DataConfig, tree)
@@ -108,7 +108,7 @@ def _held_out(
         height, width = images.shape[1:]
         notes.append(f"of the images' several shapes only those of {width}x{height} are taken")
         images = images.only((height, width))
-    notes += train_overlap.brought(images)
+    notes += train_overlap.resized_notes(images)
     order = eval_images.shuffled(images, HELD_OUT)
     if config.size is None and fingerprint is not None and not images.has_fingerprint(fingerprint):
         notes.append(f"{data.path} has changed since {run} was trained on it: some of these may have been trained on")
@@ -122,15 +122,15 @@ def _held_out(
     return _of(images, order[: config.n], f"held-out images of {data.path}", tuple(notes))
 
 
-def _of(images: Images, ids: np.ndarray, what: str, notes: tuple[str, ...]) -> Subjects:
+def _of(images: Images, ids: np.ndarray, what: str, notes: tuple[str, ...]) -> InputImages:
     def at(first: int, last: int) -> np.ndarray:
         return eval_images.as_bytes(images.batch(ids[first:last]).x0.numpy())
 
     names = tuple(images.name(int(i)) for i in ids)
-    return Subjects(what, names, images.shape, images.fingerprint, at, notes)
+    return InputImages(what, names, images.shape, images.fingerprint, at, notes)
 
 
-def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: int, reading: Reading) -> Subjects:
+def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: int, reading: Reading) -> InputImages:
     """One image file at its own size, on the run's background."""
     for name in ("size", "unseen", "force"):
         if getattr(config, name):
@@ -145,7 +145,7 @@ def _file(config: ReconstructionConfig, path: Path, content: bytes, channels: in
     pixels = np.moveaxis(with_channels(decoded.pixels, channels), -1, 0).copy()  # Pillow's is read-only
     sha256 = hashlib.sha256(content).hexdigest()
     shape = (channels, pixels.shape[1], pixels.shape[2])
-    return Subjects(
+    return InputImages(
         f"the file {path}",
         (path.name,),
         shape,
@@ -195,7 +195,7 @@ class Channel:
 
     @property
     def bits(self) -> float:
-        """What a value tells of its image, at most."""
+        """What a value says of its image, at most."""
         return max(0.0, log2(self.std / self.noise)) if self.std > 0 else 0.0
 
 
@@ -236,7 +236,7 @@ def latent_warnings(channels: Sequence[Channel]) -> list[str]:
         every = len(silent) == len(channels)
         what = "every latent channel" if every else f"latent channel {', '.join(map(str, silent))}"
         found.append(
-            f"{what} tells next to nothing of its image (below {SILENT} bits a value): the KL has collapsed; train "
+            f"{what} says next to nothing of its image (below {SILENT} bits a value): the KL has collapsed; train "
             f"with a smaller weight of it, or fewer latent channels"
         )
     for i, one in enumerate(channels):
@@ -265,7 +265,7 @@ STORED = "std as stored"  # the column of a latent model: 1 where its own scale 
 EXPLAINED = (
     "PSNR, SSIM: of 8-bit images, higher is nearer; perceptual, KID: lower is nearer. KID leaves each image's own "
     "reconstruction out of its pairs. Std: of draws from the posterior; scale = 1/std, what stage two multiplies by; "
-    "noise: the posterior's; bits: what a value tells of its image, at most. ± one standard error over the images."
+    "noise: the posterior's; bits: what a value says of its image, at most. ± one standard error over the images."
 )
 
 
@@ -334,7 +334,7 @@ class Reconstructed(ReportedResult):
         bits = sum(one.bits for one in self.channels) / len(self.channels) * latents / values
         return (
             f"An image of {image} = {values:,} values becomes {latent} = {latents:,}: {values / latents:.3g} times "
-            f"fewer; in bytes {values / latents / 2:.3g} times less (8 bits against bf16). They tell at most "
+            f"fewer; in bytes {values / latents / 2:.3g} times less (8 bits against bf16). They say at most "
             f"{bits:.3g} bits a value of the image."
         )
 

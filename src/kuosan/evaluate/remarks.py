@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kuosan.evaluate.eval_images import Side
 from kuosan.evaluate.images import SHOWN, ImageFiles
-from kuosan.evaluate.train_overlap import brought, counted
+from kuosan.evaluate.train_overlap import counted, resized_notes
 from kuosan.storage import outputs
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def described(side: Side, network: FeatureNetwork | None) -> list[str]:
 
 def _of_run(images: Images) -> list[str]:
     """Of a run's own data: from which sizes and formats they come."""
-    return [*brought(images), *(f"the files are {kinds}" for kinds in [_suffixes(images)] if kinds)]
+    return [*resized_notes(images), *(f"the files are {kinds}" for kinds in [_suffixes(images)] if kinds)]
 
 
 def _suffixes(images: Images) -> str:
@@ -44,16 +44,16 @@ def _suffixes(images: Images) -> str:
 
 
 def _of_images(side: Side, images: ImageFiles, network: FeatureNetwork | None) -> list[str]:
-    told = images.summary()
-    sizes = ", ".join(counted(Counter(told["sizes"])))
-    formats = ", ".join(counted(Counter(told["formats"])))
+    facts_ = images.summary()
+    sizes = ", ".join(counted(Counter(facts_["sizes"])))
+    formats = ", ".join(counted(Counter(facts_["formats"])))
     how = "as they are"
     if images.size is not None:
         rule = _rule_of(images)
-        how = f"brought to {told['measured_at']} as the run's training images were ({rule})"
+        how = f"resized to {facts_['measured_at']} as the run's training images were ({rule})"
     drawn = f", {len(side):,} of them drawn by a fixed key" if len(side) < len(images) else ""
     lines = [f"{side.what}: {len(images):,} in {images.path}{drawn}; {sizes}; {formats}; {how}."]
-    done = [f"{count:,} {note}" for note, count in told["done"].items()]
+    done = [f"{count:,} {note}" for note, count in facts_["done"].items()]
     if done:
         lines.append(f"{side.what}: {', '.join(done)}.")
     if network is not None and network.size:
@@ -63,7 +63,7 @@ def _of_images(side: Side, images: ImageFiles, network: FeatureNetwork | None) -
         if other:
             stretched = "" if square else ", their aspect ignored"
             lines.append(
-                f"{side.what}: {other:,} are brought whole to {network.size}x{network.size} by the feature network"
+                f"{side.what}: {other:,} are resized whole to {network.size}x{network.size} by the feature network"
                 f"{stretched}."
             )
     return lines

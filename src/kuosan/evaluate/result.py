@@ -118,7 +118,7 @@ class SettingResult:
         for name in (*self.setting, "n", "seed", "batch"):
             other.pop(name, None)
         words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in other.items())
-        captions = f" Told {self.captions:,} captions of the images compared with." if self.captions else ""
+        captions = f" By {self.captions:,} captions of the images compared with." if self.captions else ""
         return (f" Made with {', '.join(words)}." if other else "") + captions
 
 
@@ -136,7 +136,7 @@ class Result(ReportedResult):
     file_format: str = ""
     images: dict[str, Any] = field(default_factory=dict)  # of both sides: sizes, formats, what was done or left out
     remarks: tuple[str, ...] = ()  # the same in sentences
-    found: tuple[SettingResult, ...] = ()  # empty where only the likelihood was asked for
+    found: tuple[SettingResult, ...] = ()  # empty where only the likelihood was wanted
     floor: dict[str, Estimate] = field(default_factory=dict)  # the same figures of real images
     floor_of: str = ""
     step: int | None = None  # of the checkpoint

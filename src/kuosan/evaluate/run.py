@@ -227,7 +227,7 @@ def _add_labels(found: SettingResult, plan: EvaluatePlan, logits: np.ndarray, wa
     assert plan.judge is not None and wanted is not None
     there = (wanted >= 0) & (wanted < plan.judge.dim)
     if not there.any():
-        raise Error("label agreement has nothing to judge: every image is asked to be of no class.")
+        raise Error("label agreement has nothing to judge: every image is to be of no class.")
     found.figures["labels"], agreed = share(logits[there], wanted[there], plan.judge.classes)
     found.details["labels"] = {
         "pictures": int(there.sum()),

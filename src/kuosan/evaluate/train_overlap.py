@@ -1,7 +1,7 @@
 """The images that models are measured on, and whether one of them was trained on them.
 
 An image was trained on if a run's training part holds a file, or an array, of the same bytes or the same decoded
-pixels, or if both are the same pixels once brought to the models' size. A copy that was edited, mirrored or compressed
+pixels, or if both are the same pixels once resized to the models' size. A copy that was edited, mirrored or compressed
 again with loss is not noticed.
 """
 
@@ -99,8 +99,8 @@ def chosen(
     images, read = _opened(config, shape, runs, progress, cure)
     order, notes = _candidates(images)
     order = order[seeds.permutation(len(order), 0, 0)]
-    seen, told = _seen(images, order if config.unseen else order[: config.n], runs, progress)
-    notes += told
+    seen, said = _seen(images, order if config.unseen else order[: config.n], runs, progress)
+    notes += said
     if config.unseen and seen:
         order = np.array([i for i in order if int(i) not in seen], np.int64)
         notes.append(f"{len(seen):,} images are left out: they were trained on")
@@ -135,12 +135,12 @@ def _opened(
         if few is None:
             raise Error(f"{config.images} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
         notes.append(
-            f"of {len(images):,} images only those that training would bring to {shape[2]}x{shape[1]} are used"
+            f"of {len(images):,} images only those that training would resize to {shape[2]}x{shape[1]} are used"
         )
         images = few
     if images.shape != shape:
         raise Error(f"{config.images} gives images {images.shape}, the models make {shape}: name others.")
-    return images, [*notes, *brought(images), *_differently(images, own, runs)]
+    return images, [*notes, *resized_notes(images), *_differently(images, own, runs)]
 
 
 def _reading(config: ImageChoice, shape: tuple[int, int, int], runs: Mapping[str, Schooling]) -> Reading:
@@ -172,7 +172,7 @@ def _differently(images: Images, own: Reading, runs: Mapping[str, Schooling]) ->
     return notes
 
 
-def brought(images: Images) -> list[str]:
+def resized_notes(images: Images) -> list[str]:
     """What was done to the images of a data set: from which sizes to which, by what rule, on which background."""
     plan, looks = images.plan, images.scan.looks
     shown = ", ".join(counted(Counter(f"{look.width}x{look.height}" for look in looks)))
@@ -180,7 +180,7 @@ def brought(images: Images) -> list[str]:
     notes = []
     if plan.side != plan.size or any((look.height, look.width) != (height, width) for look in looks):
         rule = RULES.get(plan.rule, "scaled to cover, centre cut")
-        notes.append(f"brought to {width}x{height} as in training ({rule}) from {shown}")
+        notes.append(f"resized to {width}x{height} as in training ({rule}) from {shown}")
     clear = sum(any("transparency" in note for note in look.notes) for look in looks)
     if clear:
         notes.append(f"transparency of {clear:,} laid on {images.config.background}")
@@ -257,9 +257,9 @@ def _refused(config: ImageChoice, images: Images, seen: Mapping[int, str], n: in
     runs = ", ".join(dict.fromkeys(seen.values()))
     few = ", ".join(images.name(i) for i in list(seen)[:SHOWN])
     more = f" and {len(seen) - SHOWN:,} more" if len(seen) > SHOWN else ""
-    told = f"{len(seen):,} of the {n:,} images were trained on by {runs} ({few}{more})"
+    said = f"{len(seen):,} of the {n:,} images were trained on by {runs} ({few}{more})"
     if config.force:
-        return f"warning: {told}, so that the figures flatter"
+        return f"warning: {said}, so that the figures flatter"
     raise Error(
-        f"{told}: a model knows their answers by heart. Give other images, --unseen to leave these out, or --force."
+        f"{said}: a model knows their answers by heart. Give other images, --unseen to leave these out, or --force."
     )
