@@ -54,6 +54,7 @@ ALLOWED = {  # what may hold a word, and why
     r"\bos\.walk\b|\brandom walk\b": "Python's, and mathematics'",
     r"\bdata\.walk import .*|\bwalk\((root|self\.path)": "the files of a folder, and of the folders in it",
     r"""["']pictures?["']|"\w+_pictures"|\bpictures=part\.images""": "keys in files, and a folder of kept images",
+    r"\bpictures/": "a folder that results were always written to",
     r'"Pictures"|"open_pictures"': "public names of before, which still work",
 }
 
