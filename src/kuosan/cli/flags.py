@@ -30,6 +30,7 @@ class Verb:
         run: does it, from the tree of what was typed and the bare words; an exit code, or None for 0.
         first: the options that --help shows, by their names; empty: all. --help-all shows every one.
         defaults: shown in the place of the dataclass's own.
+        keyed: settings may stand in a file too, so messages name them by their keys and not as they are typed.
         hidden: keys, or first parts of keys, that this verb does not take.
     """
 
@@ -42,6 +43,7 @@ class Verb:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     hidden: Collection[str] = ()
     short: Mapping[str, str] = field(default_factory=dict)
+    keyed: bool = False
 
     def options(self) -> list[Option]:
         """What it takes, in the order of the dataclass."""
@@ -82,7 +84,7 @@ class Verb:
         """The error with the option as it is typed, where it begins with a setting's key."""
         key = re.match(r"([\w.]+)(\[\d+\])? = ", str(error))
         known = {each.key: each for each in self.options()} | {each.name: each for each in self.options()}
-        if key is None or key[1] not in known or "." not in key[1]:
+        if self.keyed or key is None or key[1] not in known or "." not in key[1]:
             return error
         flag = self.flag(known[key[1]]).partition(",")[0]
         return Error(f"{flag} = {str(error)[key.end() :]}", exit_code=error.exit_code)

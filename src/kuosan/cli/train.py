@@ -202,4 +202,5 @@ VERB = Verb(
     first=FIRST,
     defaults=GIVEN,
     short=SHORT,
+    keyed=True,
 )
