@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from kuosan import config
 from kuosan.errors import Error
 from kuosan.options import ELSEWHERE, field_docs, options, parse, words
-from kuosan.sample.request import Request
+from kuosan.sample.job import SampleJob
+from kuosan.sample.restore import RestoreJob
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.job import TrainOptions
 from work import calls
@@ -216,9 +217,12 @@ def test_a_command_line_is_read_with_little_work_once_its_class_is_known() -> No
 def test_a_name_of_another_tool_is_answered_with_ours_or_with_what_to_do_instead(name: str) -> None:
     ours, cure = ELSEWHERE[name]
     answers = 0
-    for cls, short in ((TrainOptions, SHORT), (Request, {})):
-        known = {*options(cls), *short, *(option.name.rpartition(".")[2] for option in options(cls).values())}
+    for cls, short in ((TrainOptions, SHORT), (SampleJob, {}), (RestoreJob, {})):
+        every = options(cls).values()
+        known = {*options(cls), *short, *(option.name.rpartition(".")[2] for option in every)}
+        known |= {flag.replace("-", "_") for option in every for flag in option.flags}
         if name in known:
+            answers += 1
             continue
         with pytest.raises(Error, match=f"option --{name.replace('_', '-')}\\.") as refused:
             parse([f"--{name.replace('_', '-')}", "1"], cls, short)
@@ -251,10 +255,10 @@ def test_what_people_type_to_train_elsewhere_is_understood(typed: str, meant: st
 @pytest.mark.parametrize(
     ("typed", "meant"),
     {
-        "num-inference-steps": "steps", "guidance-scale": "guidance", "negative-prompt": "negative", "height": "size",
+        "num-inference-steps": "steps", "cfg-scale": "guidance", "negative-prompt": "negative", "height": "size",
         "width": "size", "num-images": "n", "scheduler": "sampler", "denoising-strength": "strength",
     }.items(),
 )  # fmt: skip
 def test_what_people_type_to_sample_elsewhere_is_understood(typed: str, meant: str) -> None:
     with pytest.raises(Error, match=rf"Did you mean --{meant}\?"):
-        parse([f"--{typed}", "1"], Request)
+        parse([f"--{typed}", "1"], SampleJob)
