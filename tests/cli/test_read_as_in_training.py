@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan.cli import invert as inverting
 from kuosan.data.config import DataConfig
 from kuosan.data.images import read_png_text
 from kuosan.evaluate import reconstruction_result, train_overlap
@@ -118,17 +117,16 @@ def test_images_are_read_as_in_training(run: Path, kind: str, tmp_path: Path, mo
     model = pipeline.load(run)
     assert torch.equal(model.image(path), as_tensor(own))
 
-    def inverted(model: object, x0: torch.Tensor, **_: object) -> inversion.RoundTrip:
+    def encoded(way: inversion.Way, x0: torch.Tensor) -> torch.Tensor:
         found["invert"] = x0
-        return inversion.RoundTrip(x0, x0, 1)
+        return x0
 
-    def between(model: object, x0: torch.Tensor, n: int, **_: object) -> torch.Tensor:
+    def between(way: inversion.Way, x0: torch.Tensor, n: int) -> torch.Tensor:
         found["between"] = x0
         return x0
 
-    monkeypatch.setattr(inversion, "round_trip", inverted)
-    monkeypatch.setattr(inversion, "between", between)
-    assert inverting.invert is not None
+    monkeypatch.setattr(inversion.Way, "encode", encoded)
+    monkeypatch.setattr(inversion, "on_the_way", between)
     assert kuosan("invert", run, path, "--steps", 2, "--out", tmp_path / "inverted").code == 0
     assert kuosan("invert", run, path, path, "--between", 2, "--steps", 2, "--out", tmp_path / "way").code == 0
     assert torch.equal(found["invert"][0], as_tensor(own)) and torch.equal(found["between"][1], as_tensor(own))

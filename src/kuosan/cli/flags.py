@@ -84,7 +84,7 @@ class Verb:
         """The error with the option as it is typed, where it begins with a setting's key."""
         key = re.match(r"([\w.]+)(\[\d+\])? = ", str(error))
         known = {each.key: each for each in self.options()} | {each.name: each for each in self.options()}
-        if self.keyed or key is None or key[1] not in known or "." not in key[1]:
+        if self.keyed or key is None or key[1] not in known:
             return error
         flag = self.flag(known[key[1]]).partition(",")[0]
         return Error(f"{flag} = {str(error)[key.end() :]}", exit_code=error.exit_code)
