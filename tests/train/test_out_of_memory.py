@@ -288,12 +288,12 @@ def test_validation_and_previews_take_fewer_images_or_are_left_out(
         "train.preview_pictures": 4,
         "train.preview_steps": 1,
     }
-    held_out, preview, most = Monitor.held_out, Monitor.preview, [2]
+    validate, preview, most = Monitor.validate, Monitor.preview, [2]
 
     def judged(monitor: Monitor, *given: Any) -> Any:
         if monitor.at_once > most[0]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return held_out(monitor, *given)
+        return validate(monitor, *given)
 
     def drawn(monitor: Monitor, weights: Any, step: int, at_once: int) -> Any:
         if at_once > most[0]:
@@ -301,7 +301,7 @@ def test_validation_and_previews_take_fewer_images_or_are_left_out(
         return preview(monitor, weights, step, at_once)
 
     go(tmp_path / "whole", data, settings)
-    monkeypatch.setattr(Monitor, "held_out", judged)
+    monkeypatch.setattr(Monitor, "validate", judged)
     monkeypatch.setattr(Monitor, "preview", drawn)
     report = Stopping()
     go(tmp_path / "run", data, settings, report=report)
