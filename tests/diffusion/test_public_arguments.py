@@ -120,6 +120,109 @@ def walked(name: str, **options: Any) -> Tensor:
 
 # (function, argument): a call without it, and one with it whose answer must be another
 EFFECTS: dict[tuple[str, str], tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+    ("row", "sigma_data"): (
+        lambda: torch.stack(denoiser.row("edm", LEVEL)),
+        lambda: torch.stack(denoiser.row("edm", LEVEL, sigma_data=1.0)),
+    ),
+    ("target", "sigma_data"): (
+        lambda: denoiser.target("edm", DATA, EPS, LEVEL),
+        lambda: denoiser.target("edm", DATA, EPS, LEVEL, sigma_data=1.0),
+    ),
+    ("to_x0", "sigma_data"): (
+        lambda: denoiser.to_x0("edm", EPS, X, LEVEL),
+        lambda: denoiser.to_x0("edm", EPS, X, LEVEL, sigma_data=1.0),
+    ),
+    ("to_eps", "sigma_data"): (
+        lambda: denoiser.to_eps("edm", EPS, X, LEVEL),
+        lambda: denoiser.to_eps("edm", EPS, X, LEVEL, sigma_data=1.0),
+    ),
+    ("denoiser", "sigma_data"): (
+        lambda: x0(denoiser.denoiser(network, "edm")),
+        lambda: x0(denoiser.denoiser(network, "edm", sigma_data=1.0)),
+    ),
+    ("denoiser", "learned_variance"): (
+        lambda: torch.zeros(1),
+        lambda: denoiser.denoiser(twice, "v", learned_variance=True)(X, LEVEL).frac,
+    ),
+    ("denoiser", "cond"): (
+        lambda: x0(denoiser.denoiser(network, "v")),
+        lambda: x0(denoiser.denoiser(network, "v", cond={"gain": 0.5})),
+    ),
+    ("interval", "low"): (
+        lambda: x0(guidance.interval(other, blurred)),
+        lambda: x0(guidance.interval(other, blurred, low=50.0)),
+    ),
+    ("interval", "high"): (
+        lambda: x0(guidance.interval(other, blurred)),
+        lambda: x0(guidance.interval(other, blurred, high=0.1)),
+    ),
+    ("rescale", "prediction"): (
+        lambda: x0(guidance.rescale(other, blurred, 0.7)),
+        lambda: x0(guidance.rescale(other, blurred, 0.7, prediction="v")),
+    ),
+    ("clamp", "low"): (lambda: x0(guidance.clamp(other)), lambda: x0(guidance.clamp(other, low=0.1))),
+    ("clamp", "high"): (lambda: x0(guidance.clamp(other)), lambda: x0(guidance.clamp(other, high=0.1))),
+    ("dynamic_threshold", "percentile"): (
+        lambda: x0(guidance.dynamic_threshold(lambda x, level: Prediction(3 * x))),
+        lambda: x0(guidance.dynamic_threshold(lambda x, level: Prediction(3 * x), percentile=60)),
+    ),
+    ("log_prob", "sampled"): (lambda: lp(), lambda: lp(sampled=Flow())),
+    ("doubled", "sigma_data"): (
+        lambda: x0(guidance.doubled(network, "edm", {}, {})[0]),
+        lambda: x0(guidance.doubled(network, "edm", {}, {}, sigma_data=1.0)[0]),
+    ),
+    ("doubled", "learned_variance"): (
+        lambda: torch.zeros(1),
+        lambda: guidance.doubled(twice, "v", {}, {}, learned_variance=True)[0](X, LEVEL).frac,
+    ),
+    ("ddnm", "prior_std"): (
+        lambda: x0(restoration.ddnm(blurred, NOISY)),
+        lambda: x0(restoration.ddnm(blurred, NOISY, prior_std=0.2)),
+    ),
+    ("pigdm", "prior_std"): (
+        lambda: x0(restoration.pigdm(blurred, NOISY, scale=0.1)),
+        lambda: x0(restoration.pigdm(blurred, NOISY, prior_std=0.2, scale=0.1)),
+    ),
+    ("pigdm", "scale"): (
+        lambda: x0(restoration.pigdm(blurred, NOISY, scale=0.1)),
+        lambda: x0(restoration.pigdm(blurred, NOISY, scale=0.2)),
+    ),
+    ("dps", "scale"): (
+        lambda: x0(restoration.dps(blurred, EXACT, GRID, scale=1e-4)),
+        lambda: x0(restoration.dps(blurred, EXACT, GRID, scale=2e-4)),
+    ),
+    ("dps", "decode"): (
+        lambda: x0(restoration.dps(blurred, EXACT, GRID)),
+        lambda: x0(restoration.dps(blurred, EXACT, GRID, decode=lambda z: 1.5 * z)),
+    ),
+    ("repaint", "jump_length"): (
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 1, 2)),
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 2, 2)),
+    ),
+    ("repaint", "jumps"): (
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 2, 1)),
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 2, 2)),
+    ),
+    ("repaint", "variance"): (
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 2, 1)),
+        lambda: last(restoration.repaint(blurred, X, GRID, draw, EXACT, 2, 1, variance="posterior")),
+    ),
+    ("resampled", "jump_length"): (
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 1, 2)),
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2)),
+    ),
+    ("resampled", "jumps"): (
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 1)),
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2)),
+    ),
+    ("resampled", "sampler"): (
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2)),
+        lambda: last(restoration.resampled(blurred, X, GRID, draw, 2, 2, sampler=samplers.ddpm)),
+    ),
+    ("gaussian_blur", "radius"): (
+        lambda: operators.gaussian_blur(1.0, (4, 4)).apply(X),
+        lambda: operators.gaussian_blur(1.0, (4, 4), radius=1).apply(X),
+    ),
     ("ddim_inversion", "iterations"): (
         lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"))),
         lambda: last(inversion.ddim_inversion(blurred, X, SCHEDULE.grid(4, last="first"), iterations=2)),

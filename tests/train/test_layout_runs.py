@@ -63,7 +63,8 @@ def test_a_run_begun_by_an_older_version_goes_on_with_what_it_understood(tmp_pat
     make_older(run)
     assert checkpoint.load_config(run)["data"]["layout"] == 1
     for words in ((data, *quick(max_steps=4)), ("--max-steps", 5)):  # named again, or taken from the run
-        said = kuosan("train", *words, "--out", run)
+        assert kuosan("train", *words, "--out", run).code == 0
+        said = kuosan("doctor", run)
         assert said.code == 0 and "2 classes: test 6, train 12." in said.out, said
         assert "images for testing are trained on, because this run was begun so." in " ".join(said.out.split())
     assert trees.load(run / "config.yaml")["data"]["layout"] == 1
@@ -85,6 +86,7 @@ def test_a_run_inside_its_own_data_learns_from_nothing_it_wrote(
     assert list(run.rglob("*.png"))  # previews lie below the data
     assert kuosan("sample", run, "-n", 2, "--steps", 1, "--out", "made").code == 0
     again = kuosan(*words, *quick(max_steps=4, preview_every=2))
-    assert again.code == 0 and "8 images used" in again.out, again
-    assert "written by kuosan" in again.out
+    assert again.code == 0, again
+    said = kuosan("doctor", run)
+    assert "8 images used" in said.out and "written by kuosan" in said.out, said
     assert len(open_images(DataConfig(path="."))) == 8

@@ -204,7 +204,7 @@ def _opened(pipeline: Pipeline, request: Request, path: Path) -> RestorationInpu
 
 
 def _bytes(source: RestorationInput) -> int:
-    own = [source.image, source.mask, *(vars(source.given).values() if source.given else ())]
+    own = [source.image, source.mask, *(source.given or ())]
     own += [source.measurement.y] if source.measurement is not None else []
     return sum(each.numel() * each.element_size() for each in own if hasattr(each, "element_size"))
 
