@@ -1,4 +1,4 @@
-"""What every test relies on: one thread that does not spin, and which tests run by default."""
+"""What every test relies on: one thread that does not spin, files in memory, and which tests run by default."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when libgomp loads; spinning threads cost 5-25x on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and (memory := Path("/dev/shm")).is_dir():
+    free = os.statvfs(memory)
+    if free.f_bavail * free.f_frsize > 4 << 30:  # for tmp_path: an fsync there takes 5 us, on a disk 5 ms
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(memory)
 
 import pytest
 import torch
+
+import warm_processes
 
 torch.set_num_threads(1)
 
@@ -27,6 +33,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(slow)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(gpu)
+
+
+def pytest_unconfigure() -> None:
+    warm_processes.close()
 
 
 @pytest.fixture(scope="session")

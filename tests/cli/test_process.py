@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
+import warm_processes
 from kuosan import checkpoint
-from shell import QUICK, picture_folder, signals_reach_children
+from shell import QUICK, picture_folder
+from warm_processes import WarmProcess
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "kuosan.cli.main", *map(str, words)]
-    with signals_reach_children():
-        return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(*words: object) -> WarmProcess:
+    return warm_processes.kuosan(*words)
 
 
-def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 90) -> None:
+def wait_for(condition: object, process: WarmProcess, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, process.communicate()
@@ -33,7 +33,8 @@ def wait_for(condition: object, process: subprocess.Popen[str], seconds: float =
 
 
 def test_a_mistake_is_one_line_and_exit_code_two() -> None:
-    process = start("sample", "nowhere", "--sampler", "dimm")
+    command = [sys.executable, "-m", "kuosan.cli.main", "sample", "nowhere", "--sampler", "dimm"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("kuosan: error: unknown sampler 'dimm': did you mean 'ddim'?") and err.count("\n") == 1
@@ -66,10 +67,8 @@ def test_a_signal_while_training_saves_and_says_how_to_go_on(number: int, code: 
 def test_a_reader_that_goes_away_ends_no_work(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     process = start("sample", run, "-n", 2, "--steps", 1, "--out", tmp_path / "out")
-    assert process.stdout is not None
     process.stdout.close()
-    with process:
-        assert process.stderr is not None
+    with process.stderr:
         said = process.stderr.read()
         assert said.startswith("kuosan: standard output cannot be written") and said.count("\n") == 1
         assert process.wait(timeout=60) == 0

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import warm_processes
 from latent_models import autoencoder_run
 from train.made_runs import Stopping, go, outcome, pictures
 
@@ -24,29 +24,26 @@ SETTINGS = {"train.max_steps": 12, "train.batch": 6, "train.evaluate_every": 6}
 
 
 def launch(out: Path, data: Path, torchrun: bool = False, **settings: Any) -> list[dict[str, Any]]:
-    """Train in two processes, which torchrun starts or which are started by hand; what each noted."""
+    """Train in two processes, which torchrun starts or which are warm forks; what each noted."""
     words = [f"{key}={value}" for key, value in {**SETTINGS, **settings}.items()]
     worker = Path(__file__).with_name("two_processes.py")
     tests = str(worker.parent.parent)
     path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [str(worker), str(out), str(data), *words]
     if torchrun:
         start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-        starts = [([*start, "--rdzv-endpoint", "localhost:0", *command], env)]
+        command = [*start, "--rdzv-endpoint", "localhost:0", str(worker), str(out), str(data), *words]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stderr[-3000:]
     else:
         with socket.create_server(("localhost", 0)) as free:
             place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-        starts = [([sys.executable, *command], env | place | {"RANK": str(rank)}) for rank in range(2)]
-    with ThreadPoolExecutor() as pool:
-        for done in pool.map(ended, starts):
-            assert done.returncode == 0, done.stderr[-3000:]
+        envs = [env | place | {"RANK": str(rank)} for rank in range(2)]
+        processes = [warm_processes.start("train.two_processes:main", out, data, *words, env=each) for each in envs]
+        for process in processes:  # each ends by itself, or after 150 s
+            _, said = process.communicate(timeout=150)
+            assert process.returncode == 0, said[-3000:]
     return [json.loads(out.with_name(f"{out.name}-rank{rank}.json").read_text()) for rank in range(2)]
-
-
-def ended(start: tuple[list[str], dict[str, str]]) -> subprocess.CompletedProcess[str]:
-    """What a process came to; it ends by itself, or after 150 s."""
-    return subprocess.run(start[0], env=start[1], capture_output=True, text=True, timeout=150)
 
 
 @pytest.fixture(scope="module")

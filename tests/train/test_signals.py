@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+import warm_processes
 from kuosan import checkpoint
 from kuosan.files import Lock
 from kuosan.train.stop import SIGNALS, Stop
-from shell import mostly_slow, signals_reach_children
+from shell import mostly_slow
 from train.made_runs import SMALL, differences, outcome, pictures
 
 STEPS = 60
@@ -55,19 +56,11 @@ def test_no_handler_is_installed_from_another_thread() -> None:
 
 
 def command(out: Path, data: Path) -> list[str]:
-    words = [sys.executable, "-m", "kuosan.cli.main", "train", str(data), "--out", str(out)]
+    words = ["train", str(data), "--out", str(out)]
     for key, value in {**SMALL, "train.max_steps": STEPS, "train.save_every": 50, "train.evaluate_every": 0}.items():
         for item in value if isinstance(value, list) else [value]:
             words += [f"--{key}", str(item)]
     return words
-
-
-def start(out: Path, data: Path) -> subprocess.Popen[str]:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with signals_reach_children():
-        return subprocess.Popen(
-            command(out, data), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-        )
 
 
 def rows(out: Path) -> int:
@@ -78,23 +71,24 @@ def rows(out: Path) -> int:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("signals")
-    process = start(folder / "whole", pictures(folder / "pictures.npz"))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "done:" in said
+    words = [sys.executable, "-m", "kuosan.cli.main", *command(folder / "whole", pictures(folder / "pictures.npz"))]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert "done:" in done.stdout
     return folder
 
 
 @pytest.mark.parametrize("number", mostly_slow(SIGNALS, signal.SIGTERM, signal.SIGHUP))
 def test_a_signal_saves_and_the_same_command_goes_on_bit_for_bit(number: signal.Signals, whole: Path) -> None:
     out, data = whole / number.name, whole / "pictures.npz"
-    process = start(out, data)
+    process = warm_processes.kuosan(*command(out, data))
     end = time.monotonic() + 100
     while rows(out) < 5 and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.005)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said = "".join(process.communicate(timeout=60))
     assert process.returncode == 128 + number, said
     assert f"stopped by {number.name} at step" in said
     assert "The same command goes on from there" in said
@@ -103,8 +97,8 @@ def test_a_signal_saves_and_the_same_command_goes_on_bit_for_bit(number: signal.
     assert path is not None and checkpoint.step_of(path) == step, "the step in progress was finished and saved"
     assert 5 <= step < STEPS
     Lock(out).release()
-    process = start(out, data)
-    said, _ = process.communicate(timeout=120)
+    process = warm_processes.kuosan(*command(out, data))
+    said = "".join(process.communicate(timeout=120))
     assert process.returncode == 0, said
     assert f"going on from step {step} of {STEPS}" in said
     assert not differences(outcome(out), outcome(whole / "whole"))

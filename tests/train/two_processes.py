@@ -17,8 +17,9 @@ from kuosan import Error
 from train.made_runs import Stopping, go
 
 
-def main(out: Path, data: Path, *words: str) -> None:
+def main(place: str, images: str, *words: str) -> None:
     """Train as the shell does, with the rank's own pictures and outcome written beside the run."""
+    out, data = Path(place), Path(images)
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     settings = dict(word.split("=", 1) for word in words)
@@ -43,4 +44,4 @@ def main(out: Path, data: Path, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(*sys.argv[1:])
