@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when libgomp loads; spinning threads cost 5-25x on a busy machine
@@ -33,6 +35,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(slow)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(gpu)
+
+
+_frozen: list[object] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before a file's first test, and after imports: collections of garbage pass over torch and all else that stays."""
+    now = [item.path, len(sys.modules)]
+    if now != _frozen:
+        _frozen[:] = now
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_unconfigure() -> None:

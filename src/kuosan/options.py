@@ -153,7 +153,9 @@ def _put(tree: Tree, key: str, value: Any, repeated: bool) -> None:
         tree[last] = value
 
 
-def hints(cls: type) -> dict[str, Any]:
+@functools.cache
+def hints(cls: type) -> Mapping[str, Any]:
+    """The types of a configuration class's fields; evaluating their text takes longer than all else of a reading."""
     return typing.get_type_hints(cls)
 
 
