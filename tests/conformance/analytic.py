@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,15 +32,23 @@ SHARE = 0.4  # of the class wanted, among the classifier's two
 
 def posterior(data: Tensor, x: Tensor, alpha: float, sigma: float) -> Tensor:
     """E[x0 | x] for data N(mean, variance): mean + alpha·v·(x - alpha·mean)/(alpha²·v + sigma²)."""
-    mean, v = data
-    return mean + alpha * v / (alpha**2 * v + sigma**2) * (x - alpha * mean)
+    gain, shift, *_ = constants(data, alpha, sigma)
+    return torch.addcmul(shift, gain, x)
 
 
 def log_density(data: Tensor, x: Tensor, alpha: float, sigma: float) -> Tensor:
     """log N(x; alpha·mean, alpha²·v + sigma²) without its constant: (B, cells)."""
+    _, _, centre, halved, rest = constants(data, alpha, sigma)
+    return rest - ((x - centre) ** 2 * halved).sum((-1, -2))
+
+
+@lru_cache(64)
+def constants(data: Tensor, alpha: float, sigma: float) -> tuple[Tensor, ...]:
+    """What does not depend on x: `posterior` is shift + gain·x, `log_density` rest - sum (x - centre)²·halved."""
     mean, v = data
     spread = alpha**2 * v + sigma**2
-    return (-((x - alpha * mean) ** 2) / (2 * spread) - spread.log() / 2).sum((-1, -2))
+    gain = alpha * v / spread
+    return gain, mean - gain * alpha * mean, alpha * mean, 0.5 / spread, -spread.log().sum() / 2
 
 
 def wanted(x: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -129,9 +138,10 @@ def every_cell(predictions: list[str]) -> list[Cell]:
 
 
 def some_cells(predictions: list[str], turn: int) -> list[Cell]:
-    """Each prediction unguided, and one of them under each guidance, taking turns."""
-    guided = [(guidance, predictions[(turn + i) % len(predictions)]) for i, guidance in enumerate(GUIDANCES[1:])]
-    return [("none", prediction) for prediction in predictions] + guided
+    """Two predictions unguided, and one under each guidance, taking turns: a sampler sees no more of them than x0."""
+    turns = [predictions[(turn + i) % len(predictions)] for i in range(len(predictions))]
+    guided = [(guidance, turns[i % len(turns)]) for i, guidance in enumerate(GUIDANCES[1:])]
+    return [("none", prediction) for prediction in turns[:2]] + guided
 
 
 def in_cells(cells: list[Cell]) -> Denoiser:

@@ -100,6 +100,7 @@ class Results:
     """What the page shows."""
 
     matrix: dict[Combination, torch.Tensor | None] = field(default_factory=dict)  # (cells,), or refused
+    unguided: dict[Combination, int] = field(default_factory=dict)  # how many cells, the first ones, are so
     refused: dict[str, list[tuple[Combination, str]]] = field(default_factory=dict)  # reason -> combination, prediction
     orders: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)  # (row, window) -> (cells,)
 
@@ -135,6 +136,7 @@ def measure(thorough: bool) -> Results:
             results.refused.setdefault(general(reason, combination), []).append((combination, prediction))
         cells = every_cell(predictions) if thorough else some_cells(predictions, turn) if predictions else []
         results.matrix[combination] = combination.walk(cells) if cells else None
+        results.unguided[combination] = sum(guidance == "none" for guidance, _ in cells)
     every = list(names.PREDICTIONS)
     for turn, row in enumerate(ROWS):
         for window in WINDOWS:
