@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -109,9 +110,17 @@ def start(target: str, *args: object, env: dict[str, str] | None = None) -> Warm
     return _servers[0].start(target, *args, env=dict(os.environ if env is None else env))
 
 
-def kuosan(*words: object) -> WarmProcess:
-    """Run `kuosan WORDS` in a fork."""
-    return start("warm_processes:command", *words, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def kuosan(*words: object, env: Mapping[str, str] = {}) -> WarmProcess:
+    """Run `kuosan WORDS` in a fork, with `env` beside what is in the environment."""
+    return start("warm_processes:command", *words, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+
+
+def ranks(size: int) -> list[dict[str, str]]:
+    """What torchrun puts into the environment of each of several processes of a training."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    return [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def command(*words: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm_processes
 from shell import QUICK, picture_folder, refused
 
 
@@ -55,15 +53,9 @@ def test_an_environment_of_several_processes_without_a_rank_is_an_error(
 
 def test_several_processes_do_a_dry_run_together(tmp_path: Path) -> None:
     pictures = picture_folder(tmp_path / "pictures")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     words = ["train", str(pictures), "--out", str(tmp_path / "run"), *QUICK, "--device", "cpu", "--dry-run"]
-    done = subprocess.run(
-        [*launch, "--rdzv-endpoint", "localhost:0", "-m", "kuosan.cli.main", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("dry run: nothing was written.") == 1
+    processes = [warm_processes.kuosan(*words, env=env) for env in warm_processes.ranks(2)]
+    said = [process.communicate(timeout=150) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert sum(out.count("dry run: nothing was written.") for out, _ in said) == 1
     assert not (tmp_path / "run").exists()

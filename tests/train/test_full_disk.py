@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from faults.harness import build
 from kuosan import Error, checkpoint
 from kuosan.journal import Log
 from kuosan.train import saving
-from train.killing import Killer
 from train.made_runs import OwnNetwork, Stopping, differences, go, outcome, pictures
 
 SETTINGS = {"train.max_steps": 10, "train.save_every": 2, "train.evaluate_every": 5, "train.preview_every": 4}
@@ -149,49 +147,3 @@ def test_a_disk_that_is_really_full_for_a_while_costs_no_bit(tmp_path: Path, sma
     assert any("bytes free" in line or "kB free" in line for line in warnings), warnings
     go(tmp_path / "whole", data, SETTINGS, network=OwnNetwork())
     assert not differences(outcome(small_disk / "run"), outcome(tmp_path / "whole"))
-
-
-@pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    shim = build(tmp_path_factory.mktemp("shim"))
-    if shim is None:
-        pytest.skip("no C compiler for the failing file system")
-    made = Killer(tmp_path_factory.mktemp("full"), shim, ("own",))
-    yield made
-    made.close()
-
-
-def full_from(killer: Killer, at: int, mode: str) -> None:
-    """Fail every operation of the run's folder from number `at` on; then start again without faults."""
-    out = killer.folder / f"{mode}-{at}"
-    ended = killer.run(out, "own", prefix=out, at=at, mode=mode)
-    assert ended.status in (0, 74), ended.output
-    said = next(entry for entry in ended.notes if "said" in entry)
-    if ended.status == 74:
-        assert "Traceback" not in ended.output
-        assert str(out) in said["error"]
-    completed = max([entry["saved"] for entry in ended.notes if "saved" in entry], default=-1)
-    if completed >= 0:
-        path = checkpoint.latest(out).path
-        assert path is not None and checkpoint.step_of(path) >= completed
-    assert killer.run(out, "own").status == 0
-    assert not differences(outcome(out), killer.whole["own"]), f"{mode} at {at}"
-
-
-def operations(killer: Killer) -> int:
-    counted = killer.run(killer.folder / "counted", "own", prefix=killer.folder / "counted")
-    return len(counted.ops)
-
-
-def test_a_disk_full_from_some_operation_on_costs_no_bit(killer: Killer) -> None:
-    total = operations(killer)
-    for at in range(1, total, total // 9):
-        full_from(killer, at, "enospc")
-    for at in range(2, total, total // 5):
-        full_from(killer, at, "eio")
-
-
-@pytest.mark.slow
-def test_a_disk_full_from_any_operation_on_costs_no_bit(killer: Killer) -> None:
-    for at in range(1, operations(killer) + 1):
-        full_from(killer, at, "enospc")

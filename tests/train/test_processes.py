@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -36,9 +35,7 @@ def launch(out: Path, data: Path, torchrun: bool = False, **settings: Any) -> li
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr[-3000:]
     else:
-        with socket.create_server(("localhost", 0)) as free:
-            place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-        envs = [env | place | {"RANK": str(rank)} for rank in range(2)]
+        envs = [env | rank for rank in warm_processes.ranks(2)]
         processes = [warm_processes.start("train.two_processes:main", out, data, *words, env=each) for each in envs]
         for process in processes:  # each ends by itself, or after 150 s
             _, said = process.communicate(timeout=150)
