@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,18 @@ def tiny_classifier(schedule: Discrete | Karras | Flow | None = None, names: tup
 
 def with_weights(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Model:
     """A model of this configuration, without a weight that is zero."""
-    model = build(config, seed=1)
+    network = _weighted(replace(config, schedule=Discrete(), prediction="v"))  # neither changes the network
+    return Model(config, prepare(network, "cpu", dtype))  # a copy
+
+
+@lru_cache(32)
+def _weighted(config: ModelConfig) -> nn.Module:
+    network = build(config, seed=1).network
     with torch.no_grad():
-        for i, parameter in enumerate(model.network.parameters()):
+        for i, parameter in enumerate(network.parameters()):
             if not parameter.any():
                 parameter.copy_(0.1 * seeds.normal([(0, "test/weights", i, 0)], tuple(parameter.shape))[0])
-    return Model(config, prepare(model.network, "cpu", dtype))
+    return network
 
 
 class Counted(nn.Module):

@@ -44,7 +44,7 @@ def test_exact_pictures_of_every_sampler_are_their_own_seeds(name: str) -> None:
 def test_without_exact_the_batch_moves_a_picture_less_than_a_grey_level(name: str, dtype: torch.dtype) -> None:
     model = tiny_model(dtype=dtype)
     whole = sample(model, Request(8, sampler=name, steps=2, batch=16))
-    for size in (1, 3, 5):
+    for size in (1, 3, 5) if name in ("ddpm", "unipc_3") else (3,):  # 1 by all samplers: the next test but one
         part = sample(model, Request(8, sampler=name, steps=2, batch=size))
         assert (part - whole).abs().max() < GREY, size
 
