@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,23 +58,6 @@ def refused(*words: object, naming: Sequence[str], code: int = 2) -> Said:
     for part in naming:
         assert part in said.err, f"{part!r} is missing in: {said.err}"
     return said
-
-
-@contextmanager
-def signals_reach_children() -> Iterator[None]:
-    """A process started in this block can be interrupted, even where this one ignores it (nohup, a shell's `&`).
-
-    Ignored signals are inherited; ones that are handled come to a child with their default action.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, lambda *_: None)
-    try:
-        yield
-    finally:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
 
 
 def mostly_slow(cases: Iterable[Any], *kept: Any) -> list[Any]:

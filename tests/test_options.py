@@ -13,6 +13,7 @@ from kuosan import config
 from kuosan.errors import Error
 from kuosan.options import field_docs, options, parse, words
 from kuosan.train.config import RunConfig
+from work import calls
 
 
 @dataclass(frozen=True)
@@ -169,3 +170,14 @@ def test_values_survive_the_way_through_the_command_line(given_: dict[str, Any])
         for part in key.split("."):
             found = getattr(found, part)
         assert found == value
+
+
+def test_a_command_line_is_read_with_little_work_once_its_class_is_known() -> None:
+    def read() -> None:
+        assert parse(["--data.path=x", "--train.max_steps=3"], RunConfig)[0] == {
+            "data": {"path": "x"},
+            "train": {"max_steps": "3"},
+        }
+
+    read()
+    assert calls(read) < 10_000  # 150,000 where each field's annotation is evaluated again
