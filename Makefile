@@ -6,7 +6,7 @@ demo: setup
 	.venv/bin/kuosan demo --out demo
 
 test: setup-dev check
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup-dev
 	.venv/bin/ruff check src tests benchmarks scripts
