@@ -19,10 +19,10 @@ from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
 from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
-from kuosan.data.near import Near
-from kuosan.data.scan import Progress, Scan, by_content, scan
+from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
+from kuosan.data.twins import CLOSEST, Near
 from kuosan.files import write_atomic
 
 NUMBER = r"-?[0-9]{1,300}(\.[0-9]+)?"  # a class that is a number, and no infinite one
@@ -55,10 +55,10 @@ class Report:
                 pairs.append((entry.name, first[key]))
         return pairs
 
-    @cached_property
+    @property
     def near(self) -> Near | None:
         """The near duplicates; None where images are not compared."""
-        return Near.of(self.scan.looks) if self.scan.by_pixels else None
+        return self.scan.near
 
     def parted(self) -> list[tuple[str, str]]:
         """Near duplicates that lie on different sides: of the data set's own split, or ends of a chain."""
@@ -227,6 +227,14 @@ class Report:
 
     def _near_line(self) -> list[str]:
         found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
+        crowded = 0 if self.near is None else self.near.found.crowded
+        many = (
+            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like more than {CLOSEST} others and "
+            f"compared with the nearest alone: copies among them may lie on both sides of the split."
+        )
+        return self._groups_line(found, names) + ([many] if crowded else [])
+
+    def _groups_line(self, found: list[list[int]], names: list[str]) -> list[str]:
         if not found:
             return []
         count, many = len(found), sum(map(len, found))
@@ -283,13 +291,15 @@ class Report:
         )
 
 
-def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
+def examine(
+    config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None, memory: Memory | None = None
+) -> Report:
     """Look at every file that `config` names as training would, keeping nothing.
 
     Raises:
         Error: the path names no data set. A data set without one usable picture is a report, not an error.
     """
-    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
+    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache, memory=memory))
 
 
 def write(report: Report, folder: Path) -> list[Path]:

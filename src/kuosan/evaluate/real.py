@@ -21,6 +21,7 @@ from kuosan.errors import Error
 from kuosan.evaluate.config import HELD_OUT, TRAIN
 from kuosan.evaluate.images import Images
 from kuosan.seeds import rng
+from kuosan.shelf import NEAR, Results
 
 LEAST = 3  # pictures a side; fewer have no distance
 RUN, LARGEST = 64, 2**28  # images, and bytes, that are read at once
@@ -146,7 +147,7 @@ def as_bytes(x: np.ndarray) -> np.ndarray:
 
 def own(data: DataConfig, path: str | None, progress: Progress | None = None) -> Pictures:
     """The pictures a run was trained on, opened as it opened them; not mirrored, whatever training did."""
-    return open_pictures(replace(data, path=path or data.path), progress=progress)
+    return open_pictures(replace(data, path=path or data.path), progress=progress, memory=Results.at(data.cache, NEAR))
 
 
 def shuffled(pictures: Pictures | Images, what: str) -> np.ndarray:
