@@ -206,6 +206,30 @@ def test_a_larger_limit_lets_a_large_picture_in() -> None:
         decode(content, max_pixels=899_999)
 
 
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({"max_pixels": 899_999}, "scale it down, or let it in where data are chosen (kuosan train and doctor: "
+                                  "--max-pixels 900000)"),
+        ({"max_bytes": 1 << 20}, "(kuosan train and doctor: --max-bytes "),
+    ],
+)  # fmt: skip
+def test_what_is_refused_as_too_large_says_which_option_lets_it_in(
+    settings: dict[str, int], cure: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.webp").write_bytes(saved(np.zeros((900, 1000, 3), np.uint8), "WEBP"))
+    report = examine(DataConfig(str(tmp_path), **settings))  # type: ignore[arg-type]
+    (line,) = [line for line in report.lines() if "skipped (1 too large)" in line]
+    assert cure in line
+    option, value = line.split("doctor: --")[1].split(")")[0].split()
+    assert examine(DataConfig(str(tmp_path), **{option.replace("-", "_"): int(value)})).scan.refused == []  # type: ignore[arg-type]
+
+
+def test_what_no_option_lets_in_is_to_be_scaled_down() -> None:
+    with pytest.raises(Refused, match=r"more than 64,000,000 pixels \(max_pixels\): scale it down$"):
+        decode(b"P5 20000 20000 255 ")
+
+
 def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:

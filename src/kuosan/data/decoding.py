@@ -26,7 +26,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from kuosan.data import bmp, strips, tiff
 from kuosan.data.aside import Aside, aside, check_profile, check_tags, without_mark
 from kuosan.data.colour import of_profile
-from kuosan.data.footprint import DECODERS, MAX_BYTES, check_needed, needed, needed_here, webp_size
+from kuosan.data.config import MOST_PIXELS
+from kuosan.data.footprint import DECODERS, MAX_BYTES, WHERE, check_needed, needed, needed_here, webp_size
 from kuosan.data.headers import (
     Refused,
     gif_uncovered,
@@ -316,7 +317,10 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise Refused(f"has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise Refused(f"too large: {width}x{height} is more than {max_pixels:,} pixels (max_pixels)")
+        cure = "scale it down"
+        if width * height <= MOST_PIXELS:
+            cure += f", or let it in where data are chosen ({WHERE} --max-pixels {width * height})"
+        raise Refused(f"too large: {width}x{height} is more than {max_pixels:,} pixels (max_pixels): {cure}")
 
 
 class _OfUse(Exception):
@@ -339,7 +343,7 @@ def _refusing(max_pixels: int, known: bool = False) -> Iterator[None]:
     except UnidentifiedImageError:
         raise Refused("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels)") from None
+        raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels): scale it down") from None
     # Damaged files make decoders fail in every way (struct.error, SyntaxError, IndexError, MemoryError ...).
     except Exception as reason:
         if known and isinstance(reason, MemoryError):

@@ -43,7 +43,9 @@ def read_image(path: str | os.PathLike[str], most: int) -> bytes:
             if size and not is_known(head):
                 raise Refused("not a picture of a known format")
             if size > most:
-                raise Refused(f"too large: {size:,} bytes, more than {most:,} (max_pixels, max_bytes)")
+                raise Refused(
+                    f"too large: {size:,} bytes, more than {most:,} are read of an image's file: scale it down"
+                )
             stream.seek(0)
             return read_up_to(stream, size)
     except Refused:
