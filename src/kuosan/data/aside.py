@@ -6,6 +6,7 @@ megabyte of file; texts of a PNG are packed; segments of a JPEG are joined one b
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from kuosan.data.headers import Refused, boxes
+from kuosan.data.headers import PNG, Refused, boxes, png_chunks
 
 SPARE = 1 << 20  # bytes that tags may promise beyond twice their file
 MOST_EXIF = 8 << 20  # bytes of EXIF, of texts unpacked, and (twice that) of a profile: the largest printers' have 8
@@ -44,7 +45,7 @@ def aside(content: bytes) -> Aside:
     """
     if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return Aside(held=check_tags(content, "its"))
-    if content[:8] == b"\x89PNG\r\n\x1a\n":
+    if content[:8] == PNG:
         found = _of_png(content)
     elif content[:2] == b"\xff\xd8":
         found = _of_jpeg(content)
@@ -128,21 +129,16 @@ def _tags(content: bytes | memoryview, order: str, big: bool, at: int) -> Iterat
 
 def _of_png(content: bytes) -> Aside:
     """Chunks before and after the pixels: Pillow keeps the last of each kind."""
-    found, at, texts = Aside(), 8, 0
+    found, texts, stream = Aside(), 0, io.BytesIO(content)
     raw: bytes | None = None
-    for _ in range(MOST_CHUNKS):
-        if at + 8 > len(content):
-            break
-        size, name = struct.unpack_from(">I4s", content, at)
-        body = memoryview(content)[at + 8 : at + 8 + size]
-        at += 12 + size
-        if name == b"IEND":
-            break
+    for place, (name, size) in enumerate(png_chunks(stream)):
+        if place == MOST_CHUNKS:
+            raise Refused(f"damaged: more than {MOST_CHUNKS:,} chunks")
         if name == b"eXIf":
-            found.exif = bytes(body)
+            found.exif = stream.read(size)
             found.blocks.append(found.exif)
         elif name in (b"tEXt", b"zTXt", b"iTXt"):
-            key, text = _text(name, bytes(body), MOST_EXIF - texts)
+            key, text = _text(name, stream.read(size), MOST_EXIF - texts)
             texts += len(text)
             if texts >= MOST_EXIF:
                 raise Refused(f"too large: its texts unpack to more than {MOST_EXIF:,} bytes; save it without metadata")
@@ -151,8 +147,6 @@ def _of_png(content: bytes) -> Aside:
                 found.blocks += [] if raw is None else [raw]
             elif key == XMP:
                 found.xmp = text
-    else:
-        raise Refused(f"damaged: more than {MOST_CHUNKS:,} chunks")
     found.exif = raw if found.exif is None else found.exif
     found.held += 4 * texts  # a text with one rare character takes four bytes a character
     return found
@@ -203,6 +197,11 @@ def segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         if mark == 0xDA:
             return
         at += 2 + max(size, 2)
+
+
+def has_adobe_mark(content: bytes) -> bool:
+    """Whether a JPEG has Adobe's APP14 segment, which says how its inks are stored."""
+    return any(mark == 0xEE and content[first : first + 5] == b"Adobe" for mark, first, _ in segments(content))
 
 
 def _of_jpeg(content: bytes) -> Aside:

@@ -171,18 +171,6 @@ class Layers:
         return convert
 
 
-def of_array(read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> Parts:
-    """The parts of layers that are held whole, (H, W, C) and (H, W, 1) or None."""
-
-    def parts() -> Iterator[Part]:
-        colour, alpha = read()
-        for top, left, bottom, right in tiles(*colour.shape[:2]):
-            box = slice(top, bottom), slice(left, right)
-            yield Part(top, left, colour[box], None if alpha is None else alpha[box])
-
-    return parts
-
-
 def of_image(image: Image.Image, work: Work) -> Parts:
     """The parts of a loaded image: `work` is done to a copy of one small piece at a time."""
 
