@@ -373,4 +373,4 @@ def test_packed_texts_of_a_png_are_read_up_to_the_bound_of_all_texts(kind: str) 
         assert np.array_equal(decode(with_text(count)).pixels, decode(plain).pixels), count
     with pytest.raises(Refused, match="texts unpack to more than 8,388,608 bytes"):
         decode(with_text((8 << 20) + 1))
-    assert PngImagePlugin.MAX_TEXT_CHUNK == bound  # of whoever else uses Pillow in this process
+    assert bound == PngImagePlugin.MAX_TEXT_CHUNK  # of whoever else uses Pillow in this process

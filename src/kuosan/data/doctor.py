@@ -19,6 +19,7 @@ from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
 from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
+from kuosan.data.metadata import ENDINGS
 from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
@@ -135,6 +136,16 @@ class Report:
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
         }
 
+    def _columns(self) -> str:
+        """What could be the class, where nothing is."""
+        columns, own = self.scan.listing.columns, self.config.label_column
+        if own in columns:
+            return f"No classes: a list has a column {own}, but names no image here that has anything in it."
+        return (
+            f"No classes; columns beside the pictures: {', '.join(columns[:12])}. Set label_column to one of them to "
+            f"take it as the class."
+        )
+
     def _aside(self) -> list[str]:
         """That the data set's own split is put aside, where a fraction is asked for instead."""
         if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
@@ -187,8 +198,7 @@ class Report:
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
             lines.append(f"{len(counts)} classes: {shown}.")
         elif self.scan.listing.columns:
-            lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
-            lines[-1] += " Set label_column to one of them to take it as the class."
+            lines.append(self._columns())
         lines += [*self.scan.listing.notes, *self._aside(), captioned.summary(self.scan.entries)]
         ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
@@ -220,6 +230,12 @@ class Report:
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
             (captioned.without(self.scan.entries), "have no caption, or an empty one"),
             (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
+            (
+                self._lists(),
+                "may be lists of images and are not read (a list names each image in a column file_name, filename or "
+                f"file and has a column text, split or {self.config.label_column}, or the one that --label-column "
+                "names; beside a metadata.csv or .jsonl no other is read)",
+            ),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
@@ -258,6 +274,10 @@ class Report:
     def _orphans(self) -> list[tuple[str, str]]:
         """The files of captions that no image has the name of."""
         return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(WORDS)]
+
+    def _lists(self) -> list[tuple[str, str]]:
+        """The files of tables that were taken for no list of images."""
+        return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(ENDINGS)]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
