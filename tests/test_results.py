@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kuosan.data import twins
 from kuosan.errors import Error
 from kuosan.shelf import Results
+from shell import QUICK, kuosan, picture_folder
 
 
 def test_what_was_computed_is_kept_and_what_was_damaged_is_computed_again(tmp_path: Path) -> None:
@@ -61,3 +63,21 @@ def test_a_disk_that_takes_nothing_only_keeps_nothing(tmp_path: Path, monkeypatc
     assert Results.at(None, "near") is None
     with pytest.raises(Error, match="no cache of kuosan"):
         Results.at(str(tmp_path / "somebody's"), "near")
+
+
+def test_doctor_training_going_on_and_evaluation_compare_the_same_images_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUOSAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("kuosan.data.scan.REMEMBERED", 10)
+    compared, groups = list[int](), twins.groups
+    monkeypatch.setattr(twins, "groups", lambda views, *rest: (compared.append(len(views)), groups(views, *rest))[1])
+    images, run = picture_folder(tmp_path / "images", 12), tmp_path / "run"
+    assert kuosan("doctor", images).code == 0
+    assert compared == [12] and len(list((tmp_path / "cache" / "near").glob("*.result"))) == 1
+    few = [*QUICK[: QUICK.index("--max-steps")], *QUICK[QUICK.index("--max-steps") + 2 :]]
+    settings = [*few, "--resize", "auto", "--hold-out", "0.3"]
+    for steps in (2, 3):
+        assert kuosan("train", images, "--out", run, *settings, "--max-steps", steps).code == 0
+    assert kuosan("evaluate", run, "--n", 4, "--dry-run").code == 0
+    assert compared == [12]

@@ -177,8 +177,9 @@ def _compared(looks: list[Look], memory: Memory | None, name: str, progress: Pro
 
 def _name(config: DataConfig, looks: list[Look]) -> str:
     """What a comparison is kept by: the files' content, how they are decoded, and by which versions."""
-    how = (VERSION, PIL.__version__, config.background, config.range, config.max_pixels, config.max_bytes, config.size)
-    digest = blake2b(repr((*how, config.resize, config.channels)).encode(), digest_size=16)
+    how = (VERSION, PIL.__version__, config.background, config.range, config.max_pixels, config.max_bytes)
+    filled = config.size if config.resize == "pad" else 0  # grey on a coloured background is seen as colour
+    digest = blake2b(repr((*how, filled)).encode(), digest_size=16)
     for look in looks:
         digest.update(look.key.encode() or b"-")
     return digest.hexdigest()
