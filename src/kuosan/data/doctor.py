@@ -23,7 +23,7 @@ from kuosan.data.metadata import ENDINGS
 from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
-from kuosan.data.twins import CLOSEST, Near
+from kuosan.data.twins import Near
 from kuosan.files import write_atomic
 
 NUMBER = r"-?[0-9]{1,300}(\.[0-9]+)?"  # a class that is a number, and no infinite one
@@ -245,8 +245,8 @@ class Report:
         found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
         crowded = 0 if self.near is None else self.near.found.crowded
         many = (
-            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like more than {CLOSEST} others and "
-            f"compared with the nearest alone: copies among them may lie on both sides of the split."
+            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like so many others that "
+            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on both sides of the split."
         )
         return self._groups_line(found, names) + ([many] if crowded else [])
 

@@ -34,9 +34,9 @@ ROUNDING = 3.0  # levels: |b - a| nowhere more is the same whatever its shape
 ASPECT = 0.13  # |log| of the ratio of aspects
 NEAR = 0.08  # distance of the coordinates of candidates, which lie on the unit sphere
 LEAF, PART = 1500, 2048  # points compared with each other; pairs verified together
-CLOSEST, FEWEST = 64, 8  # candidates of an image, at most; where there would be more than MOST_PAIRS in all, so few
+CLOSEST, FEWEST = 256, 8  # candidates of an image, at most; where there would be more than MOST_PAIRS in all, so few
 MOST_PAIRS = 500_000  # verified in about two minutes of a core; thousands of images that are all alike have millions
-GROWTH = 16  # times the points that all parts of the tree may hold together: halves overlap
+GROWTH = 8  # times the points that all parts of the tree may hold together: halves overlap
 VERSION = 1  # of what is kept of a comparison
 
 BOX, BILINEAR = Image.Resampling.BOX, Image.Resampling.BILINEAR
@@ -49,7 +49,7 @@ class Groups:
 
     leader: np.ndarray  # (N,) int64: of each image's group, itself where it is alone or leads
     across: tuple[tuple[int, int], ...]  # near duplicates in different groups: chains, of which each link is alike
-    crowded: int = 0  # images that resemble more than CLOSEST others at a glance, and were compared with so many alone
+    crowded: int = 0  # images that resemble so many others at a glance that they were compared with the nearest alone
 
     @cached_property
     def members(self) -> list[list[int]]:
@@ -308,6 +308,7 @@ def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> tuple[
     """
     found, ranks, crowded = [np.empty(0, np.int64)], [np.empty(0, np.int64)], np.zeros(n, bool)
     waiting, room = deque([np.arange(len(x))]), GROWTH * len(x)
+    most = max(FEWEST, min(CLOSEST, 2**24 // n))  # so many pairs take 150 MB
     while waiting:
         ids = waiting.popleft()
         if len(ids) > LEAF:
@@ -320,7 +321,7 @@ def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> tuple[
                 room -= more
                 continue
             ids = ids[np.argsort(column, kind="stable")]
-        many = len(ids) > 4 * LEAF  # all alike: each is compared with those next to it alone
+        many = len(ids) > 8 * LEAF  # all alike: each is compared with those next to it alone
         own = ids[plain[ids]]
         if many:
             crowded[owner[own]] = True
@@ -331,18 +332,18 @@ def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> tuple[
             squares[owner[one][:, None] == owner[other]] = np.inf
             close = squares <= NEAR**2
             rank = np.zeros(close.shape, np.int16)  # among the candidates of an image that has too many
-            for row in np.flatnonzero(np.count_nonzero(close, 1) > CLOSEST):
-                nearest = np.argpartition(squares[row], CLOSEST)[:CLOSEST]
+            for row in np.flatnonzero(np.count_nonzero(close, 1) > most):
+                nearest = np.argpartition(squares[row], most)[:most]
                 close[row], crowded[owner[one[row]]] = False, True
                 close[row, nearest] = True
-                rank[row, nearest[np.argsort(squares[row, nearest])]] = np.arange(CLOSEST)
+                rank[row, nearest[np.argsort(squares[row, nearest])]] = np.arange(most)
             rows, columns = np.nonzero(close)
             a, b = owner[one[rows]], owner[other[columns]]
             found.append(np.minimum(a, b) * n + np.maximum(a, b))
             ranks.append(rank[rows, columns])
     pairs, place = np.concatenate(found), np.concatenate(ranks)
     if len(every := np.unique(pairs)) > MOST_PAIRS:
-        every = np.unique(pairs[place < max(FEWEST, CLOSEST * MOST_PAIRS // len(every))])
+        every = np.unique(pairs[place < max(FEWEST, most * MOST_PAIRS // len(every))])
     return every, int(np.count_nonzero(crowded))
 
 
