@@ -246,7 +246,8 @@ class Report:
         crowded = 0 if self.near is None else self.near.found.crowded
         many = (
             f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like so many others that "
-            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on both sides of the split."
+            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on "
+            "both sides of the split."
         )
         return self._groups_line(found, names) + ([many] if crowded else [])
 
