@@ -149,6 +149,17 @@ def test_what_cannot_be_done_is_refused(run: Path, words: list[object], naming: 
     assert not (run / "evaluations").exists()
 
 
+def test_images_that_were_moved_are_asked_for_by_the_command_that_names_them(tmp_path: Path) -> None:
+    data = picture_folder(tmp_path / "images", 12)
+    assert kuosan("train", data, "--out", "moved run", *TRAIN).code == 0
+    data.rename(tmp_path / "elsewhere")
+    gone = f"was trained on {data}, which is not here"
+    refused("evaluate", "moved run", *QUICK, naming=[gone, "kuosan evaluate 'moved run' --data IMAGES", "--against"])
+    refused("train", "--out", "moved run", naming=[gone, "kuosan train IMAGES --out 'moved run'"])
+    assert kuosan("evaluate", "moved run", "--data", "elsewhere", *QUICK, "--dry-run").code == 0
+    assert kuosan("train", "elsewhere", "--out", "moved run", *TRAIN).code == 0
+
+
 def test_every_setting_is_in_the_help() -> None:
     said = kuosan("evaluate", "--help")
     assert said.code == 0

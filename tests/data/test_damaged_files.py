@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_files import chunk, grey_profile, picture, png, saved, smooth, tiff
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from kuosan.data.config import DataConfig
 from kuosan.data.decoding import decode
@@ -227,6 +227,30 @@ def test_a_larger_limit_lets_a_large_picture_in() -> None:
         decode(content, max_pixels=899_999)
 
 
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ({"max_pixels": 899_999}, "scale it down, or let it in where data are chosen (kuosan train and doctor: "
+                                  "--max-pixels 900000)"),
+        ({"max_bytes": 1 << 20}, "(kuosan train and doctor: --max-bytes "),
+    ],
+)  # fmt: skip
+def test_what_is_refused_as_too_large_says_which_option_lets_it_in(
+    settings: dict[str, int], cure: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.webp").write_bytes(saved(np.zeros((900, 1000, 3), np.uint8), "WEBP"))
+    report = examine(DataConfig(str(tmp_path), **settings))  # type: ignore[arg-type]
+    (line,) = [line for line in report.lines() if "skipped (1 too large)" in line]
+    assert cure in line
+    option, value = line.split("doctor: --")[1].split(")")[0].split()
+    assert examine(DataConfig(str(tmp_path), **{option.replace("-", "_"): int(value)})).scan.refused == []  # type: ignore[arg-type]
+
+
+def test_what_no_option_lets_in_is_to_be_scaled_down() -> None:
+    with pytest.raises(Refused, match=r"more than 64,000,000 pixels \(max_pixels\): scale it down$"):
+        decode(b"P5 20000 20000 255 ")
+
+
 def test_a_zip_member_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -305,3 +329,69 @@ def test_pillows_warnings_stay_inside_and_the_filters_are_left_as_they_were() ->
     with pytest.raises(Refused):
         decode(_claims(12_000, 12_000)["png"])  # between Pillow's warning and its error
     assert warnings.filters == before
+
+
+JPEGS: dict[str, dict[str, object]] = {
+    "baseline": {"quality": 90},
+    "baseline, 4:2:0": {"quality": 75, "subsampling": 2},
+    "progressive": {"quality": 80, "progressive": True},
+    "with restarts": {"quality": 85, "restart_marker_blocks": 3},
+    "grey": {"quality": 70, "grey": True},
+}
+
+
+def jpeg(kind: str) -> tuple[bytes, np.ndarray]:
+    """A JPEG of noise, and its pixels."""
+    options = dict(JPEGS[kind])
+    content = saved(picture(45, 70, 1 if options.pop("grey", False) else 3), "JPEG", **options)
+    assert content.endswith(b"\xff\xd9")
+    return content, decode(content).pixels
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_read(kind: str) -> None:
+    content, pixels = jpeg(kind)
+    for end in (content[:-2], content[:-1]):
+        found = decode(end)
+        assert np.array_equal(found.pixels, pixels)
+        assert "without the marker at its end, and whole all the same" in found.notes and found.reading == 2
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_any_pixels_is_refused(kind: str) -> None:
+    content, pixels = jpeg(kind)
+    for missing in (4, 5, 6, 8, 12, 20, 50, 100, 200, 400, len(content) // 2):
+        try:
+            found = decode(content[: len(content) - missing])
+        except Refused as reason:
+            assert "damaged" in str(reason)
+        else:  # padding, or a last bit that no pixel shows
+            assert missing <= 6 and np.array_equal(found.pixels, pixels), missing
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
+    content = jpeg("progressive")[0]
+    scans = [i for i in range(len(content) - 1) if content[i : i + 2] == b"\xff\xda"]
+    tables = [i for i in range(len(content) - 1) if content[i : i + 2] == b"\xff\xc4"]
+    assert len(scans) > 3
+    for scan in scans[1:]:
+        cut = max((table for table in tables if scans[scans.index(scan) - 1] < table < scan), default=scan)
+        with pytest.raises(Refused, match="damaged"):
+            decode(content[:cut])
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
+def test_packed_texts_of_a_png_are_read_up_to_the_bound_of_all_texts(kind: str) -> None:
+    plain, bound = saved(picture(), "PNG"), PngImagePlugin.MAX_TEXT_CHUNK
+
+    def with_text(count: int) -> bytes:
+        packed = zlib.compress(b"a" * count)
+        body = b"key\0\0" + packed if kind == "zTXt" else b"key\0\1\0\0\0" + packed
+        chunk = struct.pack(">I", len(body)) + kind.encode() + body
+        return plain[:33] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + plain[33:]
+
+    for count in (1000, 1 << 20, (1 << 20) + 1, 3 << 20, (8 << 20) - 1):
+        assert np.array_equal(decode(with_text(count)).pixels, decode(plain).pixels), count
+    with pytest.raises(Refused, match="texts unpack to more than 8,388,608 bytes"):
+        decode(with_text((8 << 20) + 1))
+    assert bound == PngImagePlugin.MAX_TEXT_CHUNK  # of whoever else uses Pillow in this process

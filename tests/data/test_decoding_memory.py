@@ -133,6 +133,67 @@ def test_threads_that_decode_large_images_share_the_memory() -> None:
         assert room.used == 500
 
 
+def test_who_needs_much_memory_is_not_passed_by_those_that_come_later_and_need_little() -> None:
+    room, order, there = Room(), list[str](), threading.Event()
+
+    def work(name: str, size: int) -> None:
+        with room.hold(size, 100):
+            order.append(name)
+
+    def come(name: str, size: int) -> threading.Thread:
+        before = len(room.waiting)
+        thread = threading.Thread(target=work, args=(name, size))
+        thread.start()
+        while len(room.waiting) == before and thread.is_alive():
+            there.wait(0.001)
+        return thread
+
+    with room.hold(30, 100):
+        threads = [come("large", 90), *(come(f"small {i}", 1) for i in range(5))]
+        assert order == []  # each of the small ones has room, and comes after the large one
+    for thread in threads:
+        thread.join()
+    assert order[0] == "large" and len(order) == 6 and room.used == 0 and not room.waiting
+
+
+def test_a_wait_for_memory_that_is_given_up_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room()
+    monkeypatch.setattr(room.changed, "wait_for", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), room.hold(1, 100):
+        pass
+    monkeypatch.undo()
+    with room.hold(100, 100):
+        assert room.used == 100 and not room.waiting
+
+
+def of_directories(directories: int, tags: int) -> bytes:
+    """A TIFF of directories that each lead to the next by a tag, of so many tags."""
+    content, at = b"II*\0" + struct.pack("<L", 8), 8
+    for left in reversed(range(directories)):
+        at += 2 + 12 * tags + 4
+        content += struct.pack("<H", tags) + struct.pack("<HHLL", 0x8769, 4, 1, at if left else 0)
+        content += struct.pack("<HHLL", 1, 1, 1, 0) * (tags - 1) + bytes(4)
+    return content
+
+
+@pytest.mark.parametrize("kind", ["one block of directories", "AVIF of many marks"])
+def test_tags_are_counted_over_all_directories_of_a_file(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(directories: int, tags: int) -> None:
+        if kind == "AVIF of many marks":
+            block = of_directories(1, tags) * directories
+            aside(saved(picture(16, 16), "AVIF") + struct.pack(">I4s", 8 + len(block), b"free") + block)
+        else:
+            check_tags(of_directories(directories, tags), "its EXIF")
+
+    looked(30, 2_000)
+    with pytest.raises(Refused, match="more than 65,536 tags"):
+        looked(60, 2_000)
+    monkeypatch.setattr(beside, "MOST_TAGS", 100)
+    looked(10, 10)
+    with pytest.raises(Refused, match="more than 100 tags"):
+        looked(11, 10)
+
+
 def test_honest_exif_is_read_and_turns_an_image() -> None:
     tags = Image.Exif()
     tags[0x0112], tags[0x010F] = 6, "camera"
@@ -183,7 +244,7 @@ def test_an_avif_of_many_marks_of_exif_is_refused_after_a_few(mark: bytes, monke
     few, many = (content + struct.pack(">I4s", 8 + 4 * n, b"free") + mark * n for n in (60, 4 << 20))
     assert decode(few).pixels.shape[:2] == (16, 16)
     looked: list[int] = []
-    monkeypatch.setattr(beside, "check_tags", lambda view, _: looked.append(len(view)))
+    monkeypatch.setattr(beside, "check_tags", lambda view, *_: looked.append(len(view)))
     with pytest.raises(Refused, match=r"beginnings of EXIF"):
         aside(many)
     assert len(looked) == beside.MOST_DIRECTORIES

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_files import picture, saved
 from test_sources import ARRAY, SETTINGS, Items, X, by_name, opened, put
 
 from kuosan.data.captions import class_name
@@ -199,3 +200,41 @@ def test_any_attribute_of_the_portraits_can_be_their_class() -> None:
     assert told == Counter(attributes["beard"] for attributes in pictures.attributes)
     with pytest.raises(Error, match="did you mean 'beard'"):
         open_pictures(DataConfig(label_column="berd"))
+
+
+LABELS = [("0.png", "cat"), ("1.png", "dog"), ("2.png", "cat"), ("3.png", "dog")]
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "settings", "says"),
+    [
+        ("file,label", LABELS, {}, ["2 classes: cat 2, dog 2", "labels.csv is read as the list"]),
+        ("filename,label", LABELS, {}, ["2 classes: cat 2, dog 2", "labels.csv is read as the list"]),
+        ("image;label", LABELS, {}, ["2 classes: cat 2, dog 2"]),
+        ("filename,breed", LABELS, {}, ["1 may be lists of images and are not read", "--label-column", "labels.csv"]),
+        ("filename,breed", LABELS, {"label_column": "breed"}, ["2 classes: cat 2, dog 2"]),
+        ("id,label", [("0", "cat")], {}, ["1 may be lists of images and are not read", "file_name, filename or file"]),
+        ("", LABELS, {}, ["1 may be lists of images and are not read", "file_name, filename or file"]),
+        ("file,label", [("x.png", "cat")], {}, ["No classes: a list has a column label, but names no image here",
+                                                "names 'x.png', which is not there"]),
+    ],
+)  # fmt: skip
+def test_a_labels_csv_beside_images_is_used_or_the_doctor_says_what_to_do(
+    header: str, names: list[tuple[str, str]], settings: dict[str, str], says: list[str], tmp_path: Path
+) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(saved(picture(name=f"{i}"), "PNG"))
+    mark = ";" if ";" in header else ","
+    text = "\n".join([header, *(mark.join(row) for row in names)]).lstrip("\n")
+    (tmp_path / "labels.csv").write_text(text)
+    said = "\n".join(examine(DataConfig(str(tmp_path), **settings)).lines())  # type: ignore[arg-type]
+    for part in says:
+        assert part in said, said
+
+
+def test_a_list_beside_a_metadata_file_is_named_as_not_read(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(saved(picture(), "PNG"))
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a cat\n")
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n")
+    said = "\n".join(examine(DataConfig(str(tmp_path))).lines())
+    assert "beside a metadata.csv or .jsonl no other is read): labels.csv" in said

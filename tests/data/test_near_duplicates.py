@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from kuosan.data.config import DataConfig, as_begun
-from kuosan.data.doctor import examine
+from kuosan.data.doctor import Report, examine
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.portraits import load_sheet
-from kuosan.data.twins import groups, near_duplicates
+from kuosan.data.twins import _candidates, groups, near_duplicates
 from kuosan.data.views import View
 from kuosan.errors import Error
 from kuosan.seeds import rng
@@ -199,3 +199,98 @@ def test_what_was_begun_without_a_split_version_is_version_1() -> None:
     assert as_begun({"train": {}}) == {"train": {}}
     with pytest.raises(Error, match="split_version"):
         DataConfig(split_version=3)
+
+
+class Counting:
+    """Keeps results in memory, and counts."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.computed = 0
+
+    def get(self, name: str) -> bytes | None:
+        return self.kept.get(name)
+
+    def once(self, name: str, compute: Callable[[], bytes]) -> bytes:
+        if name not in self.kept:
+            self.kept[name] = compute()
+            self.computed += 1
+        return self.kept[name]
+
+
+def some_images(path: Path) -> Path:
+    images = {f"{i}.png": encoded(scene(i, 32), "PNG") for i in range(12)}
+    return folder(path, images | {f"copy {i}.jpg": encoded(scene(i, 32), "JPEG", quality=80) for i in range(3)})
+
+
+def test_near_duplicates_are_kept_and_compared_again_only_where_a_file_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kuosan.data.scan.REMEMBERED", 10)
+    path, memory, said = some_images(tmp_path / "a"), Counting(), list[str]()
+    config = DataConfig(str(path), hold_out=0.3)
+    plain = open_pictures(config)
+    for _ in range(3):
+        opened = open_pictures(config, memory=memory, progress=lambda what, done, of: said.append(what))
+        assert opened.report.roles == plain.report.roles
+        assert opened.report.near is not None and plain.report.near is not None
+        assert opened.report.near.groups == plain.report.near.groups
+        assert opened.fingerprint == plain.fingerprint
+    assert memory.computed == 1 and any(opened.scan.looks) and not any(look.view for look in opened.scan.looks)
+    assert "comparing images" in said
+    assert examine(config, memory=memory).summary()["near_groups"] == 3
+    folder(path, {"0.png": encoded(scene(40, 32), "PNG")})
+    assert examine(config, memory=memory).summary()["near_groups"] == 2
+    assert memory.computed == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: b"",
+        lambda kept: b"[]",
+        lambda kept: kept[:-9],
+        lambda kept: kept.replace(b'"pixels": "', b'"pixels": "0'),
+        lambda kept: kept.replace(b'"leaders": [[', b'"leaders": [[99, 0], ['),
+        lambda kept: kept.replace(b'"leaders": [[', b'"leaders": [[0, -4], ['),
+        lambda kept: kept.replace(b'"own": "', b'"own": "zz'),
+    ],
+)
+def test_a_kept_comparison_that_is_not_of_these_images_is_made_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kuosan.data.scan.REMEMBERED", 10)
+    memory, config = Counting(), DataConfig(str(some_images(tmp_path / "a")))
+    before = examine(config, memory=memory)
+    memory.kept = {name: damage(kept) for name, kept in memory.kept.items()}
+    after = examine(config, memory=memory)
+    assert after.roles == before.roles and after.summary() == before.summary()
+
+
+def test_thousands_of_images_that_are_nearly_black_are_compared_with_few_others_each_and_the_report_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = rng(0, "test/dark")
+    dark = np.zeros((3000, 16, 16, 1), np.uint8)
+    dark[:, 5:8, 5:8] = 40
+    dark += draw.integers(0, 3, dark.shape).astype(np.uint8)
+    views = [View.of(pixels) for pixels in dark]
+    monkeypatch.setattr("kuosan.data.twins.MOST_PAIRS", 30_000)
+    pairs, crowded = _candidates(views)
+    assert len(pairs) <= 2 * 3000 * 10 and crowded == 3000
+    assert len(np.unique(pairs)) == 3000
+    monkeypatch.setattr("kuosan.data.twins.CLOSEST", 64)
+    assert groups(views[:70], [str(i) for i in range(70)]).crowded == 70
+    assert groups(views[:20], [str(i) for i in range(20)]).crowded == 0  # each counts with its crops
+
+
+def test_the_report_says_how_many_images_were_compared_with_the_nearest_alone(tmp_path: Path) -> None:
+    report = examine(DataConfig(str(some_images(tmp_path / "a"))))
+    assert not any("at a glance" in line for line in report.lines())
+    near = report.scan.near
+    assert near is not None
+    crowded = replace(near, found=replace(near.found, crowded=12))
+    lines = Report(report.config, replace(report.scan, near=crowded)).lines()
+    assert any(
+        "12 images are at a glance like so many others that they are compared with the nearest" in x for x in lines
+    )

@@ -405,3 +405,43 @@ def test_a_range_that_changes_nothing_is_said(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(png_file(np.full((8, 8, 1), 200), 8, 0))
     lines = open_pictures(DataConfig(path=str(tmp_path), hold_out=0, range="0,16")).describe()
     assert "range 0,16 changes nothing: these images say which number is white." in lines
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "items"])
+@pytest.mark.parametrize(
+    ("dtype", "high", "says"),
+    [
+        (
+            "float32",
+            0.2,
+            "read from 0 (black) to 1 (white); they go from 0 to 0.2. None is above 0.2: if that is white",
+        ),
+        ("float32", 0.6, "read from 0 (black) to 1 (white); they go from 0 to 0.6."),
+        ("uint8", 50, "read from 0 (black) to 255 (white); they go from 0 to 50. None is above 50: if that is white"),
+        ("uint8", 128, "read from 0 (black) to 255 (white); they go from 0 to 128."),
+        ("uint16", 30000, "they go from 0 to 30000. None is above 30000: if that is white"),
+        ("uint16", 40000, "read from 0 (black) to 65535 (white); they go from 0 to 40000."),
+    ],
+)
+def test_dark_numbers_are_read_by_one_rule_whatever_they_lie_in_and_the_line_says_so(
+    dtype: str, high: float, says: str, kind: str, tmp_path: Path
+) -> None:
+    values = (np.linspace(0, high, 6 * 8 * 8).reshape(6, 8, 8)).astype(dtype)
+    if kind == "items":
+        lines = open_pictures(list(values)).describe()
+    else:
+        path = tmp_path / f"a.{kind}"
+        np.save(path, values) if kind == "npy" else np.savez(path, x=values)
+        lines = open_pictures(DataConfig(str(path))).describe()
+    (line,) = [line for line in lines if line.startswith("Numbers: ")]
+    assert says in line
+    assert ("None is above" in line) == ("None is above" in says)
+
+
+def test_files_of_floats_that_are_nearly_black_are_counted_with_the_cure(tmp_path: Path) -> None:
+    for i, high in enumerate((0.02, 0.03, 0.2)):
+        Image.fromarray(np.linspace(0, high, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / f"{i}.tiff")
+    lines = examine(DataConfig(str(tmp_path))).lines()
+    assert "1 floating point, 1 is white." in lines
+    assert any(line.startswith("2 floating point, 1 is white, and nearly black: if another") for line in lines)
+    assert not any("nearly black" in line for line in examine(DataConfig(str(tmp_path), range="0,0.05")).lines())

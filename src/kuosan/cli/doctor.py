@@ -77,13 +77,14 @@ def doctor(
     )
     from kuosan.data import captioned
     from kuosan.data.doctor import examine, write
+    from kuosan.shelf import NEAR, Results
 
     if out is not None:
         outputs.check_folder(out, [Path(data)] if Path(data).exists() else [])
     if out is not None and Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise Error(f"--out {out} lies inside {data}: the report would be looked at as data. Choose another folder.")
     with counting("doctor") as progress:
-        report = examine(config, progress=progress)
+        report = examine(config, progress=progress, memory=Results.at(None, NEAR))
     for line in report.lines():
         say(line)
     if rows := captioned.rows(report.scan.entries):

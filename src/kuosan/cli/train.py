@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import console, counting, duration, say
-from kuosan.data.config import as_begun
+from kuosan.data.config import PORTRAITS, as_begun
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
@@ -118,7 +118,20 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
                 f"no pictures given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
             )
         tree = trees.merge(before, tree)
+        _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
     return out, tree
+
+
+def _check_there(path: str, out: Path) -> None:
+    """Refuse to go on where a run's images are no longer where they were."""
+    if path == PORTRAITS or Path(path).expanduser().exists():
+        return
+    place = "" if Path(path).expanduser().is_absolute() else f" (seen from {Path.cwd()})"
+    raise Error(
+        f"{out} was trained on {path}, which is not here{place}: name where the images are now: "
+        f"kuosan train IMAGES --out {quote(str(out))}. A data set of your own from Python goes on there: "
+        f"kuosan.fit(DATASET, out={str(out)!r})."
+    )
 
 
 def _run(

@@ -6,17 +6,20 @@ megabyte of file; texts of a PNG are packed; segments of a JPEG are joined one b
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
-from kuosan.data.headers import Refused, boxes
+from kuosan.data.headers import PNG, Refused, boxes, png_chunks
 
 SPARE = 1 << 20  # bytes that tags may promise beyond twice their file
 MOST_EXIF = 8 << 20  # bytes of EXIF, of texts unpacked, and (twice that) of a profile: the largest printers' have 8
 MOST_CHUNKS = 50_000
+MOST_TAGS = 1 << 16  # in all directories of a file
 MOST_DIRECTORIES = 64  # that are followed; Pillow follows one of EXIF
 POINTERS = (0x8769, 0x8825, 0xA005)  # EXIF, GPS, interoperability
 WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -42,7 +45,7 @@ def aside(content: bytes) -> Aside:
     """
     if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return Aside(held=check_tags(content, "its"))
-    if content[:8] == b"\x89PNG\r\n\x1a\n":
+    if content[:8] == PNG:
         found = _of_png(content)
     elif content[:2] == b"\xff\xd8":
         found = _of_jpeg(content)
@@ -52,10 +55,11 @@ def aside(content: bytes) -> Aside:
         found = _of_avif(content)
     else:
         return Aside()
+    counted = count()
     for block in found.blocks:
         if len(block) > MOST_EXIF:
             raise _too_much("EXIF", len(block), MOST_EXIF)
-        found.held += len(block) + check_tags(without_mark(block), "its EXIF")
+        found.held += len(block) + check_tags(without_mark(block), "its EXIF", counted)
     return found
 
 
@@ -76,12 +80,16 @@ def check_profile(profile: object) -> None:
         raise _too_much("colour profile", len(profile), 2 * MOST_EXIF)
 
 
-def check_tags(content: bytes | memoryview, whose: str) -> int:
+def check_tags(content: bytes | memoryview, whose: str, counted: Iterator[int] | None = None) -> int:
     """How many bytes the tags of a TIFF, or of EXIF, hold in all, sub-directories included.
 
+    Args:
+        counted: 0, 1, 2 ..., a number for each tag of the file that was looked at.
+
     Raises:
-        Refused: they point at more bytes than the file can honestly hold.
+        Refused: they point at more bytes than the file can honestly hold, or are too many.
     """
+    counted = count() if counted is None else counted
     if content[:2] not in (b"II", b"MM") or len(content) < 16:
         return 0
     order, big = ("<" if content[:2] == b"II" else ">"), content[2:4] in (b"+\0", b"\0+")
@@ -93,6 +101,8 @@ def check_tags(content: bytes | memoryview, whose: str) -> int:
             continue
         seen.add(at)
         for tag, size, where in _tags(content, order, big, at):
+            if next(counted) >= MOST_TAGS:
+                raise Refused(f"too large: more than {MOST_TAGS:,} tags of EXIF or TIFF; save it without metadata")
             if tag in POINTERS:
                 waiting.append(where)
             total += size if size <= len(content) else 0  # Pillow passes over a tag larger than the file
@@ -108,10 +118,10 @@ def _tags(content: bytes | memoryview, order: str, big: bool, at: int) -> Iterat
     size = struct.calcsize(order + row) + wide
     if at + head > len(content):
         return
-    (count,) = struct.unpack_from(order + counter, content, at)
-    if count > 1 << 16:
-        raise Refused(f"too large: a directory of {count:,} tags")
-    for i in range(min(count, (len(content) - at - head) // size)):
+    (tags,) = struct.unpack_from(order + counter, content, at)
+    if tags > MOST_TAGS:
+        raise Refused(f"too large: a directory of {tags:,} tags")
+    for i in range(min(tags, (len(content) - at - head) // size)):
         tag, kind, length = struct.unpack_from(order + row, content, at + head + i * size)
         (where,) = struct.unpack_from(order + inline, content, at + head + (i + 1) * size - wide)
         yield tag, WIDTHS.get(kind, 1) * length, where
@@ -119,21 +129,16 @@ def _tags(content: bytes | memoryview, order: str, big: bool, at: int) -> Iterat
 
 def _of_png(content: bytes) -> Aside:
     """Chunks before and after the pixels: Pillow keeps the last of each kind."""
-    found, at, texts = Aside(), 8, 0
+    found, texts, stream = Aside(), 0, io.BytesIO(content)
     raw: bytes | None = None
-    for _ in range(MOST_CHUNKS):
-        if at + 8 > len(content):
-            break
-        size, name = struct.unpack_from(">I4s", content, at)
-        body = memoryview(content)[at + 8 : at + 8 + size]
-        at += 12 + size
-        if name == b"IEND":
-            break
+    for place, (name, size) in enumerate(png_chunks(stream)):
+        if place == MOST_CHUNKS:
+            raise Refused(f"damaged: more than {MOST_CHUNKS:,} chunks")
         if name == b"eXIf":
-            found.exif = bytes(body)
+            found.exif = stream.read(size)
             found.blocks.append(found.exif)
         elif name in (b"tEXt", b"zTXt", b"iTXt"):
-            key, text = _text(name, bytes(body), MOST_EXIF - texts)
+            key, text = _text(name, stream.read(size), MOST_EXIF - texts)
             texts += len(text)
             if texts >= MOST_EXIF:
                 raise Refused(f"too large: its texts unpack to more than {MOST_EXIF:,} bytes; save it without metadata")
@@ -142,8 +147,6 @@ def _of_png(content: bytes) -> Aside:
                 found.blocks += [] if raw is None else [raw]
             elif key == XMP:
                 found.xmp = text
-    else:
-        raise Refused(f"damaged: more than {MOST_CHUNKS:,} chunks")
     found.exif = raw if found.exif is None else found.exif
     found.held += 4 * texts  # a text with one rare character takes four bytes a character
     return found
@@ -196,6 +199,11 @@ def segments(content: bytes) -> Iterator[tuple[int, int, int]]:
         at += 2 + max(size, 2)
 
 
+def has_adobe_mark(content: bytes) -> bool:
+    """Whether a JPEG has Adobe's APP14 segment, which says how its inks are stored."""
+    return any(mark == 0xEE and content[first : first + 5] == b"Adobe" for mark, first, _ in segments(content))
+
+
 def _of_jpeg(content: bytes) -> Aside:
     found, parts, header, profile = Aside(), list[bytes](), 0, 0
     for mark, first, end in segments(content):
@@ -241,11 +249,12 @@ def _of_avif(content: bytes) -> Aside:
     for name, first, end in boxes(content):
         if name == b"meta" and end - first > MOST_EXIF:
             raise _too_much("table of items", end - first, MOST_EXIF)
+    counted = count()
     view = memoryview(content)  # a mark may begin megabytes, which are not to be copied for each
-    for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", content)):
-        if count == MOST_DIRECTORIES:  # chance writes one in two gigabytes; the last one may be the EXIF that counts
+    for place, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", content)):
+        if place == MOST_DIRECTORIES:  # chance writes one in two gigabytes; the last one may be the EXIF that counts
             raise Refused(f"damaged: more than {MOST_DIRECTORIES} beginnings of EXIF; save it without metadata")
-        check_tags(view[match.start() : match.start() + MOST_EXIF], "its EXIF")
+        check_tags(view[match.start() : match.start() + MOST_EXIF], "its EXIF", counted)
     found.held = len(content)
     return found
 

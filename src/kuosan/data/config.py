@@ -54,8 +54,8 @@ class DataConfig:
         bucket_aspect: with buckets: the longer side over the shorter, at most, 1 to 8.
         split_version: what makes an image the same one, and so decides on its number and its side of the split: 2 its
             decoded pixels, near duplicates on one side; 1 the bytes of its file, as in runs made before.
-        cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features);
-            none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
+        cache: folder that keeps what is computed once of pictures and captions (latents, a text encoder's features,
+            near duplicates of 5,000 images and more); none: $KUOSAN_CACHE, else kuosan in the user's cache folder.
         layout: how folders and the files beside images are understood: 2; runs begun by older versions go on with 1.
     """
 

@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from kuosan.data import bmp, strips, tiff
-from kuosan.data.aside import Aside, aside, check_profile, check_tags, without_mark
+from kuosan.data.aside import MOST_EXIF, Aside, aside, check_profile, check_tags, has_adobe_mark, without_mark
 from kuosan.data.colour import of_profile
-from kuosan.data.footprint import DECODERS, MAX_BYTES, check_needed, needed, needed_here, webp_size
+from kuosan.data.config import MOST_PIXELS
+from kuosan.data.footprint import DECODERS, MAX_BYTES, WHERE, check_needed, needed, needed_here, webp_size
 from kuosan.data.headers import (
     Refused,
+    before_pixels,
     gif_uncovered,
-    has_adobe_mark,
-    png_chunks,
     read_image,
 )
 from kuosan.data.layers import NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
-from kuosan.data.marks import avif_colour, png_clear, png_colour, uncover, wide_png
+from kuosan.data.marks import avif_colour, endless_jpeg, png_clear, png_colour, uncover, wide_png
 from kuosan.errors import Error
 
 # Anything else that Pillow knows stays shut. Importing a plugin registers it; Pillow itself imports them late.
@@ -231,7 +231,7 @@ def _of_file(
 ) -> Layers:
     """A file that Pillow has opened, with what its plugin passes over."""
     clear, kind = image.info.get("transparency"), layers.format
-    chunks = png_chunks(content) if kind == "PNG" else {}
+    chunks = before_pixels(content) if kind == "PNG" else {}
     if kind == "JPEG" and image.mode == "CMYK" and not has_adobe_mark(content):
         raise Refused("JPEG of four inks without Adobe's mark: nobody has agreed whether 0 is ink; save it as RGB")
     if kind == "PNG":
@@ -253,7 +253,14 @@ def _of_file(
     turn = sheet.one(ORIENTATION, 1) if sheet is not None else 1
     if turn in TURNS:
         layers.notes.append(f"turned upright (orientation {turn})")  # Pillow does so itself, and forgets the tag
-    image.load()
+    try:
+        image.load()
+    except OSError:
+        whole = endless_jpeg(content) if kind == "JPEG" else None
+        if whole is None:
+            raise
+        image, layers.reading = whole, 2
+        layers.notes.append("without the marker at its end, and whole all the same")
     if sheet is not None and sheet.whole and sheet.kind == 1 and _lowest(image) < 0:
         raise Refused("TIFF of integers of 2147483648 and more, which Pillow does not hold; save it as 16 bits")
     if sheet is not None and (table := sheet.palette()) is not None:
@@ -316,7 +323,10 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise Refused(f"has no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise Refused(f"too large: {width}x{height} is more than {max_pixels:,} pixels (max_pixels)")
+        cure = "scale it down"
+        if width * height <= MOST_PIXELS:
+            cure += f", or let it in where data are chosen ({WHERE} --max-pixels {width * height})"
+        raise Refused(f"too large: {width}x{height} is more than {max_pixels:,} pixels (max_pixels): {cure}")
 
 
 class _OfUse(Exception):
@@ -339,7 +349,7 @@ def _refusing(max_pixels: int, known: bool = False) -> Iterator[None]:
     except UnidentifiedImageError:
         raise Refused("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels)") from None
+        raise Refused(f"too large: more than {max_pixels:,} pixels (max_pixels): scale it down") from None
     # Damaged files make decoders fail in every way (struct.error, SyntaxError, IndexError, MemoryError ...).
     except Exception as reason:
         if known and isinstance(reason, MemoryError):
@@ -388,18 +398,20 @@ def _sentence(reason: Exception) -> str:
 
 _QUIET = ("ignore", None, Warning, None, 0)
 _lock = threading.Lock()
-_inside = 0
+_inside, _bound = 0, 0
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's warnings off while any thread decodes: the report says what is wrong with a file.
+    """Pillow's warnings off while any thread decodes, and packed texts and profiles as long as `aside` lets in.
 
-    `warnings.catch_warnings` restores what another thread has changed; counting the threads inside does not.
+    The report says what is wrong with a file. `warnings.catch_warnings` restores what another thread has changed;
+    counting the threads inside does not.
     """
-    global _inside
+    global _inside, _bound
     with _lock:
         if _inside == 0:
+            _bound, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, 2 * MOST_EXIF
             warnings.filters.insert(0, _QUIET)  # type: ignore[attr-defined]
         _inside += 1
     try:
@@ -407,5 +419,7 @@ def _quiet() -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
+            if _inside == 0:
+                PngImagePlugin.MAX_TEXT_CHUNK = _bound
             if _inside == 0 and _QUIET in warnings.filters:
                 warnings.filters.remove(_QUIET)  # type: ignore[attr-defined]

@@ -19,10 +19,11 @@ from kuosan.data import captioned
 from kuosan.data.buckets import Buckets, cut, sorted_into
 from kuosan.data.config import HOLD_OUT, DataConfig
 from kuosan.data.entries import TEST, TRAIN, VALIDATION, Role
-from kuosan.data.near import Near
-from kuosan.data.scan import Progress, Scan, by_content, scan
+from kuosan.data.metadata import ENDINGS
+from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sidecars import WORDS
 from kuosan.data.sources import find_source
+from kuosan.data.twins import Near
 from kuosan.files import write_atomic
 
 NUMBER = r"-?[0-9]{1,300}(\.[0-9]+)?"  # a class that is a number, and no infinite one
@@ -55,10 +56,10 @@ class Report:
                 pairs.append((entry.name, first[key]))
         return pairs
 
-    @cached_property
+    @property
     def near(self) -> Near | None:
         """The near duplicates; None where images are not compared."""
-        return Near.of(self.scan.looks) if self.scan.by_pixels else None
+        return self.scan.near
 
     def parted(self) -> list[tuple[str, str]]:
         """Near duplicates that lie on different sides: of the data set's own split, or ends of a chain."""
@@ -135,6 +136,16 @@ class Report:
             "reasons": dict(Counter(_kind(reason) for _, reason in self.scan.refused).most_common()),
         }
 
+    def _columns(self) -> str:
+        """What could be the class, where nothing is."""
+        columns, own = self.scan.listing.columns, self.config.label_column
+        if own in columns:
+            return f"No classes: a list has a column {own}, but names no image here that has anything in it."
+        return (
+            f"No classes; columns beside the pictures: {', '.join(columns[:12])}. Set label_column to one of them to "
+            f"take it as the class."
+        )
+
     def _aside(self) -> list[str]:
         """That the data set's own split is put aside, where a fraction is asked for instead."""
         if self.config.hold_out is None or not any(entry.role for entry in self.scan.entries):
@@ -187,8 +198,7 @@ class Report:
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
             lines.append(f"{len(counts)} classes: {shown}.")
         elif self.scan.listing.columns:
-            lines.append(f"No classes; columns beside the pictures: {', '.join(self.scan.listing.columns[:12])}.")
-            lines[-1] += " Set label_column to one of them to take it as the class."
+            lines.append(self._columns())
         lines += [*self.scan.listing.notes, *self._aside(), captioned.summary(self.scan.entries)]
         ranged = [*self.scan.listing.notes, *told["converted"]]  # type: ignore[misc]
         if self.config.range != "auto" and not any("read from" in line for line in ranged):
@@ -220,6 +230,12 @@ class Report:
             (self._without_split(), "say nothing of their split where others do: they are trained on"),
             (captioned.without(self.scan.entries), "have no caption, or an empty one"),
             (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
+            (
+                self._lists(),
+                "may be lists of images and are not read (a list names each image in a column file_name, filename or "
+                f"file and has a column text, split or {self.config.label_column}, or the one that --label-column "
+                "names; beside a metadata.csv or .jsonl no other is read)",
+            ),
             (self.scan.listing.missing, "captions or labels not used"),
             (self.scan.refused, f"skipped ({why})"),
         )
@@ -227,6 +243,15 @@ class Report:
 
     def _near_line(self) -> list[str]:
         found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
+        crowded = 0 if self.near is None else self.near.found.crowded
+        many = (
+            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like so many others that "
+            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on "
+            "both sides of the split."
+        )
+        return self._groups_line(found, names) + ([many] if crowded else [])
+
+    def _groups_line(self, found: list[list[int]], names: list[str]) -> list[str]:
         if not found:
             return []
         count, many = len(found), sum(map(len, found))
@@ -250,6 +275,10 @@ class Report:
     def _orphans(self) -> list[tuple[str, str]]:
         """The files of captions that no image has the name of."""
         return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(WORDS)]
+
+    def _lists(self) -> list[tuple[str, str]]:
+        """The files of tables that were taken for no list of images."""
+        return [(name, "") for name, _ in self.scan.refused if name.lower().endswith(ENDINGS)]
 
     def _use(self, told: dict[str, object]) -> str:
         held = f"{told['held_out']:,} held out" if told["held_out"] else "none held out"
@@ -283,13 +312,15 @@ class Report:
         )
 
 
-def examine(config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None) -> Report:
+def examine(
+    config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None, memory: Memory | None = None
+) -> Report:
     """Look at every file that `config` names as training would, keeping nothing.
 
     Raises:
         Error: the path names no data set. A data set without one usable picture is a report, not an error.
     """
-    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache))
+    return Report(config, scan(find_source(config), config, keep=False, progress=progress, cache=cache, memory=memory))
 
 
 def write(report: Report, folder: Path) -> list[Path]:

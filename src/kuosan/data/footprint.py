@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,21 +27,32 @@ from kuosan.data.config import DataConfig
 from kuosan.data.headers import Refused, avif_properties
 
 MAX_BYTES = DataConfig.max_bytes
+WHERE = "kuosan train and doctor:"  # the verbs that have such options; the others read as a run was trained
 ENTRY = 600  # bytes that Pillow and kuosan keep of each strip or tile
 
 
 class Room:
-    """Memory that threads share: who needs more than is left waits, unless nobody holds any."""
+    """Memory that threads share: who needs more than is left waits, unless nobody holds any; first come, first served.
+
+    So one that needs much gets it as soon as those before it are done, however many that need little come after it.
+    """
 
     def __init__(self) -> None:
         self.used, self.changed = 0, threading.Condition()
+        self.waiting = deque[object]()
 
     @contextmanager
     def hold(self, count: int, limit: int) -> Iterator[None]:
         """Hold `count` bytes of `limit` while the body runs."""
+        own = object()
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + count <= limit)
-            self.used += count
+            self.waiting.append(own)
+            try:
+                self.changed.wait_for(lambda: self.waiting[0] is own and (self.used == 0 or self.used + count <= limit))
+                self.used += count
+            finally:
+                self.waiting.remove(own)
+                self.changed.notify_all()
         try:
             yield
         finally:
@@ -60,7 +72,8 @@ def check_needed(needed: int, max_bytes: int) -> None:
     """
     if needed > max_bytes:
         raise Refused(
-            f"too large: decoding takes about {math.ceil(needed / 1e6):,} MB, more than {max_bytes:,} bytes (max_bytes)"
+            f"too large: decoding takes about {math.ceil(needed / 1e6):,} MB, more than {max_bytes:,} bytes "
+            f"(max_bytes): save it smaller or as PNG, or let it in where data are chosen ({WHERE} --max-bytes {needed})"
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, BinaryIO
 
 from kuosan.errors import Error
 from kuosan.regular import open_regular
+
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 
 class Refused(Error):
@@ -17,7 +20,7 @@ class Refused(Error):
 
 def is_known(head: bytes) -> bool:
     """Whether a file that begins so (16 bytes are enough) may be an image of a format that is read."""
-    if head.startswith((b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")):
+    if head.startswith((b"\xff\xd8", PNG, b"GIF87a", b"GIF89a", b"BM")):
         return True
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0") or head[4:8] == b"ftyp":
         return True
@@ -43,7 +46,9 @@ def read_image(path: str | os.PathLike[str], most: int) -> bytes:
             if size and not is_known(head):
                 raise Refused("not a picture of a known format")
             if size > most:
-                raise Refused(f"too large: {size:,} bytes, more than {most:,} (max_pixels, max_bytes)")
+                raise Refused(
+                    f"too large: {size:,} bytes, more than {most:,} are read of an image's file: scale it down"
+                )
             stream.seek(0)
             return read_up_to(stream, size)
     except Refused:
@@ -61,37 +66,33 @@ def read_up_to(stream: IO[bytes], size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def png_chunks(content: bytes) -> dict[bytes, bytes]:
+def png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(name, bytes of the body) of a PNG's chunks up to IEND, that one included; the stream stands at the body.
+
+    A file that is cut short ends earlier.
+    """
+    at = len(PNG)
+    while True:
+        stream.seek(at)
+        head = stream.read(8)
+        if len(head) < 8:
+            return
+        size, name = struct.unpack(">I4s", head)
+        yield name, size
+        if name == b"IEND":
+            return
+        at += 12 + size
+
+
+def before_pixels(content: bytes) -> dict[bytes, bytes]:
     """The first chunk of each name before the pixels of a PNG, by name."""
     found: dict[bytes, bytes] = {}
-    at = 8
-    while at + 8 <= len(content):
-        size, name = struct.unpack_from(">I4s", content, at)
-        if name in (b"IDAT", b"IEND"):
+    stream = io.BytesIO(content)
+    for name, size in png_chunks(stream):
+        if name == b"IDAT":
             break
-        found.setdefault(name, content[at + 8 : at + 8 + size])
-        at += 12 + size
+        found.setdefault(name, stream.read(size))
     return found
-
-
-def has_adobe_mark(content: bytes) -> bool:
-    """Whether a JPEG has Adobe's APP14 segment, which says how its inks are stored."""
-    at = 2
-    while at + 4 <= len(content):
-        if content[at] != 0xFF:
-            at += 1
-            continue
-        mark = content[at + 1]
-        if mark in (0xFF, 0x00, 0x01) or 0xD0 <= mark <= 0xD8:
-            at += 1 if mark == 0xFF else 2
-            continue
-        if mark in (0xDA, 0xD9):
-            break
-        (size,) = struct.unpack_from(">H", content, at + 2)
-        if mark == 0xEE and content[at + 4 : at + 9] == b"Adobe":
-            return True
-        at += 2 + size
-    return False
 
 
 def gif_uncovered(content: bytes) -> tuple[int, int, int, int] | None:

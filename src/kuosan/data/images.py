@@ -6,7 +6,6 @@ u = round((x + 1) * 127.5), and back x = u / 127.5 - 1: every byte survives the 
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from kuosan.data.headers import PNG, png_chunks
 from kuosan.errors import Error
 from kuosan.files import write_atomic
 from kuosan.regular import open_regular
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MOST_PIXELS = 64_000_000  # a picture whose recipe is read is no larger
 MOST_TEXT = 16 << 20  # bytes of a PNG's text chunk, unpacked; a recipe has some kB, and 128 kB a long prompt
 MOST_CHUNKS = 100_000
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
@@ -108,25 +107,19 @@ def read_png_text(path: str | Path) -> dict[str, str]:
 
 def _texts(stream: BinaryIO) -> dict[str, str]:
     """The texts of a PNG's chunks tEXt, zTXt and iTXt (PNG 3rd edition, 11.3.3). Raises: ValueError, zlib.error."""
-    if stream.read(8) != _PNG:
+    if stream.read(8) != PNG:
         raise ValueError("it does not begin as one")
     found: dict[str, str] = {}
     room = MOST_TEXT
-    for _ in range(MOST_CHUNKS):
-        head = stream.read(8)
-        if len(head) < 8:
-            raise ValueError("it is cut short")
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"IEND":
-            return found
+    kind = b""
+    for place, (kind, length) in enumerate(png_chunks(stream)):
+        if place == MOST_CHUNKS:
+            raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks")
         if kind == b"IHDR" and length == 13:
             width, height = struct.unpack(">II", stream.read(8))
             if width * height > MOST_PIXELS:
                 raise ValueError(f"{width}x{height} is more than {MOST_PIXELS:,} pixels")
-            stream.seek(9, os.SEEK_CUR)
-            continue
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-            stream.seek(length + 4, os.SEEK_CUR)
             continue
         if length > room:
             raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
@@ -138,7 +131,9 @@ def _texts(stream: BinaryIO) -> dict[str, str]:
         found[key] = text
         if room < 0:
             raise ValueError(f"its texts have more than {MOST_TEXT:,} bytes")
-    raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks")
+    if kind != b"IEND":
+        raise ValueError("it is cut short")
+    return found
 
 
 def _text_of(kind: bytes, content: bytes, room: int) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 from kuosan.data.colour import Space, of_profile
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import eight_bits, laid_on, tiles, unmultiplied
+from kuosan.data.ranges import NEARLY_BLACK
 
 ORIENTATION = 0x0112  # EXIF and TIFF tag
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # Exif 2.32, table 4.6.4 A: what turns stored rows upright
@@ -171,18 +172,6 @@ class Layers:
         return convert
 
 
-def of_array(read: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> Parts:
-    """The parts of layers that are held whole, (H, W, C) and (H, W, 1) or None."""
-
-    def parts() -> Iterator[Part]:
-        colour, alpha = read()
-        for top, left, bottom, right in tiles(*colour.shape[:2]):
-            box = slice(top, bottom), slice(left, right)
-            yield Part(top, left, colour[box], None if alpha is None else alpha[box])
-
-    return parts
-
-
 def of_image(image: Image.Image, work: Work) -> Parts:
     """The parts of a loaded image: `work` is done to a copy of one small piece at a time."""
 
@@ -333,7 +322,10 @@ def numbers(layers: Layers, mode: str, scale: Scale | None, inverted: bool = Fal
         return np.rint(most * (1 - share if inverted else share)).astype(kind)
 
     layers.each(written)
-    layers.notes.append("floating point, 1 is white" if scale is None else f"read from {black:g} (black) to {white:g}")
+    said = "floating point, 1 is white" if scale is None else f"read from {black:g} (black) to {white:g}"
+    if scale is None and 0 < high * NEARLY_BLACK <= 1:
+        said += ", and nearly black: if another number is white, set range, as --range=0,WHITE"
+    layers.notes.append(said)
     if beyond:
         layers.notes.append("values beyond range clipped")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -13,6 +14,53 @@ from kuosan.data.colour import of_code_points, of_gamma, of_profile
 from kuosan.data.headers import Refused, avif_properties
 from kuosan.data.layers import VIEWS, Layers, Part, of_image
 from kuosan.data.pixels import tiles
+
+
+def endless_jpeg(content: bytes) -> Image.Image | None:
+    """A JPEG that lacks the marker at its end (EOI), loaded; None where more of it is missing.
+
+    Its pixels are whole if they do not depend on what might follow: the same with the marker put there at once, and
+    after bits of two patterns, which would become pixels. Scans that were to refine it must be there, too.
+    """
+    if not _is_refined(content):
+        return None
+    content, found, prints = content.rstrip(b"\xff"), None, set[str]()  # half of the marker may be there
+    for follows in (b"\xaa" * 64, b"\x55" * 64, b""):
+        found = Image.open(io.BytesIO(content + follows + b"\xff\xd9"), formats=["JPEG"])
+        try:
+            found.load()
+        except OSError:
+            return None
+        digest = blake2b(digest_size=16)
+        for top in range(0, found.height, 256):
+            digest.update(found.crop((0, top, found.width, min(top + 256, found.height))).tobytes())
+        prints.add(digest.hexdigest())
+        if len(prints) > 1:
+            return None
+    return found
+
+
+def _is_refined(content: bytes) -> bool:
+    """Whether the scans of a JPEG give each component every coefficient to its last bit (ITU-T T.81, G.1.1)."""
+    left: dict[int, set[int]] = {}
+    at, progressive = 2, False
+    while 0 <= (at := content.find(b"\xff", at)) < len(content) - 3:
+        mark = content[at + 1]
+        if mark in (0x00, 0x01, 0xFF) or 0xD0 <= mark <= 0xD9:
+            at += 1 if mark == 0xFF else 2
+            continue
+        (size,) = struct.unpack_from(">H", content, at + 2)
+        body = content[at + 4 : at + 2 + size]
+        if 0xC0 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
+            progressive = mark in (0xC2, 0xC6, 0xCA, 0xCE)
+            left = {part: set(range(64)) for part in body[6 : 6 + 3 * body[5] : 3]}
+        elif mark == 0xDA and body and len(body) >= 4 + 2 * body[0]:
+            first, last, bit = body[-3:] if progressive else (0, 63, 0)
+            for part in body[1 : 1 + 2 * body[0] : 2]:
+                if bit & 15 == 0:
+                    left.get(part, set()).difference_update(range(first, last + 1))
+        at += 2 + max(size, 2)
+    return bool(left) and not any(left.values())
 
 
 def png_colour(layers: Layers, chunks: dict[bytes, bytes], info: dict[str | tuple[int, int], object]) -> None:

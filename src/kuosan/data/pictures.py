@@ -26,7 +26,7 @@ from kuosan.data.entries import Source
 from kuosan.data.given import Given
 from kuosan.data.headers import Refused
 from kuosan.data.images import from_uint8
-from kuosan.data.scan import Progress, Scan, load, scan
+from kuosan.data.scan import Memory, Progress, Scan, load, scan
 from kuosan.data.sources import find_source
 from kuosan.errors import Error
 from kuosan.seeds import Key, rng
@@ -243,6 +243,7 @@ def open_pictures(
     *,
     progress: Progress | None = None,
     cache: Path | None = None,
+    memory: Memory | None = None,
     outputs: Collection[Path] = (),
 ) -> Pictures:
     """Open what a config names, or a torch data set (with `config` for size, channels and the rest).
@@ -250,6 +251,7 @@ def open_pictures(
     Args:
         progress: called as (what, done, of) while files are looked at.
         cache: a file for what was told of each file, so that the next opening is quicker; none by default.
+        memory: keeps the near duplicates of large sets (`kuosan.shelf.results`); none by default.
         outputs: folders that are written to, which are no data where they lie below it.
 
     Raises:
@@ -260,7 +262,7 @@ def open_pictures(
     else:
         config = config or DataConfig(path=type(data).__name__)
         source = DatasetSource(data, config)
-    return Pictures(source, scan(source, config, keep=True, progress=progress, cache=cache), config)
+    return Pictures(source, scan(source, config, keep=True, progress=progress, cache=cache, memory=memory), config)
 
 
 def _nothing(config: DataConfig, scanned: Scan) -> Error:

@@ -2,7 +2,7 @@
 
 Bytes and 16 bits have a white of their own, 255 and 65,535. Floats have none: of [0, 1], [-1, 1] and [0, 255] that one
 is taken which they fit, at most a little beyond it as resampling overshoots. What fits none, or would be nearly black,
-is refused with the cure: the setting `range`.
+is refused with the cure: the setting `range`; what stays below half of white is said, with the same cure.
 """
 
 from __future__ import annotations
@@ -239,8 +239,7 @@ class Survey:
             many = "1 value" if beyond == 1 else f"{beyond:,} of {tally.values:,} values"
             text += f"; {many} beyond this range clipped (the farthest is {far:g})"
         text += "."
-        dark = tally.high <= (127 if tally.name == "uint8" else 16383)
-        if self.scale is None and not tally.is_float and dark:
+        if self.scale is None and black == 0 < tally.high <= white / 2:
             text += f" None is above {tally.high:g}: if that is white, set --range=0,{tally.high:g}."
         if self.scale is None and scale == SIGNED and tally.unlike:
             text += f" {tally.unlike:,} images hold no number below 0."

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+import PIL
 
 from kuosan.data.buckets import Shape, nearest, shapes, usual_step
 from kuosan.data.config import SIZES, DataConfig, rgb, scale_of
@@ -27,6 +29,7 @@ from kuosan.data.layout import understood
 from kuosan.data.ledger import Ledger
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.resizing import cover, fit
+from kuosan.data.twins import VERSION, Near
 from kuosan.data.views import View
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -34,8 +37,21 @@ Job = TypeVar("Job")
 
 DEFAULT_SIZE = 64  # pixels a side at most where nobody says: what a CPU can learn in an evening
 CHUNK = 256  # results that may wait for the slowest
-LOOKING, DECODING = "looking at files", "decoding pictures"
+LOOKING, DECODING, COMPARING = "looking at files", "decoding pictures", "comparing images"
+REMEMBERED = 5_000  # images from which on near duplicates are kept for the next time; fewer are compared in seconds
 BORDER = 8  # pixels that `auto` adds around small pictures of one size, 28 -> 32, instead of scaling them
+
+
+class Memory(Protocol):
+    """What is computed once and kept, by the name of everything that it depends on."""
+
+    def get(self, name: str) -> bytes | None:
+        """What is kept; None where nothing is."""
+        ...
+
+    def once(self, name: str, compute: Callable[[], bytes]) -> bytes:
+        """What is kept, else what `compute` gives; of several processes that ask, one computes and the others wait."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,7 @@ class Scan:
     refused: list[tuple[str, str]] = field(default_factory=list)
     pixels: Kept | None = None
     by_pixels: bool = False  # whether images are the same by what they decode to, or by the bytes of their files
+    near: Near | None = None  # near duplicates; None where images are not compared
 
     def identity(self, i: int) -> str:
         """What makes image i the same one, whatever its name: the hash of its pixels, or of its file's bytes."""
@@ -79,9 +96,18 @@ class Scan:
 
 
 def scan(
-    source: Source, config: DataConfig, *, keep: bool, progress: Progress | None = None, cache: Path | None = None
+    source: Source,
+    config: DataConfig,
+    *,
+    keep: bool,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    memory: Memory | None = None,
 ) -> Scan:
-    """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`."""
+    """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`.
+
+    `memory` keeps the near duplicates of large sets.
+    """
     listing = source.listing()
     ledger = Ledger(cache, config)
     compared = config.split_version > 1 and (not keep or by_content(config, listing.entries))
@@ -95,6 +121,9 @@ def scan(
         )
     )
     good = [i for i, look in enumerate(looks) if not look.reason]
+    memory, name = memory if len(good) >= REMEMBERED else None, _name(config, looks)
+    kept = None if memory is None or not compared else memory.get(name)
+    viewed = compared and kept is None  # what is kept needs no views
     if not listing.in_order and config.split_version == 1:
         good.sort(key=lambda i: (looks[i].key, listing.entries[i].name))
     plan = decide(config, [looks[i] for i in good])
@@ -105,11 +134,11 @@ def scan(
 
     def decode_one(job: tuple[int, int]) -> Look:
         place, i = job
-        known = ledger.look(listing.entries[i]) is not None and (bool(looks[i].view) or not compared)
+        known = ledger.look(listing.entries[i]) is not None and (bool(looks[i].view) or not viewed)
         if store is None and known:
             return looks[i]
         room = None if store is None else store[place]
-        return _pixels(source, listing.entries[i], i, looks[i], config, plan, room, compared)
+        return _pixels(source, listing.entries[i], i, looks[i], config, plan, room, viewed)
 
     for i, look in zip(good, list(_each(decode_one, list(enumerate(good)), config, progress, DECODING))):
         looks[i] = look
@@ -119,7 +148,41 @@ def scan(
         whole.sort(key=lambda place: (looks[good[place]].pixels, listing.entries[good[place]].name))
     if store is not None and whole != list(range(len(good))):
         store = store.only(whole)
-    return _finish(listing, plan, looks, [good[place] for place in whole], store, config)
+    found = _finish(listing, plan, looks, [good[place] for place in whole], store, config)
+    if not compared or not found.entries:
+        return found
+    near = None if kept is None else Near.unpacked(kept, found.looks)
+    if kept is not None and near is None:  # of other images after all, or damaged
+        return scan(source, config, keep=keep, progress=progress, cache=cache)
+    return replace(found, near=near or _compared(found.looks, memory, name, progress))
+
+
+def _compared(looks: list[Look], memory: Memory | None, name: str, progress: Progress | None) -> Near | None:
+    """The near duplicates: compared by one process, and kept."""
+
+    def compare() -> Near | None:
+        return Near.of(looks, progress and partial(progress, COMPARING))
+
+    if memory is None or not all(look.view for look in looks):
+        return compare()
+    own: list[Near | None] = []
+
+    def packed() -> bytes:
+        own.append(compare())
+        return b"" if own[0] is None else own[0].packed()
+
+    kept = memory.once(name, packed)
+    return own[0] if own else Near.unpacked(kept, looks) or compare()
+
+
+def _name(config: DataConfig, looks: list[Look]) -> str:
+    """What a comparison is kept by: the files' content, how they are decoded, and by which versions."""
+    how = (VERSION, PIL.__version__, config.background, config.range, config.max_pixels, config.max_bytes)
+    filled = config.size if config.resize == "pad" else 0  # grey on a coloured background is seen as colour
+    digest = blake2b(repr((*how, filled)).encode(), digest_size=16)
+    for look in looks:
+        digest.update(look.key.encode() or b"-")
+    return digest.hexdigest()
 
 
 def _finish(

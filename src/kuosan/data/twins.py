@@ -12,14 +12,17 @@ places and leaves the others exactly as they were), and the colours agree.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 from PIL import Image
 
+from kuosan.data.entries import Look, Role
 from kuosan.data.views import BICUBIC, COARSE, COLOUR, CROP, View, cells, coordinates
 
 FINE, ROUGH = 0.10, 0.07  # T at the smaller one's size (32 at most), and at 16 x 16
@@ -31,9 +34,13 @@ ROUNDING = 3.0  # levels: |b - a| nowhere more is the same whatever its shape
 ASPECT = 0.13  # |log| of the ratio of aspects
 NEAR = 0.08  # distance of the coordinates of candidates, which lie on the unit sphere
 LEAF, PART = 1500, 2048  # points compared with each other; pairs verified together
-CLOSEST = 64  # where the tree cannot part points any more: neighbours on both sides that each is compared with
+CLOSEST, FEWEST = 256, 8  # candidates of an image, at most; where there would be more than MOST_PAIRS in all, so few
+MOST_PAIRS = 500_000  # verified in about two minutes of a core; thousands of images that are all alike have millions
+GROWTH = 8  # times the points that all parts of the tree may hold together: halves overlap
+VERSION = 1  # of what is kept of a comparison
 
 BOX, BILINEAR = Image.Resampling.BOX, Image.Resampling.BILINEAR
+Tell = Callable[[int, int], None]  # (done, of)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Groups:
 
     leader: np.ndarray  # (N,) int64: of each image's group, itself where it is alone or leads
     across: tuple[tuple[int, int], ...]  # near duplicates in different groups: chains, of which each link is alike
+    crowded: int = 0  # images that resemble so many others at a glance that they were compared with the nearest alone
 
     @cached_property
     def members(self) -> list[list[int]]:
@@ -52,18 +60,99 @@ class Groups:
         return [each for each in found.values() if len(each) > 1]
 
 
-def groups(views: Sequence[View], keys: Sequence[str]) -> Groups:
+@dataclass(frozen=True)
+class Near:
+    """Near duplicates among images, by their looks.
+
+    Attributes:
+        pixels: hash of the pixels of each image.
+        own: what each image's side would follow from by itself, hexadecimal: its lowest frequencies in coarse steps; of
+            a flat one its pixels. A near duplicate mostly has the same; so even one that comes to lead its group moves
+            few to another side.
+        found: the groups, copies of the same pixels among them.
+    """
+
+    pixels: Sequence[str]
+    own: Sequence[str]
+    found: Groups
+
+    @classmethod
+    def of(cls, looks: Sequence[Look], tell: Tell | None = None) -> Near | None:
+        """None where images are not compared: the split is the data set's own, or holds nothing out."""
+        if not all(look.view for look in looks):
+            return None
+        views, pixels = [View.unpacked(look.view) for look in looks], [look.pixels for look in looks]
+        codes = [view.code for view in views]
+        own = [key if code is None else blake2b(code, digest_size=16).hexdigest() for key, code in zip(pixels, codes)]
+        return cls(pixels, own, groups(views, pixels, tell))
+
+    def packed(self) -> bytes:
+        """As bytes, for a cache; hashes of 64 bits."""
+        moved = np.flatnonzero(self.found.leader != np.arange(len(self.pixels)))
+        row = {
+            "pixels": _digest(self.pixels),
+            "own": "".join(key[:16] for key in self.own),
+            "leaders": [[int(i), int(self.found.leader[i])] for i in moved],
+            "across": self.found.across,
+            "crowded": self.found.crowded,
+        }
+        return json.dumps(row).encode()
+
+    @classmethod
+    def unpacked(cls, content: bytes, looks: Sequence[Look]) -> Near | None:
+        """What `packed` made of these very images; None of others, or of anything else."""
+        pixels, n = [look.pixels for look in looks], len(looks)
+        try:
+            row = json.loads(content)
+            if row["pixels"] != _digest(pixels):
+                return None
+            own, leader = [row["own"][16 * i : 16 * i + 16] for i in range(n)], np.arange(n)
+            for i, j in row["leaders"]:
+                leader[i] = j
+            across = tuple((int(i), int(j)) for i, j in row["across"])
+            low, high = (f([0, *leader.tolist(), *(i for pair in across for i in pair)]) for f in (min, max))
+            if low < 0 or high >= max(1, n) or any(int(key, 16) < 0 for key in own):
+                return None
+            return cls(pixels, own, Groups(leader, across, int(row["crowded"])))
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
+            return None
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """The groups that hold more than copies of the same pixels."""
+        return [ids for ids in self.found.members if len({self.pixels[i] for i in ids}) > 1]
+
+    def parted(self, roles: Sequence[Role]) -> list[tuple[int, int]]:
+        """Pairs of near duplicates of different roles, one trained on and one held out say."""
+        pairs = [(i, own) for i, own in enumerate(self.found.leader.tolist()) if i != own]
+        return [(i, j) for i, j in [*pairs, *self.found.across] if roles[i] != roles[j]]
+
+    def keys(self) -> list[str]:
+        """What each side follows from: its leader's `own`, the first 64 bits at least."""
+        return [self.own[leader] for leader in self.found.leader.tolist()]
+
+
+def _digest(pixels: Sequence[str]) -> str:
+    return blake2b(f"{VERSION} {' '.join(pixels)}".encode(), digest_size=16).hexdigest()
+
+
+def groups(views: Sequence[View], keys: Sequence[str], tell: Tell | None = None) -> Groups:
     """Which images are near duplicates; images of the same key are.
 
     An image leads, in the order of detail, unless it is a near duplicate of one that leads already; every other joins
     the leader that it is nearest to. So an image added with less detail than those it resembles
     changes no other's group.
+
+    Args:
+        tell: called as (pairs compared, of).
     """
     first: dict[str, int] = {}
     of = np.array([first.setdefault(key, i) for i, key in enumerate(keys)], np.int64)
     own = np.unique(of)
     beside = defaultdict[int, list[tuple[float, int]]](list)
-    pairs = list(near_duplicates([views[i] for i in own]))
+    different = [views[i] for i in own]
+    candidates, crowded = _candidates(different)
+    pairs = list(_alike(different, candidates, tell))
     for a, b, distance in pairs:
         beside[int(own[a])].append((distance, int(own[b])))
         beside[int(own[b])].append((distance, int(own[a])))
@@ -77,20 +166,30 @@ def groups(views: Sequence[View], keys: Sequence[str]) -> Groups:
         if i not in leads:
             leader[i] = min((distance, keys[j], j) for distance, j in beside[i] if j in leads)[2]
     links = tuple((int(own[a]), int(own[b])) for a, b, _ in pairs if leader[own[a]] != leader[own[b]])
-    return Groups(leader[of], links)
+    return Groups(leader[of], links, crowded)
 
 
 def near_duplicates(views: Sequence[View]) -> Iterator[tuple[int, int, float]]:
     """Pairs (a, b) with a < b, and how far apart: rms(r) over rms(b - mean b)."""
-    batches = defaultdict[tuple[object, ...], list[tuple[int, int]]](list)
-    for a, b in _candidates(views):
-        one, other = views[a], views[b]
-        if abs(np.log(one.width * other.height / (one.height * other.width))) <= ASPECT:
-            batches[(one.luma.shape, one.crops, other.luma.shape, other.crops)].append((int(a), int(b)))
-    for pairs in batches.values():
-        for begin in range(0, len(pairs), PART):
-            part = pairs[begin : begin + PART]
+    return _alike(views, _candidates(views)[0])
+
+
+def _alike(views: Sequence[View], pairs: np.ndarray, tell: Tell | None = None) -> Iterator[tuple[int, int, float]]:
+    """The near duplicates of candidates (n, 2), those of the same two shapes together."""
+    shapes: dict[tuple[object, ...], int] = {}
+    kind = np.array([shapes.setdefault((view.luma.shape, view.crops), len(shapes)) for view in views], np.int64)
+    aspect = np.log(np.array([view.width / view.height for view in views], np.float64))
+    one, other = pairs.T
+    pairs = pairs[np.abs(aspect[one] - aspect[other]) <= ASPECT + 1e-12]
+    both = kind[pairs[:, 0]] * len(shapes) + kind[pairs[:, 1]]
+    order, done = np.argsort(both, kind="stable"), 0
+    for batch in np.split(order, np.flatnonzero(np.diff(both[order])) + 1):
+        for begin in range(0, len(batch), PART):
+            part = pairs[batch[begin : begin + PART]].tolist()
             distances = _verified([views[a] for a, _ in part], [views[b] for _, b in part])
+            done += len(part)
+            if tell is not None:
+                tell(done, len(pairs))
             yield from ((a, b, float(d)) for (a, b), d in zip(part, distances) if np.isfinite(d))
 
 
@@ -176,8 +275,11 @@ def _peak(energy: np.ndarray) -> np.ndarray:
     return found
 
 
-def _candidates(views: Sequence[View]) -> np.ndarray:
-    """Pairs (n, 2) of views whose coordinates lie within NEAR, one of them as it is, the other that or cropped."""
+def _candidates(views: Sequence[View]) -> tuple[np.ndarray, int]:
+    """Pairs (n, 2) of views whose coordinates lie within NEAR, one of them as it is, the other that or cropped.
+
+    An image has at most the CLOSEST nearest ones; second, how many have more.
+    """
     points, owners, whole = [], [], []
     shapes = defaultdict[tuple[tuple[int, ...], tuple[float, float]], list[int]](list)
     for i, view in enumerate(views):
@@ -191,41 +293,58 @@ def _candidates(views: Sequence[View]) -> np.ndarray:
                 points.append(values[~flat])
                 owners.append(part[~flat])
                 whole.append(np.full(len(owners[-1]), crop == (0.0, 0.0)))
-    if not points:
-        return np.empty((0, 2), np.int64)
-    x, owner, plain = np.concatenate(points), np.concatenate(owners), np.concatenate(whole)
-    n = max(1, len(views))
-    found = set[int]() if n < 2 else _near(x, owner, plain, n)
-    pairs = np.fromiter(found, np.int64, len(found))
-    pairs.sort()
-    return np.stack([pairs // n, pairs % n], 1)
+    n = len(views)
+    if n < 2:
+        return np.empty((0, 2), np.int64), 0
+    pairs, crowded = _near(np.concatenate(points), np.concatenate(owners), np.concatenate(whole), n)
+    return np.stack([pairs // n, pairs % n], 1), crowded
 
 
-def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> set[int]:
-    """Pairs a * n + b of owners with points within NEAR, by halving along the widest coordinate, with an overlap."""
-    found = set[int]()
-    waiting = [np.arange(len(x))]
+def _near(x: np.ndarray, owner: np.ndarray, plain: np.ndarray, n: int) -> tuple[np.ndarray, int]:
+    """Pairs a * n + b of owners with points within NEAR, by halving along the widest coordinate, with an overlap.
+
+    Second, how many owners were not compared with all of theirs. Halves that overlap so much that all parts together
+    would hold more than GROWTH times the points are not made: each point then meets those next to it alone.
+    """
+    found, ranks, crowded = [np.empty(0, np.int64)], [np.empty(0, np.int64)], np.zeros(n, bool)
+    waiting, room = deque([np.arange(len(x))]), GROWTH * len(x)
+    most = max(FEWEST, min(CLOSEST, 2**24 // n))  # so many pairs take 150 MB
     while waiting:
-        ids = waiting.pop()
+        ids = waiting.popleft()
         if len(ids) > LEAF:
             column = x[ids, int(np.argmax(x[ids].std(0)))]
             middle = float(np.median(column))
             low, high = ids[column <= middle + NEAR / 2], ids[column >= middle - NEAR / 2]
-            if max(len(low), len(high)) < 0.9 * len(ids):
+            more = len(low) + len(high) - len(ids)
+            if max(len(low), len(high)) < 0.9 * len(ids) and more <= room:
                 waiting += [low, high]
+                room -= more
                 continue
             ids = ids[np.argsort(column, kind="stable")]
-        many = len(ids) > 4 * LEAF  # all alike: each is compared with those next to it alone
+        many = len(ids) > 8 * LEAF  # all alike: each is compared with those next to it alone
         own = ids[plain[ids]]
+        if many:
+            crowded[owner[own]] = True
         for begin in range(0, len(own), PART):
             one = own[begin : begin + PART]
             other = ids if not many else own[max(0, begin - CLOSEST) : begin + PART + CLOSEST]
-            close = _squares(x[one])[:, None] + _squares(x[other]) - 2 * (x[one] @ x[other].T) <= NEAR**2
+            squares = _squares(x[one])[:, None] + _squares(x[other]) - 2 * (x[one] @ x[other].T)
+            squares[owner[one][:, None] == owner[other]] = np.inf
+            close = squares <= NEAR**2
+            rank = np.zeros(close.shape, np.int16)  # among the candidates of an image that has too many
+            for row in np.flatnonzero(np.count_nonzero(close, 1) > most):
+                nearest = np.argpartition(squares[row], most)[:most]
+                close[row], crowded[owner[one[row]]] = False, True
+                close[row, nearest] = True
+                rank[row, nearest[np.argsort(squares[row, nearest])]] = np.arange(most)
             rows, columns = np.nonzero(close)
             a, b = owner[one[rows]], owner[other[columns]]
-            keep = a != b
-            found.update(np.unique((np.minimum(a, b) * n + np.maximum(a, b))[keep]).tolist())
-    return found
+            found.append(np.minimum(a, b) * n + np.maximum(a, b))
+            ranks.append(rank[rows, columns])
+    pairs, place = np.concatenate(found), np.concatenate(ranks)
+    if len(every := np.unique(pairs)) > MOST_PAIRS:
+        every = np.unique(pairs[place < max(FEWEST, most * MOST_PAIRS // len(every))])
+    return every, int(np.count_nonzero(crowded))
 
 
 def _squares(x: np.ndarray) -> np.ndarray:

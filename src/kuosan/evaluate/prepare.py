@@ -155,7 +155,7 @@ def _real_pictures(
     if config.against not in (TRAIN, HELD_OUT):
         found = open_images(config.against, model.reading, model.model.shape, progress, data.label_column)
         return found, None, model.damaged
-    every = real.own(data, config.data, progress)
+    every = real.own(data, config.data, model.name, progress)
     pictures, noted = _of_one_shape(model, every)
     if pictures.shape != model.model.shape:
         raise Error(f"{pictures.config.path} gives pictures {pictures.shape}, the model makes {model.model.shape}.")

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from PIL import Image
 
-from kuosan.data.config import DataConfig
+from kuosan.data.config import PORTRAITS, DataConfig
 from kuosan.data.images import to_uint8
 from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.scan import Progress
@@ -21,6 +23,7 @@ from kuosan.errors import Error
 from kuosan.evaluate.config import HELD_OUT, TRAIN
 from kuosan.evaluate.images import Images
 from kuosan.seeds import rng
+from kuosan.shelf import NEAR, Results
 
 LEAST = 3  # pictures a side; fewer have no distance
 RUN, LARGEST = 64, 2**28  # images, and bytes, that are read at once
@@ -144,9 +147,18 @@ def as_bytes(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(to_uint8(x), -1, -3))
 
 
-def own(data: DataConfig, path: str | None, progress: Progress | None = None) -> Pictures:
-    """The pictures a run was trained on, opened as it opened them; not mirrored, whatever training did."""
-    return open_pictures(replace(data, path=path or data.path), progress=progress)
+def own(data: DataConfig, path: str | None, run: str, progress: Progress | None = None) -> Pictures:
+    """The pictures a run was trained on, opened as it opened them; not mirrored, whatever training did.
+
+    Raises:
+        Error: they are not where they were, and no `path` is given.
+    """
+    if path is None and data.path != PORTRAITS and not Path(data.path).expanduser().exists():
+        raise Error(
+            f"{run} was trained on {data.path}, which is not here: name where these images are now: kuosan evaluate "
+            f"{quote(run)} --data IMAGES; or compare with others: --against OTHERS."
+        )
+    return open_pictures(replace(data, path=path or data.path), progress=progress, memory=Results.at(data.cache, NEAR))
 
 
 def shuffled(pictures: Pictures | Images, what: str) -> np.ndarray:

@@ -6,13 +6,15 @@ the mask or thumbnail of an image that lies beside it. A name that only sounds s
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
+
+from kuosan.data.headers import PNG, png_chunks
 
 OWN = {  # what kuosan writes beside results, and by which of its files a folder is known to hold those
     "sheet.png": ("recipe.json", "request.json", "result.json", "reconstruction.json"),
@@ -23,6 +25,7 @@ OWN = {  # what kuosan writes beside results, and by which of its files a folder
     "between.png": ("between-0000.png",),
     "curve.png": ("log.jsonl", "config.yaml", "index.html"),
 }
+RECIPE = b"kuosan\0\0\0\0\0"  # how the text that holds one begins
 NUMBERED = re.compile(r"(sheet|nearest[\w.-]*|between|real|plot)(-\d+)?\.png")
 SOUNDS = re.compile(
     r"(?:^|[^a-z])(sheets?|grids?|contact|montage|collage|masks?|thumbs?|thumbnails?|previews?|before[-_ ]?after|"
@@ -110,17 +113,14 @@ def _only_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
 
 def recipe_key(content: bytes) -> str:
     """A hash of the recipe that a PNG of kuosan's carries, the same for all images of a request; empty without one."""
-    if content[:8] != b"\x89PNG\r\n\x1a\n":
+    if content[:8] != PNG:
         return ""
-    at = 8
-    while at + 12 <= len(content):
-        (length,), kind = struct.unpack_from(">I", content, at), content[at + 4 : at + 8]
-        body = content[at + 8 : at + 8 + length]
-        if kind == b"iTXt" and body.startswith(b"kuosan\0\0\0\0\0"):
-            return _request_key(body[len(b"kuosan\0\0\0\0\0") :])
-        if kind == b"IDAT":
-            return ""
-        at += 12 + length
+    stream = io.BytesIO(content)
+    for name, size in png_chunks(stream):
+        if name == b"IDAT":
+            break
+        if name == b"iTXt" and (body := stream.read(size)).startswith(RECIPE):
+            return _request_key(body[len(RECIPE) :])
     return ""
 
 

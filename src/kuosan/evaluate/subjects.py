@@ -23,6 +23,7 @@ from kuosan.evaluate import real, unseen
 from kuosan.evaluate.config import HELD_OUT
 from kuosan.evaluate.reconstruction import ReconstructionConfig
 from kuosan.evaluate.unseen import Schooling
+from kuosan.shelf import NEAR, Results
 
 Shape = tuple[int, int, int]
 
@@ -79,7 +80,8 @@ def _held_out(
         raise Error(
             f"{run} was trained on {data.path}, which is not here: name pictures: kuosan reconstruct {run} PICTURES."
         )
-    pictures = open_pictures(data if config.size is None else replace(data, size=config.size), progress=progress)
+    sized = data if config.size is None else replace(data, size=config.size)
+    pictures = open_pictures(sized, progress=progress, memory=Results.at(data.cache, NEAR))
     notes = list[str]()
     if len(pictures.buckets.shapes) > 1:
         height, width = pictures.shape[1:]

@@ -23,6 +23,7 @@ from kuosan.data.pictures import Pictures, open_pictures
 from kuosan.data.reading import FACT, RULES, Reading
 from kuosan.data.scan import Progress, content_key
 from kuosan.errors import Error
+from kuosan.shelf import NEAR, Results
 
 SHOWN = 3  # pictures that a refusal names
 
@@ -123,7 +124,9 @@ def _opened(
 ) -> tuple[Pictures, list[str]]:
     """The images as the first run's training images were read; and what is to be said of that."""
     own = _reading(config, shape, runs)
-    pictures = open_pictures(own.config(config.pictures, shape), progress=progress)
+    pictures = open_pictures(
+        own.config(config.pictures, shape), progress=progress, memory=Results.at(own.data.cache, NEAR)
+    )
     notes = []
     if len(pictures.buckets.shapes) > 1 or pictures.plan.shapes:
         few = pictures.only((shape[1], shape[2])) if (shape[1], shape[2]) in pictures.buckets.shapes else None
@@ -217,7 +220,8 @@ def _seen(
             continue
         name = trees.dump(dict(tree))
         if name not in opened:
-            opened[name] = open_pictures(trees.build(DataConfig, tree), progress=progress)
+            data = trees.build(DataConfig, tree)
+            opened[name] = open_pictures(data, progress=progress, memory=Results.at(data.cache, NEAR))
         if fingerprint is not None and not opened[name].has_fingerprint(fingerprint):
             notes.append(f"{path} has changed since {run} was trained on it: only what is there now was looked for")
         for i in _shared(opened[name], keys, pixels, pictures.shape):

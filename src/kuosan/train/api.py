@@ -20,6 +20,7 @@ from kuosan.journal import Log
 from kuosan.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import Tree
+from kuosan.shelf import NEAR, Results
 from kuosan.text.config import Encoder, NoText
 from kuosan.train import codecs, loop, saving, texts
 from kuosan.train.config import SHORT, RunConfig, check, resolve
@@ -81,7 +82,9 @@ def prepare(
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
         data = trees.build(RunConfig, {"data": tree.get("data", {})}).data
         source = data if dataset is None else dataset
-        pictures = open_pictures(source, config=data, progress=progress, outputs=(out,))
+        pictures = open_pictures(
+            source, config=data, progress=progress, memory=Results.at(data.cache, NEAR), outputs=(out,)
+        )
         own = type(network).__name__ if network is not None else None
         encoder, text = _text(tree, pictures, typed)
         config = resolve(
