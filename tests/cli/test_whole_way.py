@@ -188,6 +188,40 @@ def test_like_refuses_other_weights_and_another_start(
     refused("sample", "--like", picture, tmp_path / "nowhere", naming=["nowhere"])
 
 
+def test_relative_paths_are_looked_for_and_the_message_says_where(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shelf").mkdir()
+    shutil.move(run, tmp_path / "shelf" / "own")
+    start = picture_folder(tmp_path / "shelf" / "start", 1) / "0.png"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path / "shelf")
+    words = ["-n", 1, "--steps", 2, "--image", "start/0.png"]
+    assert kuosan("sample", "own", *words, *SAMPLE).code == 0
+    inside = next((tmp_path / "shelf" / "own" / "samples").rglob("seed-00000000.png"))
+    apart = Path(shutil.copy(inside, elsewhere / "mine.png"))
+    monkeypatch.chdir(elsewhere)
+    # the run above the image shows where the path begins: a stranger's recipe still opens nothing there unasked
+    said = refused("sample", "--like", inside, naming=[f"--allow-path {start}", f"in {tmp_path / 'shelf'}", "yours"])
+    assert "not made by you" not in said.err
+    for allowed in (start, start.parent, tmp_path / "shelf"):
+        out = tmp_path / f"{allowed.name}.png"
+        out.unlink(missing_ok=True)
+        assert kuosan("sample", "--like", inside, "--allow-path", allowed, "--out", out).code == 0
+        assert out.read_bytes() == inside.read_bytes()
+    # nothing shows it: what was looked for, where, and the ways on
+    ways = ["'own'", f"{elsewhere / 'own'}", "the folder in which the image was made", "--allow-path FOLDER"]
+    refused("sample", "--like", apart, naming=[*ways, f"kuosan sample RUN --like {apart}"])
+    assert kuosan("sample", "--like", apart, "--allow-path", tmp_path / "shelf").code == 0
+    assert (elsewhere / "mine-again.png").read_bytes() == inside.read_bytes()
+    moved = Path(shutil.move(start, tmp_path / "other.png"))
+    looked = [f"{elsewhere / 'start' / '0.png'}", f"{start}", "in that folder", "--allow-path FOLDER"]
+    refused("sample", "--like", inside, naming=["the image 'start/0.png'", *looked])
+    shutil.move(moved, elsewhere / "0.png")
+    assert kuosan("sample", "--like", inside, "--allow-path", elsewhere, "--out", tmp_path / "last.png").code == 0
+
+
 def test_like_needs_a_picture_of_kuosans(run: Path, tmp_path: Path) -> None:
     refused("sample", "--like", run / "curve.png", naming=["curve.png", "no kuosan recipe"])
     refused("sample", "--like", run / "config.yaml", naming=["config.yaml", "no readable PNG"])
