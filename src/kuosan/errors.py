@@ -42,6 +42,10 @@ class Error(Exception):
             self.exit_code = exit_code
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came to a verb of the shell: it stops as by Ctrl-C, and exits with 143."""
+
+
 def unknown(thing: str, value: object, allowed: Iterable[str]) -> Error:
     """An `Error` for a name that is not one of `allowed`, with the nearest of them.
 

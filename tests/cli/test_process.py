@@ -74,3 +74,47 @@ def test_a_reader_that_goes_away_ends_no_work(trained_run: Path, tmp_path: Path)
         assert said.startswith("kuosan: standard output cannot be written") and said.count("\n") == 1
         assert process.wait(timeout=60) == 0
     assert len(list(tmp_path.glob("out/seed-*.png"))) == 2
+
+
+SIGNALLED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["kuosan", *{words!r}]
+from kuosan.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", ["cyclopts", "kuosan.cli.console", "numpy", "torch"])
+def test_a_signal_while_modules_are_imported_is_one_line(
+    module: str, number: int, code: int, trained_run: Path, tmp_path: Path
+) -> None:
+    words = ["sample", str(trained_run), "-n", "1", "--steps", "1", "--out", str(tmp_path / "out")]
+    with signals_reach_children():
+        script = SIGNALLED.format(module=module, number=int(number), words=words)
+        done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (code, "kuosan: stopped.\n", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_while_python_ends_changes_nothing() -> None:
+    script = "import atexit, os, sys\nsys.argv = ['kuosan', '--version']\nfrom kuosan.cli.main import main\n"
+    script += f"atexit.register(os.kill, os.getpid(), {int(signal.SIGTERM)})\nmain()"
+    with signals_reach_children():
+        done = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigterm_while_sampling_says_what_is_finished(trained_run: Path, tmp_path: Path) -> None:
+    process = start("sample", trained_run, "-n", 100_000, "--batch", 1, "--steps", 1, "--out", tmp_path / "out")
+    wait_for(lambda: len(list(tmp_path.glob("out/seed-*.png"))) > 3, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "kuosan: stopped.\n") and "stopped: " in out
