@@ -118,3 +118,23 @@ def test_sigterm_while_sampling_says_what_is_finished(trained_run: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, "kuosan: stopped.\n") and "stopped: " in out
+
+
+def test_sigterm_of_one_rank_under_torchrun_is_a_save_and_143_of_every_rank(tmp_path: Path) -> None:
+    """The launcher sends SIGTERM to the others once the first has ended, wherever they are in ending themselves."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    words = [word if word != "3" else "100000" for word in QUICK]
+    words = ["train", str(picture_folder(tmp_path / "pictures")), "--out", str(tmp_path / "run"), *words]
+    command = [*launch, "--rdzv-endpoint", "localhost:0", "-m", "kuosan.cli.main", *words, "--device", "cpu"]
+    with signals_reach_children():
+        process = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = tmp_path / "run" / "log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text().count("\n") > 3, process, 150)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [rank for rank in ranks if b"kuosan.cli.main" in Path(f"/proc/{rank}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert err.count("exitcode  : 143 ") == 2 and "exitcode  : -15" not in err, err
+    assert "stopped by SIGTERM" in out and "Terminated" not in err
+    assert checkpoint.load(tmp_path / "run", parts=()).step == log.read_text().count("\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import say
+from kuosan.cli.console import say, warn
 from kuosan.cli.numbers import Whole
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
@@ -79,6 +79,7 @@ def invert(
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
+    warn(trained.warnings)
     x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
     options: dict[str, Any] = {
         "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),

@@ -19,6 +19,8 @@ from kuosan.files import size_text
 from kuosan.networks.config import Size
 from kuosan.train.config import SHORT, RunConfig, check
 
+OWN = ("out", "config", "network", "init", "accept-new-data", "dry-run")  # options that are no settings of a run
+
 
 def train(
     *tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
@@ -51,7 +53,7 @@ def train(
     dry_run
         Say what would be done, and do nothing.
     """
-    tree, words = options.parse(list(tokens), RunConfig, SHORT)
+    tree, words = options.parse(list(tokens), RunConfig, SHORT, OWN)
     if len(words) > 1:
         raise Error(f"one data set at a time: {words[0]!r} and {words[1]!r} were given.")
     if words and "path" in tree.get("data", {}):
