@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,6 +57,7 @@ def refused(*words: object, naming: Sequence[str], code: int = 2) -> Said:
     assert said.code == code, said
     assert said.err.startswith("kuosan: error: "), said.err
     assert "Traceback" not in said.err + said.out
+    assert not re.search(r"[^\s./]\.\.(\s|$)|[,;:?]\.(\s|$)", said.err), said.err  # stops of two sentences in one place
     for part in naming:
         assert part in said.err, f"{part!r} is missing in: {said.err}"
     return said

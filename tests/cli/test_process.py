@@ -91,8 +91,17 @@ main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("module", ["cyclopts", "kuosan.cli.console", "numpy", "torch"])
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("cyclopts", signal.SIGINT, 130),
+        ("cyclopts", signal.SIGTERM, 143),
+        ("kuosan.cli.console", signal.SIGHUP, 129),
+        ("numpy", signal.SIGINT, 130),
+        ("torch", signal.SIGINT, 130),
+        ("torch", signal.SIGTERM, 143),
+    ],
+)
 def test_a_signal_while_modules_are_imported_is_one_line(
     module: str, number: int, code: int, trained_run: Path, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def doctor(
     Parameters
     ----------
     data
-        A folder, zip, IDX or npz file, or `portraits`.
+        A folder, a zip, tar, IDX, npz or npy file, or `portraits`.
     out
         Write accepted.csv, rejected.csv and summary.json into this folder.
     size

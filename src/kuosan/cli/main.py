@@ -37,7 +37,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 
 class Signals:
-    """Within the block SIGTERM stops a verb as Ctrl-C does; a signal that is ignored, or another's, stays as it is.
+    """Within the block SIGTERM and SIGHUP stop a verb as Ctrl-C does; ignored signals, and others' handlers, stay.
 
     Args:
         last: the program ends with the block: signals that come while Python ends change nothing any more.
@@ -49,9 +49,13 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        usual = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,
+        }
         for number, handler in usual.items():
-            if signal.getsignal(number) is handler:
+            if signal.getsignal(number) == handler:
                 with contextlib.suppress(ValueError):  # not in the main thread
                     self._before[number] = signal.signal(number, self._stop)
         return self
@@ -69,7 +73,7 @@ class Signals:
             os.kill(os.getpid(), number)
             return
         self.number = number
-        raise Terminated("stopped by SIGTERM") if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def train(
     accept_new_data: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Train a diffusion model on DATA: a folder, zip, IDX or npz file of pictures, or `portraits`.
+    """Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of pictures, or `portraits`.
 
     The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.
     Every setting below can be given as --key value, by its last part alone where that is unique (--max-steps 5000).
@@ -101,7 +101,9 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
     """The run's folder, and the configuration with the data filled in from a run that is there already."""
     path = tree.get("data", {}).get("path")
     if out is None and path is None:
-        raise Error("no pictures given: kuosan train FOLDER (or zip, IDX, npz; `portraits` are built in).")
+        raise Error(
+            "no pictures given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
+        )
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
         return Path("runs") / name.removesuffix(".zip"), tree

@@ -89,7 +89,7 @@ def _ended(words: Sequence[str]) -> int:
         )
     except KeyboardInterrupt as error:
         print("kuosan: stopped.", file=sys.stderr)
-        return 143 if isinstance(error, Terminated) else 130
+        return 128 + error.number if isinstance(error, Terminated) else 130
     return code if isinstance(code, int) else 0
 
 
