@@ -159,6 +159,7 @@ class Trained:
         options = spoken(options)
         own = {name: options.pop(name) for name in restoration.NAMES if name in options}
         own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
+        own["upscale"] = restoration.implied(self.model.config, own)
         for name in options:
             if name not in Request.__dataclass_fields__:
                 raise unknown("option of restore", name, [*restoration.NAMES, *Request.__dataclass_fields__])
