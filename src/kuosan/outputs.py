@@ -145,6 +145,7 @@ def claimed(
         Error: the folder is a file, cannot be written, is in use, is read from, or holds other files of these names.
     """
     check_folder(folder, inputs, option)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -162,13 +163,26 @@ def claimed(
         if marked:
             text = f"{MARK} `kuosan {verb}` has not finished here, files may be missing. Give the command again.\n"
             files.write_atomic(folder / UNFINISHED, text)
-        with files.watched(output.note):
-            yield output
+        try:
+            with files.watched(output.note):
+                yield output
+        except Error:
+            _remove_empty(made)
+            raise
         if marked:
             with contextlib.suppress(OSError):
                 (folder / UNFINISHED).unlink(missing_ok=True)
     finally:
         os.close(handle)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders that a claim has made, the innermost first, where nothing but its mark came into them."""
+    with contextlib.suppress(OSError):
+        for i, folder in enumerate(made):
+            if i == 0 and os.listdir(folder) == [UNFINISHED]:
+                (folder / UNFINISHED).unlink()
+            folder.rmdir()
 
 
 def named(
