@@ -189,7 +189,8 @@ def join(world: World, device: torch.device) -> None:
     if not dist.is_initialized():
         from torch.distributed.distributed_c10d import PrefixStore
 
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        # objects, a checkpoint after an out-of-memory say, go from CPU to CPU: torch takes "cpu" where it may choose
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with world._together():
             dist.init_process_group(
                 backend,
