@@ -240,6 +240,29 @@ def test_doctor_lists_what_would_be_used(tmp_path: Path) -> None:
     assert tree(folder) == before
 
 
+def test_doctor_shows_how_an_older_run_understands_a_folder(run: Path, tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "data" / "train")
+    picture_folder(tmp_path / "data" / "test", 2)
+    new = kuosan("doctor", folder.parent)
+    old = kuosan("doctor", folder.parent, "--layout", 1, "--split-version", 1)
+    assert new.code == old.code == 0
+    assert "layout 1" in old.out and "layout 1" not in new.out
+    assert old.out != new.out
+    refused("doctor", folder.parent, "--layout", 3, naming=["layout", "3"])
+    refused("doctor", folder.parent, "--split-version", 0, naming=["split_version", "1, 2"])
+    # of a run: its own folder and settings, but where others are given
+    words = ["train", folder.parent, "--out", tmp_path / "older", *QUICK, "--data.layout", 1, "--hold-out", 0.25]
+    assert kuosan(*words).code == 0
+    said = kuosan("doctor", tmp_path / "older")
+    assert said.code == 0 and "is a run" in said.out and "(layout 1, split version 2)" in said.out, said
+    words = ["--size", 8, "--channels", "rgb", "--hold-out", 0.25, "--layout", 1]
+    assert said.out.split("\n", 1)[1] == kuosan("doctor", folder.parent, *words).out
+    said = kuosan("doctor", tmp_path / "older", "--layout", 2, "--split-version", 1)
+    assert "(layout 2, split version 1)" in said.out, said
+    before = tree(run)
+    assert kuosan("doctor", run).code == 0 and tree(run) == before
+
+
 def test_the_curve_and_the_log_can_be_read(trained_run: Path) -> None:
     with Image.open(trained_run / "curve.png") as image:
         image.load()
