@@ -15,7 +15,6 @@ open, every write into the folder is checked and marked, the folder is locked ag
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -152,7 +151,7 @@ def claimed(
             raise Error(f"cannot write into {folder}: permission is denied; choose another {option}.", exit_code=74)
         handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _locked(handle):
+        if not files.flock(handle):
             raise Error(f"another process is writing into {folder}: wait for it, or name another {option}.")
         output = Output(folder, verb, about, names, proof, option)
         refuse(folder, output.taken(), option)
@@ -329,14 +328,3 @@ def _hash(path: Path) -> str:
         return sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-def _locked(handle: int) -> bool:
-    """Take the lock of an open folder without waiting: False where another process has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True

@@ -17,7 +17,7 @@ from kuosan.data.config import as_begun
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
-from kuosan.train.config import SHORT, RunConfig, check
+from kuosan.train.config import SHORT, RunConfig, check, encoder_named
 
 OWN = ("out", "config", "network", "init", "accept-new-data", "dry-run")  # options that are no settings of a run
 
@@ -60,7 +60,7 @@ def train(
         raise Error(f"the pictures are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
     if words:
         tree.setdefault("data", {})["path"] = words[0]
-    typed = str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+    typed = encoder_named(tree)
     if config is not None:
         tree = trees.merge(_groups(trees.load(recipe(config))), tree)
     going_on = "path" not in tree.get("data", {})
