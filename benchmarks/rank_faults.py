@@ -194,6 +194,7 @@ def trial(number: int, folder: Path, data: Path, whole: dict[str, object], start
         seconds = time.monotonic() - begin
         _, codes = job.wait(victim, LIMIT + 90)
         launcher_seconds = time.monotonic() - begin
+        complete = complete or (out / "checkpoints" / f"step-{STEPS:08d}").is_dir()  # nothing was left to do
     finally:
         job.end()
     printed = job.printed.read_text(errors="replace")
@@ -236,7 +237,7 @@ def main() -> None:
     for stage in (*STAGES, "all"):
         of = [each for each in trials if stage in (each.stage, "all")]
         if of:
-            late = sum(each.seconds > LIMIT or -1 in each.codes for each in of)
+            late = sum(each.seconds > LIMIT or (-1 in each.codes and not each.complete) for each in of)
             named, same = sum(each.named or each.complete for each in of), sum(not each.different for each in of)
             longest = max(each.seconds for each in of)
             print(f"| {stage} | {len(of)} | {len(of) - late} | {named} | {longest:.0f} s | {same} |")

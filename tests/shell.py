@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
+import signal
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,9 +57,27 @@ def refused(*words: object, naming: Sequence[str], code: int = 2) -> Said:
     assert said.code == code, said
     assert said.err.startswith("kuosan: error: "), said.err
     assert "Traceback" not in said.err + said.out
+    assert not re.search(r"[^\s./]\.\.(\s|$)|[,;:?]\.(\s|$)", said.err), said.err  # stops of two sentences in one place
     for part in naming:
         assert part in said.err, f"{part!r} is missing in: {said.err}"
     return said
+
+
+@contextmanager
+def signals_reach_children() -> Iterator[None]:
+    """A process started in this block can be interrupted, even where this one ignores it (nohup, a shell's `&`).
+
+    Ignored signals are inherited; ones that are handled come to a child with their default action.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def mostly_slow(cases: Iterable[Any], *kept: Any) -> list[Any]:

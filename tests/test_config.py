@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kuosan import config
+from kuosan import config, options
 from kuosan.data.config import DataConfig
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
 from kuosan.model import ModelConfig, OwnNetwork
 from kuosan.networks.config import UNetConfig
-from kuosan.sample.request import Request
-from kuosan.train.config import USUAL_PREDICTION, RunConfig, TrainConfig, resolve
+from kuosan.sample.request import FINITE, Request
+from kuosan.train.config import SHORT, USUAL_PREDICTION, RunConfig, TrainConfig, resolve
 
 SCHEDULES = st.one_of(
     st.builds(Discrete, betas=st.sampled_from(["linear", "scaled_linear", "sigmoid"]), T=st.integers(2, 4000),
@@ -168,3 +169,27 @@ def test_a_path_with_any_line_end_of_unicode_survives_yaml(tmp_path: Path, name:
 def test_a_setting_of_another_kind_says_whose_it_is() -> None:
     with pytest.raises(Error, match=r"model\.task\.scale. It belongs to model\.task\.kind super_resolution"):
         config.build(RunConfig, {"model": {"task": {"scale": 4}}})
+
+
+def numbers() -> list[str]:
+    """Every setting of a run that is a real number, and of no kind that must be named first."""
+    every = options.options(RunConfig).values()
+    kinds = {"model.schedule.shift", "model.schedule.mean", "model.schedule.std", "model.task.blur", "model.task.noise"}
+    return [option.key for option in every if "float" in option.type_text and option.key not in kinds]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("key", numbers())
+def test_a_number_that_is_none_is_answered_with_what_is_allowed(key: str, value: str) -> None:
+    kind = ["--schedule", "karras"] * (key.rpartition(".")[2] in ("sigma_min", "sigma_max", "rho", "p_mean", "p_std"))
+    tree, _ = options.parse(["--data.path", "x", *kind, f"--{key}={value}"], RunConfig, SHORT)
+    with pytest.raises(Error) as caught:
+        config.build(RunConfig, tree)
+    said = str(caught.value)
+    assert re.match(rf"{re.escape(key)}(\[0\])? = .*{value}.* is not allowed: a finite number, .*\d", said), said
+    assert said.endswith(".") and not said.endswith("..") and said.count("finite") == 1
+
+
+def test_every_number_of_a_request_has_words_for_what_is_allowed() -> None:
+    real = {option.key for option in options.options(Request).values() if "float" in option.type_text}
+    assert {key for key in real if not key.startswith("restoration.")} == set(FINITE)

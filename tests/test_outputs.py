@@ -268,3 +268,17 @@ def test_a_folder_that_is_read_is_known_by_every_way_to_name_it(
             pass
     with outputs.named(str(tmp_path), tmp_path / "usual", "evaluate", 1, NAMES, name):
         pass  # beside what is read, as ever
+
+
+def test_an_error_before_anything_is_written_leaves_no_folder(tmp_path: Path) -> None:
+    for number, written in ((1, False), (2, True)):
+        home = tmp_path / f"new{number}"
+        with pytest.raises(Error, match="cannot"), outputs.claimed(home / "a" / "b", "sample", 1, NAMES) as output:
+            if written:
+                write_atomic(output.folder / NAMES[0], b"x")
+            raise Error("it cannot be done")
+        assert home.exists() == written
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(Error, match="cannot"), outputs.claimed(tmp_path / "mine", "sample", 1, NAMES):
+        raise Error("it cannot be done")
+    assert (tmp_path / "mine").is_dir()

@@ -55,6 +55,11 @@ class Saved:
     optimizer: dict[str, Tensor]
     damaged: tuple[str, ...] = ()  # what is wrong with newer checkpoints that were passed over; say it aloud
 
+    @property
+    def untrained(self) -> bool:
+        """Whether its weights are as they were drawn: of step 0, and not begun from another run's."""
+        return self.step == 0 and not self.state.get("init")
+
 
 class Newest(NamedTuple):
     """The newest checkpoint that verifies (None where there is none yet), and a sentence for each newer damaged one."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
+from kuosan import limits
 from kuosan.errors import Error, escaped, shown
 from kuosan.options import Tree as Tree
 from kuosan.options import dataclasses_in, hints, is_bool, members, type_text
@@ -247,7 +248,13 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
             allowed = ", ".join(names)
             said = name if isinstance(name, str) and name.isidentifier() and len(name) < 60 else shown(name)
             raise Error(f"unknown key {prefix}{said}{of_kind}.{guess} Allowed under {key or 'the top'}: {allowed}.")
-    given = {name: _value(types_of[name], tree[name], prefix + name) for name in names if name in tree}
+    given: dict[str, Any] = {}
+    for name in names:
+        if name in tree:
+            try:
+                given[name] = _value(types_of[name], tree[name], prefix + name)
+            except _NotFinite as error:
+                raise Error(f"{error}{_ranged(limits.allowed(cls, given, name))}.") from None
     required = [
         field.name
         for field in dataclasses.fields(cls)
@@ -257,6 +264,14 @@ def _dataclass(cls: type, tree: Mapping[str, Any], key: str, members: list[type]
     if missing:
         raise Error(f"{', '.join(missing)} must be given.")
     return cls(**given)
+
+
+class _NotFinite(Error):
+    """NaN or an infinity for a number."""
+
+
+def _ranged(allowed: str) -> str:
+    return f", {allowed}" if allowed else ""
 
 
 @functools.cache
@@ -278,6 +293,8 @@ def _leaf(annotation: Any, value: Any, key: str) -> Any:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+        if any(each["type"] == "finite_number" for each in error.errors()):
+            raise _NotFinite(f"{key}{where} = {shown(value)} is not allowed: a finite number") from None
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise Error(
             f"{key}{where} = {shown(value)} is not allowed: {reason} (expected {type_text(annotation)})."

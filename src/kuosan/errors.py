@@ -27,6 +27,10 @@ _NO_MEMORY = (
 )
 
 
+# The full stop of a sentence behind that of what it quotes, a library's reason say; in a path, `..` is another thing.
+_DOUBLED = re.compile(r"(?<=[^\s./\\])\.\.(?=\s|$)")
+
+
 class Error(Exception):
     """A mistake the caller can mend; `str(error)` says how.
 
@@ -37,9 +41,17 @@ class Error(Exception):
     exit_code = 2
 
     def __init__(self, message: str, *, exit_code: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(_DOUBLED.sub(".", message))
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came to a verb of the shell: it stops as by Ctrl-C, and exits with 143 or 129."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
 
 
 def unknown(thing: str, value: object, allowed: Iterable[str]) -> Error:

@@ -139,7 +139,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         _make_folder(path.parent)
         try:
             with open(partial, "wb") as stream:
-                _flock(stream.fileno())
+                flock(stream.fileno())
                 stream.write(content)
                 stream.flush()
                 for mark in marks:
@@ -171,7 +171,7 @@ def watched(note: Note) -> Iterator[None]:
         _watching.remove(note)
 
 
-def _flock(handle: int) -> bool:
+def flock(handle: int) -> bool:
     """Take the flock of an open file or folder without waiting: False where another process has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +191,7 @@ def sweep(folder: Path) -> list[Path]:
         except OSError:
             continue  # another sweep was faster, or it is not ours to open
         try:
-            if not _flock(handle):
+            if not flock(handle):
                 continue
             if partial.is_dir():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -224,7 +224,7 @@ def staged(final: str | os.PathLike[str], needed: int = 0, new: bool = False) ->
         staging.mkdir()
         handle = os.open(staging, os.O_RDONLY)
         try:
-            _flock(handle)
+            flock(handle)
             yield staging
             _seal(staging)
             _put_new(staging, final) if new else _put(staging, final)

@@ -8,6 +8,9 @@ the table); a test compares.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from kuosan.errors import Error, shown
@@ -152,6 +155,28 @@ def _check_value(name: str, value: Any, low: float, high: float) -> None:
     elif isinstance(value, int | float) and not isinstance(value, bool) and (value > high or value < low < 0):
         # where 0 is the least, the class itself says what is
         raise Error(f"{name} is {shown(value)}; allowed: {low:,} to {high:,} (docs/checkpoints.md, limits).")
+
+
+def allowed(kind: type, given: Mapping[str, Any], name: str) -> str:
+    """What a dataclass allows of a number, in the words of its own check, or by its entry here; empty where neither is.
+
+    Args:
+        given: its other fields, as far as they are known.
+    """
+    for probe in (math.inf, -math.inf, math.nan, (math.inf, math.inf)):
+        try:
+            kind(**{**given, name: probe})
+        except Error as error:
+            said = str(error).partition("inf" if isinstance(probe, tuple) else str(probe))[2]
+            if name in str(error) and "no effect" not in said and "belongs to" not in said and "limits)" not in said:
+                return _RANGE.sub("", said).removeprefix("number ").rstrip(".")
+        except (TypeError, ValueError, ArithmeticError):
+            continue
+    low, high = VALUES.get(kind.__name__, {}).get(name, (None, None))
+    return "" if low is None else f"{low:,} to {high:,}"
+
+
+_RANGE = re.compile(r"^.*?(?:allowed: |must be |: need )(?:a finite number, |a (?=number from))?", re.DOTALL)
 
 
 def check_layers(config: object, count: int) -> None:

@@ -14,12 +14,21 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kuosan.errors import Error
 
 Tree = dict[str, Any]
+ELSEWHERE = {  # what other tools call an option, and which of ours is meant
+    "learning_rate": "lr",
+    "epochs": "max_steps",
+    "num_epochs": "max_steps",
+    "resolution": "size",
+    "image_size": "size",
+    "output": "out",
+    "output_dir": "out",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +63,9 @@ def options(cls: type) -> dict[str, Option]:
     return {option.key: option for option in _walk(cls, "")}
 
 
-def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = None) -> tuple[Tree, list[str]]:
+def parse(
+    tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = None, others: Collection[str] = ()
+) -> tuple[Tree, list[str]]:
     """`["--model.network.channels", "64", ...]` as a tree, and the words that belong to no option.
 
     A key may be given by its last parts where that is unambiguous (`--max-steps` for `train.max_steps`), with `-` for
@@ -62,6 +73,7 @@ def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = No
 
     Args:
         short: names that win over the search, short -> dotted.
+        others: further options of the verb, which others read: an unknown one may be meant as one of them.
 
     Raises:
         Error: an unknown or ambiguous key, or a key without a value.
@@ -80,7 +92,7 @@ def parse(tokens: Sequence[str], cls: type, short: Mapping[str, str] | None = No
         name, equals, attached = token[2:].partition("=")
         if equals and not attached:
             raise Error(f"--{name}= has no value behind the equals sign.")
-        key, negated = _resolve(name, known, short or {})
+        key, negated = _resolve(name, known, short or {}, others)
         option = known[key]
         if is_bool(option.type):
             follows = bool(rest) and rest[0].lower() in _BOOLEANS and not attached and not negated
@@ -119,7 +131,9 @@ def boolean(key: str, text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def _resolve(name: str, known: Mapping[str, Option], short: Mapping[str, str]) -> tuple[str, bool]:
+def _resolve(
+    name: str, known: Mapping[str, Option], short: Mapping[str, str], others: Collection[str] = ()
+) -> tuple[str, bool]:
     wanted = name.replace("-", "_")
     for candidate, negated in ((wanted, False), (wanted.removeprefix("no_"), True)):
         if negated and candidate == wanted:
@@ -135,8 +149,11 @@ def _resolve(name: str, known: Mapping[str, Option], short: Mapping[str, str]) -
         if found:
             return found[0], negated
     tails = {key.rsplit(".", 1)[-1]: key for key in known}
-    near = difflib.get_close_matches(wanted, [*known, *tails, *short], n=1, cutoff=0.6)
-    guess = f" Did you mean --{near[0].replace('_', '-')}?" if near else ""
+    names = {each.replace("-", "_"): each for each in [*others, *short, *tails, *known]}
+    near = [ELSEWHERE[wanted]] if ELSEWHERE.get(wanted) in names else []
+    near = near or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(wanted.rpartition(".")[2], names, n=1, cutoff=0.6)
+    guess = f" Did you mean --{names[near[0]].replace('_', '-')}?" if near else ""
     raise Error(f"unknown option --{name}.{guess} `--help` lists all options.")
 
 

@@ -15,7 +15,6 @@ open, every write into the folder is checked and marked, the folder is locked ag
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -145,13 +144,14 @@ def claimed(
         Error: the folder is a file, cannot be written, is in use, is read from, or holds other files of these names.
     """
     check_folder(folder, inputs, option)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise Error(f"cannot write into {folder}: permission is denied; choose another {option}.", exit_code=74)
         handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _locked(handle):
+        if not files.flock(handle):
             raise Error(f"another process is writing into {folder}: wait for it, or name another {option}.")
         output = Output(folder, verb, about, names, proof, option)
         refuse(folder, output.taken(), option)
@@ -162,13 +162,26 @@ def claimed(
         if marked:
             text = f"{MARK} `kuosan {verb}` has not finished here, files may be missing. Give the command again.\n"
             files.write_atomic(folder / UNFINISHED, text)
-        with files.watched(output.note):
-            yield output
+        try:
+            with files.watched(output.note):
+                yield output
+        except Error:
+            _remove_empty(made)
+            raise
         if marked:
             with contextlib.suppress(OSError):
                 (folder / UNFINISHED).unlink(missing_ok=True)
     finally:
         os.close(handle)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders that a claim has made, the innermost first, where nothing but its mark came into them."""
+    with contextlib.suppress(OSError):
+        for i, folder in enumerate(made):
+            if i == 0 and os.listdir(folder) == [UNFINISHED]:
+                (folder / UNFINISHED).unlink()
+            folder.rmdir()
 
 
 def named(
@@ -315,14 +328,3 @@ def _hash(path: Path) -> str:
         return sha256(path.read_bytes()).hexdigest()
     except OSError:
         return ""
-
-
-def _locked(handle: int) -> bool:
-    """Take the lock of an open folder without waiting: False where another process has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True

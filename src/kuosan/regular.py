@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 from kuosan.errors import Error, shown
@@ -127,7 +128,7 @@ class Places:
         """
         return cls(tuple(_real(root) for root in roots))
 
-    def checked(self, name: str, what: str) -> Path:
+    def checked(self, name: str | os.PathLike[str], what: str) -> Path:
         """The real path that `name` means, below one of the places; `what` names it in messages.
 
         Raises:
@@ -136,8 +137,9 @@ class Places:
         real = _real(name, what)
         if not any(real == root or root in real.parents for root in self.roots):
             raise Error(
-                f"{what} {shown(name)} lies outside the working folder, and the recipe was not made by you as far as "
-                f"kuosan knows: it is not opened. If you trust it, allow it: --allow-path {shown(str(real), 200)}"
+                f"{what} {shown(os.fspath(name))} lies outside the working folder, and is not opened unasked, as any "
+                f"image's recipe may name it, a stranger's too. If it is yours, or you trust it, add "
+                f"--allow-path {quote(shown(str(real), 200)[1:-1])}"
             )
         mode = os.stat(real).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

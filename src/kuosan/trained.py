@@ -49,6 +49,13 @@ class Trained:
     weights: str  # sha256 of the averaged weights' file
     damaged: tuple[str, ...] = ()  # newer checkpoints that were passed over, in words
     reading: Reading = field(default_factory=Reading)  # how its training images were read, and so any image file for it
+    untrained: bool = False  # the weights are as they were drawn: of step 0, and not another run's
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before anything is made of it."""
+        noise = f"{self.name} is of step 0, before any training: what it makes is noise; train it, or name another run"
+        return (noise,) if self.untrained else ()
 
     def image(self, path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
         """An image file as training images were: their background, their rule; at `size` (width, height) if given.
@@ -152,6 +159,7 @@ class Trained:
         options = spoken(options)
         own = {name: options.pop(name) for name in restoration.NAMES if name in options}
         own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
+        own["upscale"] = restoration.implied(self.model.config, own)
         for name in options:
             if name not in Request.__dataclass_fields__:
                 raise unknown("option of restore", name, [*restoration.NAMES, *Request.__dataclass_fields__])
@@ -225,7 +233,8 @@ def load(run: str | Path, *, network: nn.Module | None = None, compute: Compute 
     ready.codec = codec_of(config, saved.path, compute)
     sha256 = manifest.read(saved.path)["ema.safetensors"].sha256
     reading = Reading.of(saved.config, saved.state)
-    return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged, reading)
+    noise = saved.untrained and not checkpoint.is_exported(saved.path)  # an export does not say what it began from
+    return Trained(ready, compute, str(run), saved.step, sha256, saved.damaged, reading, noise)
 
 
 def spoken(options: dict[str, Any]) -> dict[str, Any]:

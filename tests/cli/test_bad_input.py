@@ -192,6 +192,32 @@ def test_nonsense_verbs_are_answered_with_the_near_one() -> None:
     assert kuosan().code == 0 and "train" in kuosan("--help").out
 
 
+MISSPELT = {
+    "train x --netwrok dit": "--network",
+    "train x --batchsize 8": "--batch",
+    "train x --dryrun": "--dry-run",
+    "train x --model.netwrok.channels 8": "--model.network.channels",
+    "train x --learning-rate 1": "--lr",
+    "train x --resolution 64": "--size",
+    "train x --epochs 3": "--max-steps",
+    "sample x --stpes 3": "--steps",
+    "evaluate x --metrcs kid": "--metrics",
+    "evaluate x --dryrun": "--dry-run",
+    "invert x y.png --iteration 3": "--iterations",
+    "restore x y.png --upsacle 2": "--upscale",
+    "compare x --pictrues 8": "--pictures",
+    "reconstruct x y --btach 8": "--batch",
+    "export x --uot y": "--out",
+    "doctor x --resise crop": "--resize",
+    "demo --minuts 3": "--minutes",
+}
+
+
+@pytest.mark.parametrize("words", MISSPELT)
+def test_every_verb_guesses_what_a_misspelt_option_was_meant_as(words: str) -> None:
+    refused(*words.split(), naming=[words.split(" --")[1].split()[0], f"Did you mean {MISSPELT[words]}?"])
+
+
 # Configuration files
 
 
@@ -273,6 +299,26 @@ def test_a_pickled_checkpoint_is_refused_unread(tmp_path: Path) -> None:
         refused("sample", tmp_path / name, naming=[name, "run code when opened"])
         refused("train", "portraits", "--init", tmp_path / name, "--out", tmp_path / "x", *QUICK, naming=[name])
     assert not ran.exists() and not (tmp_path / "x").exists()
+
+
+def test_a_run_of_no_step_says_that_it_makes_noise(run: Path, tmp_path: Path) -> None:
+    first = run / "checkpoints" / "step-00000000"
+    image = picture_folder(tmp_path / "pictures", 1) / "0.png"
+    out = tmp_path / "out"
+    for words in (["sample", first, *SAMPLE], ["restore", first, image, "--noise", 9, "--steps", 2],
+                  ["invert", first, image, "--steps", 2]):  # fmt: skip
+        said = kuosan(*words, "--out", out / str(words[0]))
+        assert said.code == 0, said
+        assert said.err.startswith(f"kuosan: warning: {first} is of step 0, before any training"), said
+        assert said.err.count("\n") == 1
+    assert "noise" in kuosan("export", first, "--out", out / "export").err
+    assert kuosan("sample", run, *SAMPLE, "--out", out / "trained").err == ""
+    # one that began from another run's weights makes what that run does
+    words = [word if word != "3" else "1" for word in QUICK]
+    said = kuosan("train", image.parent, *words, "--init", run, "--out", tmp_path / "second")
+    assert said.code == 0, said
+    begun = tmp_path / "second" / "checkpoints" / "step-00000000"
+    assert kuosan("sample", begun, *SAMPLE, "--out", out / "begun").err == ""
 
 
 def test_pictures_with_nan_weights_are_not_written(run: Path, tmp_path: Path) -> None:

@@ -188,6 +188,40 @@ def test_like_refuses_other_weights_and_another_start(
     refused("sample", "--like", picture, tmp_path / "nowhere", naming=["nowhere"])
 
 
+def test_relative_paths_are_looked_for_and_the_message_says_where(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shelf").mkdir()
+    shutil.move(run, tmp_path / "shelf" / "own")
+    start = picture_folder(tmp_path / "shelf" / "start", 1) / "0.png"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path / "shelf")
+    words = ["-n", 1, "--steps", 2, "--image", "start/0.png"]
+    assert kuosan("sample", "own", *words, *SAMPLE).code == 0
+    inside = next((tmp_path / "shelf" / "own" / "samples").rglob("seed-00000000.png"))
+    apart = Path(shutil.copy(inside, elsewhere / "mine.png"))
+    monkeypatch.chdir(elsewhere)
+    # the run above the image shows where the path begins: a stranger's recipe still opens nothing there unasked
+    said = refused("sample", "--like", inside, naming=[f"--allow-path {start}", f"in {tmp_path / 'shelf'}", "yours"])
+    assert "not made by you" not in said.err
+    for allowed in (start, start.parent, tmp_path / "shelf"):
+        out = tmp_path / f"{allowed.name}.png"
+        out.unlink(missing_ok=True)
+        assert kuosan("sample", "--like", inside, "--allow-path", allowed, "--out", out).code == 0
+        assert out.read_bytes() == inside.read_bytes()
+    # nothing shows it: what was looked for, where, and the ways on
+    ways = ["'own'", f"{elsewhere / 'own'}", "the folder in which the image was made", "--allow-path FOLDER"]
+    refused("sample", "--like", apart, naming=[*ways, f"kuosan sample RUN --like {apart}"])
+    assert kuosan("sample", "--like", apart, "--allow-path", tmp_path / "shelf").code == 0
+    assert (elsewhere / "mine-again.png").read_bytes() == inside.read_bytes()
+    moved = Path(shutil.move(start, tmp_path / "other.png"))
+    looked = [f"{elsewhere / 'start' / '0.png'}", f"{start}", "in that folder", "--allow-path FOLDER"]
+    refused("sample", "--like", inside, naming=["the image 'start/0.png'", *looked])
+    shutil.move(moved, elsewhere / "0.png")
+    assert kuosan("sample", "--like", inside, "--allow-path", elsewhere, "--out", tmp_path / "last.png").code == 0
+
+
 def test_like_needs_a_picture_of_kuosans(run: Path, tmp_path: Path) -> None:
     refused("sample", "--like", run / "curve.png", naming=["curve.png", "no kuosan recipe"])
     refused("sample", "--like", run / "config.yaml", naming=["config.yaml", "no readable PNG"])
@@ -204,6 +238,29 @@ def test_doctor_lists_what_would_be_used(tmp_path: Path) -> None:
     assert said.code == 0 and "6 pictures" in said.out
     assert "broken.png" in (tmp_path / "report" / "rejected.csv").read_text()
     assert tree(folder) == before
+
+
+def test_doctor_shows_how_an_older_run_understands_a_folder(run: Path, tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "data" / "train")
+    picture_folder(tmp_path / "data" / "test", 2)
+    new = kuosan("doctor", folder.parent)
+    old = kuosan("doctor", folder.parent, "--layout", 1, "--split-version", 1)
+    assert new.code == old.code == 0
+    assert "layout 1" in old.out and "layout 1" not in new.out
+    assert old.out != new.out
+    refused("doctor", folder.parent, "--layout", 3, naming=["layout", "3"])
+    refused("doctor", folder.parent, "--split-version", 0, naming=["split_version", "1, 2"])
+    # of a run: its own folder and settings, but where others are given
+    words = ["train", folder.parent, "--out", tmp_path / "older", *QUICK, "--data.layout", 1, "--hold-out", 0.25]
+    assert kuosan(*words).code == 0
+    said = kuosan("doctor", tmp_path / "older")
+    assert said.code == 0 and "is a run" in said.out and "(layout 1, split version 2)" in said.out, said
+    words = ["--size", 8, "--channels", "rgb", "--hold-out", 0.25, "--layout", 1]
+    assert said.out.split("\n", 1)[1] == kuosan("doctor", folder.parent, *words).out
+    said = kuosan("doctor", tmp_path / "older", "--layout", 2, "--split-version", 1)
+    assert "(layout 2, split version 1)" in said.out, said
+    before = tree(run)
+    assert kuosan("doctor", run).code == 0 and tree(run) == before
 
 
 def test_the_curve_and_the_log_can_be_read(trained_run: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from measured import folder, network, train
 
 from kuosan.errors import Error
+from kuosan.evaluate.estimate import Estimate
 from kuosan.evaluate.measures import chosen
+from kuosan.evaluate.result import text
 from kuosan.evaluate.run import measure
 
 
@@ -39,3 +41,19 @@ def test_a_sweep_over_runs_writes_its_sheets_into_the_results_folder(
     measure("r/a", network=network(), sweep=("reference=r/a", "r/b"), **asked)
     found = sorted(path.name for path in Path("out").glob("nearest*"))
     assert found == ["nearest-referencer-a.png", "nearest-referencer-b.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "said"),
+    [
+        ("precision", 0.99, 0.03, "0.990 +0.010 -0.030"),
+        ("recall", 0.01, 0.03, "0.010 +0.030 -0.010"),
+        ("coverage", 0.5, 0.03, "0.500 ± 0.030"),
+        ("density", 0.99, 0.03, "0.990 ± 0.030"),
+        ("kid", 0.0001, 0.003, "0.10 ± 3.00"),
+    ],
+)
+def test_the_error_of_a_share_reaches_neither_below_0_nor_above_1(
+    name: str, value: float, error: float, said: str
+) -> None:
+    assert text(Estimate(value, error), name) == said

@@ -58,7 +58,7 @@ def test_an_old_run_goes_on_with_its_own_losses(old: Path) -> None:
             assert row["held_out"]["loss"] == pytest.approx(then["held_out"]["loss"], rel=1e-5)  # type: ignore[index]
     ema = weights.read(old / "whole" / "ema.safetensors")
     for name, value in checkpoint.load(old / "labels").ema.items():
-        torch.testing.assert_close(value, ema[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(value, ema[name], rtol=1e-5, atol=1e-5)  # 1.6e-6 seen between two processors
     now = checkpoint.load_config(old / "labels")
     assert now["data"] | before["data"] == now["data"], "what it was begun with stays"
     assert (now["data"]["layout"], now["data"]["split_version"], now["defaults"]) == (1, 1, 1)

@@ -16,6 +16,7 @@ from kuosan import Error, checkpoint
 from kuosan.errors import is_out_of_memory
 from kuosan.journal import Log
 from kuosan.train import loop, saving
+from kuosan.train import optimizer as optimizers
 from kuosan.train.autoencoding import Autoencoding
 from kuosan.train.classification import Classification
 from kuosan.train.draws import Draws
@@ -381,3 +382,21 @@ def test_a_run_that_is_begun_again_takes_no_halving_of_the_one_before(
     run = begin(tmp_path / "run", data, other)
     assert run.state.step == 4 and run.sizes.halvings == []
     saving.close(run)
+
+
+def test_a_state_is_restored_in_place() -> None:
+    """Where memory has run out on a GPU, there may be no room for the moments of the save beside those of now."""
+    weights = torch.nn.Parameter(torch.ones(5))
+    adam = torch.optim.AdamW([weights])
+
+    def stepped() -> dict[str, torch.Tensor]:
+        weights.grad = torch.rand(5)
+        adam.step()
+        return {name: value.clone() for name, value in optimizers.tensors(adam).items()}
+
+    optimizers.restore(adam, before := stepped())
+    stepped()
+    places = {name: value.data_ptr() for name, value in optimizers.tensors(adam).items()}
+    optimizers.restore(adam, before)
+    assert {name: value.data_ptr() for name, value in optimizers.tensors(adam).items()} == places
+    assert all(torch.equal(value, before[name]) for name, value in optimizers.tensors(adam).items())

@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from PIL import Image
+from torch.distributed.distributed_c10d import _get_object_coll_device
 
 import warm_processes
+from kuosan.train.distributed import World, join
 from latent_models import autoencoder_run
 from train.made_runs import Stopping, go, outcome, pictures
 
@@ -125,3 +129,25 @@ def test_of_two_processes_the_first_alone_encodes_captions(made: Path, monkeypat
     assert ["different ones encoded" in " ".join(rank["said"]) for rank in ranks] == [True, False]
     go(made / "told-one", made / "captioned", {**SETTINGS, **told})
     assert losses(made / "told-two") == pytest.approx(losses(made / "told-one"), rel=1e-5)
+
+
+def test_objects_of_processes_on_gpus_go_from_cpu_to_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that is restored after an out-of-memory needs no memory of the GPU for its way to the others."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **rest: asked.update(rest, backend=backend))
+    store = dist.HashStore()
+    for device in ("cuda", "cpu"):
+        join(World(0, 2, None, store), torch.device(device))
+        asked[device] = asked["backend"]
+    assert asked["cpu"] == "gloo" and dict(each.split(":") for each in asked["cuda"].split(",")) == {
+        "cpu": "gloo",
+        "cuda": "nccl",
+    }
+    # torch's own rule: of several backends, objects go by the one of the CPU
+    monkeypatch.undo()
+    dist.init_process_group(asked["cuda"].replace("nccl", "gloo"), store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert _get_object_coll_device() == "cpu"
+    finally:
+        dist.destroy_process_group()

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import kuosan
@@ -105,8 +106,6 @@ def test_a_preview_shows_what_was_given_what_was_made_and_the_truth(kind: str, t
     data = pictures(tmp_path / "pictures.npz")
     settings = {"train.preview_every": 2, "train.preview_pictures": 2, "train.preview_steps": 2, "train.max_steps": 2}
     go(tmp_path / "run", data, {**KINDS[kind], **settings})
-    from PIL import Image
-
     with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as image:
         assert image.size == (3 * 10 + 2, 2 * 10 + 2), "two rows of three pictures of 8 pixels"
         sheet = np.asarray(image)
@@ -135,6 +134,16 @@ def test_the_shell_trains_restores_and_says_what_comes_next(tmp_path: Path) -> N
     said = shell("restore", run, small, "--upscale", 2, "--steps", 2, "--out", tmp_path / "out")
     assert said.code == 0, said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.png", "sheet.png", "request.json"}
+    for home in (run, max((run / "checkpoints").iterdir())):  # its own factor goes without saying
+        out = tmp_path / f"out of {home.name}"
+        said = shell("restore", home, small, "--steps", 2, "--out", out)
+        assert said.code == 0 and "upscale" in said.out, said
+        with Image.open(out / "small.png") as ours, Image.open(tmp_path / "out" / "small.png") as said_so:
+            assert ours.size == (16, 16) and ours.tobytes() == said_so.tobytes()
+    opened = kuosan.load(run)
+    few = torch.full((1, 3, 8, 8), 0.2)
+    assert torch.equal(opened.restore(few, steps=2), opened.restore(few, steps=2, upscale=2))
+    refused("restore", run, small, "--deblur", 2, naming=["deblur", "trained for super_resolution only"])
     for verb in (["sample", run], ["evaluate", run], ["invert", run, small]):
         refused(*verb, naming=["super_resolution", "kuosan restore"])
 

@@ -1,14 +1,17 @@
 """`kuosan sample --like picture.png`: the same picture again, byte for byte, by the recipe inside it.
 
 The picture may be a stranger's, so what its recipe names is opened only where it lies in the run above the picture,
-below the working folder, or where the person allowed it (RUN, --allow-path); each is then checked by its hash.
+below the working folder, or where the person allowed it (RUN, --allow-path); each is then checked by its hash. A
+relative path starts at the folder in which the image was made, which no recipe knows; `Search` says where it is looked
+for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
@@ -44,12 +47,12 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
     recipe = said = recipes.read(like)
     above = _above(like)
     places = Places.of([Path.cwd(), *allowed, *([above] if above else []), *([run] if run and exists(run) else [])])
-    if run is None:
-        run = _home(like, recipe, places, above)
+    run = _home(like, recipe, Search(like, places, tuple(allowed)), above) if run is None else run
+    search = Search(like, places, tuple(allowed), _base(recipe.run, run))
     named = recipes.files_of(recipe)
     for what, name in named.items():
-        if exists(name):  # outside the places: refused before anything is opened
-            places.checked(name, f"the {what}")
+        if search.there(name):  # outside the places: refused before anything is opened
+            search.find(f"the {what}", name)
     if where.precision == "auto":
         where = dataclasses.replace(where, precision=recipe.precision)
     if not where.threads and recipe.threads:  # the order of sums, and so the last bits, may depend on it
@@ -57,7 +60,7 @@ def again(like: Path, run: Path | None, out: Path | None, where: ComputeConfig, 
     place = _place(like, out, said)
     trained = opening.load(opening.checkpoint_of(run, recipe), compute=choose(where))
     opening.require_weights(trained, recipe)
-    found = {what: str(places.checked(name, f"the {what}")) for what, name in named.items()}
+    found = {what: str(search.find(f"the {what}", name)) for what, name in named.items()}
     recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
         images, row = _restored(trained, recipe)
@@ -122,18 +125,89 @@ def _above(like: Path) -> Path | None:
     return next((folder for folder in like.resolve().parents if _is_run(folder)), None)
 
 
-def _home(like: Path, recipe: Recipe, places: Places, above: Path | None) -> Path:
+@dataclass(frozen=True)
+class Search:
+    """Where the files and runs that a recipe names are looked for, and of which of these places they are opened."""
+
+    like: Path  # the image with the recipe
+    places: Places
+    allowed: tuple[Path, ...]  # by --allow-path
+    base: Path | None = None  # the folder in which the image was made, where the run's own path shows it
+
+    def candidates(self, name: str) -> Iterator[Path]:
+        """The paths that a recipe's may mean, the likeliest first."""
+        yield Path(name)
+        if self.base is not None and not Path(name).is_absolute():
+            yield self.base / name
+        for path in self.allowed:
+            yield from (path / name, path / Path(name).name)
+            if path.name == Path(name).name:
+                yield path
+
+    def there(self, name: str) -> list[Path]:
+        """Those at which anything is."""
+        return [path for path in self.candidates(name) if exists(path)]
+
+    def find(self, what: str, name: str) -> Path:
+        """The real path of what a recipe calls `name`.
+
+        Raises:
+            Error: it is not there, or lies where nothing is opened unasked; with the ways on.
+        """
+        refusals = []
+        for path in self.there(name):
+            try:
+                return self.places.checked(path, what)
+            except Error as error:
+                inside = self.base is not None and path == self.base / name
+                refusals.append(f"{error}, or give the command in {quote(str(self.base))}" if inside else str(error))
+        if refusals:
+            raise Error(refusals[0])
+        raise Error(f"{what} {shown(name)}, which the recipe in {self.like} names, {self.missing(name)}")
+
+    def missing(self, name: str) -> str:
+        """Where a name was looked for in vain, and what to do."""
+        looked = list(
+            dict.fromkeys(shown(os.path.abspath(path))[1:-1] for path in self.candidates(name) if _sane(path))
+        )
+        others = f", nor at {', '.join(looked[1:4])}{', ...' * (len(looked) > 4)}" if looked[1:] else ""
+        at = f"is not at {looked[0]}{others}" if looked else "can be no path"
+        if not Path(name).is_absolute():
+            return (
+                f"{at}: its path starts at the folder in which the image was made. Give the command in that folder, "
+                f"or say where it lies now: --allow-path FOLDER."
+            )
+        return f"{at}: put it back there, or say where it lies now: --allow-path FOLDER."
+
+
+def _sane(path: Path) -> bool:
+    return "\0" not in str(path)
+
+
+def _base(name: str, run: Path) -> Path | None:
+    """The folder in which a relative `name` means this run; None where the run is called otherwise."""
+    own, parts = run.resolve(), Path(name).parts
+    if (
+        Path(name).is_absolute()
+        or ".." in parts
+        or not exists(run)
+        or own.parts[len(own.parts) - len(parts) :] != parts
+    ):
+        return None
+    return Path(*own.parts[: len(own.parts) - len(parts)])
+
+
+def _home(like: Path, recipe: Recipe, search: Search, above: Path | None) -> Path:
     """The run that a recipe names, or the one that the picture lies in, where that was moved."""
     if embedded.is_meant(recipe.run):
         return embedded.folder()
-    command = f"kuosan sample RUN --like {quote(str(like))}"
     try:
-        named = places.checked(recipe.run, "the run")
-        if _is_run(named):
-            return Path(recipe.run)
-        reason = ""
+        found = search.find("the run", recipe.run)
+        if _is_run(found):
+            return Path(recipe.run) if exists(recipe.run) else found
+        reason = f"the run {shown(recipe.run)} that made {like} is no run any more."
     except Error as error:
-        reason = f" ({error})" if exists(recipe.run) else ""
+        reason = str(error)
     if above is not None:
         return above
-    raise Error(f"{shown(recipe.run)[1:-1]}, the run that made {like}, is not here{reason}; name it: {command}.")
+    raise Error(f"{reason} Or name the run: kuosan sample RUN --like {quote(str(like))}")

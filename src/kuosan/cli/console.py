@@ -142,6 +142,12 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def warn(texts: Iterable[str]) -> None:
+    """A line on standard error for each."""
+    for text in texts:
+        print(f"kuosan: warning: {escaped(text)}.", file=sys.stderr)
+
+
 def say_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
     """A table in its full width, its first `left` columns of words; a narrow screen wraps it and cuts nothing off."""
     from rich.box import SIMPLE_HEAD

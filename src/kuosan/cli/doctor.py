@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kuosan import outputs
 from kuosan.cli.console import counting, say
 from kuosan.cli.numbers import Whole
-from kuosan.data.config import DataConfig
+from kuosan.data.config import DataConfig, as_begun
 from kuosan.errors import Error
+from kuosan.regular import is_folder
+
+CONFIG = "config.yaml"  # of a run
 
 
 def doctor(
@@ -27,15 +31,18 @@ def doctor(
     range: str = DataConfig.range,
     bucket_step: Whole | None = None,
     bucket_aspect: float = DataConfig.bucket_aspect,
+    layout: Whole | None = None,
+    split_version: Whole | None = None,
 ) -> int:
-    """Look at every file of DATA as training would, and say what becomes of it.
+    """Look at every file of DATA as training would, and say what becomes of it; of a run, at its data as it does.
 
     Exit code 0 if there is something to train on, 1 if not.
 
     Parameters
     ----------
     data
-        A folder, zip, IDX or npz file, or `portraits`.
+        A folder, a zip, tar, IDX, npz or npy file, or `portraits`; or a run's folder, whose own data settings then
+        count where no others are given.
     out
         Write accepted.csv, rejected.csv and summary.json into this folder.
     size
@@ -60,8 +67,12 @@ def doctor(
         With buckets: sides are multiples of this; an eighth of the size, as a power of two, if not given.
     bucket_aspect
         With buckets: the longer side over the shorter, at most.
+    layout
+        How folders and the files beside images are understood: 2, or 1 as runs begun by older versions do.
+    split_version
+        What makes an image the same one: 2 its pixels, near duplicates too; 1 its file's bytes, as in older runs.
     """
-    config = DataConfig(
+    asked = DataConfig(
         data,
         size,
         channels,
@@ -74,7 +85,11 @@ def doctor(
         range=range,
         bucket_step=bucket_step,
         bucket_aspect=bucket_aspect,
+        layout=DataConfig.layout if layout is None else layout,
+        split_version=DataConfig.split_version if split_version is None else split_version,
     )
+    config = _of_run(asked, layout, split_version) if _is_run(data) else asked
+    data = config.path
     from kuosan.data import captioned
     from kuosan.data.doctor import examine, write
     from kuosan.shelf import NEAR, Results
@@ -98,6 +113,36 @@ def doctor(
     elif report.scan.refused:
         say("The whole list: kuosan doctor DATA --out FOLDER")
     return 0 if report.scan.entries else 1
+
+
+def _is_run(data: str) -> bool:
+    path = Path(data)
+    return is_folder(path) and (path / "checkpoints").is_dir() and (path / CONFIG).is_file()
+
+
+def _of_run(asked: DataConfig, layout: int | None, split_version: int | None) -> DataConfig:
+    """The data settings of a run, but where a person said others; and a line of what they are."""
+    from kuosan import checkpoint
+    from kuosan import config as trees
+
+    home, usual = asked.path, DataConfig(asked.path)
+    tree = as_begun(checkpoint.load_config(home) if checkpoint.checkpoints(home) else trees.load(Path(home, CONFIG)))
+    own = trees.build(DataConfig, tree.get("data", {}))
+    given: dict[str, Any] = {
+        field.name: getattr(asked, field.name)
+        for field in dataclasses.fields(DataConfig)
+        if getattr(asked, field.name) != getattr(usual, field.name)
+    }
+    given |= {
+        name: value for name, value in (("layout", layout), ("split_version", split_version)) if value is not None
+    }
+    config = dataclasses.replace(own, **given)
+    said = f" and {', '.join(f'{name} {value}' for name, value in given.items())}" if given else ""
+    say(
+        f"{home} is a run: its data {config.path}, with its own settings{said} "
+        f"(layout {config.layout}, split version {config.split_version})."
+    )
+    return config
 
 
 FILES = ("accepted.csv", "rejected.csv", "summary.json")

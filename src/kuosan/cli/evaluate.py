@@ -66,7 +66,9 @@ def read(tokens: Sequence[str]) -> tuple[str, EvaluateConfig]:
     Raises:
         Error: no target or several, an unknown key, a value that is impossible.
     """
-    tree, words = options.parse(["--n" if word == "-n" else word for word in tokens], EvaluateConfig, SHORT)
+    tree, words = options.parse(
+        ["--n" if word == "-n" else word for word in tokens], EvaluateConfig, SHORT, ["dry-run"]
+    )
     if len(words) > 1:
         raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
     config = configured(tree)

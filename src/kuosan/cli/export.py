@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import say
+from kuosan.cli.console import say, warn
 from kuosan.errors import Error
 from kuosan.files import size_text
 
@@ -50,6 +50,8 @@ def export(
     saved = checkpoint.load(run, parts=("ema",), fits=require_fit)
     for line in saved.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {line}")
+    if saved.untrained:
+        warn([f"{run} is of step 0, before any training: what it makes is noise"])
     exporting.export(saved, out, bf16=precision == "bf16", card=text)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"exported: {out} ({size_text(size)}; step {saved.step} of {run}, weights in {precision})")

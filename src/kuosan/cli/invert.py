@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from kuosan.cli.console import say
+from kuosan.cli.console import say, warn
 from kuosan.cli.numbers import Whole
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
@@ -73,12 +73,16 @@ def invert(
     from kuosan.device import choose
     from kuosan.evaluate.reference import psnr
     from kuosan.model import require_whole
-    from kuosan.sample.inversion import round_trip
+    from kuosan.sample.inversion import Way, check_ends, round_trip
     from kuosan.sample.recipe import fingerprint
 
     where = ComputeConfig(device, "fp32" if precision == "auto" else precision, threads)
     trained = opening.load(run, compute=choose(where))
     require_whole(trained.model.config, "inversion")
+    warn(trained.warnings)
+    Way(trained.model, steps, spacing, iterations, tuple(classes or ()))  # refused before anything is written
+    if between is not None:
+        check_ends(len(pictures), between, classes or ())
     x0 = torch.stack([opening.picture(trained.model, path, trained.reading, say) for path in pictures])
     options: dict[str, Any] = {
         "steps": steps, "spacing": spacing, "iterations": iterations, "classes": list(classes or ()),

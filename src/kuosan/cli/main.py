@@ -1,134 +1,79 @@
-"""The shell: `kuosan VERB ...`. Verbs load when they are called; bad flags and --help are answered without torch."""
+"""The shell's door: signals are looked after before anything is imported that takes time; `verbs` does the rest."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
+import signal
 import sys
-from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
-import cyclopts
-from cyclopts import App
+from kuosan.errors import Terminated
 
-import kuosan
-from kuosan.cli.console import ReaderGone, standing
-from kuosan.errors import Error, is_out_of_memory, sentence
-from kuosan.files import reason
-
-app = App(
-    name="kuosan",
-    help="Diffusion models on your own pictures: train, resume, sample, evaluate.",
-    version=kuosan.__version__,
-    version_flags=["--version"],
-    suppress_keyboard_interrupt=False,  # `main` says that it stopped
-)
-app.command("kuosan.cli.train:train", name="train", help="Train a model on pictures, or go on with a run.")
-app.command("kuosan.cli.sample:sample", name="sample", help="Make pictures with a trained model.")
-app.command("kuosan.cli.evaluate:evaluate", name="evaluate", help="Measure how good a model's pictures are.")
-app.command("kuosan.cli.invert:invert", name="invert", help="Encode pictures to noise and decode them again.")
-app.command("kuosan.cli.restore:restore", name="restore", help="Fill holes, enlarge, deblur or colour pictures.")
-app.command("kuosan.cli.compare:compare", name="compare", help="Measure how well models restore damaged pictures.")
-app.command(
-    "kuosan.cli.reconstruct:reconstruct", name="reconstruct", help="Measure how an autoencoder gives pictures back."
-)
-app.command("kuosan.cli.export:export", name="export", help="Write a trained model as one folder to hand on.")
-app.command("kuosan.cli.doctor:doctor", name="doctor", help="Say what of a folder would be used, and why not the rest.")
-app.command(
-    "kuosan.cli.demo:demo", name="demo", help="Train on built-in portraits for a few minutes and show everything."
-)
-
-
-# Verbs whose work is more than what they print: they go on where nobody reads, or nothing can be written.
-WORKING = ("train", "sample", "evaluate", "invert", "restore", "compare", "reconstruct", "export", "demo")
-BRIEF = frozenset(("--help", "-h", "--version", "--dry-run"))
-FILES = 256  # open files that a verb may need
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake is one clear line and exit code 2, never a traceback."""
+    """Run one command; a user's mistake is one clear line and exit code 2, a signal one line, never a traceback."""
     # torch's worker threads spin while they wait: on a busy machine that costs 5-25x. Read when libgomp loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    words = list(sys.argv[1:] if tokens is None else tokens)
-    brief = words[:1] == [] or words[0] not in WORKING or not BRIEF.isdisjoint(words)
-    try:
-        with standing(brief=brief):
-            code = _ended(words)
-    except ReaderGone:
-        code = 141  # 128 + SIGPIPE
-    except Error as error:  # of the very last line that was printed
-        with standing(brief=False):
-            code = _say_error(str(error), error.exit_code)
-    sys.exit(code)
+    with Signals(last=tokens is None) as signals:
+        try:
+            from kuosan.cli import verbs
 
-
-def _ended(words: Sequence[str]) -> int:
-    """The exit code of a command, once what is wrong was said."""
-    try:
-        if BRIEF.isdisjoint(words):
-            _check_process()
-        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        if list(words[:1]) in (["train"], ["evaluate"]) and not {"--help", "-h"}.isdisjoint(words):
-            from kuosan.cli import settings
-
-            settings.show(words[0])
-    except cyclopts.UnusedCliTokensError as error:
-        extra = " ".join(error.unused_tokens or ())
-        return _say_error(f"{extra!r} is more than `kuosan {words[0]}` takes; see --help.")
-    except cyclopts.CycloptsError as error:
-        return _say_error(" ".join(sentence(error).split()))
-    except Error as error:
-        return _say_error(sentence(error), error.exit_code)
-    except (OSError, ImportError) as error:
-        if (reason := _of_the_system(error)) is None:
+            code = verbs.ended(list(sys.argv[1:] if tokens is None else tokens))
+        except SystemExit:
             raise
-        return _say_error(reason, 74)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return _say_error(
-            f"out of memory: {' '.join(str(error).split())[:200]} Compute fewer pictures at once "
-            "(train: --micro-batch 8; sample and evaluate: --batch 4), or use a smaller --network or --size.",
-            71,  # sysexits' EX_OSERR
-        )
-    except KeyboardInterrupt:
-        print("kuosan: stopped.", file=sys.stderr)
-        return 130
-    return code if isinstance(code, int) else 0
+        except BaseException as error:
+            # a library that was being loaded may have made another error of the interrupt
+            if not signals.number and not isinstance(error, KeyboardInterrupt):
+                raise
+            with contextlib.suppress(OSError, ValueError):
+                print("kuosan: stopped.", file=sys.stderr)
+            code = 128 + (signals.number or signal.SIGINT)
+        sys.exit(code)
 
 
-def _say_error(text: str, code: int = 2) -> int:
-    """The exit code, after one line on standard error."""
-    print(f"kuosan: error: {text}", file=sys.stderr)
-    return code
+class Signals:
+    """Within the block SIGTERM and SIGHUP stop a verb as Ctrl-C does; ignored signals, and others' handlers, stay.
 
-
-def _check_process() -> None:
-    """Refuse a working folder that is gone, and raise a limit of open files that is low and may be raised.
-
-    Raises:
-        Error: with the cure.
+    Args:
+        last: the program ends with the block: signals that come while Python ends change nothing any more.
     """
-    try:
-        os.getcwd()
-    except OSError:
-        raise Error("the folder this command was started in is gone: `cd` to one that is there.") from None
-    with contextlib.suppress(OSError, ValueError):
-        allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 <= allowed < FILES:  # less than 0: no limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES if most < 0 else min(FILES, most), most))
 
+    def __init__(self, *, last: bool) -> None:
+        self.number = 0  # of the signal that came
+        self._last, self._process = last, os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
 
-def _of_the_system(error: OSError | ImportError) -> str | None:
-    """What the operating system refused, in a sentence; None where something else is wrong."""
-    if isinstance(error, ImportError):
-        full = "Too many open files" in str(error)
-        return "too many files are open at once: raise the limit with `ulimit -n 1024`." if full else None
-    if not isinstance(error.errno, int):
-        return None
-    cause, cure = reason(error)
-    name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-    return f"{name}{cause}; {cure}."
+    def __enter__(self) -> Signals:
+        usual = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,
+        }
+        for number, handler in usual.items():
+            if signal.getsignal(number) == handler:
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._stop:
+                signal.signal(number, signal.SIG_IGN if self._last else handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a child that was forked: as if it had never had this handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.number = number
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def restore(
     outpaint
         Pixels to add: one number for all four sides, or LEFT,TOP,RIGHT,BOTTOM.
     upscale
-        How many times larger each side becomes.
+        How many times larger each side becomes; of a model trained for super_resolution its own factor if not given.
     down
         With --upscale: how the picture is taken to have been shrunk, area (if not said) or bicubic.
     deblur
@@ -127,6 +127,10 @@ def restore(
     """
     if not pictures:
         raise Error("no pictures given: kuosan restore RUN PICTURE [PICTURE ...], or a folder of them.")
+    config = stored(run) if (run / "config.yaml").is_file() else None
+    if config is not None:  # what a model is trained for goes without saying
+        damage = {"mask": mask, "outpaint": outpaint, "deblur": deblur, "colorise": colorise, "upscale": upscale}
+        upscale = restoring.implied(config, damage)
     asked = Restoration(
         "", mask=mask, outpaint=sides(outpaint), upscale=upscale, down=down, deblur=deblur, colorise=colorise,
         noise=noise, method=method, push=push, jump_length=jump_length, jumps=jumps, overlap=overlap, fit=fit,
@@ -139,7 +143,6 @@ def restore(
         sampler=sampler or Request().sampler,
     )  # fmt: skip
     files = found(pictures)
-    config = stored(run) if (run / "config.yaml").is_file() else None
     if config is not None:
         from kuosan.sample.plan import choose, refuse_to_itself
 

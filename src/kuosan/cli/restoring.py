@@ -15,7 +15,7 @@ import torch
 from kuosan import config as trees
 from kuosan import files as writing
 from kuosan import outputs, trained
-from kuosan.cli.console import bar, say
+from kuosan.cli.console import bar, say, warn
 from kuosan.cli.picture_folder import of_run
 from kuosan.data.images import read_png_text, save_png, to_uint8
 from kuosan.device import ComputeConfig, choose
@@ -61,6 +61,7 @@ class Work:
         say(f"compute: {self.trained.compute}")
         for text in self.trained.damaged:
             say(f"warning: a newer checkpoint is damaged and passed over: {text}")
+        warn(self.trained.warnings)
         walk = plan(self.trained.model.config, self.request)
         self._say_plan(walk)
         self._look(walk)

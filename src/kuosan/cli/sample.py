@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from kuosan import config as trees
-from kuosan.cli.console import say
+from kuosan.cli.console import say, warn
 from kuosan.cli.frames import frames
 from kuosan.cli.numbers import Whole, size_of, whole
 from kuosan.device import ComputeConfig
@@ -232,6 +232,7 @@ def make(
     trained = opening.load(run, compute=choose(where))
     for text in trained.damaged:
         say(f"warning: a newer checkpoint is damaged and passed over: {text}")
+    warn(trained.warnings)
     walk = plan(trained.model.config, request)
     size = sizes.of(trained.model.config, request)
     refuse_to_itself(trained.model.config, request)

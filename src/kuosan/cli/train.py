@@ -17,7 +17,9 @@ from kuosan.data.config import PORTRAITS, as_begun
 from kuosan.errors import Error, unknown
 from kuosan.files import size_text
 from kuosan.networks.config import Size
-from kuosan.train.config import SHORT, RunConfig, check
+from kuosan.train.config import SHORT, RunConfig, check, encoder_named
+
+OWN = ("out", "config", "network", "init", "accept-new-data", "dry-run")  # options that are no settings of a run
 
 
 def train(
@@ -29,7 +31,7 @@ def train(
     accept_new_data: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Train a diffusion model on DATA: a folder, zip, IDX or npz file of pictures, or `portraits`.
+    """Train a diffusion model on DATA: a folder, a zip, tar, IDX, npz or npy file of pictures, or `portraits`.
 
     The same command again, or `kuosan train --out RUN` alone, goes on where the run stopped, bit for bit.
     Every setting below can be given as --key value, by its last part alone where that is unique (--max-steps 5000).
@@ -51,14 +53,14 @@ def train(
     dry_run
         Say what would be done, and do nothing.
     """
-    tree, words = options.parse(list(tokens), RunConfig, SHORT)
+    tree, words = options.parse(list(tokens), RunConfig, SHORT, OWN)
     if len(words) > 1:
         raise Error(f"one data set at a time: {words[0]!r} and {words[1]!r} were given.")
     if words and "path" in tree.get("data", {}):
         raise Error(f"the pictures are given twice: {words[0]!r} and --data.path {tree['data']['path']!r}.")
     if words:
         tree.setdefault("data", {})["path"] = words[0]
-    typed = str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+    typed = encoder_named(tree)
     if config is not None:
         tree = trees.merge(_groups(trees.load(recipe(config))), tree)
     going_on = "path" not in tree.get("data", {})
@@ -99,7 +101,9 @@ def _place(out: Path | None, tree: trees.Tree) -> tuple[Path, trees.Tree]:
     """The run's folder, and the configuration with the data filled in from a run that is there already."""
     path = tree.get("data", {}).get("path")
     if out is None and path is None:
-        raise Error("no pictures given: kuosan train FOLDER (or zip, IDX, npz; `portraits` are built in).")
+        raise Error(
+            "no pictures given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
+        )
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(path).resolve().name).strip("-.") or "pictures"
         return Path("runs") / name.removesuffix(".zip"), tree

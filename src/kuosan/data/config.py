@@ -81,7 +81,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path.strip():
             raise Error(
-                f"path {self.path!r} is no path: give a folder, a .zip or .tar, IDX or .npz file, or {PORTRAITS!r}."
+                f"path {self.path!r} is no path: give a folder, a .zip, .tar, IDX, .npz or .npy file, or {PORTRAITS!r}."
             )
         if self.size is not None:
             _whole("size", self.size, *SIZES, "or leave it out to decide from the data")

@@ -74,4 +74,6 @@ def _not_there(path: Path) -> Error:
         names = [other.name for other in path.parent.iterdir()]
         near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     guess = f" Did you mean {path.parent / near[0]}?" if near else ""
-    return Error(f"there is no {path}.{guess} Allowed: a folder, a .zip or .tar, IDX or .npz file, or {PORTRAITS!r}.")
+    return Error(
+        f"there is no {path}.{guess} Allowed: a folder, a .zip or .tar, IDX, .npz or .npy file, or {PORTRAITS!r}."
+    )

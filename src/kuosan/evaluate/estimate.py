@@ -28,6 +28,16 @@ class Estimate:
     error: float
 
 
+BOUNDED = ("precision", "recall", "coverage", "labels", "nearer")  # of 0 to 1: no error reaches beyond
+
+
+def reach(estimate: Estimate, name: str) -> tuple[float, float]:
+    """How far a figure's error reaches below and above it."""
+    if name not in BOUNDED:
+        return estimate.error, estimate.error
+    return min(estimate.error, max(0.0, estimate.value)), min(estimate.error, max(0.0, 1 - estimate.value))
+
+
 @dataclass(frozen=True)
 class Proportion:
     """`count` of `n`, and the interval from `low` to `high` that holds the true share at 95 %."""

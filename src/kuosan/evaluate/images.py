@@ -86,7 +86,7 @@ class Images:
         if pixels is None:
             try:
                 content = self.source.read(self.entries[i], self.places[i])
-                if _key(content) != self.facts[i].key:
+                if content_key(content) != self.facts[i].key:
                     raise Refused("changed since it was looked at")
                 pixels = _shown(content, self.reading, self.size)[0]
             except Refused as reason:
@@ -269,7 +269,7 @@ def _looked(
         except Refused as reason:
             return str(reason)
         print_of = sha256(repr(pixels.shape[:2]).encode() + with_channels(pixels, 3).tobytes()).hexdigest()[:32]
-        return Fact(entry.name, own[1], own[0], kind, mode, is_grey(pixels), notes, _key(content), print_of,
+        return Fact(entry.name, own[1], own[0], kind, mode, is_grey(pixels), notes, content_key(content), print_of,
                     recipe), pixels  # fmt: skip
 
     with ThreadPoolExecutor(2, thread_name_prefix="kuosan-look") as pool:
@@ -308,10 +308,6 @@ def _shown(
 
 def _on(note: str, reading: Reading | None) -> bool:
     return reading is None and "transparency" in note
-
-
-def _key(content: bytes | np.ndarray) -> str:
-    return content_key(content)
 
 
 def _system(name: str) -> bool:

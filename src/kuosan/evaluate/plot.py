@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kuosan.data.images import grid, save_png
+from kuosan.evaluate.estimate import reach
 from kuosan.evaluate.sweep import shown
 from kuosan.files import write_atomic
 from kuosan.sample.write import enlarged
@@ -172,7 +173,7 @@ def _by_scale(axis: Any, result: Result, scale: str) -> None:
             if not there:
                 continue
             values = [one.figures[name].value for one in there]
-            errors = [one.figures[name].error for one in there]
+            errors = np.array([reach(one.figures[name], name) for one in there]).T
             axis.errorbar([one.setting[scale] for one in there], values, errors, ls=style, marker="o", ms=3.5,
                           color=colour, capsize=2, lw=1.3, label=f"{name} {label}".strip())  # fmt: skip
     axis.set(xlabel=LABELS[scale], ylabel="share of pictures", ylim=(0, None))
@@ -187,8 +188,10 @@ def _trade(axis: Any, result: Result, scale: str) -> None:
         recalls = [one.figures["recall"] for one in line]
         precisions = [one.figures["precision"] for one in line]
         axis.errorbar(
-            [one.value for one in recalls], [one.value for one in precisions], [one.error for one in precisions],
-            [one.error for one in recalls], marker=mark, ms=4, lw=1, elinewidth=0.6, capsize=1.5, label=label or None,
+            [one.value for one in recalls], [one.value for one in precisions],
+            np.array([reach(one, "precision") for one in precisions]).T,
+            np.array([reach(one, "recall") for one in recalls]).T,
+            marker=mark, ms=4, lw=1, elinewidth=0.6, capsize=1.5, label=label or None,
         )  # fmt: skip
         for one, recall, precision in zip(line, recalls, precisions):
             axis.annotate(shown(one.setting[scale]), (recall.value, precision.value), textcoords="offset points",
@@ -224,8 +227,8 @@ def _one_by_scale(axis: Any, result: Result, scale: str, name: str) -> None:
 
 def _errors(axis: Any, x: Sequence[Any], line: Sequence[Found], name: str, label: str, mark: str) -> None:
     values = [_times(name) * one.figures[name].value for one in line]
-    errors = [_times(name) * one.figures[name].error for one in line]
-    axis.errorbar(x, values, errors, marker=mark, ms=4.5, lw=1.3, capsize=2.5, label=label or None)
+    errors = _times(name) * np.array([reach(one.figures[name], name) for one in line]).T
+    axis.errorbar(x, values, errors if line else None, marker=mark, ms=4.5, lw=1.3, capsize=2.5, label=label or None)
 
 
 def _level(axis: Any, result: Result, name: str) -> None:
@@ -238,7 +241,8 @@ def _level(axis: Any, result: Result, name: str) -> None:
         axis.plot([], [], color="0.45", ls="--", label=f"real pictures: {value:.3g} ± {error:.2g}")
         return
     axis.axhline(value, color="0.45", lw=1, ls="--", label="real pictures")
-    axis.axhspan(value - error, value + error, color="0.45", alpha=0.15, lw=0)
+    below, above = (_times(name) * one for one in reach(floor, name))
+    axis.axhspan(value - below, value + above, color="0.45", alpha=0.15, lw=0)
 
 
 def _legend(axis: Any) -> None:

@@ -142,7 +142,7 @@ def _of_model(
         own=own,
         judge=judge,
         bits=bits.asked(config, own),
-        warnings=(*warnings, *remarks.warnings(None, reference, config.request.n, metrics)),
+        warnings=(*model.warnings, *warnings, *remarks.warnings(None, reference, config.request.n, metrics)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import kuosan
 from kuosan import config as trees
-from kuosan.evaluate.estimate import Estimate
+from kuosan.evaluate.estimate import Estimate, reach
 from kuosan.evaluate.frechet import label
 from kuosan.evaluate.statistics import About
 from kuosan.evaluate.sweep import shown
@@ -221,6 +221,9 @@ def text(estimate: Estimate | None, name: str) -> str:
     times = 1000 if name in THOUSANDFOLD else 1
     value, error = times * estimate.value, times * estimate.error
     digits = 1 if max(abs(value), error) >= 10 else 3 if max(abs(value), error) < 2 and times == 1 else 2
+    below, above = (times * one for one in reach(estimate, name))
+    if below < error or above < error:
+        return f"{value:.{digits}f} +{above:.{digits}f} -{below:.{digits}f}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

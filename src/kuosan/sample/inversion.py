@@ -81,15 +81,20 @@ def between(
     Raises:
         Error: other than two pictures, fewer than 2 places, and what `round_trip` refuses.
     """
-    if len(pictures) != 2:
-        raise Error(f"{len(pictures)} pictures: a way leads from one to another; give two.")
+    check_ends(len(pictures), n, classes)
+    way = Way(model, steps, spacing, iterations, tuple(classes))
+    ends = way.encode(pictures)
+    return way.decode(slerp(ends[0], ends[1], torch.linspace(0, 1, n))).clamp(-1, 1)
+
+
+def check_ends(pictures: int, n: int, classes: Sequence[str]) -> None:
+    """Refuse other than two pictures of one class, and fewer than 2 places. Raises: Error."""
+    if pictures != 2:
+        raise Error(f"{pictures} pictures: a way leads from one to another; give two.")
     if n < 2:
         raise Error(f"between = {n}: need 2 places (the ends) or more, as in 8.")
     if len(set(classes)) > 1:
         raise Error(f"classes {', '.join(classes)}: both ends and the way between them are of one class; give one.")
-    way = Way(model, steps, spacing, iterations, tuple(classes))
-    ends = way.encode(pictures)
-    return way.decode(slerp(ends[0], ends[1], torch.linspace(0, 1, n))).clamp(-1, 1)
 
 
 class Way:

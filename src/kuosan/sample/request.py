@@ -11,6 +11,19 @@ from kuosan.sample.restoration import Restoration
 
 MOST_SIDE = 16_384  # pixels
 MOST_WORDS = 1 << 17  # characters of a prompt: the longest caption that is read, each of them escaped
+FINITE = {  # what its numbers may be
+    "eta": "0 or more, with ddim at most 1",
+    "s_churn": "0 or more",
+    "s_tmin": "0 or more",
+    "s_tmax": "0 or more; for no upper bound a large one, as 1e9",
+    "s_noise": "0 or more; 1 is usual",
+    "guidance": "0 to 1000; 1 is none, 3 a usual scale",
+    "guidance_interval": "0 or more; for no upper bound a large one, as 1e9",
+    "guidance_rescale": "0 (none) to 1",
+    "classifier_scale": "0 (none) to 1000; 1 is Bayes' rule",
+    "threshold": "a percentile above 0, at most 100; 99.5 is usual",
+    "strength": "above 0, at most 1",
+}
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,7 @@ def _check_finite(request: Request) -> None:
         value = getattr(request, field.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise Error(
-                    f"{field.name} = {number} is not allowed: a finite number; for no upper bound a large one, as 1e9."
-                )
+                raise Error(f"{field.name} = {number} is not allowed: a finite number, {FINITE[field.name]}.")
 
 
 def _check_words(request: Request) -> None:

@@ -18,6 +18,8 @@ from kuosan.errors import Error, unknown
 from kuosan.tasks import Inpainting, SuperResolution
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kuosan.model import ModelConfig
     from kuosan.sample.request import Request
 
@@ -175,6 +177,18 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
     if chosen == "pigdm":
         _check_pigdm(config, asked)
     return chosen
+
+
+def implied(config: ModelConfig, damage: Mapping[str, Any]) -> int | None:
+    """The `upscale` that is meant where nothing else is said to be wrong: of a model trained to enlarge, its own.
+
+    Args:
+        damage: what a person said, by the fields of `Restoration`.
+    """
+    said = any(damage.get(name) not in (None, False) for name in ("mask", "outpaint", "deblur", "colorise", "operator"))
+    own = None if said or not isinstance(config.task, SuperResolution) else config.task.scale
+    given: int | None = damage.get("upscale")
+    return own if given is None else given
 
 
 def _linear(config: ModelConfig, asked: Restoration) -> bool:

@@ -23,7 +23,7 @@ from kuosan.options import Tree
 from kuosan.shelf import NEAR, Results
 from kuosan.text.config import Encoder, NoText
 from kuosan.train import codecs, loop, saving, texts
-from kuosan.train.config import SHORT, RunConfig, check, resolve
+from kuosan.train.config import SHORT, RunConfig, check, encoder_named, resolve
 from kuosan.train.curve import draw
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.folder import stored, untrained
@@ -103,11 +103,6 @@ def prepare(
         leave(world, error)
         raise
     return Asked(out, config, pictures, compute, world, network, encoder, autoencoder, note)
-
-
-def encoder_named(tree: Mapping[str, Any]) -> str:
-    """The text encoder that a tree of settings names."""
-    return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:

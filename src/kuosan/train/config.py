@@ -161,6 +161,11 @@ def check(tree: Mapping[str, Any]) -> None:
     _check_training(trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model})))
 
 
+def encoder_named(tree: Mapping[str, Any]) -> str:
+    """The text encoder that a tree of settings names."""
+    return str(tree.get("model", {}).get("text", {}).get("encoder", ""))
+
+
 def resolve(
     tree: Mapping[str, Any],
     shape: tuple[int, int, int],

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kuosan.errors import Error, is_out_of_memory
+from kuosan.errors import Error, Terminated, is_out_of_memory
 from kuosan.train.heartbeat import CODE, Heartbeat
 from kuosan.train.processes import Times
 
@@ -189,7 +189,8 @@ def join(world: World, device: torch.device) -> None:
     if not dist.is_initialized():
         from torch.distributed.distributed_c10d import PrefixStore
 
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        # objects, a checkpoint after an out-of-memory say, go from CPU to CPU: torch takes "cpu" where it may choose
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         with world._together():
             dist.init_process_group(
                 backend,
@@ -205,7 +206,7 @@ def leave(world: World, error: BaseException | None = None) -> None:
     if world.size == 1:
         return
     if world.heartbeat is not None:
-        if isinstance(error, SystemExit):  # SIGTERM of a launcher that has lost another process
+        if isinstance(error, SystemExit | Terminated):  # by a launcher that has lost another process
             world.heartbeat.wait_for_verdict(1.0)
         named = error if isinstance(error, Error) else f"{type(error).__name__}: {error}"
         reason = None if error is None else " ".join(str(named).split())

@@ -65,8 +65,12 @@ def restore(optimizer: torch.optim.AdamW, state: dict[str, Tensor]) -> None:
         own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{i}.")}
         if own and own["exp_avg"].shape != parameter.shape:
             raise KeyError(f"{i}.exp_avg has {len(own['exp_avg'])} entries, the network {len(parameter)}")
-        if not group["fused"]:  # only fused AdamW keeps its step count beside the parameter
-            own = {name: value.to(parameter.device) if value.ndim else value for name, value in own.items()}
+        held = optimizer.state[parameter]
+        if own.keys() == held.keys():  # in place: after an out-of-memory there may be no room for a second copy
+            for name, value in own.items():
+                held[name].copy_(value)
         else:
-            own = {name: value.to(parameter.device) for name, value in own.items()}
-        optimizer.state[parameter] = {name: value.clone() for name, value in own.items()}
+            # only fused AdamW keeps its step count beside the parameter
+            beside = {name for name, value in own.items() if value.ndim or group["fused"]}
+            own = {name: value.to(parameter.device) if name in beside else value for name, value in own.items()}
+            optimizer.state[parameter] = {name: value.clone() for name, value in own.items()}
