@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kuosan.cli.evaluate import VERB
+from kuosan.cli.evaluate import VERB, read
 from kuosan.evaluate import prepare
 from kuosan.metrics.features.network import FeatureNetwork
 from shell import QUICK as TRAIN
@@ -173,3 +173,8 @@ def test_every_setting_is_in_the_help() -> None:
         assert VERB.flag(option) in every, option.key
     for gone in ("--image ", "--strength", "--between", "--train.max_steps"):
         assert gone not in every
+
+
+def test_several_classes_are_given_with_commas_or_one_by_one() -> None:
+    job = read({"request": {"classes": ["cat,dog", "fox"]}}, ["runs/mine"])
+    assert job.request.classes == ("cat", "dog", "fox")

@@ -54,6 +54,8 @@ def read(tree: Tree, words: list[str]) -> EvaluateJob:
     if len(words) > 1:
         raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
     dry_run = tree.pop("dry_run", False)
+    if classes := tree.get("request", {}).get("classes"):  # here several may be given with commas, as they always could
+        tree["request"]["classes"] = [part for each in classes for part in each.split(",")]
     return EvaluateJob.of("".join(words), configured(tree), dry_run)
 
 

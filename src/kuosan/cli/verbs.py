@@ -113,10 +113,10 @@ def _run(words: Sequence[str]) -> int | None:
 
 def _show() -> None:
     """What `kuosan` alone prints."""
-    console.print("kuosan VERB ...\n\nDiffusion models on your own images.\n", markup=False)
-    for name, text in VERBS.items():
-        console.print(f"  {name:12} {text}", markup=False)
-    console.print("\nkuosan VERB --help lists a verb's options; kuosan --version says which this is.", markup=False)
+    lines = ["kuosan VERB [OPTIONS]", "", "Diffusion models on your own images: train, resume, sample, evaluate.", ""]
+    lines += [f"  {name:12} {text}" for name, text in VERBS.items()]
+    for line in [*lines, "", "kuosan VERB --help lists a verb's options; kuosan --version says which this is."]:
+        console.print(line, markup=False)
 
 
 def _say_error(text: str, code: int = 2) -> int:
