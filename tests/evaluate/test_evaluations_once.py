@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(prepare, "features", lambda name: network())
     monkeypatch.setattr(comparing, "perceptual", lambda name: Means())
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def plain_run(plain_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: evaluations are kept in the run."""
+    return Path(shutil.copytree(plain_run, tmp_path_factory.mktemp("once") / "run"))
 
 
 def more_than_once(counted: Counted, *kinds: str) -> dict[tuple[str, Any], int]:
