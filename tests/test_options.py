@@ -151,7 +151,6 @@ def test_short_names_win() -> None:
         (["--level", "1", "--level", "2"], "given twice: 1 and 2"),
         (["--loud=perhaps"], "'perhaps' is not a yes or no"),
         (["-l", "3"], "'-l' is no option"),
-        (["--"], "'--' is no option"),
         (["--5"], "'--5' is no option"),
         (["--no-level", "3"], "unknown option --no-level"),
     ],
@@ -262,3 +261,45 @@ def test_what_people_type_to_train_elsewhere_is_understood(typed: str, meant: st
 def test_what_people_type_to_sample_elsewhere_is_understood(typed: str, meant: str) -> None:
     with pytest.raises(Error, match=rf"Did you mean --{meant}\?"):
         parse([f"--{typed}", "1"], SampleJob)
+
+
+@dataclass(frozen=True)
+class Lettered:
+    n: int = field(default=1, metadata={"flags": ("-n",)})  # how many
+    ends: tuple[int, int] | None = None  # two of them
+    less: str | None = None  # words
+    loud: bool = False  # or quiet
+
+
+@pytest.mark.parametrize(
+    ("line", "tree", "rest"),
+    [
+        ("-n4", {"n": "4"}, []),
+        ("-n=4 a", {"n": "4"}, ["a"]),
+        ("--n 4", {"n": "4"}, []),
+        ("--ends 3 7 -n 2", {"ends": ["3", "7"], "n": "2"}, []),
+        ("--ends 3,7 x", {"ends": ["3", "7"]}, ["x"]),
+        ("a -- -b --n", {}, ["a", "-b", "--n"]),
+    ],
+)
+def test_letters_pairs_and_words_behind_two_dashes(line: str, tree: dict[str, Any], rest: list[str]) -> None:
+    assert parse(line.split(), Lettered) == (tree, rest)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("-n", r"^-n needs a value"),
+        ("--less -n 4", r"--less needs a value"),
+        ("--ends 3 -n 2", r"--ends 3 needs 2 values"),
+        ("--ends 3", r"--ends 3 needs 2 values"),
+        ("-n4 -n 5", r"^-n is given twice: 4 and 5"),
+        ("--no-loud false", r"--no-loud says no already: leave 'false' out"),
+        ("-foo", r"'-foo' is no option; .* stands behind `--`"),
+        ("--no-n 4", r"unknown option --no-n"),
+    ],
+)
+def test_what_is_typed_is_named_as_it_is_typed(line: str, says: str) -> None:
+    with pytest.raises(Error, match=says) as refused:
+        parse(line.split(), Lettered)
+    assert "---" not in str(refused.value)

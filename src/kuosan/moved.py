@@ -7,7 +7,7 @@ from kuosan.data.pictures import open_pictures      # is kuosan.data.dataset.ope
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -142,6 +142,17 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: attributes are looked up when they are asked for."""
+
+
+def later(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` for public names that lie elsewhere now: `names` says in which modules."""
+
+    def attribute(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(import_module(f"kuosan.{names[name]}"), name)
+
+    return attribute
 
 
 def install() -> None:

@@ -174,31 +174,41 @@ def parse(
     rest = list(tokens)
     while rest:
         token = rest.pop(0)
+        if token == "--":  # noqa: S105 (all that follows are words)
+            words += rest
+            break
         if not token.startswith("-"):
             words.append(token)
             continue
         letter = f"_{token[1:2]}" in short and not token.startswith("--")
         if not _is_key(token) and not letter:
-            raise Error(f"{token!r} is no option; options are written --key value.")
+            raise Error(
+                f"{token!r} is no option; options are written --key value. A word that begins so stands behind `--`."
+            )
         name, equals, attached = (f"-{token[1]}", "", token[2:].lstrip("=")) if letter else token[2:].partition("=")
         if equals and not attached:
             raise Error(f"--{name}= has no value behind the equals sign.")
+        typed = name if letter else f"--{name}"
         key, negated = _resolve(name, known, short, others)
         option = known[key]
         if is_bool(option.type):
             follows = bool(rest) and rest[0].lower() in _BOOLEANS and not attached and not negated
+            if negated and rest and rest[0].lower() in _BOOLEANS:
+                raise Error(f"{typed} says no already: leave {rest[0]!r} out.")
             value: Any = attached or (rest.pop(0) if follows else "true")
             value = boolean(key, value) is not negated
-        elif attached or (rest and not _is_key(rest[0])):
+        elif attached or (rest and not _begins_option(rest[0], short)):
             value = attached or rest.pop(0)
         else:
-            raise Error(f"--{name} needs a value ({option.type_text}).")
+            raise Error(f"{typed} needs a value ({option.type_text}).")
         if option.read is not None:
             value = option.read(value)
         elif (more := pair_of(option.type) - 1) > 0 and "," not in value and not attached:
-            taken = [rest.pop(0) for _ in range(more) if rest and not _is_key(rest[0])]
+            taken = [rest.pop(0) for _ in range(more) if rest and not _begins_option(rest[0], short)]
+            if len(taken) < more:
+                raise Error(f"{typed} {value} needs {more + 1} values, as in {typed} 3 7.")
             value = ",".join([value, *taken])
-        _put(tree, key, value, repeated=is_list(option.type) and option.read is None, whole=option.whole)
+        _put(tree, key, value, typed, repeated=is_list(option.type) and option.read is None, whole=option.whole)
     return tree, words
 
 
@@ -240,6 +250,11 @@ def _is_key(token: str) -> bool:
     return token.startswith("--") and len(token) > 2 and not token[2].isdigit()
 
 
+def _begins_option(token: str, short: Mapping[str, str]) -> bool:
+    """Whether a token is an option's name, a letter's included."""
+    return _is_key(token) or (token[:1] == "-" and token[1:2] != "-" and f"_{token[1:2]}" in short)
+
+
 def boolean(key: str, text: str) -> bool:
     """Yes or no as a person writes it. Raises: Error."""
     if text.lower() not in _BOOLEANS:
@@ -261,12 +276,15 @@ def _resolve(
             found = [key for key in found if is_bool(known[key].type)]
         if len(found) > 1:
             raise Error(
-                f"--{name} could be any of {', '.join('--' + key for key in found)}; write one of them in full."
+                f"--{name} could be any of {', '.join('--' + known[key].name for key in found)}; write one of them "
+                f"in full."
             )
         if found:
             return found[0], negated
-    tails = {each.rsplit(".", 1)[-1]: each for each in names}
-    shown_names = {each.replace("-", "_"): each for each in [*others, *short, *tails, *names]}
+    own = [option.name for option in known.values()]  # a stored key that is another is read, and not offered
+    tails = [each.rsplit(".", 1)[-1] for each in own]
+    words_of = [each for each in short if not each.startswith("_")]
+    shown_names = {each.replace("-", "_"): each for each in [*others, *words_of, *tails, *own]}
     ours, cure = ELSEWHERE.get(wanted, ((), ""))
     near = [name for name in ours if name in shown_names][:1]
     if cure and not near and (not ours or cure == _MODEL):
@@ -275,10 +293,11 @@ def _resolve(
     near = near or difflib.get_close_matches(wanted, shown_names, n=1, cutoff=0.6)
     near = near or difflib.get_close_matches(wanted.rpartition(".")[2], shown_names, n=1, cutoff=0.6)
     guess = f" Did you mean --{shown_names[near[0]].replace('_', '-')}?" if near else ""
-    raise Error(f"unknown option --{name}.{guess}{cure} `--help` lists all options.")
+    typed = name if re.fullmatch("-.", name) else f"--{name}"
+    raise Error(f"unknown option {typed}.{guess}{cure} `--help` lists all options.")
 
 
-def _put(tree: Tree, key: str, value: Any, repeated: bool, whole: bool = False) -> None:
+def _put(tree: Tree, key: str, value: Any, typed: str, repeated: bool, whole: bool = False) -> None:
     *path, last = key.split(".")
     for part in path:
         tree = tree.setdefault(part, {})
@@ -286,7 +305,7 @@ def _put(tree: Tree, key: str, value: Any, repeated: bool, whole: bool = False) 
         parts = [value] if whole else [part for part in value.split(",") if part]
         tree[last] = [*tree.get(last, []), *parts]
     elif last in tree:
-        raise Error(f"--{key} is given twice: {tree[last]} and {value}.")
+        raise Error(f"{typed} is given twice: {tree[last]} and {value}.")
     else:
         tree[last] = value
 

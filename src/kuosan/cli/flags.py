@@ -62,7 +62,7 @@ class Verb:
                 return f"--{name.replace('_', '-')}"
         last = option.name.rpartition(".")[2]
         alone = sum(each.name.rpartition(".")[2] == last for each in self.options()) == 1
-        letters = "".join(f", {flag}" for flag in option.flags)
+        letters = "".join(f", {flag}" for flag in option.flags if flag.startswith("-"))
         return f"--{(last if alone else option.name).replace('_', '-')}{letters}"
 
     def __call__(self, tokens: Sequence[str]) -> int | None:
@@ -74,8 +74,8 @@ class Verb:
         if not HELP.isdisjoint(tokens):
             self.show(everything="--help-all" in tokens)
             return 0
-        tree, words = options.parse(tokens, self.job, self.short, hidden=self.hidden)
         try:
+            tree, words = options.parse(tokens, self.job, self.short, hidden=self.hidden)
             return self.run(tree, words)
         except Error as error:
             raise self._spoken(error) from error

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kuosan import config as trees
+from kuosan import moved
 from kuosan.data.images import as_written, png_bytes
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
@@ -361,3 +362,6 @@ def wrapped(text: str, width: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return [line for line in lines if line]
+
+
+__getattr__ = moved.later(__name__, {"compare": "evaluate.plan"})  # where it was in version 0.1.0

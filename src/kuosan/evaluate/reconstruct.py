@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kuosan import config as trees
+from kuosan import moved
 from kuosan.data.images import save_png
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
@@ -274,3 +275,6 @@ def _result(plan: ReconstructPlan, tally: Tally) -> Reconstructed:
         str(plan.compute),
         str(plan.folder),
     )
+
+
+__getattr__ = moved.later(__name__, {"reconstruct": "evaluate.plan"})  # where it was in version 0.1.0

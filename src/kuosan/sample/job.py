@@ -53,6 +53,8 @@ class SampleJob:
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # where, and in which precision
 
     def __post_init__(self) -> None:
+        if self.out == "":
+            raise Error("out = '' is not allowed: name the folder to write, or leave --out out.")
         if self.columns is not None and not 1 <= self.columns <= SHEET:
             raise Error(f"columns = {self.columns} is not allowed: 1 to {SHEET} images in a row.")
         if self.like is None and self.allow_path:
@@ -219,7 +221,7 @@ def _refuse_beside_like(job: SampleJob) -> None:
     given = [name for name in vars(usual) if getattr(request, name) != getattr(usual, name)]
     given += ["columns"] * (job.columns is not None) + ["gif"] * job.gif
     if given:
-        first = given[0].replace("classes", "class").replace("_", "-")
+        first = given[0].replace("classes", "class").replace("prompts", "prompt").replace("_", "-")
         raise Error(
             f"--{first} has no effect with --like, which makes an image by its own recipe; leave it out. "
             f"Only RUN, --out, --allow-path, --device, --precision and --threads go with --like."

@@ -50,7 +50,7 @@ class RestoreJob:
     images: tuple[str, ...] = field(default=(), metadata={"option": False})  # files, or folders of them
     restoration: Restoration = field(default_factory=lambda: Restoration("", upscale=2))  # what is wrong with them
     variants: int = field(
-        default=1, metadata={"flags": ("-n",)}
+        default=1, metadata={"flags": ("-n", "n")}
     )  # how many answers for each image; answer k has seed SEED + k
     sampler: str | None = None  # as for `kuosan sample`; the method's own default if not given
     request: Request = field(default_factory=Request)  # the seed, the steps, classes, prompts and guidance

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from kuosan import config as trees
+from kuosan import moved
 from kuosan.data.dataset import Images, open_images
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
@@ -239,3 +240,6 @@ def _draw_curve(run: Run, log: Log) -> None:
         draw(list(log.rows()), run.folder / "curve.png")
     except (Error, OSError, TypeError, ValueError, KeyError) as error:  # a log may hold anything; matplotlib wants room
         run.report.say(f"warning: no curve: {error}")
+
+
+__getattr__ = moved.later(__name__, {"fit": "train.job"})  # where it was in version 0.1.0
