@@ -32,9 +32,7 @@ def sample(tree: Tree, words: list[str]) -> None:
     read = run is None and bool(prompts) and tree.get("like") is None
     job = trees.build(SampleJob, {**tree, "run": embedded.NAME if read else str(run or "")})
     if job.like is not None:
-        from kuosan.cli.like import again
-
-        again(job)
+        _again(job)
         return
     taken = read and bool(words) and " " not in prompts[0].strip()
     note = f"there is no run {prompts[0]!r} here: it is read as a prompt for the package's own model." if taken else ""
@@ -128,3 +126,24 @@ def _say_plan(plan: SampleJobPlan) -> None:
         f"{request.n} image{'s' * (request.n > 1)} by {trajectory.sampler}, {trajectory.steps} steps"
         f"{f' ({trajectory.spacing})' if trajectory.spacing else ''}, {trajectory.evaluations} network evaluations each"
     )
+
+
+def _again(job: SampleJob) -> None:
+    """Make the image of a recipe again, and say so."""
+    from kuosan.sample.replay import plan_replay, run_replay
+
+    plan = plan_replay(job)
+    warn(plan.pipeline.warnings)
+    with bar() as progress:
+        task = progress.add_task("sampling", total=None)
+        for event in run_replay(plan):
+            match event:
+                case Progress():
+                    progress.update(task, completed=event.done, total=event.of)
+                case Finished():
+                    done = event.result
+    about = f"{plan.recipe.origin}, step {plan.pipeline.step} of {plan.home}"
+    if done.same:
+        say(f"made again: {done.path} holds these very bytes already ({about}).")
+    else:
+        say(f"made again: {done.path} ({about}; {plan.pipeline.compute})")

@@ -13,7 +13,7 @@ from kuosan import config as trees
 from kuosan.cli.console import TrainingBars, console, counting, duration, say
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.events import Event, Fact, Finished, Progress, Warned
+from kuosan.events import Event, Finished, Progress
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
@@ -21,6 +21,7 @@ from kuosan.storage.files import size_text
 from kuosan.train.config import SHORT
 from kuosan.train.defaults import GIVEN
 from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan, plan_train, run_train
+from kuosan.train.report import noted
 
 SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
 
@@ -58,20 +59,10 @@ def _planned(job: TrainJob) -> TrainPlan:
         def show(event: Event) -> None:
             if isinstance(event, Progress):
                 progress(event.what, event.done, event.of or 0)
-            elif line := _line(event):
+            elif line := noted(event):
                 say(line)
 
         return plan_train(job, show)
-
-
-def _line(event: Event) -> str | None:
-    """An event as a line; None of one that is none."""
-    match event:
-        case Warned(text):
-            return f"warning: {text}."
-        case Fact("note", values):
-            return str(values["text"])
-    return None
 
 
 def _watched(plan: TrainPlan) -> TrainedRun:
@@ -80,7 +71,7 @@ def _watched(plan: TrainPlan) -> TrainedRun:
         if not plan.first:
             return _result(event for event in events)
         with TrainingBars() as report:
-            return _result(report.shown(event, _line(event)) for event in events)
+            return _result(report.shown(event, noted(event)) for event in events)
 
 
 def _result(events: Iterator[Event]) -> TrainedRun:

@@ -27,6 +27,7 @@ from kuosan.evaluate.job import (
     SilentEvaluation,
     finish,
 )
+from kuosan.sample.job import stored
 
 if TYPE_CHECKING:
     from kuosan.evaluate.compare import ComparePlan
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from kuosan.evaluate.reconstruct import ReconstructPlan
     from kuosan.evaluate.reconstruction_result import Reconstructed
     from kuosan.metrics.features.network import FeatureNetwork
-    from kuosan.models.model import ModelConfig
     from kuosan.sample.pipeline import Pipeline
 
 
@@ -96,7 +96,7 @@ def _foreseen(target: str, points: Sequence[Point]) -> Foreseen:
     path = Path(target)
     if not path.exists() and target != PORTRAITS:
         raise Error(f"there is no {target}: give a run, a checkpoint, or a folder or zip of images.")
-    model = stored_model(path) if (path / "checkpoints").is_dir() else None
+    model = stored(path) if (path / "checkpoints").is_dir() else None
     return Foreseen() if model is None else Foreseen(model, tuple(sweep.check_sweep(model, points)))
 
 
@@ -120,7 +120,7 @@ def plan_compare(
         path = Path(one.run)
         if not path.exists():
             raise Error(f"--with {one.text}: there is no run {path}; give a run's folder, RUN:METHOD or RUN,key=value.")
-        if (model := stored_model(path)) is not None:
+        if (model := stored(path)) is not None:
             foreseen[one.text] = ForeseenMethod(model, *one.resolved(model))
     from kuosan.evaluate.compare import open_comparison
 
@@ -139,7 +139,7 @@ def plan_reconstruct(job: ReconstructJob, *, progress: OnProgress = lambda what,
     run = Path(job.run)
     if not run.exists():
         raise Error(f"there is no run {run}: name the folder that kuosan train --objective autoencoder made.")
-    model = stored_model(run)
+    model = stored(run)
     if model is not None and (run / "checkpoints").is_dir():
         require_autoencoder(model, run)
     if job.images not in ("", PORTRAITS) and not Path(job.images).expanduser().exists():
@@ -147,18 +147,6 @@ def plan_reconstruct(job: ReconstructJob, *, progress: OnProgress = lambda what,
     from kuosan.evaluate.reconstruct import open_reconstruction
 
     return open_reconstruction(job.run, job.settings, model, progress)
-
-
-def stored_model(run: Path) -> ModelConfig | None:
-    """The model of a run by its config.yaml; None where that is damaged or not there: the checkpoint's own decides."""
-    from kuosan.models.model import ModelConfig
-
-    if not (run / "config.yaml").is_file():
-        return None
-    try:
-        return trees.build(ModelConfig, trees.load(run / "config.yaml").get("model", {}))
-    except Error:
-        return None
 
 
 def reconstruct(

@@ -91,11 +91,6 @@ class Sampling:
     noise: Tensor | None = None
     known: RequestImages = RequestImages(None, None)
 
-    @property
-    def calls(self) -> int:
-        """Denoising steps of all images."""
-        return self.request.n * (len(self.plan.levels) - 1 if self.plan.jumping is None else self.plan.jumping)
-
 
 def resolve_request(
     model: Model,
