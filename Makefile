@@ -9,12 +9,12 @@ test: setup-dev check
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup-dev
-	.venv/bin/ruff check src tests benchmarks scripts
-	.venv/bin/ruff format --check src tests benchmarks scripts
+	.venv/bin/ruff check src tests benchmarks tools
+	.venv/bin/ruff format --check src tests benchmarks tools
 	.venv/bin/mypy
 
 docs: setup-dev
-	.venv/bin/python scripts/build_cli_page.py
+	.venv/bin/python tools/build_cli_page.py
 
 setup:
 	@./setup

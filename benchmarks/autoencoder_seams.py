@@ -19,11 +19,10 @@ from torch import Tensor
 
 import kuosan
 from kuosan.data.decoding import decode
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.evaluate.damage import levels
-from kuosan.metrics.image_quality import psnr
-from kuosan.metrics.seams import seam_energy
+from kuosan.metrics.image_quality import psnr, seam_energy
 from kuosan.models.tiling import tiles
 
 HEADS = ("overlap", "encoded in", "decoded in", "edges", "mid-overlap", "largest", "rms", "PSNR - one piece")

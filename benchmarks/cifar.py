@@ -1,6 +1,6 @@
 """CIFAR-10 at equal compute: DDPM's recipe, kuosan's for small budgets, diffusers' loop; bits/dim, and KID by steps.
 
-    python scripts/build_cifar.py CIFAR
+    python tools/build_cifar.py CIFAR
     python benchmarks/cifar.py CIFAR --out runs/cifar                 # 5 core-minutes each, then the figures
     python benchmarks/cifar.py CIFAR --out runs/cifar --minutes 0.2 -n 50 --likelihood 16      # a quick look
 
@@ -241,7 +241,7 @@ def table(told: dict[str, Any], steps: list[str]) -> str:
 def main() -> None:
     """Train what is not there yet, one after another, then measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the folder that scripts/build_cifar.py made")
+    parser.add_argument("data", type=Path, help="the folder that tools/build_cifar.py made")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the runs and cifar.json")
     parser.add_argument("--minutes", type=float, default=5, help="core-minutes of training each")
     parser.add_argument("--contestants", default=",".join(NAMES))

@@ -4,7 +4,7 @@
     python benchmarks/emoji_retrieval.py RUN --emoji EMOJI -n 64 --guidance none,2,4 --styles noto,fluent
     python benchmarks/emoji_retrieval.py --emoji EMOJI                        # the yardstick alone: real against real
 
-EMOJI is what scripts/build_emoji.py makes. Prompts are captions of one concept a root (docs/data.md: "man cook" and
+EMOJI is what tools/build_emoji.py makes. Prompts are captions of one concept a root (docs/data.md: "man cook" and
 "woman cook" are one root), each in one of the styles in turn: of the concepts the model was trained on (seen) and of
 those held out in every style. The features of what was made (EfficientNet-Lite0, their mean over real images taken
 away, compared by the cosine) are held against those of real images, one score a root, its most alike image's:
@@ -39,7 +39,7 @@ from PIL import Image
 from torch import Tensor
 
 import kuosan
-from kuosan.data.images import to_uint8
+from kuosan.data.pixels import to_uint8
 from kuosan.errors import Error, unknown
 from kuosan.metrics.features import features
 from kuosan.metrics.features.network import FeatureNetwork
@@ -100,7 +100,7 @@ def load_real(folder: Path, network: FeatureNetwork, size: int | None, out: Path
     rows, pixels = [], []
     archives = sorted(folder.glob("train*.zip")) + sorted(folder.glob("test*.zip"))
     if len(archives) != 2:
-        raise Error(f"{folder} holds no train and test zip: give --emoji the folder that scripts/build_emoji.py made.")
+        raise Error(f"{folder} holds no train and test zip: give --emoji the folder that tools/build_emoji.py made.")
     for path in archives:
         with zipfile.ZipFile(path) as archive:
             for line in archive.read("metadata.jsonl").decode().splitlines():
@@ -343,7 +343,7 @@ def main() -> None:
     """Read the command line, sample, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="a run that is told captions of emoji; none: real images alone")
-    parser.add_argument("--emoji", type=Path, required=True, help="the folder that scripts/build_emoji.py made")
+    parser.add_argument("--emoji", type=Path, required=True, help="the folder that tools/build_emoji.py made")
     parser.add_argument("-n", type=int, help="prompts a part; as many as roots are held out, if none")
     parser.add_argument("--styles", default="noto,fluent,gradient,3d")
     parser.add_argument("--guidance", default="none,3", help="scales, none is unguided")

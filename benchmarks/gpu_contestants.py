@@ -299,8 +299,8 @@ def sampling_model(args: argparse.Namespace) -> Any:
     from safetensors.torch import load_file
 
     from kuosan.convert.diffusers import config_from_diffusers, unet_from_diffusers
+    from kuosan.models.latents import prepare
     from kuosan.models.model import Model, ModelConfig, build
-    from kuosan.models.precision import prepare
 
     config = config_from_diffusers(network_of(args, "32"))
     model = build(ModelConfig(shape=(3, 32, 32), network=config, prediction="eps"))

@@ -11,7 +11,7 @@ from kuosan.train.report import SilentTraining
 from kuosan.train.saving import Stop
 
 if TYPE_CHECKING:
-    from kuosan.train.run import Run
+    from kuosan.train.state import Run
 
 
 class Turns(SilentTraining):

@@ -31,7 +31,7 @@ from portrait_judge import NAMES, load, read, values
 from torch import Tensor
 
 import kuosan
-from kuosan.data.images import to_uint8
+from kuosan.data.pixels import to_uint8
 from kuosan.data.sources import SIDE, WORDS, caption, load_sheet
 from kuosan.errors import Error
 from kuosan.metrics.estimate import Estimate, spread

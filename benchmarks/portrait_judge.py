@@ -1,6 +1,6 @@
 """The judge of portraits: a network of 0.3 M parameters that reads all ten attributes of a Toon Head off its pixels.
 
-Its weights lie beside this file; scripts/build_portrait_judge.py draws what it learns from, trains and writes them.
+Its weights lie beside this file; tools/build_portrait_judge.py draws what it learns from, trains and writes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.data.sources import WORDS
 from kuosan.errors import Error
 from kuosan.networks.layers import initialise
@@ -114,7 +114,7 @@ def save(judge: Judge) -> None:
 def load() -> Judge:
     """The judge of FILE. Raises: Error where it is not there."""
     if not FILE.exists():
-        raise Error(f"{FILE} is not there: take it from the repository, or run scripts/build_portrait_judge.py.")
+        raise Error(f"{FILE} is not there: take it from the repository, or run tools/build_portrait_judge.py.")
     judge = Judge()
     judge.load_state_dict({name: weight.float() for name, weight in load_file(FILE).items()})
     return judge.eval()

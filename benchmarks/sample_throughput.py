@@ -136,8 +136,8 @@ def kuosan(args: argparse.Namespace) -> Callable[[int], np.ndarray]:
 
     from kuosan.convert.diffusers import unet_from_diffusers
     from kuosan.device import ComputeConfig, choose
+    from kuosan.models.latents import prepare
     from kuosan.models.model import Model, ModelConfig, build
-    from kuosan.models.precision import prepare
     from kuosan.sample.generate import sample
     from kuosan.sample.request import Request
 

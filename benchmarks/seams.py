@@ -20,8 +20,8 @@ import torch
 
 import kuosan
 from kuosan.data.decoding import decode
-from kuosan.data.images import as_written, from_uint8, to_uint8
-from kuosan.metrics.seams import seam_energy
+from kuosan.data.pixels import as_written, from_uint8, to_uint8
+from kuosan.metrics.image_quality import seam_energy
 from kuosan.models.tiling import tiles
 from kuosan.tasks.condition import shrinking
 

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "tools"
 
 
 def load_script(name: str) -> ModuleType:
-    """`scripts/NAME.py`, executed as a module of that name."""
+    """`tools/NAME.py`, executed as a module of that name."""
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -27,7 +27,7 @@ def builder() -> ModuleType:
 
 
 def test_the_shells_page_is_what_the_code_says(builder: ModuleType) -> None:
-    assert (DOCS / "cli.md").read_text(encoding="utf-8") == builder.page(), "run scripts/build_cli_page.py (make docs)"
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == builder.page(), "run tools/build_cli_page.py (make docs)"
 
 
 def test_every_setting_is_on_the_page_with_its_documentation() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {
-    "cli.md": "scripts/build_cli_page.py writes it from the package's own words",
-    "conformance.md": "scripts/build_conformance.py writes it, with the package's messages",
+    "cli.md": "tools/build_cli_page.py writes it from the package's own words",
+    "conformance.md": "tools/build_conformance.py writes it, with the package's messages",
 }
 PAGES = sorted(page for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"] if page.name not in GENERATED)
 
@@ -79,7 +79,7 @@ def test_every_exception_is_used(page: str) -> None:
 
 def test_generated_pages_say_so() -> None:
     for name in GENERATED:
-        assert "Written by `scripts/" in (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert "Written by `tools/" in (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("sentence", ["The network is told it.", "It opens the door.", "Pictures, drawn anew."])

@@ -133,12 +133,12 @@ def test_the_files_that_pages_name_exist(page: Path) -> None:
     missing = set()
     for found in re.findall(r"(?<![\w/.~$-])((?:[\w.-]+/)*[\w-]+\.(?:py|mjs))(?![\w/])", text_of(page)):
         places = [ROOT / found, ROOT / "src" / found, SOURCE / found, page.parent / found]
-        bare = "/" not in found and any(any((ROOT / top).rglob(found)) for top in ("src", "tests", "scripts"))
+        bare = "/" not in found and any(any((ROOT / top).rglob(found)) for top in ("src", "tests", "tools"))
         if not (any(place.exists() for place in places) or bare or found in OF_OTHERS):
             missing.add(found)
     missing |= {
         found
-        for found in re.findall(r"(?<![\w/.-])(?:src|tests|scripts|benchmarks)/[\w./-]*[\w/]", text_of(page))
+        for found in re.findall(r"(?<![\w/.-])(?:src|tests|tools|benchmarks)/[\w./-]*[\w/]", text_of(page))
         if not (ROOT / found).exists()
     }
     assert not missing, f"{page.name} names files that do not exist: {sorted(missing)}"

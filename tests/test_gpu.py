@@ -33,9 +33,9 @@ from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import loop
 from kuosan.train.api import prepare, start
-from kuosan.train.estimate import measure
+from kuosan.train.loop import measure
 from kuosan.train.report import SilentTraining
-from kuosan.train.run import Run
+from kuosan.train.state import Run
 from latent_models import autoencoder_run
 from shell import QUICK, image_folder, kuosan
 

@@ -9,7 +9,7 @@ import pytest
 
 from kuosan.data.config import DataConfig
 from kuosan.errors import Error
-from kuosan.rules import ANY, Only, check, one_of, only
+from kuosan.options import ANY, Only, check, one_of, only
 from kuosan.train.config import AutoencoderSettings, TrainConfig
 
 

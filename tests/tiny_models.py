@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
+from kuosan.models.latents import prepare
 from kuosan.models.model import Model, ModelConfig, build
-from kuosan.models.precision import prepare
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import UNetConfig
 from kuosan.tasks.task import Generation

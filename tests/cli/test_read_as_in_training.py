@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kuosan.data.config import DataConfig
-from kuosan.data.images import read_png_text
+from kuosan.data.pixels import read_png_text
 from kuosan.evaluate import reconstruction_result, train_overlap
 from kuosan.evaluate.config import ReconstructionConfig
 from kuosan.evaluate.images import open_images

@@ -19,7 +19,7 @@ from torch import Tensor
 import kuosan as library
 from autoencoder_runs import autoencoder_run, latent_run
 from kuosan import seeds
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.evaluate import reconstruct as reconstructing
 from kuosan.evaluate.plan import reconstruct

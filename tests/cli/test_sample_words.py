@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kuosan.cli.sample import _words
-from kuosan.data.images import read_png_text
+from kuosan.data.pixels import read_png_text
 from kuosan.errors import Error
 from kuosan.sample import embedded
 from kuosan.sample.request import Request

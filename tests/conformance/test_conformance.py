@@ -116,17 +116,17 @@ NUMBER = re.compile(r"\d+\.\d+e[+-]\d+|\d+\.\d\d\b")
 
 def test_the_page_says_what_is_measured(results: Results) -> None:
     """Words and what is refused exactly; errors within a tenth, orders within 0.15."""
-    spec = importlib.util.spec_from_file_location("build_conformance", ROOT / "scripts" / "build_conformance.py")
+    spec = importlib.util.spec_from_file_location("build_conformance", ROOT / "tools" / "build_conformance.py")
     assert spec is not None and spec.loader is not None
     builder = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builder)
     written, measured = PAGE.read_text(encoding="utf-8"), builder.page(results, budgets.table())
     count = r"Of \d+ combinations \d+ are sampled"  # the page's has every prediction under every guidance
     plain = [re.sub(count, "", NUMBER.sub("#", text)) for text in (written, measured)]
-    assert plain[0] == plain[1], "run scripts/build_conformance.py"
+    assert plain[0] == plain[1], "run tools/build_conformance.py"
     for ours, theirs in zip(NUMBER.findall(written), NUMBER.findall(measured), strict=True):
         near = {"rel": 0.1, "abs": 1e-7} if "e" in ours else {"abs": 0.15}
-        assert float(ours) == pytest.approx(float(theirs), **near), "run scripts/build_conformance.py"
+        assert float(ours) == pytest.approx(float(theirs), **near), "run tools/build_conformance.py"
 
 
 def test_the_page_counts_every_combination() -> None:

@@ -41,5 +41,5 @@ def test_colours_by_name_and_number() -> None:
 
 
 def test_settings_decoding_and_the_doctor_leave_torch_unimported() -> None:
-    code = "import sys, kuosan.data.config, kuosan.data.images, kuosan.data.doctor; assert 'torch' not in sys.modules"
+    code = "import sys, kuosan.data.config, kuosan.data.pixels, kuosan.data.doctor; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

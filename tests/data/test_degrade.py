@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.images import from_uint8, to_uint8
+from kuosan.data.pixels import from_uint8, to_uint8
 from kuosan.errors import Error
 from kuosan.tasks.condition import gaussian_noise, jpeg
 

@@ -9,7 +9,7 @@ import pytest
 from made_files import drawn, png
 from PIL import Image
 
-from kuosan.data.images import enlarge, from_uint8, grid, png_bytes, read_png_text, save_gif, save_png, to_uint8
+from kuosan.data.pixels import enlarge, from_uint8, grid, png_bytes, read_png_text, save_gif, save_png, to_uint8
 from kuosan.errors import Error
 
 

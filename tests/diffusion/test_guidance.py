@@ -27,7 +27,7 @@ from kuosan.diffusion.level import Level
 from kuosan.diffusion.samplers import ddim
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from measured import CLASSES, network, train
 
-from kuosan.data.images import to_uint8
+from kuosan.data.pixels import to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.class_accuracy import open_judge

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.images import as_written, from_uint8
+from kuosan.data.pixels import as_written, from_uint8
 from kuosan.diffusion import operators
 from kuosan.errors import Error
 from kuosan.evaluate import compare

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kuosan.data.images import save_png
+from kuosan.data.pixels import save_png
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
 from kuosan.metrics.features.network import FeatureNetwork

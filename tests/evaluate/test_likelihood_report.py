@@ -19,8 +19,8 @@ from kuosan import Error
 from kuosan.diffusion.likelihood import traces
 from kuosan.diffusion.schedule import Discrete, Flow, Karras
 from kuosan.evaluate.likelihood import Likelihood, chain_of, draw, eight_bit, likelihood
+from kuosan.models.latents import prepare
 from kuosan.models.model import Model, ModelConfig, OwnNetwork
-from kuosan.models.precision import prepare
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet
 from kuosan.tasks.task import Generation

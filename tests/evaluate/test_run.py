@@ -14,7 +14,7 @@ import torch
 from measured import Heard, folder, images, network
 from PIL import Image
 
-from kuosan.data.images import to_uint8
+from kuosan.data.pixels import to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.evaluate.result import Result

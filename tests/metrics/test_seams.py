@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.metrics.seams import seam_energy, seams
+from kuosan.metrics.image_quality import seam_energy, seams
 from kuosan.models.tiling import blend, tiles
 from kuosan.seeds import rng
 

@@ -16,7 +16,7 @@ from kuosan import seeds
 from kuosan.diffusion.denoiser import denoiser
 from kuosan.diffusion.registry import PREDICTIONS
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.models.tiling import Tiled, blend, shares, tiles, window
 from kuosan.networks.unet import UNet
 from tiny_models import UNET, tiny_model

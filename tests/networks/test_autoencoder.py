@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.autoencoder import Autoencoder, Moments, parameter_count, weights_alone
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
 

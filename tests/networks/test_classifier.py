@@ -14,7 +14,7 @@ from kuosan import seeds
 from kuosan.diffusion.guidance import gradient, log_prob
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
 from kuosan.networks.config import default_unet
 from kuosan.networks.unet import Classifier, UNet, classifier_parameter_count

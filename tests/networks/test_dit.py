@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import DiTConfig, default_dit
 from kuosan.networks.dit import DiT, from_patches, parameter_count, positions, to_patches
 

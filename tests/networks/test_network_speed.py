@@ -14,7 +14,7 @@ import torch
 
 from kuosan import seeds
 from kuosan.convert.diffusers import unet_to_diffusers
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import UNetConfig, default_unet
 from kuosan.networks.unet import UNet
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kuosan import seeds
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet
 

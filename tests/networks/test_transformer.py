@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import DiTConfig, UNetConfig
 from kuosan.networks.dit import DiT
 from kuosan.networks.layers import Context, CrossAttention, Transformer, attend

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.errors import Error
-from kuosan.models.precision import prepare
+from kuosan.models.latents import prepare
 from kuosan.networks.config import UNetConfig
 from kuosan.networks.unet import UNet, UNetEncoder, parameter_count
 

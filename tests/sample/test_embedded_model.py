@@ -11,7 +11,7 @@ from PIL import Image
 import kuosan
 from kuosan import config as trees
 from kuosan.sample import embedded
-from kuosan.sample.image_folder import of_run
+from kuosan.sample.write import of_run
 from kuosan.storage.checkpoint import load_config
 from shell import kuosan as shell
 

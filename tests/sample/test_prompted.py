@@ -21,8 +21,8 @@ from kuosan.sample.plan import choose, refuse_to_itself
 from kuosan.sample.recipe import Recipe
 from kuosan.sample.request import Request
 from kuosan.tasks.task import Generation
-from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import count_bytes, read_bytes
+from kuosan.text.tokens import TextEncoderConfig
 from tiny_models import UNET, with_weights
 
 TEXT = ByteText(length=16, width=16, depth=1, heads=2)

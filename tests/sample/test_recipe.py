@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kuosan import config
-from kuosan.data.images import save_png
+from kuosan.data.pixels import save_png
 from kuosan.errors import Error
 from kuosan.sample import recipe as recipes
 from kuosan.sample import write

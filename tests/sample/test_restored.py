@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kuosan import seeds
 from kuosan.data.dataset import Given
-from kuosan.data.images import as_written, from_uint8, to_uint8
+from kuosan.data.pixels import as_written, from_uint8, to_uint8
 from kuosan.device import ComputeConfig
 from kuosan.device import choose as choose_compute
 from kuosan.diffusion.operators import Greyscale, Identity, Mask, Measurement, area

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.fft import dct
 
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.errors import Error
 from kuosan.sample import write
 from kuosan.sample.write import GAP

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kuosan import seeds
 from kuosan.data.dataset import Given
-from kuosan.data.images import as_written, from_uint8, to_uint8
+from kuosan.data.pixels import as_written, from_uint8, to_uint8
 from kuosan.errors import Error
 from kuosan.tasks import Generation, Inpainting, SuperResolution, Task
 from kuosan.tasks.condition import condition, degrade, enlarged, filled

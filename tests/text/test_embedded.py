@@ -12,10 +12,10 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text import embedded
-from kuosan.text.config import TextEncoderConfig
-from kuosan.text.embedded import embed_all
 from kuosan.text.encoder import TextEncoder, open_encoder
+from kuosan.text.tokens import TextEncoderConfig
+from kuosan.train import text_conditioning
+from kuosan.train.text_conditioning import embed_all
 from text.made_encoders import bert, clip
 
 CAPTIONS = ["a red fox", "a cat", "a red fox", "", "(a fox:9)", "a cat in the snow", "a red fox"]
@@ -104,7 +104,7 @@ def test_other_captions_settings_or_encoders_have_features_of_their_own(
 def test_an_interrupted_embedding_goes_on_where_it_stopped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "PART", 2)
+    monkeypatch.setattr(text_conditioning, "PART", 2)
     encoder, counting = opened(folder), Counting(monkeypatch)
 
     def stop(what: str, done: int, of: int) -> None:
@@ -164,5 +164,5 @@ def test_features_kept_before_attended_padding_had_its_name_are_found(folder: Pa
     """Their key has the word of then: embeddings of 0.1.0 need not be computed again."""
     encoder = opened(folder, padding="told")
     assert encoder.settings.padding == "attended"
-    assert embedded._key(["a fox"], encoder)["padding"] == "told"
-    assert embedded._key(["a fox"], opened(folder))["padding"] == "masked"
+    assert text_conditioning._key(["a fox"], encoder)["padding"] == "told"
+    assert text_conditioning._key(["a fox"], opened(folder))["padding"] == "masked"

@@ -13,8 +13,8 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import TextEncoder, open_encoder
+from kuosan.text.tokens import TextEncoderConfig
 from text.made_encoders import LENGTH, MAKERS, clip, t5
 
 TEXTS = ["a red fox in the snow", "a cat", "", "été (two)"]

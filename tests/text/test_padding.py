@@ -11,7 +11,7 @@ from kuosan import config as trees
 from kuosan.config import as_begun
 from kuosan.errors import Error
 from kuosan.options import parse
-from kuosan.text.config import TextEncoderConfig
+from kuosan.text.tokens import TextEncoderConfig
 from kuosan.train.config import RunConfig
 from kuosan.train.resume import refuse_changes
 

@@ -13,9 +13,9 @@ import torch
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
 from kuosan.errors import Error
-from kuosan.text.config import TextEncoderConfig
 from kuosan.text.encoder import open_encoder
 from kuosan.text.loading import locate
+from kuosan.text.tokens import TextEncoderConfig
 from text.made_encoders import bert
 
 SOCKETS: list[str] = []

@@ -21,7 +21,7 @@ from kuosan.storage.log import Log
 from kuosan.train import api, loop
 from kuosan.train.config import RunConfig
 from kuosan.train.report import SilentTraining
-from kuosan.train.run import Run
+from kuosan.train.state import Run
 
 SMALL = {
     "model.network.channels": 16,

@@ -14,8 +14,7 @@ import torch
 from kuosan import seeds
 from kuosan.storage import checkpoint
 from kuosan.train import api, loop
-from kuosan.train.run import Run
-from kuosan.train.state import EMA, exact, gamma_of
+from kuosan.train.state import EMA, Run, exact, gamma_of
 from train.made_runs import OwnNetwork, Stopping, begin, go, images, outcome
 
 UPDATES = 10_000

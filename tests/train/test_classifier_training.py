@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.dataset import Batch
-from kuosan.data.images import save_png
+from kuosan.data.pixels import save_png
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kuosan.data.images import read_png_text
+from kuosan.data.pixels import read_png_text
 from kuosan.train.report import draw, smooth
 
 

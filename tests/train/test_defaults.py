@@ -17,7 +17,7 @@ from kuosan.cli import verbs
 from kuosan.errors import Error
 from kuosan.options import Tree
 from kuosan.storage import checkpoint
-from kuosan.train import defaults
+from kuosan.train import config
 from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
 from kuosan.train.job import recipe
 from kuosan.train.resolve import check_tree, resolve
@@ -125,14 +125,14 @@ def test_a_recipe_says_everything_in_which_the_defaults_differ(name: str, side: 
         side = 128  # of which they see windows
     if "latent" in name:
         tree = trees.merge(tree, {"model": CASES["latents"][0]["model"]})
-    first, now = (plain({**tree, "defaults": number}, (3, side, side), NAMES) for number in (1, defaults.VERSION))
+    first, now = (plain({**tree, "defaults": number}, (3, side, side), NAMES) for number in (1, config.VERSION))
     assert set(trees.differences(first, now)) <= {"defaults", "train.planned_steps"}
 
 
 def test_the_defaults_that_are_listed_are_those_of_a_new_run() -> None:
     listed = {option.key: option.default for members in verbs.groups().values() for option in members}
     whole = plain({})
-    for key, value in defaults.GIVEN.items():
+    for key, value in config.GIVEN.items():
         assert listed[key] == value
         group: Any = whole
         for part in key.split("."):
@@ -280,8 +280,8 @@ def test_keys_that_an_old_configuration_leaves_out_are_what_they_were(tmp_path: 
 
 
 def test_defaults_of_a_newer_kuosan_are_refused() -> None:
-    for wrong in (0, defaults.VERSION + 1):
-        with pytest.raises(Error, match=f"defaults = {wrong} is unknown: 1 to {defaults.VERSION}"):
+    for wrong in (0, config.VERSION + 1):
+        with pytest.raises(Error, match=f"defaults = {wrong} is unknown: 1 to {config.VERSION}"):
             check_tree({"defaults": wrong})
 
 

@@ -15,7 +15,7 @@ from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import open_images
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.models import latents as folder

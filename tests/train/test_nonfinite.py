@@ -15,7 +15,7 @@ from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.train import api, loop, saving
 from kuosan.train.batches import BatchStream
-from kuosan.train.run import Run
+from kuosan.train.state import Run
 from train.made_runs import OwnNetwork, Stopping, begin, differences, digest, go, images, outcome
 
 SETTINGS = {"train.max_steps": 9, "train.evaluate_every": 0, "train.bad_steps": 2, "train.save_every": 3}

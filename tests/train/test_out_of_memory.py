@@ -19,7 +19,7 @@ from kuosan.storage.log import Log
 from kuosan.train import loop, saving
 from kuosan.train import state as optimizers
 from kuosan.train.batches import BatchStream, LossAwareSampler
-from kuosan.train.estimate import measure
+from kuosan.train.loop import measure
 from kuosan.train.memory import FILE
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion

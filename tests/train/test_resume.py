@@ -135,7 +135,7 @@ def test_dropout_is_drawn_anew_each_step_part_and_seed_and_the_same_again(tmp_pa
 
 def test_the_estimate_before_a_run_leaves_no_trace(tmp_path: Path) -> None:
     from kuosan.train import api
-    from kuosan.train.estimate import measure
+    from kuosan.train.loop import measure
     from train.made_runs import begin
 
     data, settings = images(tmp_path / "pictures.npz"), {"train.max_steps": 4}

@@ -14,7 +14,7 @@ from kuosan import Error
 from kuosan.data.config import DataConfig
 from kuosan.storage import checkpoint
 from kuosan.storage.files import Lock
-from kuosan.train import defaults
+from kuosan.train import config
 from latent_models import autoencoder_run
 from shell import mostly_slow, tree
 from train.made_runs import Stopping, begin, differences, go, images, outcome
@@ -148,7 +148,7 @@ def test_a_run_begun_where_a_configuration_was_written_by_hand_has_todays_versio
     go(out, data, {"train.max_steps": 1})
     found, usual = checkpoint.load_config(out), DataConfig()
     assert (found["data"]["layout"], found["data"]["split_version"]) == (usual.layout, usual.split_version)
-    assert (found["defaults"], found["model"]["prediction"]) == (defaults.VERSION, "x0")
+    assert (found["defaults"], found["model"]["prediction"]) == (config.VERSION, "x0")
     assert (out / "config.before.yaml").read_text() == text
 
 

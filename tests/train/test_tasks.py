@@ -14,7 +14,7 @@ from torch import Tensor
 
 import kuosan
 from kuosan import seeds
-from kuosan.data.images import save_png
+from kuosan.data.pixels import save_png
 from kuosan.errors import Error
 from kuosan.tasks import SuperResolution
 from kuosan.tasks.condition import degrade, filled

@@ -18,8 +18,7 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
-from kuosan.train.config import SHORT
-from kuosan.train.defaults import GIVEN
+from kuosan.train.config import GIVEN, SHORT
 from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan, plan_train, run_train
 from kuosan.train.report import noted
 

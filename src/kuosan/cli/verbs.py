@@ -17,8 +17,7 @@ from kuosan.cli.console import ReaderGone, console, standing
 from kuosan.errors import Error, Terminated, is_out_of_memory, sentence
 from kuosan.options import Option
 from kuosan.storage.files import reason
-from kuosan.train.config import RunConfig
-from kuosan.train.defaults import GIVEN
+from kuosan.train.config import GIVEN, RunConfig
 
 VERBS = {  # each a module of this room, with its `VERB`
     "train": "Train a model on images, or go on with a run.",

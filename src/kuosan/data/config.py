@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from kuosan.errors import Error, unknown
-from kuosan.rules import check, only
+from kuosan.options import check, only
 
 Channels = Literal["auto", "rgb", "grey"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]

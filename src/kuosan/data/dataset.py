@@ -30,8 +30,7 @@ from kuosan.data.config import LABEL, DataConfig, rgb, scale_of
 from kuosan.data.decoding import decode_image
 from kuosan.data.doctor import CAPTIONS_SHOWN, DataReport, _row
 from kuosan.data.headers import Refused
-from kuosan.data.images import from_uint8
-from kuosan.data.pixels import opaque
+from kuosan.data.pixels import from_uint8, opaque
 from kuosan.data.ranges import RangeReading, Survey
 from kuosan.data.scan import Memory, Progress, Scan, load, scan
 from kuosan.data.sources import find_source

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kuosan.data.captions import ENDINGS, WORDS
 from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
-from kuosan.data.metadata import ENDINGS, WORDS
 from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source

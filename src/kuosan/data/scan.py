@@ -28,10 +28,9 @@ from kuosan.data.config import SIZES, DataConfig, Shape, default_step, nearest, 
 from kuosan.data.decoding import Decoded, decode_to, read_header
 from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
-from kuosan.data.layout import understood
 from kuosan.data.near_duplicates import VERSION, Near, View
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
-from kuosan.data.walk import Entry, Listing, Look, Source
+from kuosan.data.walk import Entry, Listing, Look, Source, understood
 from kuosan.storage.files import write_atomic
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)

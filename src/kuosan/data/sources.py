@@ -2,7 +2,7 @@
 
 The data set inside the package: 4,096 Toon Head portraits, 32 x 32, with exact attributes and captions.
 
-One lossless sheet of 64 x 64 images and one JSON of attributes, made by `scripts/build_portraits.py` from the design
+One lossless sheet of 64 x 64 images and one JSON of attributes, made by `tools/build_portraits.py` from the design
 Toon Head by Johan Melin (CC BY 4.0), see LICENSES-DATA.md. A tenth of all heads, by the combination of hair, hair
 colour, hair at the back, beard and skin, is never in the training part.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan import moved
-from kuosan.data.images import as_written, png_bytes
+from kuosan.data.pixels import as_written, png_bytes
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error

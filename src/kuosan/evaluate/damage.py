@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.images import as_written
+from kuosan.data.pixels import as_written
 from kuosan.diffusion import operators
 from kuosan.diffusion.operators import Operator, conjugate_gradients
 from kuosan.errors import Error

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kuosan.data.config import PORTRAITS, DataConfig
 from kuosan.data.dataset import Images, open_images
-from kuosan.data.images import to_uint8
+from kuosan.data.pixels import to_uint8
 from kuosan.data.scan import Progress
 from kuosan.errors import Error
 from kuosan.evaluate.config import HELD_OUT, TRAIN

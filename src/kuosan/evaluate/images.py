@@ -29,12 +29,11 @@ from kuosan.data.config import LABEL, LAYOUT, DataConfig, nearest, scale_of
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import DataReport
 from kuosan.data.headers import PNG, Refused, png_chunks
-from kuosan.data.layout import understood
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress, Scan, content_key, decide
 from kuosan.data.sources import find_source
-from kuosan.data.walk import Entry, Listing, Look, Source
+from kuosan.data.walk import Entry, Listing, Look, Source, understood
 from kuosan.errors import Error
 from kuosan.storage import outputs
 

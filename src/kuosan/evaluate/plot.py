@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kuosan.data.images import grid, save_png
+from kuosan.data.pixels import grid, save_png
 from kuosan.errors import Error
 from kuosan.evaluate.config import shown
 from kuosan.metrics.estimate import reach

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan import moved
-from kuosan.data.images import save_png
+from kuosan.data.pixels import save_png
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
@@ -42,8 +42,8 @@ from kuosan.metrics.image_quality import WINDOW, Perceptual, perceptual, psnr, s
 from kuosan.metrics.kid import kid_of_pairs
 from kuosan.models import latents as codecs
 from kuosan.models.codec import Latents
+from kuosan.models.latents import prepare as ready_on
 from kuosan.models.model import ModelConfig, require_fit
-from kuosan.models.precision import prepare as ready_on
 from kuosan.models.tiling import SIDE, TiledAutoencoder
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.sample import write

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan.data.images import enlarge, save_png
+from kuosan.data.pixels import enlarge, save_png
 from kuosan.errors import Error
 from kuosan.evaluate import likelihood, plot, remarks
 from kuosan.evaluate import result as measures

@@ -18,7 +18,7 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.networks.config import ByteText, DiTConfig, UNetConfig
 from kuosan.tasks import Generation, Inpainting, SuperResolution
-from kuosan.text.config import NoText, TextEncoderConfig
+from kuosan.text.tokens import NoText, TextEncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -262,8 +262,8 @@ def require_fit(
     if part == "optimizer":
         _require_state(path, header)
         return
-    from kuosan.networks.meta import skeleton
     from kuosan.storage import tensors
+    from kuosan.storage.tensors import skeleton
 
     layers = 0 if isinstance(config.network, OwnNetwork) else config.network.layers
     layers += config.text.depth if isinstance(config.text, ByteText) else 0

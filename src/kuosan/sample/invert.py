@@ -113,7 +113,7 @@ def run_invert(plan: InvertPlan) -> Iterator[Event]:
     Raises:
         Error: a folder that cannot be written, or an inversion that diverged.
     """
-    from kuosan.data.images import save_png, to_uint8
+    from kuosan.data.pixels import save_png, to_uint8
 
     job, names = plan.job, plan.names()
     with _claim(plan) as output:
@@ -147,8 +147,8 @@ def run_invert(plan: InvertPlan) -> Iterator[Event]:
 
 def _claim(plan: InvertPlan) -> AbstractContextManager[Output]:
     """The folder to write."""
-    from kuosan.sample.image_folder import of_run
     from kuosan.sample.recipe import fingerprint
+    from kuosan.sample.write import of_run
     from kuosan.storage import outputs
 
     job = plan.job

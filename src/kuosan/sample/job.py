@@ -148,7 +148,7 @@ def run_sample(plan: SampleJobPlan) -> Iterator[Event]:
     """
     from kuosan.sample import write
     from kuosan.sample.generate import frames_of
-    from kuosan.sample.image_folder import claim
+    from kuosan.sample.write import claim
 
     job, sampling, recipe = plan.job, plan.sampling, plan.recipe
     request, out = sampling.request, None if job.out is None else Path(job.out)

@@ -15,14 +15,13 @@ import torch
 
 from kuosan import config as trees
 from kuosan.data.headers import Refused
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.data.reading import OLDER, Reading, refused
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error, shown, unknown
 from kuosan.models.codec import PIXELS, Codec
-from kuosan.models.latents import Coder, LatentCodec
+from kuosan.models.latents import Coder, LatentCodec, prepare
 from kuosan.models.model import Model, ModelConfig, build, require_fit
-from kuosan.models.precision import prepare
 from kuosan.models.tiling import Tiled, TiledAutoencoder
 from kuosan.networks.autoencoder import Autoencoder
 from kuosan.sample import embedded, sizes
@@ -32,7 +31,7 @@ from kuosan.sample.plan import SamplePlan, plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint, require_start
 from kuosan.sample.request import Request
 from kuosan.storage import checkpoint, manifest, tensors
-from kuosan.text.config import TextEncoderConfig
+from kuosan.text.tokens import TextEncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import kuosan
 from kuosan import config as trees
 from kuosan import limits, regular
-from kuosan.data.images import read_png_text
+from kuosan.data.pixels import read_png_text
 from kuosan.errors import Error, shown
 from kuosan.sample.request import Request
 
@@ -132,7 +132,7 @@ def require_start(recipe: Recipe, start: Tensor | None) -> None:
 
 def files_of(recipe: Recipe) -> dict[str, str]:
     """The files and runs that a recipe's request names beside its own run, by what they are to it."""
-    from kuosan.sample.masks import ALPHA
+    from kuosan.sample.inputs import ALPHA
     from kuosan.sample.request import BOX
 
     request, restoration = recipe.request, recipe.request.restoration

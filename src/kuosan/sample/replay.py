@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.images import png_bytes, to_uint8
+from kuosan.data.pixels import png_bytes, to_uint8
 from kuosan.device import choose
 from kuosan.errors import Error, shown
 from kuosan.events import Event, Finished, Progress, Wrote
@@ -28,10 +28,10 @@ from kuosan.sample import embedded, sizes
 from kuosan.sample import pipeline as opening
 from kuosan.sample import recipe as recipes
 from kuosan.sample.generate import Sampling, frames_of, resolve_request
-from kuosan.sample.image_folder import same_recipe
 from kuosan.sample.job import SampleJob
 from kuosan.sample.pipeline import Pipeline
 from kuosan.sample.recipe import Recipe
+from kuosan.sample.write import same_recipe
 from kuosan.storage import outputs
 
 

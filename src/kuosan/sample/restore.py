@@ -218,7 +218,7 @@ def run_restore(plan: RestorePlan) -> Iterator[Event]:
     import numpy as np
     import torch
 
-    from kuosan.data.images import save_png, to_uint8
+    from kuosan.data.pixels import save_png, to_uint8
     from kuosan.sample.generate import frames_of, resolve_request
     from kuosan.sample.write import line, row_sheet
     from kuosan.storage import files as writing
@@ -259,7 +259,7 @@ def _claim(plan: RestorePlan) -> AbstractContextManager[Output]:
     Each answer follows from its own image and the request, so more images may be restored into one folder; the sheet
     of other images gets another name.
     """
-    from kuosan.sample.image_folder import of_run
+    from kuosan.sample.write import of_run
     from kuosan.storage import outputs
 
     asked, names = plan.request.restoration, dict[str, Any]({ASKED: plan.about()})
@@ -281,7 +281,7 @@ def _claim(plan: RestorePlan) -> AbstractContextManager[Output]:
 
 def _fits(plan: RestorePlan, path: Path) -> bool:
     """Whether a file that an older kuosan wrote, which kept no record, is of this request."""
-    from kuosan.data.images import read_png_text
+    from kuosan.data.pixels import read_png_text
     from kuosan.sample.recipe import KEY
 
     try:

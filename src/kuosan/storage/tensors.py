@@ -4,6 +4,8 @@ A file is 8 bytes of header length, a JSON header {name: {dtype, shape, data_off
 reader believes no header: length, names, dtypes, shapes and offsets must account for every byte of the file once,
 before any memory is taken. What a file is, its first bytes decide, never its suffix; pickle is refused unread.
 `require` compares a header with the network that it is for, so that neither decides memory alone.
+
+A network's names, shapes and dtypes without its memory: `skeleton(make)`, on the meta device and undrawn.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kuosan.errors import Error, shown
 from kuosan.regular import open_regular
@@ -312,3 +315,24 @@ def _place(path: Path, name: str, entry: Any) -> TensorPlace:
         f"{path}: tensor {shown(name)} is impossible: {shown(entry, 200)}; dtypes are {', '.join(DTYPES)}, "
         "and the offsets must span the shape."
     )
+
+
+class _NoDraws(TorchFunctionMode):
+    """Initial weights are left out: on the meta device each would be a slow call for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def undrawn(make: Callable[[], nn.Module]) -> Any:
+    """The network that `make` makes, every tensor on the meta device, of no bytes."""
+    with _NoDraws(), torch.device("meta"):
+        return make()
+
+
+def skeleton(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """Its state dict."""
+    state: dict[str, Tensor] = undrawn(make).state_dict()
+    return state

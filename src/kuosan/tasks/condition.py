@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan.data.dataset import Given
-from kuosan.data.images import as_written, from_uint8, to_uint8
+from kuosan.data.pixels import as_written, from_uint8, to_uint8
 from kuosan.diffusion.operators import Separable, area, bicubic, gaussian_blur
 from kuosan.errors import Error
 from kuosan.tasks.task import Generation, Inpainting, SuperResolution, draw_mask

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from kuosan.errors import Error
 from kuosan.text import prompts, tokens
-from kuosan.text.config import TextEncoderConfig
 from kuosan.text.loading import load, locate
 from kuosan.text.prompts import parse
-from kuosan.text.tokens import Chunk, Tokens, Weighted
+from kuosan.text.tokens import Chunk, TextEncoderConfig, Tokens, Weighted
 
 if TYPE_CHECKING:
     from kuosan.networks.text import TextTransformer

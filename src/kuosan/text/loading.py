@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from kuosan.errors import Error, escaped, shown
-from kuosan.networks.meta import undrawn
 from kuosan.regular import SMALL, exists, is_folder, open_regular, read_regular
 from kuosan.storage import manifest, pickled
 from kuosan.storage import tensors as weights
 from kuosan.storage.files import explained, size_text
+from kuosan.storage.tensors import undrawn
 
 FAMILIES = {  # model_type of config.json -> the class that is the text tower alone
     "clip": "CLIPTextModel",

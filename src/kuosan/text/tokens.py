@@ -6,6 +6,8 @@ Text cut into tokens that `networks.text` reads byte by byte: (L, 16) int16, and
 
 Such a token is a word or number, a mark, or one character of a script that writes no spaces; capitals are read as
 small. Row 0 is the beginning, so that even no text has something to attend to. 0 is no byte, 1 to 256 a byte.
+
+Conditioning on text: none, by a transformer trained with the model, or by a text encoder. Torch-free.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from kuosan import limits
 from kuosan.errors import Error
 from kuosan.networks.config import LONGEST, WORD
-from kuosan.text.config import Long
+from kuosan.networks.config import ByteText as ByteText
 
 Weighted = Sequence[tuple[str, float]]  # texts and their weights, as `prompts.parse` gives them
 ENOUGH = 512  # tokens where an encoder names no limit
@@ -197,3 +201,49 @@ def too_long(text: str, count: int, longest: int) -> Error:
         f"the text {shown!r} has {count - 1} words and marks, and this model reads {longest - 1} at most: shorten it"
         + (", or train with a larger --model.text.length." if longest < LONGEST else ".")
     )
+
+
+Long = Literal["refuse", "cut", "chunks"]
+Padding = Literal["masked", "attended"]
+PADDING_ALIASES = {"told": "attended"}  # what the values were called before
+
+
+@dataclass(frozen=True)
+class NoText:
+    """The model is not conditioned on captions."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """A text encoder with weights of its own, which training leaves as they are."""
+
+    kind: Literal["encoder"] = "encoder"
+    encoder: str = ""  # encoder: a folder in Hugging Face's layout, `hub:NAME`, or minilm
+    hidden: int = -1  # encoder: the layer whose output is the context, -1 the last; -2 is SD's clip skip
+    long: Long = "refuse"  # encoder: a prompt that is too long: refuse it, cut it, or encode it in chunks
+    length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes, 512 at most
+    padding: Padding = field(
+        default="masked", metadata={"aliases": PADDING_ALIASES}
+    )  # encoder: padding behind a short prompt is masked, or attended to, as in Stable Diffusion
+    width: int = 0  # encoder: channels of a token; from the encoder itself
+    weights: str = ""  # encoder: hash of its files; from the encoder itself
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "padding", PADDING_ALIASES.get(self.padding, self.padding))
+        if not self.encoder:
+            raise Error("text.encoder is not given: name a text encoder's folder (--encoder FOLDER), or minilm.")
+        if self.hidden >= 0:
+            raise Error(f"text.hidden = {self.hidden} is not allowed: -1 (the last layer), -2, ...")
+        limits.check(self)
+        if self.length < 0 or self.width < 0:
+            raise Error("text.length and text.width are 0 or more; leave them out, the encoder gives them.")
+
+
+Text = NoText | ByteText | TextEncoderConfig
+
+
+def width(text: Text) -> int | None:
+    """Channels of a token's features; None where the network is not conditioned on text."""
+    return None if isinstance(text, NoText) else text.width

@@ -20,16 +20,16 @@ from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.cache import NEAR, Results
 from kuosan.storage.log import Log
-from kuosan.text.config import NoText, TextEncoderConfig
+from kuosan.text.tokens import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
 from kuosan.train.resolve import check_tree, resolve
 from kuosan.train.resume import stored, untrained
-from kuosan.train.run import Run
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
+from kuosan.train.state import Run
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from kuosan.train.api import TrainingSetup
-    from kuosan.train.estimate import StepCost
+    from kuosan.train.loop import StepCost
     from kuosan.train.report import EventReport, TrainingReport
-    from kuosan.train.run import Run
+    from kuosan.train.state import Run
 
 CONFIG = "config.yaml"
 OPTION = {"option": False}
@@ -276,7 +276,7 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
 def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None]) -> TrainPlan:
     from kuosan.storage import checkpoint
     from kuosan.train import api
-    from kuosan.train.estimate import measure
+    from kuosan.train.loop import measure
     from kuosan.train.report import EventReport, SilentTraining
 
     if job.init is not None:

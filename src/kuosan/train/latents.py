@@ -28,13 +28,12 @@ from torch import Tensor
 from kuosan import config as trees
 from kuosan import seeds
 from kuosan.data.dataset import Batch, Images, Request
-from kuosan.data.images import from_uint8
+from kuosan.data.pixels import from_uint8
 from kuosan.errors import Error
 from kuosan.models import latents as folders
 from kuosan.models.codec import PIXELS, Codec, Latents
-from kuosan.models.latents import LatentCodec, measure
+from kuosan.models.latents import LatentCodec, measure, prepare
 from kuosan.models.model import ModelConfig, require_fit
-from kuosan.models.precision import prepare
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.storage import checkpoint
 from kuosan.storage.cache import RowCache

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.images import grid, save_png, to_uint8
+from kuosan.data.pixels import grid, save_png, to_uint8
+from kuosan.models.latents import prepare
 from kuosan.models.model import Model
-from kuosan.models.precision import prepare
 from kuosan.sample.generate import sample
 from kuosan.sample.write import check_sheet
 from kuosan.storage.files import explained

@@ -16,8 +16,9 @@ from kuosan.options import Tree
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request, Restoration
 from kuosan.tasks import Inpainting, SuperResolution, Task
-from kuosan.text.config import width
-from kuosan.train import defaults, rules
+from kuosan.text.tokens import width
+from kuosan.train import config as defaults
+from kuosan.train import rules
 from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
 from kuosan.train.rules import check_buckets, common_step, square
 
@@ -105,7 +106,7 @@ def check_tree(tree: Mapping[str, Any]) -> RunConfig:
         Error: whatever the configuration classes refuse.
     """
     tree = trees.as_stored(RunConfig, tree)
-    tree = _filled(tree, defaults.version(tree))
+    tree = _filled(tree, defaults.defaults_version(tree))
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
@@ -144,7 +145,7 @@ def resolve(
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
     """
-    version, tree = defaults.version(tree, before), trees.as_stored(RunConfig, tree)
+    version, tree = defaults.defaults_version(tree, before), trees.as_stored(RunConfig, tree)
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
     task = task_tree(said, classes)
@@ -154,7 +155,7 @@ def resolve(
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
     longest = tree.get("train", {}).get("max_steps", TrainConfig.max_steps)
-    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned(longest, before, version)})
+    train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned_steps(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
     _check_fit(config, checked)
@@ -169,7 +170,7 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
         tree = trees.merge(tree, {"model": {"task": {"text": True}}})
     said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "objective"}
     objective = trees.build(RunConfig, {"train": said}).train.objective
-    tree = defaults.laid_under(tree, version, objective)
+    tree = defaults.laid_under_defaults(tree, version, objective)
     if objective == "autoencoder":
         return rules.fill_autoencoder(tree)
     return trees.merge(rules.CLASSIFIER_FOLLOWS, tree) if objective == "classifier" else tree

@@ -35,7 +35,7 @@ from kuosan.train.config import RunConfig
 from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
-    from kuosan.train.run import Run
+    from kuosan.train.state import Run
 
 CONFIG = "config.yaml"
 DATA = "data.json"

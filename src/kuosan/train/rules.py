@@ -15,7 +15,7 @@ from kuosan.metrics.features.names import perceptual_features
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
 from kuosan.tasks import SuperResolution
-from kuosan.text.config import width
+from kuosan.text.tokens import width
 from kuosan.train.config import AutoencoderSettings
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from kuosan.storage import checkpoint
 
 if TYPE_CHECKING:
     from kuosan.train.batches import Drawn
-    from kuosan.train.run import Run
+    from kuosan.train.state import Run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -39,8 +39,7 @@ from kuosan.train.objective import Autoencoding, Classification, Diffusion, Obje
 from kuosan.train.report import SilentTraining
 from kuosan.train.resume import LOG, RunRequest, RunState, lock, look, stored, write_head
 from kuosan.train.rules import noise_shape
-from kuosan.train.run import Run
-from kuosan.train.state import State, exact
+from kuosan.train.state import Run, State, exact
 from kuosan.train.text_conditioning import Texts, open_texts
 
 if TYPE_CHECKING:

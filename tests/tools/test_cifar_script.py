@@ -1,4 +1,4 @@
-"""The parts of scripts/build_cifar.py that need no network: reading the package's form, and what is refused."""
+"""The parts of tools/build_cifar.py that need no network: reading the package's form, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from scripted import load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "build_cifar.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "build_cifar.py"
 
 
 @pytest.fixture

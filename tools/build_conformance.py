@@ -1,6 +1,6 @@
 """Writes docs/conformance.md: which combinations are sampled, how well, with which order, and what is refused and why.
 
-Command: python scripts/build_conformance.py; tests/conformance fails while the page is not what this measures. The page
+Command: python tools/build_conformance.py; tests/conformance fails while the page is not what this measures. The page
 is measured with every prediction under every guidance; the tests let them take turns.
 """
 
@@ -23,7 +23,7 @@ from kuosan.diffusion.grids import SPACINGS  # noqa: E402
 HEAD = f"""\
 # Conformance
 
-*Written by `scripts/build_conformance.py` from what it measures; `tests/conformance` measures it again.*
+*Written by `tools/build_conformance.py` from what it measures; `tests/conformance` measures it again.*
 
 Every sampler, on every schedule, in every spacing, with every prediction, under every guidance, either samples a model
 whose answer is known, or is refused with an error that says why.

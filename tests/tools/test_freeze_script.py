@@ -15,7 +15,7 @@ import pytest
 @pytest.fixture(scope="module")
 def freeze() -> ModuleType:
     before = dict(os.environ)
-    spec = importlib.util.spec_from_file_location("freeze", Path(__file__).parent.parent / "scripts" / "freeze.py")
+    spec = importlib.util.spec_from_file_location("freeze", Path(__file__).parents[2] / "tools" / "freeze.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["freeze"] = module

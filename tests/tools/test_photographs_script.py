@@ -1,4 +1,4 @@
-"""The pure parts of scripts/build_photographs.py: the split, equal photographs, tiles, credits, resource files."""
+"""The pure parts of tools/build_photographs.py: the split, equal photographs, tiles, credits, resource files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from kuosan.errors import Error
 from scripted import load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "build_photographs.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "build_photographs.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The pure parts of scripts/build_emoji.py: captions, the split, aliases, laying on white, what is left out."""
+"""The pure parts of tools/build_emoji.py: captions, the split, aliases, laying on white, what is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kuosan.data.dataset import open_images
 from kuosan.errors import Error
 from scripted import load_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "build_emoji.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "build_emoji.py"
 META = {
     "groups": {"1": "people-body", "3": "animals-nature", "8": "symbols"},
     "subgroups": {"25": "person-role", "34": "animal-mammal", "85": "arrow"},

