@@ -143,7 +143,7 @@ SOURCES = [
     Source(
         "lomiri-wallpapers-16.04",
         "usr/share/backgrounds",
-        "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Image_0B_by_freespace Image_1A_by_freespace "
+        "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace "
         "Wine_by_Jakkub_Mede aitzgorri_by_Aitzol_Berasategi free_by_Peter_Nerlich friends_by_Aitzol_Berasategi "
         "greentock_by_Peter_Nerlich life_by_Aitzol_Berasategi picosdeeuropa_by_Aitzol_Berasategi "
         "seeding_by_Clements_Engelhardt sunset_by_Aitzol_Berasategi",
