@@ -45,7 +45,7 @@ def main() -> None:
         primed(unet(), args.prime).save_pretrained(Path(folder) / "unet")
         flags = [f"--{name}={getattr(args, name)}" for name in ("batch", "core")] + [f"--folder={folder}"]
         about, taken = turns.race(__file__, args.only.split(","), args.rounds, args.steps, flags)
-        made = {name: np.load(Path(folder) / f"{name}.npy") for name in taken}
+        made = {name: np.load(Path(folder) / f"{name.partition('@')[0]}.npy") for name in taken}
     report(args, about, taken, made)
 
 

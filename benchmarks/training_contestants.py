@@ -166,6 +166,7 @@ def kuosan(images: np.ndarray, batch: int, widths: tuple[int, ...], head: int = 
         "blocks": 1,
         "attention": [False] + [True] * (len(widths) - 1),
         "head_channels": head,
+        "patch": 1,
     }
     train = {"batch": batch, "max_steps": PREVIEWS_NEVER, "save_every": PREVIEWS_NEVER}
     tree = {

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Turn = dict[str, float]
@@ -23,11 +24,21 @@ Turn = dict[str, float]
 def race(
     script: str, names: list[str], rounds: int, amount: int, flags: list[str]
 ) -> tuple[dict, dict[str, list[Turn]]]:
-    """Runs `script --worker NAME` for each name and gives it `rounds` turns: what each says of itself, its turns."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """Runs `script --worker NAME` for each name and gives it `rounds` turns: what each says of itself, its turns.
+
+    `NAME@CHECKOUT` is the contestant NAME of another checkout of this project, by its own benchmark and its own code.
+    """
+    plain = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     workers = {}
     for name in names:
-        command = [sys.executable, script, "--worker", name, *flags]
+        own, _, checkout = name.partition("@")
+        file, environment = Path(script), dict(plain)
+        if checkout:
+            file = Path(checkout, "benchmarks", file.name)
+            environment["PYTHONPATH"] = str(Path(checkout, "src").resolve())
+            if not file.is_file():
+                raise SystemExit(f"{name}: {file} is not there; give NAME@CHECKOUT, a checkout of this project")
+        command = [sys.executable, str(file), "--worker", own, *flags]
         pipe = subprocess.PIPE
         workers[name] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     about = {name: answer(worker) for name, worker in workers.items()}
