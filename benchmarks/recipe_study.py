@@ -237,6 +237,8 @@ def run_trial(work: Path, trial: Trial) -> dict[str, Any]:
         parameters = sum(each.numel() for each in plan.run.state.network.parameters())
         for _ in run_train(plan):
             pass
+        if plan.run.state.step < steps:
+            sys.exit(f"{trial.name}: stopped at step {plan.run.state.step:,} of {steps:,}; the same command goes on")
     trained = time.process_time() - begin
     made = to_uint8(kuosan.load(out).sample(MADE, seed=0, steps=STEPS).numpy())
     real = np.load(path)["images"]
