@@ -17,7 +17,7 @@ from kuosan.data import doctor
 from kuosan.data.config import DataConfig
 from kuosan.data.job import DoctorJob, plan_doctor, run_doctor
 from kuosan.events import Fact, Finished, Preview, Progress, Wrote
-from kuosan.models.job import ExportJob, plan_export, run_export
+from kuosan.models.export import ExportJob, plan_export, run_export
 from kuosan.storage import checkpoint
 from kuosan.train import api, job
 from kuosan.train import resolve as resolving

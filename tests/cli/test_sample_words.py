@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kuosan.cli.sample import _words
-from kuosan.data.pixels import read_png_text
+from kuosan.data.pixels import grid, read_png_text
 from kuosan.errors import Error
 from kuosan.sample import embedded
 from kuosan.sample.request import Request
+from kuosan.sample.write import enlarged
 from shell import QUICK, kuosan
 
 
@@ -53,6 +56,9 @@ def test_prompts_of_a_run_take_turns_and_are_written_into_each_image(tmp_path: P
     texts = [read_png_text(out / f"seed-{seed:08d}.png") for seed in range(3)]
     assert [text["parameters"].splitlines()[0] for text in texts] == ["a person", "a (hat:1.2)", "a person"]
     assert json.loads(texts[1]["kuosan"])["request"]["negative"] == "sad"
+    images = [np.asarray(Image.open(out / f"seed-{seed:08d}.png")) for seed in range(3)]
+    sheet = grid(enlarged(np.stack(images)), labels=["a person", "a (hat:1.2)", "a person"])
+    assert np.array_equal(np.asarray(Image.open(out / "sheet.png")), sheet)
     again = kuosan("sample", run, "--like", out / "seed-00000001.png", "--out", tmp_path / "again.png")
     assert again.code == 0, again.err
     assert (tmp_path / "again.png").read_bytes() == (out / "seed-00000001.png").read_bytes()

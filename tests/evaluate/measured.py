@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ def train(out: Path, data: Path, *words: object) -> Path:
     said = kuosan("train", data, "--out", out, "--hold-out", 0.2, *usual, *words)
     assert said.code == 0, said
     return out
+
+
+def kept_rows(cache: Path, column: str = "images") -> np.ndarray:
+    """The rows of a cache of an evaluation, as they lie on disk; those that were never put are zero."""
+    dtype, shape = json.loads((cache / "key.json").read_text())["columns"][column]
+    return np.fromfile(cache / f"{column}.rows", dtype).reshape(-1, *shape)
+
+
+def kept_images(run: Path) -> np.ndarray:
+    """All images that evaluations of a run have kept, (N, C, H, W)."""
+    return np.concatenate([kept_rows(path.parent) for path in sorted(run.rglob("images.rows"))])
 
 
 class Heard:

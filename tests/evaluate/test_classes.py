@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measured import CLASSES, network, train
+from measured import CLASSES, kept_images, network, train
 
 from kuosan.data.pixels import to_uint8
 from kuosan.device import ComputeConfig, choose
@@ -38,11 +38,6 @@ def evaluated(run: Path, **options: Any) -> Result:
     return measure(run, network=network(), **{**SMALL, "metrics": ("kid",), **options})
 
 
-def made(run: Path) -> np.ndarray:
-    """The images kept, (N, C, H, W)."""
-    return np.concatenate([np.load(path)["pictures"] for path in sorted(run.rglob("*-*.npz"))])
-
-
 def sampled(run: Path, **options: Any) -> np.ndarray:
     model = pipeline.load(run, compute=FULL).model
     return np.moveaxis(to_uint8(sample(model, Request(n=10, steps=2, batch=4, **options)).numpy()), -1, 1)
@@ -50,7 +45,7 @@ def sampled(run: Path, **options: Any) -> np.ndarray:
 
 def test_named_classes_take_turns_across_batches_as_in_sampling(run: Path) -> None:
     evaluated(run, classes=("light", "dark", "dark"))
-    assert np.array_equal(made(run), sampled(run, classes=("light", "dark", "dark")))
+    assert np.array_equal(kept_images(run), sampled(run, classes=("light", "dark", "dark")))
 
 
 def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
@@ -66,7 +61,7 @@ def test_without_names_the_classes_have_the_datas_shares(run: Path) -> None:
     names = tuple(CLASSES[i] for i in prepared.points[0].wanted(0, 60))
     model = pipeline.load(run, compute=FULL).model
     expected = sample(model, Request(n=60, steps=2, batch=4, classes=names)).numpy()
-    assert np.array_equal(made(run), np.moveaxis(to_uint8(expected), -1, 1))
+    assert np.array_equal(kept_images(run), np.moveaxis(to_uint8(expected), -1, 1))
 
 
 def test_images_of_named_classes_and_of_all_are_kept_apart(run: Path) -> None:
@@ -79,7 +74,7 @@ def test_label_agreement_is_the_share_that_the_judge_agrees_with(run: Path, judg
     found = evaluated(run, judge=str(judge_run), metrics=("kid", "labels"), classes=("light", "dark"))
     judge = pipeline.load(judge_run, compute=FULL).model
     with torch.no_grad():
-        seen = judge.network(torch.from_numpy(made(run)).float() / 127.5 - 1).argmax(1).numpy()
+        seen = judge.network(torch.from_numpy(kept_images(run)).float() / 127.5 - 1).argmax(1).numpy()
     wanted = np.array([1, 0] * 5)
     assert found.figures["labels"].value == pytest.approx(float((seen == wanted).mean()))
     told = found.found[0].details["labels"]

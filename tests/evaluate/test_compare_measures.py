@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from kuosan import seeds
-from kuosan.data.pixels import as_written, from_uint8
+from kuosan.data.pixels import as_written, from_uint8, wrapped
 from kuosan.diffusion import operators
 from kuosan.errors import Error
-from kuosan.evaluate import compare
 from kuosan.evaluate.comparison import ComparisonConfig, Scores
 from kuosan.evaluate.damage import MOST, Damaged, baselines, damage, harmonic, levels, measure, nearest_known
 from kuosan.metrics.estimate import mean
@@ -193,5 +192,5 @@ def test_a_mean_carries_its_standard_error_and_differences_are_paired() -> None:
 
 
 def test_a_heading_is_broken_where_its_column_ends() -> None:
-    lines = compare.wrapped("runs-of-a-very-long-name-indeed: pigdm, steps 50, push 0.5", 128)
+    lines = wrapped("runs-of-a-very-long-name-indeed: pigdm, steps 50, push 0.5", 128)
     assert len(lines) > 2 and "".join(lines).replace(" ", "") == "runs-of-a-very-long-name-indeed:pigdm,steps50,push0.5"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measured import Heard, folder, images, network
+from measured import Heard, folder, images, kept_images, kept_rows, network
 from PIL import Image
 
 from kuosan.data.pixels import to_uint8
@@ -39,8 +39,9 @@ def evaluated(target: Path, heard: Heard | None = None, **options: Any) -> Resul
 
 
 def kept(run: Path) -> dict[str, bytes]:
-    """The images kept, by the name of their part."""
-    return {name: data for name, data in tree(run / "evaluations" / "pictures").items() if name.endswith(".npz")}
+    """What says which images are kept, by the name of their part."""
+    found = tree(run / "evaluations" / "pictures")
+    return {name: data for name, data in found.items() if name.endswith(".part") and "features" not in name}
 
 
 def test_the_figure_of_a_run_is_kid_of_the_images_that_sampling_gives(run: Path) -> None:
@@ -48,8 +49,8 @@ def test_the_figure_of_a_run_is_kid_of_the_images_that_sampling_gives(run: Path)
     full = choose(ComputeConfig(precision="fp32"))
     made = sample(pipeline.load(run, compute=full).model, Request(n=8, steps=2, batch=8))
     rows = network()(torch.from_numpy(np.moveaxis(to_uint8(made.numpy()), -1, 1).copy())).numpy()
-    real = [path for path in sorted((run / "evaluations").rglob("*.npy")) if "pictures" not in path.parts]
-    reference = next(np.load(path) for path in real if len(np.load(path)) >= 8)
+    real = [kept_rows(path, "rows") for path in sorted((run / "evaluations" / "features").glob("*/*"))]
+    reference = next(each for each in real if len(each) >= 8)
     assert found.real == 8 and found.found[0].n == 8
     assert found.figures["kid"].value == pytest.approx(kid(rows, reference[:8]).value, abs=1e-6)
 
@@ -80,8 +81,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_images(run: Path, tm
     again = evaluated(run, heard)
     assert min(heard.done) > 8  # 4 of 10 images, two evaluations each, were not made again
     assert again.figures == uninterrupted.figures
-    parts = [np.load(path)["pictures"] for home in (run, whole) for path in sorted(home.rglob("*-*.npz"))]
-    assert np.array_equal(np.concatenate(parts[:3]), np.concatenate(parts[3:]))
+    assert len(kept_images(run)) == 10 and np.array_equal(kept_images(run), kept_images(whole))
 
 
 def test_a_larger_n_only_adds_images(run: Path) -> None:
@@ -113,31 +113,60 @@ def test_features_without_a_hash_are_never_kept(run: Path) -> None:
     nameless = network()
     object.__setattr__(nameless, "hash", "")
     measure(run, network=nameless, **SMALL)
-    assert not list((run / "evaluations").rglob("*.npy"))
+    assert not list((run / "evaluations").rglob("rows.rows")) and not list((run / "evaluations").rglob("*.npy"))
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:60], lambda data: data[:400] + b"\xff" + data[401:]])
-def test_a_damaged_part_is_said_and_made_again(run: Path, spoil: Any) -> None:
+@pytest.mark.parametrize("what", ["the part", "its rows"])
+@pytest.mark.parametrize("spoil", [lambda data: data[:60], lambda data: data[:-900] + b"\xfe" + data[-899:]])
+def test_a_damaged_part_is_said_and_only_its_images_are_made_again(run: Path, spoil: Any, what: str) -> None:
     first = evaluated(run)
-    part = sorted(run.rglob("*-*.npz"))[1]
-    good = part.read_bytes()
-    part.write_bytes(spoil(good))
+    part = sorted(run / "evaluations" / "pictures" / name for name in kept(run))[1]
+    good, target = kept_images(run), part if what == "the part" else part.with_name("images.rows")
+    target.write_bytes(spoil(target.read_bytes()))
     heard = Heard()
     assert evaluated(run, heard).figures == first.figures
-    assert any(part.name in line and "damaged" in line for line in heard.said)
-    assert np.array_equal(np.load(part)["pictures"], np.load(_written(good, run / "good.npz"))["pictures"])
+    assert any(part.name in line and "damaged" in line for line in heard.said) or "its rows" in what
+    assert any("kept images" in line and "damaged" in line for line in heard.said)
+    assert len(set(heard.done)) > 0 and np.array_equal(kept_images(run), good)
 
 
-def _written(data: bytes, path: Path) -> Path:
-    path.write_bytes(data)
-    return path
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_images_and_features_of_an_older_cache_are_taken_over(run: Path, spoilt: bool) -> None:
+    calls: list[int] = []
+    first = measure(run, network=network(), **SMALL)
+    store = next((run / "evaluations" / "pictures").iterdir())
+    images, about = kept_rows(store), json.loads((store / "key.json").read_text())["key"]
+    places = {path.parent: kept_rows(path.parent, "rows") for path in (run / "evaluations").rglob("rows.rows")}
+    spans = {
+        place: [tuple(map(int, path.stem.split("-"))) for path in place.glob("*.part")] for place in (store, *places)
+    }
+    for place in spans:
+        for path in [path for path in place.iterdir() if path.is_file()]:
+            path.unlink()
+    (store / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    for begin, end in spans[store]:
+        with (store / f"{begin:08d}-{end:08d}.npz").open("wb") as stream:
+            np.savez(stream, pictures=images[begin:end], seconds=np.float64(0.5))
+    for place, features in places.items():
+        for begin, end in spans[place]:
+            np.save(place / f"{begin:08d}.npy", features[begin:end])
+    if spoilt:
+        part = sorted(store.glob("*.npz"))[-1]
+        part.write_bytes(part.read_bytes()[:-100])
+    heard = Heard()
+    again = measure(run, network=network(calls), report=heard, **SMALL)
+    assert again.figures == first.figures and np.array_equal(kept_rows(store), images)
+    assert calls == [] and bool(heard.done) == spoilt
+    assert any("damaged" in line for line in heard.said) == spoilt
+    assert not [*run.rglob("*.npy"), *run.rglob("*.npz"), *run.rglob("about.json")]
+    assert spoilt or again.found[0].seconds == 0.5
 
 
 def test_kept_images_of_other_settings_are_refused(run: Path) -> None:
     evaluated(run)
-    about = next(run.rglob("about.json"))
+    about = next((run / "evaluations" / "pictures").glob("*/key.json"))
     about.write_text(about.read_text().replace('"steps": 2', '"steps": 3'))
-    with pytest.raises(Error, match=r"other settings than its name.*delete the folder"):
+    with pytest.raises(Error, match=r"key\.json is damaged or was edited, so what lies beside it is unknown: delete"):
         evaluated(run)
 
 
@@ -291,9 +320,8 @@ def test_differences_of_a_sweep_are_paired_by_seed(run: Path) -> None:
     stores = {path.name.split("-")[1]: path for path in (run / "evaluations" / "pictures").iterdir()}
     rows = {}
     for steps, store in stores.items():
-        made = np.concatenate([np.load(path)["pictures"] for path in sorted(store.glob("*.npz"))])
-        rows[steps] = network()(torch.from_numpy(made)).numpy()
-    real = [np.load(path) for path in sorted((run / "evaluations" / "features").rglob("00000000.npy"))]
+        rows[steps] = network()(torch.from_numpy(kept_rows(store))).numpy()
+    real = [kept_rows(path, "rows") for path in sorted((run / "evaluations" / "features").glob("*/*"))]
     reference = max(real, key=len)[:10]
     expected = kid_difference(rows["3"], rows["1"], reference)
     assert second.more["kid"].value == pytest.approx(expected.value, abs=1e-9)

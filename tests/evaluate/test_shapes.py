@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from measured import Heard, network
+from measured import Heard, kept_rows, network
 
 from kuosan.errors import Error
 from kuosan.evaluate.config import EvaluateConfig
@@ -16,7 +15,6 @@ from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure
 from kuosan.sample.request import Request
-from shell import tree
 from train.made_runs import go, mixed
 
 SMALL: dict[str, Any] = {"n": 8, "batch": 4, "steps": 2, "precision": "fp32", "metrics": ("kid",)}
@@ -38,7 +36,7 @@ def evaluated(run: Path, **options: Any) -> Result:
 
 def made(run: Path) -> set[tuple[int, ...]]:
     """Shapes of all images that were kept."""
-    return {np.load(run / name)["pictures"].shape[1:] for name in tree(run) if name.endswith(".npz")}
+    return {kept_rows(path.parent).shape[1:] for path in run.rglob("images.rows")}
 
 
 @pytest.mark.parametrize(("size", "shape", "count"), [(None, (16, 16), 20), ((20, 12), (12, 20), 14)])

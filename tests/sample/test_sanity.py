@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.fft import dct
 
-from kuosan.data.pixels import from_uint8
+from kuosan.data.pixels import LINE, from_uint8
 from kuosan.errors import Error
 from kuosan.sample import write
 from kuosan.sample.write import GAP
@@ -19,7 +19,7 @@ def images(*values: int, size: int = 64, channels: int = 3) -> torch.Tensor:
 
 def cell(sheet: np.ndarray, row: int, column: int, size: int = 128) -> np.ndarray:
     """The cell of a sheet whose cells are squares of `size`."""
-    top = write.LINE + GAP + row * (size + GAP)
+    top = LINE + GAP + row * (size + GAP)
     left = GAP + column * (size + GAP)
     return sheet[top : top + size, left : left + size]
 
@@ -29,7 +29,7 @@ def test_each_row_shows_input_reconstruction_and_four_times_the_difference(chann
     x, y = images(100, 200, channels=channels), images(110, 192, channels=channels)
     sheet = write.check_sheet(x, y, torch.zeros(2, 4, 16, 16))
     assert sheet.dtype == np.uint8
-    assert sheet.shape == (write.LINE + GAP + 2 * (128 + GAP), 4 * (128 + GAP) + GAP, 3)
+    assert sheet.shape == (LINE + GAP + 2 * (128 + GAP), 4 * (128 + GAP) + GAP, 3)
     for row, levels in enumerate(([100, 110, 168], [200, 192, 96])):
         for column, level in enumerate(levels):
             assert (cell(sheet, row, column) == level).all()
@@ -48,7 +48,7 @@ def test_a_reconstruction_beyond_black_and_white_is_clipped_as_a_file_would_be()
 def test_images_stand_side_by_side_in_columns() -> None:
     x = images(10, 20, 30)
     sheet = write.check_sheet(x, x, torch.zeros(3, 4, 8, 8), columns=2)
-    assert sheet.shape == (write.LINE + GAP + 2 * (128 + GAP), 8 * (128 + GAP) + GAP, 3)
+    assert sheet.shape == (LINE + GAP + 2 * (128 + GAP), 8 * (128 + GAP) + GAP, 3)
     assert (cell(sheet, 0, 4) == 20).all() and (cell(sheet, 1, 0) == 30).all()
     assert (cell(sheet, 1, 4) == 255).all()  # nothing is left for this place
 
@@ -94,7 +94,7 @@ def test_small_narrow_and_large_images_are_shown_at_sizes_that_can_be_seen() -> 
         x = torch.zeros(1, 3, *size)
         sheet = write.check_sheet(x, x, torch.zeros(1, 4, 2, 2))
         wide = max(shown[1], write.NARROW)
-        assert sheet.shape == (write.LINE + 2 * GAP + shown[0], 4 * (wide + GAP) + GAP, 3), size
+        assert sheet.shape == (LINE + 2 * GAP + shown[0], 4 * (wide + GAP) + GAP, 3), size
 
 
 @pytest.mark.parametrize(

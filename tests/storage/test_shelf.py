@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -277,3 +278,87 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         cache_root(str(tmp_path / "photos" / "cat.png"))
     assert filled(tmp_path / "new").root == cache_root(str(tmp_path / "new"))
     assert (tmp_path / "new" / TAG).read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+
+
+def growing(folder: Path, key: str = "a", **options: object) -> RowCache:
+    """Rows that lie in a folder of a run's results, as many as are put."""
+    return RowCache(folder.parent, "images", {"data": key}, None, COLUMNS, at=folder, **options)  # type: ignore[arg-type]
+
+
+def test_a_cache_that_grows_takes_rows_anywhere_and_gives_those_that_are_here(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "made"
+    one = growing(folder)
+    assert one.missing(0, 5) == [range(5)] and one.missing(3, 3) == [] and one.parts() == []
+    assert {name: array.shape for name, array in one.open(2, 2).items()} == {"mean": (0, 2, 3), "count": (0,)}
+    assert not folder.exists()  # until something is put
+    one.put(4, columns_of(range(4, 7)), seconds=3.0)
+    one.put(0, columns_of(range(2)), seconds=1.0)
+    assert one.missing(0, 9) == [range(2, 4), range(7, 9)] and one.missing(1, 6) == [range(2, 4)]
+    assert one.missing(5, 7) == [] and one.missing(20, 22) == [range(20, 22)]
+    one.put(1, columns_of(range(1, 12)), seconds=11.0)  # 2, 3 and 7 to 11 are new
+    again = growing(folder)
+    assert again.missing(0, 12) == [] and again.missing(0, 14) == [range(12, 14)]
+    assert [(each.first, each.last, each.seconds) for each in again.parts()] == [
+        (0, 2, 1.0), (2, 4, 2.0), (4, 7, 3.0), (7, 12, 5.0)
+    ]  # fmt: skip
+    for begin, end in ((0, 12), (3, 8), (11, 12)):
+        assert all(
+            np.array_equal(array, columns_of(range(begin, end))[name]) for name, array in again.open(begin, end).items()
+        )
+    with pytest.raises(Error, match=r"made lacks 2 of 10 rows, from row 12 on"):
+        again.open(4, 14)
+
+
+def test_a_cache_in_a_folder_of_results_makes_no_cache_of_what_lies_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "made"
+    folder.mkdir(parents=True)
+    (folder.parent / "result.json").write_text("{}")
+    growing(folder).put(0, columns_of(range(2)))
+    assert not list(tmp_path.rglob(TAG)) and (folder.parent / "result.json").read_text() == "{}"
+    with pytest.raises(Error, match=r"key\.json is damaged or was edited"):
+        growing(folder, "b")
+
+
+def test_damage_in_a_cache_that_grows_takes_only_the_part_that_has_it(tmp_path: Path) -> None:
+    one = growing(tmp_path / "made")
+    for first in (0, 4, 8):
+        one.put(first, columns_of(range(first, first + 4)))
+    path, row = tmp_path / "made" / "count.rows", 8
+    content = bytearray(path.read_bytes())
+    content[5 * row] ^= 1
+    path.write_bytes(content)
+    told: list[str] = []
+    again = growing(tmp_path / "made", say=told.append)
+    assert again.missing(0, 12) == [range(4, 8)]
+    assert again.damaged == told and "00000004-00000008.part is damaged (count.rows was changed" in told[0]
+    again.put(4, columns_of(range(4, 8)))
+    assert np.array_equal(again.open(0, 12)["count"], columns_of(range(12))["count"])
+    path.write_bytes(path.read_bytes()[: 9 * row])  # cut short
+    assert growing(tmp_path / "made").missing(0, 12) == [range(8, 12)]
+
+
+def test_rows_of_an_older_kuosan_are_taken_over_once_and_damaged_ones_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for first, stop in ((0, 3), (3, 5)):
+        np.savez(folder / f"{first}.npz", **columns_of(range(first, stop)))
+    (folder / "7.npz").write_bytes((folder / "3.npz").read_bytes()[:-40])
+    (folder / "notes.txt").write_text("mine")
+
+    def read(path: Path) -> tuple[int, dict[str, np.ndarray], float]:
+        with np.load(io.BytesIO(path.read_bytes())) as kept:
+            return int(path.stem), dict(kept), 2.0
+
+    one = growing(folder)
+    one.adopt("*.npz", read)
+    assert one.missing(0, 6) == [range(5, 6)] and is_whole_of(one, 5)
+    assert [each.seconds for each in one.parts()] == [2.0, 2.0]
+    assert len(one.damaged) == 1 and "7.npz is damaged" in one.damaged[0]
+    assert not list(folder.glob("*.npz")) and (folder / "notes.txt").read_text() == "mine"
+    again = growing(folder)
+    again.adopt("*.npz", read)
+    assert is_whole_of(again, 5) and again.damaged == []
+
+
+def is_whole_of(one: RowCache, count: int) -> bool:
+    return all(np.array_equal(array, columns_of(range(count))[name]) for name, array in one.open(0, count).items())

@@ -6,7 +6,7 @@ from kuosan.cli.console import say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
 from kuosan.events import Finished
-from kuosan.models.job import ExportJob, plan_export, run_export
+from kuosan.models.export import ExportJob, plan_export, run_export
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
 

@@ -32,12 +32,13 @@ from kuosan.data.doctor import CAPTIONS_SHOWN, DataReport, _row
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import from_uint8, opaque
 from kuosan.data.ranges import RangeReading, Survey
-from kuosan.data.scan import Memory, Progress, Scan, load, scan
+from kuosan.data.scan import Progress, Scan, load, scan
 from kuosan.data.sources import find_source
 from kuosan.data.text_files import CAPTIONS, caption_text, class_name
 from kuosan.data.walk import Entry, Listing, Source
 from kuosan.errors import Error, unknown
 from kuosan.seeds import Key, rng
+from kuosan.storage.cache import Results
 
 IMAGES = ("image", "x", "x0", "pixel_values", "img")  # keys that a dict's image may have
 
@@ -437,7 +438,7 @@ def open_images(
     *,
     progress: Progress | None = None,
     cache: Path | None = None,
-    memory: Memory | None = None,
+    memory: Results | None = None,
     outputs: Collection[Path] = (),
 ) -> Images:
     """Open what a config names, or a torch data set (with `config` for size, channels and the rest).

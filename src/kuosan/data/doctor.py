@@ -21,9 +21,10 @@ import numpy as np
 from kuosan.data.captions import ENDINGS, WORDS
 from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
 from kuosan.data.near_duplicates import Near
-from kuosan.data.scan import Memory, Progress, Scan, by_content, scan
+from kuosan.data.scan import Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
 from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
+from kuosan.storage.cache import Results
 from kuosan.storage.files import write_atomic
 
 CAPTIONS_SHOWN = 5  # rows
@@ -353,7 +354,7 @@ class DataReport:
 
 
 def examine(
-    config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None, memory: Memory | None = None
+    config: DataConfig, *, progress: Progress | None = None, cache: Path | None = None, memory: Results | None = None
 ) -> DataReport:
     """Look at every file that `config` names as training would, keeping nothing.
 

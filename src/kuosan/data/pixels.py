@@ -13,11 +13,12 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from kuosan.data.headers import PNG, png_chunks
@@ -210,16 +211,78 @@ def as_written(x: Tensor) -> Tensor:
     return x.add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
 
 
-def grid(images: np.ndarray, columns: int | None = None, padding: int = 2, background: int = 255) -> np.ndarray:
-    """Images (N, H, W, C) side by side in rows of `columns` (near square if None): one (H', W', C)."""
-    n, h, w, c = images.shape
-    columns = min(n, columns or int(np.ceil(np.sqrt(n))))
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + padding) + padding, columns * (w + padding) + padding, c), background, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (h + padding) + padding, (i % columns) * (w + padding) + padding
-        sheet[top : top + h, left : left + w] = image
+FONT, LINE = 12, 15  # of the texts on a sheet: pixels of a letter, and from line to line
+
+
+def grid(
+    images: Sequence[np.ndarray] | np.ndarray,
+    columns: int | None = None,
+    padding: int = 2,
+    background: int = 255,
+    *,
+    least: int = 0,
+    labels: Sequence[str] = (),
+    titles: Sequence[str] = (),
+) -> np.ndarray:
+    """Images (H, W, C) side by side in rows of `columns` (near square if None): one (H', W', C). Every sheet is one.
+
+    Args:
+        images: of one size (N, H, W, C), or of several; a row is as high as its highest.
+        padding: pixels around each image.
+        least: pixels that each takes across at least, so that a label has room.
+        labels: a text above each image, in their order; those of the first row alone are heads of the columns.
+        titles: a text above each row, as wide as the sheet.
+    """
+    count = len(images)
+    columns = min(count, columns or int(np.ceil(np.sqrt(count))))
+    rows = [images[i : i + columns] for i in range(0, count, columns)]
+    slots = [[max(each.shape[1], least) for each in row] for row in rows]
+    width = max(sum(row) + padding * len(row) for row in slots) + padding
+    texts, places, top = list[tuple[int, int, str]](), list[tuple[int, int]](), 0
+    for r, row in enumerate(rows):
+        top += LINE // 2 * bool(r and (any(titles[r : r + 1]) or any(labels[r * columns :][: len(row)])))
+        for line in wrapped("".join(titles[r : r + 1]), width - 2 * padding):
+            texts.append((padding, top, line))
+            top += LINE
+        lefts = [padding + sum(slots[r][:c]) + c * padding for c in range(len(row))]
+        own = [wrapped(text, slot) for text, slot in zip(labels[r * columns :], slots[r])]
+        for left, lines in zip(lefts, own):
+            texts += [(left, top + k * LINE, line) for k, line in enumerate(lines)]
+        top += LINE * max(map(len, own), default=0) + padding
+        places += [(top, left) for left in lefts]
+        top += max(each.shape[0] for each in row)
+    sheet = np.full((top + padding, width, images[0].shape[2]), background, np.uint8)
+    if texts:
+        canvas = _pillow(sheet)
+        pen = ImageDraw.Draw(canvas)
+        for left, high, line in texts:
+            pen.text((left, high), line, fill="black", font=_font())
+        sheet = np.array(canvas).reshape(sheet.shape)
+    for image, (high, left) in zip(images, places):
+        sheet[high : high + image.shape[0], left : left + image.shape[1]] = image
     return sheet
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own, which needs no file."""
+    return ImageFont.load_default(FONT)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines no wider than so many pixels, broken at spaces, or within a word that is too long."""
+    font, lines = _font(), [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line]
 
 
 def enlarge(images: np.ndarray, factor: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -31,6 +31,7 @@ from kuosan.data.headers import Refused
 from kuosan.data.near_duplicates import VERSION, Near, View
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
 from kuosan.data.walk import Entry, Listing, Look, Source, understood
+from kuosan.storage.cache import Results
 from kuosan.storage.files import write_atomic
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -41,18 +42,6 @@ CHUNK = 256  # results that may wait for the slowest
 LOOKING, DECODING, COMPARING = "looking at files", "decoding images", "comparing images"
 REMEMBERED = 5_000  # images from which on near duplicates are kept for the next time; fewer are compared in seconds
 BORDER = 8  # pixels that `auto` adds around small images of one size, 28 -> 32, instead of scaling them
-
-
-class Memory(Protocol):
-    """What is computed once and kept, by the name of everything that it depends on."""
-
-    def get(self, name: str) -> bytes | None:
-        """What is kept; None where nothing is."""
-        ...
-
-    def once(self, name: str, compute: Callable[[], bytes]) -> bytes:
-        """What is kept, else what `compute` gives; of several processes that ask, one computes and the others wait."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ def scan(
     keep: bool,
     progress: Progress | None = None,
     cache: Path | None = None,
-    memory: Memory | None = None,
+    memory: Results | None = None,
 ) -> Scan:
     """Look at everything in `source`; with `keep`, hold the pixels if they fit into `config.memory_gib`.
 
@@ -158,7 +147,7 @@ def scan(
     return replace(found, near=near or _compared(found.looks, memory, name, progress))
 
 
-def _compared(looks: list[Look], memory: Memory | None, name: str, progress: Progress | None) -> Near | None:
+def _compared(looks: list[Look], memory: Results | None, name: str, progress: Progress | None) -> Near | None:
     """The near duplicates: compared by one process, and kept."""
 
     def compare() -> Near | None:

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan import moved
-from kuosan.data.pixels import as_written, png_bytes
+from kuosan.data.pixels import as_written, grid, save_png
 from kuosan.data.reading import FACT
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error
@@ -45,7 +43,6 @@ from kuosan.sample.request import Request
 from kuosan.sample.write import GAP, cell
 from kuosan.storage import manifest, outputs
 from kuosan.storage.checkpoint import Saved
-from kuosan.storage.files import write_atomic
 from kuosan.text.prompts import escaped
 
 if TYPE_CHECKING:
@@ -167,7 +164,7 @@ def _compared(plan: ComparePlan) -> Generator[Event, None, Comparison]:
         scores = yield from _by_model(plan, entry, opened[path], sheet)
         result = replace(result, contestants=(*result.contestants, scores), lacking=result.lacking[1:])
         result.write(plan.folder)
-        write_atomic(plan.folder / SHEET, comparison_sheet(plan.damaged, sheet))
+        save_png(plan.folder / SHEET, comparison_sheet(plan.damaged, sheet))
     return result
 
 
@@ -325,43 +322,13 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, list[float]]:
 
 CELL = 128  # pixels a side at least: images are enlarged by whole factors to it
 ROWS = 8  # images at most
-FONT, LINE = 12, 15  # of the headings, pixels
 
 
-def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> bytes:
-    """A PNG of the first images: truth, degraded, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
+def comparison_sheet(damaged: Damaged, answers: Mapping[str, Tensor]) -> np.ndarray:
+    """The first images, (H', W', 3): truth, degraded, and answers (N, C, H, W) in [-1, 1] or uint8 by name."""
     height, width = damaged.truth.shape[-2:]
     factor = -(-CELL // min(height, width))
-    size = (factor * width, factor * height)
     columns = {"truth": damaged.truth, "degraded": damaged.degraded, **answers}
-    rows = min(ROWS, len(damaged))
-    heads = [wrapped(name, size[0]) for name in columns]
-    head = LINE * max(len(lines) for lines in heads) + GAP
-    canvas = Image.new("RGB", (len(columns) * (size[0] + GAP) + GAP, head + rows * (size[1] + GAP)), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
-    for c, (lines, images) in enumerate(zip(heads, columns.values())):
-        left = GAP + c * (size[0] + GAP)
-        for i, line in enumerate(lines):
-            pen.text((left, i * LINE), line, fill="black", font=font)
-        for r in range(rows):
-            canvas.paste(Image.fromarray(cell(images[r], size)), (left, head + r * (size[1] + GAP)))
-    return png_bytes(np.asarray(canvas))
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """A heading in lines no wider than so many pixels, broken at spaces, or within a word that is too long."""
-    font, lines = ImageFont.load_default(FONT), [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines.append("")
-        for letter in word:
-            if font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return [line for line in lines if line]
-
-
-__getattr__ = moved.later(__name__, {"compare": "evaluate.plan"})  # where it was in version 0.1.0
+    rows = range(min(ROWS, len(damaged)))
+    cells = [cell(images[r], (factor * width, factor * height)) for r in rows for images in columns.values()]
+    return grid(cells, len(columns), GAP, labels=[*columns])

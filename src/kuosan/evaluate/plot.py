@@ -30,17 +30,11 @@ def sheet(path: Path, made: Sequence[tuple[str, np.ndarray]]) -> None:
     if len(made) == 1:
         save_png(path, grid(enlarged(np.moveaxis(made[0][1], 1, -1))))
         return
-    from matplotlib.figure import Figure
-
-    made = made[:ROWS]
-    rows = [grid(enlarged(np.moveaxis(images[:ROW], 1, -1)), ROW) for _, images in made]
-    height, width = rows[0].shape[:2]
-    figure = Figure(figsize=(12, 12 * height / width * len(rows) * 1.25 + 0.2), layout="constrained")
-    for axis, row, (name, _) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, made):
-        axis.imshow(row.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="none")
-        axis.set_title(brief(name), loc="left", fontsize=9, pad=2)
-        axis.axis("off")
-    _save(figure, path)
+    rows = [enlarged(np.moveaxis(images[:ROW], 1, -1)) for _, images in made[:ROWS]]
+    across = max(map(len, rows))
+    blank = np.full_like(rows[0][0], 255)
+    cells = [image for row in rows for image in (*row, *[blank] * (across - len(row)))]
+    save_png(path, grid(cells, across, titles=[brief(name) for name, _ in made]))
 
 
 def sweep(path: Path, result: Result) -> None:

@@ -1,15 +1,18 @@
-"""Features of images, kept on disk chunk by chunk: computed once, and a killed computation goes on.
+"""Features of images, kept on disk chunk by chunk (`storage.cache`): computed once, and a killed computation goes on.
 
 The plan of an evaluation: all that it needs, opened and checked once, before anything is made.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +31,7 @@ from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.eval_images import Side
 from kuosan.evaluate.images import ImageFiles, open_images
-from kuosan.evaluate.sampling import ImageCache, PointPlan, about, key
+from kuosan.evaluate.sampling import PointPlan, about, image_cache, images_of, key, lacking
 from kuosan.events import Event, Progress
 from kuosan.metrics.features import features
 from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
@@ -37,7 +40,7 @@ from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import pipeline, sizes
 from kuosan.sample.plan import check_guides, with_levels
 from kuosan.storage import checkpoint
-from kuosan.storage.files import write_atomic
+from kuosan.storage.cache import Older, RowCache
 
 if TYPE_CHECKING:
     from kuosan.data.dataset import Images
@@ -73,7 +76,25 @@ class Reader(Protocol):
         """uint8 (B, C, H, W) -> (B, dim)."""
 
 
-Memory = dict[str, dict[int, np.ndarray]]  # what this evaluation has read: by place, by the first row's number
+@dataclass
+class FeatureCaches:
+    """The rows that an evaluation has read, by place; those of a network without a hash go when it ends."""
+
+    caches: dict[Path, RowCache] = field(default_factory=dict)
+
+    def at(self, place: Path, reader: Reader, of: str) -> RowCache:
+        """The rows that a reader makes of some images. Raises: Error: the folder cannot be read."""
+        if place not in self.caches:
+            folder = place
+            if not reader.hash:  # another network of the same name would be taken for it
+                passing = tempfile.mkdtemp(prefix="kuosan-features-")
+                weakref.finalize(self, shutil.rmtree, passing, ignore_errors=True)
+                folder = Path(passing) / reader.name
+            key = {"network": reader.name, "hash": reader.hash, "of": of}
+            columns = {"rows": (np.float32, (reader.dim,))}
+            self.caches[place] = RowCache(folder.parent, "features", key, None, columns, at=folder)
+            self.caches[place].adopt("*.npy", partial(_older, dim=reader.dim))
+        return self.caches[place]
 
 
 def rows(
@@ -83,7 +104,7 @@ def rows(
     end: int,
     folder: Path,
     what: str,
-    memory: Memory | None = None,
+    memory: FeatureCaches,
 ) -> Generator[Event, None, np.ndarray]:
     """The features of images `begin` to `end` - 1, (N, D) float32; no image is read that was read before.
 
@@ -91,39 +112,18 @@ def rows(
         images: (first, last) -> runs of (b, C, H, W) uint8, called only for what is not kept.
         folder: where they are kept, of these images alone.
         what: this work, in words.
-        memory: what this process has read, to which is added.
+        memory: what this evaluation has read, to which is added.
     """
-    place = folder / f"{network.name}-{network.hash[:12]}"
-    memory = {} if memory is None else memory
-    stretches = memory.setdefault(str(place), _stretches(place, network) if network.hash else {})
-    found = [np.empty((0, network.dim), np.float32)]
-    at = begin
-    while at < end:
-        first = max((start for start in stretches if start <= at < start + len(stretches[start])), default=None)
-        if first is None:
-            nearest = min((start for start in stretches if start > at), default=end)
-            last = min(at - at % CHUNK + CHUNK, end, nearest)
+    cache = memory.at(folder / f"{network.name}-{network.hash[:12]}", network, folder.name)
+    for gap in cache.missing(begin, end):
+        at = gap.start
+        while at < gap.stop:
+            last = min(at - at % CHUNK + CHUNK, gap.stop)
             new = [network(torch.from_numpy(part)).float().cpu().numpy() for part in images(at, last)]
-            first, stretches[at] = at, np.concatenate(new)
-            if network.hash:  # without one, another network of the same name would be taken for it
-                buffer = io.BytesIO()
-                np.save(buffer, stretches[at])
-                write_atomic(place / f"{at:08d}.npy", buffer.getvalue())
-        stretch = stretches[first][at - first : end - first]
-        found.append(stretch)
-        at += len(stretch)
-        yield Progress(what, at - begin, end - begin)
-    return np.concatenate(found)
-
-
-def _stretches(place: Path, network: Reader) -> dict[int, np.ndarray]:
-    """All rows that are kept at a place, by the number of the first of each file."""
-    found = {}
-    for path in sorted(place.glob("*.npy")) if place.is_dir() else []:
-        kept = _kept(path, network.dim) if path.stem.isdigit() else None
-        if kept is not None and len(kept):
-            found[int(path.stem)] = kept
-    return found
+            cache.put(at, {"rows": np.concatenate(new)})
+            at = last
+            yield Progress(what, at - begin, end - begin)
+    return np.array(cache.open(begin, end)["rows"])
 
 
 def side_rows(plan: EvaluatePlan, side: Side, reader: Reader) -> Generator[Event, None, np.ndarray]:
@@ -139,20 +139,19 @@ def point_rows(plan: EvaluatePlan, each: PointPlan, reader: Reader) -> Generator
     what = f"{reader.name} {each.point.name}".strip()
 
     def made(first: int, last: int) -> Iterator[np.ndarray]:
-        yield each.store.images(first, last)
+        yield images_of(each.store, first, last)
 
-    found = yield from rows(reader, made, 0, each.request.n, each.store.folder / "features", what, plan.memory)
+    found = yield from rows(reader, made, 0, each.request.n, each.store.path / "features", what, plan.memory)
     return found
 
 
-def _kept(path: Path, dim: int) -> np.ndarray | None:
-    """Features as they were written, or None where there are none that can be read."""
-    try:
-        kept: np.ndarray = np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
+def _older(path: Path, dim: int) -> Older:
+    """Features as they were kept before. Raises: ValueError, OSError."""
+    kept: np.ndarray = np.load(path)
     good = kept.ndim == 2 and kept.shape[1] == dim and kept.dtype == np.float32 and bool(np.isfinite(kept).all())
-    return kept if good else None
+    if not good or not len(kept):
+        raise ValueError(f"{kept.shape} {kept.dtype}")
+    return int(path.stem), {"rows": kept}, 0.0
 
 
 FOLDER = "evaluations"
@@ -180,7 +179,7 @@ class EvaluatePlan:
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
     described: tuple[str, ...] = ()  # what was done to the images of both sides, in sentences
-    memory: Memory = field(default_factory=dict, repr=False)  # rows that were read
+    memory: FeatureCaches = field(default_factory=FeatureCaches, repr=False)  # rows that were read
 
     @property
     def distances(self) -> list[str]:
@@ -196,7 +195,7 @@ class EvaluatePlan:
     @property
     def made_now(self) -> int:
         """Images that are kept by now; the plan knows how many there were when it was made."""
-        return sum(each.store.whole(each.request.n) for each in self.points)
+        return sum(each.request.n - lacking(each.store, each.request.n) for each in self.points)
 
 
 def is_run(target: str | Path) -> bool:
@@ -343,8 +342,10 @@ def _point_plans(
         shares = () if task is None or point.request.classes else sampling.shares(task, images)
         own = () if point.request.prompts else prompts
         depends = about(model, point, choice, helpers, shares, own)
-        store = ImageCache(home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(depends)}", depends)
-        planned, kept = with_levels(model.model.config, choice), store.whole(point.request.n)
+        width, height = choice.size or sizes.of(model.model.config, point.request)
+        folder = home / "pictures" / f"{choice.sampler}-{choice.steps}-{key(depends)}"
+        store = image_cache(folder, depends, (model.model.shape[0], height, width))
+        planned, kept = with_levels(model.model.config, choice), point.request.n - lacking(store, point.request.n)
         found.append(PointPlan(point, planned, store, kept, helpers, task, shares, own))
     return tuple(found)
 

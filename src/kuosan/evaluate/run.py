@@ -30,7 +30,7 @@ from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
 from kuosan.evaluate.result import Result, SettingResult
-from kuosan.evaluate.sampling import make
+from kuosan.evaluate.sampling import images_of, make, seconds_an_image
 from kuosan.events import Event, Finished, Wrote
 from kuosan.metrics import memorisation
 from kuosan.metrics.kid import kid_difference
@@ -215,7 +215,7 @@ def _of_point(each: PointPlan, figures: dict[str, Estimate]) -> SettingResult:
         choice.steps,
         choice.spacing,
         choice.evaluations,
-        each.store.seconds(request.n),
+        seconds_an_image(each.store, request.n),
         helpers={name: helper.weights for name, helper in each.helpers.items()},
         shares=each.shares,
         captions=len(each.prompts),
@@ -258,7 +258,7 @@ def _draw(plan: EvaluatePlan, result: Result) -> None:
     if plan.made is not None:
         made = [("", plan.made.shown(plot.SHEET))]
     else:
-        made = [(each.point.name, each.store.images(0, min(plot.SHEET, each.request.n))) for each in plan.points]
+        made = [(each.point.name, images_of(each.store, 0, min(plot.SHEET, each.request.n))) for each in plan.points]
     plot.sheet(plan.folder / "sheet.png", made)
     plot.sheet(plan.folder / "real.png", [("", plan.reference.shown(plot.SHEET))])
     if plan.config.sweep:
@@ -289,7 +289,7 @@ def add_memorisation(
     train_rows = yield from side_rows(plan, train, network)
     compared = memorisation.memorisation(made, held_rows, train_rows)
     below = compared.below
-    images = np.moveaxis(each.store.images(0, found.n), 1, -1)
+    images = np.moveaxis(images_of(each.store, 0, found.n), 1, -1)
     known = np.moveaxis(train.bytes(), 1, -1)
     same = memorisation.copies(images, known)
     found.figures["nearer"] = compared.nearer

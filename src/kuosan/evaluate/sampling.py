@@ -1,27 +1,20 @@
-"""Images kept on disk as they are made, so that a killed evaluation goes on and a larger one only adds to them.
+"""What is made in an evaluation that does not say: images of which classes, of which captions.
 
-    FOLDER/about.json                      what the images depend on: weights, request, precision; checked when opened
-    FOLDER/00000000-00000050.npz           images 0 to 49, as bytes, and the seconds each took
-
-A part is written whole or not at all; one that cannot be read is made again.
-
-What is made in an evaluation that does not say: images of which classes, of which captions.
-
-Images of a model for an evaluation: made batch by batch, kept as they are made, gone on with after a kill.
+Images of a model for an evaluation: made batch by batch, kept as they are made (`storage.cache`), so that a killed
+evaluation goes on and a larger one only adds to them.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import time
-import zipfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +28,7 @@ from kuosan.events import Event, Fact, Progress, Warned
 from kuosan.sample.generate import Sampling, frames_of
 from kuosan.sample.pipeline import guides_of
 from kuosan.sample.plan import check_request
-from kuosan.storage.files import explained, write_atomic
+from kuosan.storage.cache import Older, RowCache
 from kuosan.tasks.task import NULL
 from kuosan.text.prompts import escaped
 
@@ -49,16 +42,7 @@ if TYPE_CHECKING:
     from kuosan.sample.request import Request
     from kuosan.tasks import Task
 
-ABOUT = "about.json"
-_PART = re.compile(r"(\d{8})-(\d{8})\.npz")
-
-
-class ImagePart(NamedTuple):
-    """Images `first` to `first + len(images) - 1`."""
-
-    first: int
-    images: np.ndarray  # (B, C, H, W) uint8
-    seconds: float  # an image
+ABOUT = "about.json"  # what older caches say of themselves
 
 
 def key(about: Mapping[str, Any]) -> str:
@@ -66,85 +50,41 @@ def key(about: Mapping[str, Any]) -> str:
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class ImageCache:
-    """The images of one request in `folder`, which is made when there are some; `about` is all that they depend on.
-
-    Attributes:
-        damaged: parts that could not be read, and are made again.
+def image_cache(folder: Path, about: Mapping[str, Any], shape: tuple[int, int, int]) -> RowCache:
+    """The images (C, H, W) of one request in `folder`; `about` is all that they depend on.
 
     Raises:
         Error: the folder holds images of something else, or cannot be read.
     """
-
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.damaged: list[str] = []
-        self._about = json.dumps(about, indent=1, sort_keys=True) + "\n"
-        path = folder / ABOUT
-        with explained(path, doing="read"):
-            before = path.read_text(encoding="utf-8") if path.is_file() else None
-        if before not in (None, self._about):
-            raise Error(f"{folder} holds images of other settings than its name says ({path}): delete the folder.")
-
-    def add(self, part: ImagePart) -> None:
-        """Keep a part. Raises: Error if the disk does not."""
-        if not (self.folder / ABOUT).is_file():
-            write_atomic(self.folder / ABOUT, self._about)
-        write_atomic(self._path(part.first, len(part.images)), _npz(part))
-
-    def parts(self, n: int, begin: int = 0) -> Iterator[ImagePart]:
-        """Images `begin` to n - 1, or as many of them as are kept, each once and in order.
-
-        A part that cannot be read ends them: it is removed, to be made again.
-        """
-        end = begin
-        for first, stop, path in self._names():
-            if not first <= end < min(stop, n):
-                continue
-            try:
-                with np.load(io.BytesIO(path.read_bytes())) as kept:  # given a path, numpy leaves a damaged file open
-                    images, seconds = kept["pictures"], float(kept["seconds"])
-                if len(images) != stop - first or images.dtype != np.uint8:
-                    raise ValueError(f"{images.shape} {images.dtype}")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                self.damaged.append(f"{path}: {error}")
-                path.unlink(missing_ok=True)
-                return
-            yield ImagePart(end, images[end - first : n - first], seconds)
-            end = min(stop, n)
-
-    def images(self, begin: int, end: int) -> np.ndarray:
-        """Images `begin` to `end` - 1, all of which are kept: (end - begin, C, H, W) uint8."""
-        found = [part.images for part in self.parts(end, begin)]
-        if sum(map(len, found)) != end - begin:
-            raise Error(f"images in {self.folder} are damaged: {self.damaged}; give the command again to make them.")
-        return np.concatenate(found)
-
-    def whole(self, n: int) -> int:
-        """How many of the first n are kept and can be read; the damaged are removed."""
-        return sum(len(part.images) for part in self.parts(n))
-
-    def seconds(self, n: int) -> float:
-        """What an image took: the median over the parts, which one slow start does not move."""
-        return float(np.median([part.seconds for part in self.parts(n)]))
-
-    def _names(self) -> list[tuple[int, int, Path]]:
-        """The parts there by first and last image, of two that begin alike the longer first."""
-        if not self.folder.is_dir():
-            return []
-        with explained(self.folder, doing="read"):
-            matches = [(_PART.fullmatch(path.name), path) for path in self.folder.iterdir()]
-        found = [(int(match[1]), int(match[2]), path) for match, path in matches if match]
-        return sorted(found, key=lambda item: (item[0], -item[1]))
-
-    def _path(self, first: int, count: int) -> Path:
-        return self.folder / f"{first:08d}-{first + count:08d}.npz"
+    plain = json.loads(json.dumps(about), parse_constant=str)
+    cache = RowCache(folder.parent, "images", plain, None, {"images": (np.uint8, shape)}, at=folder)
+    cache.adopt("*-*.npz", partial(_older, shape=shape))
+    (folder / ABOUT).unlink(missing_ok=True)
+    return cache
 
 
-def _npz(part: ImagePart) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, pictures=part.images, seconds=np.float64(part.seconds))
-    return buffer.getvalue()
+def _older(path: Path, shape: tuple[int, int, int]) -> Older:
+    """Images as they were kept before: bytes, and the seconds that each took. Raises: ValueError, KeyError, OSError."""
+    with np.load(io.BytesIO(path.read_bytes())) as kept:  # given a path, numpy leaves a damaged file open
+        images, seconds = kept["pictures"], float(kept["seconds"])
+    if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
+        raise ValueError(f"{images.shape} {images.dtype}")
+    return int(path.stem.partition("-")[0]), {"images": images}, seconds * len(images)
+
+
+def lacking(cache: RowCache, n: int) -> int:
+    """How many of the first n images are not kept."""
+    return sum(map(len, cache.missing(0, n)))
+
+
+def images_of(cache: RowCache, begin: int, end: int) -> np.ndarray:
+    """Images `begin` to `end` - 1, (N, C, H, W) uint8 in memory. Raises: Error: they are not all kept."""
+    return np.array(cache.open(begin, end)["images"])
+
+
+def seconds_an_image(cache: RowCache, n: int) -> float:
+    """What an image took: the median over the parts, which one slow start does not move."""
+    return float(np.median([each.seconds / (each.last - each.first) for each in cache.parts() if each.first < n]))
 
 
 def captions(model: Pipeline, config: EvaluateConfig, reference: Side) -> tuple[str, ...]:
@@ -196,7 +136,7 @@ class PointPlan:
 
     point: Point
     choice: SamplePlan
-    store: ImageCache
+    store: RowCache
     kept: int  # images that are there
     helpers: dict[str, Pipeline]  # the classifier and the weaker run that it names
     task: Task | None = None  # whose classes the images are of; None: of none
@@ -276,17 +216,17 @@ def make(model: Pipeline, points: Sequence[PointPlan]) -> Iterator[Event]:
     done = sum(each.kept * each.choice.evaluations for each in points)
     for each in points:
         for text in each.store.damaged:
-            yield Warned(f"kept images are damaged and made again: {text}")
+            yield Warned(f"kept images: {text}")
     estimated = False
     for each in points:
-        first, cost = each.kept, each.choice.evaluations
-        while first < each.request.n:
-            count = min(each.request.batch, each.request.n - first)
+        cost = each.choice.evaluations
+        while gaps := each.store.missing(0, each.request.n):
+            first, count = gaps[0].start, min(each.request.batch, len(gaps[0]))
             begin = time.perf_counter()
             images = yield from _batch(model, each, first, count, done, total)
             seconds = time.perf_counter() - begin
-            each.store.add(ImagePart(first, images, seconds / count))
-            first, done = first + count, done + count * cost
+            each.store.put(first, {"images": images}, seconds)
+            done += count * cost
             if not estimated and done < total:
                 left = seconds / (count * cost) * (total - done)
                 yield Fact(SAMPLING, {"seconds": left, "evaluations": total - done})

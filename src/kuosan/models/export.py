@@ -4,28 +4,98 @@
 
 Where the run's files lie is nobody else's business, so of their places the last names alone are kept. A text encoder
 with weights of its own does not go with it: its folder of that name belongs where the model is used.
+
+Exporting is a job, opened and refused before anything is written; torch loads when it is planned.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan import config as trees
-from kuosan.data.reading import FACT as READING
 from kuosan.errors import Error
-from kuosan.models import latents as codecs
-from kuosan.models.codec import Latents
-from kuosan.models.model import ModelConfig
-from kuosan.storage import checkpoint, files
-from kuosan.storage import tensors as weights
-from kuosan.storage.checkpoint import Saved
+from kuosan.events import Event, Finished, Wrote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kuosan.storage.checkpoint import Saved
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """A trained model as one folder to hand on, without what only training needs."""
+
+    run: Path  # a run's folder, or one of its checkpoints
+    out: Path  # the folder to write; it must not be there yet
+    precision: Literal["bf16", "fp32"] = "bf16"  # of the stored weights: bf16 halves the file
+    card: Path | None = None  # a text that goes with it as README.md: what it was trained on, whose images, how good
+
+    def __post_init__(self) -> None:
+        _refuse_existing(self.out)
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """An opened checkpoint, and where it goes."""
+
+    job: ExportJob
+    saved: Saved
+    card: str | None  # the text
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before it is handed on."""
+        noise = f"{self.job.run} is of step 0, before any training: what it makes is noise"
+        damaged = [f"a newer checkpoint is damaged and passed over: {text}" for text in self.saved.damaged]
+        return (*damaged, *((noise,) if self.saved.untrained else ()))
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What was written: its folder, its bytes, and what it is used for as arguments of `kuosan`."""
+
+    path: Path
+    nbytes: int
+    use: str
+
+
+def plan_export(job: ExportJob) -> ExportPlan:
+    """Open the checkpoint and read the card.
+
+    Raises:
+        Error: the card cannot be read; not a run, or a damaged one.
+    """
+    card = None
+    if job.card is not None:
+        try:
+            card = job.card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as reason:
+            raise Error(f"--card {job.card} cannot be read: {reason}.") from None
+    from kuosan.models.model import require_fit
+    from kuosan.storage import checkpoint
+
+    return ExportPlan(job, checkpoint.load(job.run, parts=("ema",), fits=require_fit), card)
+
+
+def run_export(plan: ExportPlan) -> Iterator[Event]:
+    """Write the folder. Raises: Error: it is there meanwhile, or cannot be written; the run's codec is gone."""
+    from shlex import quote
+
+    out = export(plan.saved, plan.job.out, bf16=plan.job.precision == "bf16", card=plan.card)
+    yield Wrote(out)
+    nbytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    yield Finished(ExportedModel(out, nbytes, use(plan.saved.config.get("model", {}), quote(str(out)))[1]))
 
 
 def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = None) -> Path:
@@ -38,8 +108,14 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
     Raises:
         Error: the folder is there already, or cannot be written; the run's codec is gone.
     """
-    if os.path.lexists(out):
-        raise Error(f"{out} is there already, and an export never writes over anything: name a new folder.")
+    from kuosan.data.reading import FACT as READING
+    from kuosan.models import latents as codecs
+    from kuosan.models.codec import Latents
+    from kuosan.models.model import ModelConfig
+    from kuosan.storage import checkpoint, files
+    from kuosan.storage import tensors as weights
+
+    _refuse_existing(out)
     model = trees.build(ModelConfig, saved.config.get("model", {}))
     tree = _public(saved.config)
     held = None
@@ -62,6 +138,8 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
 
 def _stored(tensors: Mapping[str, Tensor], bf16: bool) -> dict[str, Tensor]:
     """The tensors as they are stored; what is no float32 stays as it is."""
+    import torch
+
     wanted = torch.bfloat16 if bf16 else torch.float32
     return {name: value.to(wanted) if value.dtype == torch.float32 else value for name, value in tensors.items()}
 

@@ -42,7 +42,7 @@ from kuosan.networks.unet import Conditioning, UNetEncoder
 from kuosan.regular import read_regular
 from kuosan.storage import files, manifest
 from kuosan.storage import tensors as weights
-from kuosan.storage.tensors import skeleton
+from kuosan.storage.tensors import assign, skeleton, undrawn
 
 if TYPE_CHECKING:
     from kuosan.models.codec import Codecs, Latents
@@ -289,14 +289,14 @@ def of_run(config: Codecs, path: Path) -> Held:
 
 
 def build(network: AutoencoderConfig, tensors: Mapping[str, Tensor], where: str) -> Autoencoder:
-    """An autoencoder with weights.
+    """An autoencoder with weights: float32 ones where they lie, to be used through `prepare`, which copies them.
 
     Raises:
         Error: they do not fit.
     """
-    module = Autoencoder(network)
+    module: Autoencoder = undrawn(lambda: Autoencoder(network))
     try:
-        module.load_state_dict(dict(tensors))
+        assign(module, tensors)
     except RuntimeError as error:
         raise Error(f"{where}: the weights do not fit the autoencoder: {' '.join(str(error).split())[:300]}") from None
     return module
@@ -329,15 +329,19 @@ def prepare(network: Network, device: torch.device | str = "cpu", dtype: torch.d
     grey levels. A `UNet` or `DiT` answers in the dtype of x: float32 in, float32 out; a `Classifier` in float32. Any
     other network gets `dtype` for all its weights, and takes and gives that.
     """
-    ready = copy.deepcopy(network, _kept_activations(network)).to(device).requires_grad_(False).eval()
+    # parameters that lie as they were are shared, and copied below one by one: there are never two copies of all
+    shared: dict[int, Any] = {
+        id(each): nn.Parameter(each.data, False) for each in network.parameters() if type(each) is nn.Parameter
+    }
+    ready = copy.deepcopy(network, {**_kept_activations(network), **shared}).requires_grad_(False).eval()
     exact: list[nn.Module] = [m for m in ready.modules() if isinstance(m, _EXACT)]
     exact += [m.time for m in ready.modules() if isinstance(m, (UNetEncoder, DiT))]
     kept = {parameter for module in exact for parameter in module.parameters()}
     for parameter in ready.parameters():
         layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
         wanted = parameter.dtype if parameter in kept or not parameter.is_floating_point() else dtype
-        parameter.data = parameter.data.to(dtype=wanted, memory_format=layout)
-    return ready
+        parameter.data = parameter.data.to(device=device, dtype=wanted, memory_format=layout, copy=True)
+    return ready.to(device)
 
 
 def _kept_activations(network: nn.Module) -> dict[int, torch.Tensor]:

@@ -170,7 +170,7 @@ def run_sample(plan: SampleJobPlan) -> Iterator[Event]:
             left = request.n * frame.steps - done
             yield Progress("sampling", done, request.n * frame.steps, done / spent, spent / done * left)
         seconds = time.perf_counter() - begin
-        write.sheet(folder / write.SHEET, images, job.columns)
+        write.sheet(folder / write.SHEET, images, job.columns, write.labels_of(request))
         if film is not None:
             film.write(folder / write.GIF, job.columns)
     yield Finished(Sampled(folder, request.n, seconds, sampling.plan.evaluations, tuple(files)))

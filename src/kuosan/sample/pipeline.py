@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from kuosan import config as trees
 from kuosan.data.headers import Refused
@@ -307,7 +308,10 @@ def of_saved(
     config = trees.build(ModelConfig, saved.config.get("model", {}))
     if config.shape is None and network is None:
         raise Error(f"{saved.path}: its configuration says nothing of the images' shape (model.shape): it is damaged.")
-    model = build(config, network=network)
+    if network is None:  # takes the mapped tensors as they lie; `prepare` copies them one by one, in its precision
+        model = Model(config, tensors.undrawn(lambda: build(config).network))
+    else:
+        model = build(config, network=network)
     numbers = {name for name, _ in model.network.named_parameters()}
     if name := tensors.first_nonfinite({name: value for name, value in saved.ema.items() if name in numbers}):
         raise Error(
@@ -315,7 +319,7 @@ def of_saved(
             f"training has diverged, or the file was changed. Use another checkpoint."
         )
     try:
-        model.network.load_state_dict(saved.ema)
+        (tensors.assign if network is None else nn.Module.load_state_dict)(model.network, saved.ema)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise Error(f"{saved.path}: the weights do not fit the network: {reason}") from None

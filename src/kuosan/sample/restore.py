@@ -227,7 +227,7 @@ def run_restore(plan: RestorePlan) -> Iterator[Event]:
         folder, sheet_name = output.folder, output.free("sheet.png", [plan.about(), *sorted(plan.prints.values())])
         yield Wrote(folder)
         writing.write_atomic(folder / ASKED, plan.about())
-        lines, begin = list[np.ndarray](), time.perf_counter()
+        lines, begin = list[list[np.ndarray]](), time.perf_counter()
         for path in plan.files:
             source = plan.ready.pop(path, None) or _opened(plan.pipeline, plan.request, path)
             yield Fact("image", {"path": path, "notes": source.notes})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from kuosan import config as trees
@@ -36,42 +36,44 @@ from kuosan.storage.files import write_atomic
 if TYPE_CHECKING:
     from kuosan.sample.plan import SamplePlan
     from kuosan.sample.recipe import Recipe
+    from kuosan.sample.request import Request
 
-CELL = (
-    128,
-    320,
-)  # pixels a side that images are shown at: enlarged by whole factors to the first, at most the second
+CELL = (128, 320)  # pixels a side that images are shown at: enlarged by whole factors to the first, at most the second
 GAP = 4
 
 
-def row_sheet(path: Path, lines: Sequence[np.ndarray]) -> None:
-    """Write rows (h, w, 3) uint8, as `line` makes them, below each other."""
-    width = max(each.shape[1] for each in lines)
-    padded = [np.pad(each, ((0, GAP), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in lines]
-    save_png(path, np.concatenate(padded))
+def row_sheet(path: Path, lines: Sequence[Sequence[np.ndarray]]) -> None:
+    """Write rows of as many images each, as `line` makes them, below each other; nothing stands left or above."""
+    cells = [cell for each in lines for cell in each]
+    save_png(path, grid(cells, len(lines[0]), GAP)[GAP:, GAP:])
 
 
-def line(source: Tensor, answers: Tensor) -> np.ndarray:
-    """One row of the sheet, (h, w, 3) uint8."""
+def line(source: Tensor, answers: Tensor) -> list[np.ndarray]:
+    """One row of the sheet: an image and its answers (n, C, H, W), all at the answers' size."""
     high, wide = answers.shape[-2:]
-    factor = max(1, CELL[0] // max(high, wide))
-    shrink = min(1.0, CELL[1] / (max(high, wide) * factor))
-    size = (max(1, round(wide * factor * shrink)), max(1, round(high * factor * shrink)))
-    cells = [cell(image, size) for image in (source, *answers)]
-    return np.concatenate([np.pad(each, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for each in cells], axis=1)
+    size = shown_at(high, wide, max(1, CELL[0] // max(high, wide)))
+    return [cell(image, size) for image in (source, *answers)]
 
 
-def cell(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """One image at a size (width, height): its pixels as squares where it is enlarged, averaged where shrunk."""
-    pixels = with_channels(to_uint8(image.cpu().float().numpy()), 3)
+def cell(image: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """One image at a size (width, height), (h, w, 3) uint8: its pixels as squares where it is enlarged, else averaged.
+
+    `image` is (C, H, W) in [-1, 1], or (H, W, C) uint8.
+    """
+    pixels = with_channels(to_uint8(image.cpu().float().numpy()) if isinstance(image, Tensor) else image, 3)
     how = Image.Resampling.NEAREST if pixels.shape[1] <= size[0] else Image.Resampling.BOX
     return np.asarray(Image.fromarray(pixels).resize(size, how))
+
+
+def shown_at(height: int, width: int, factor: int) -> tuple[int, int]:
+    """The size (width, height) of an image enlarged by a factor, or shrunk to the most of `CELL`."""
+    shrink = min(1.0, CELL[1] / (max(height, width) * factor))
+    return max(1, round(width * factor * shrink)), max(1, round(height * factor * shrink))
 
 
 AMPLIFIED = 4  # times, of differences: 32 grey levels off are black or white
 PERCENTILES = (1, 99)  # of the latents, between which colours lie: single outliers would turn the rest grey
 HEADS = ("input", "reconstruction", f"difference x{AMPLIFIED}", "latents")
-FONT, LINE = 12, 15  # of the heads, pixels
 NARROW = 96  # pixels that the widest head takes
 
 
@@ -92,20 +94,12 @@ def check_sheet(
     """
     _check(x, y, z, columns)
     bytes_x, bytes_y = to_uint8(x.detach().cpu().float().numpy()), to_uint8(y.detach().cpu().float().numpy())
-    size = _size(*x.shape[-2:])
+    high, wide = x.shape[-2:]
+    size = shown_at(high, wide, -(-CELL[0] // max(high, wide)))
     parts = (bytes_x, bytes_y, difference(bytes_x, bytes_y), colours(z))
-    rows = [[_cell(part[i], size) for part in parts] for i in range(len(x))]
-    wide, high = max(size[0], NARROW) + GAP, size[1] + GAP
+    cells = [cell(part[i], size) for i in range(len(x)) for part in parts]
     across = min(columns, len(x))
-    down = -(-len(x) // across)
-    canvas = Image.new("RGB", (across * len(HEADS) * wide + GAP, LINE + GAP + down * high), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT)
-    for i in range(across * len(HEADS)):
-        pen.text((GAP + i * wide, 0), HEADS[i % len(HEADS)], fill="black", font=font)
-    for i, cells in enumerate(rows):
-        for j, cell in enumerate(cells):
-            canvas.paste(cell, (GAP + (i % across * len(HEADS) + j) * wide, LINE + GAP + i // across * high))
-    return np.asarray(canvas)
+    return grid(cells, across * len(HEADS), GAP, least=NARROW, labels=HEADS * across)
 
 
 def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -135,19 +129,6 @@ def projection(channels: int) -> np.ndarray:
     return basis
 
 
-def _size(height: int, width: int) -> tuple[int, int]:
-    """What an image is shown at (width, height): enlarged by a whole factor to `CELL`, or shrunk to its most."""
-    factor = -(-CELL[0] // max(height, width))
-    shrink = min(1.0, CELL[1] / (max(height, width) * factor))
-    return max(1, round(width * factor * shrink)), max(1, round(height * factor * shrink))
-
-
-def _cell(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """An image (h, w, 1 or 3) at a size, its pixels as squares where it is enlarged, averaged where shrunk."""
-    how = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.BOX
-    return Image.fromarray(with_channels(image, 3)).resize(size, how)
-
-
 def _check(x: Tensor, y: Tensor, z: Tensor, columns: int) -> None:
     if x.ndim != 4 or x.shape != y.shape or not len(x) or x.shape[1] not in (1, 3):
         raise Error(
@@ -163,6 +144,7 @@ def _check(x: Tensor, y: Tensor, z: Tensor, columns: int) -> None:
 
 
 RECIPE, SHEET, GIF = "recipe.json", "sheet.png", "denoising.gif"
+MOST_LETTERS = 60  # of a label on a sheet
 SIDE = 128  # pixels a side that small images are enlarged to on sheets and in animations, by whole factors
 
 
@@ -187,10 +169,18 @@ def images(folder: Path, images: Tensor, recipe: Recipe, first: int = 0) -> list
     return paths
 
 
-def sheet(path: Path, images: Sequence[Tensor], columns: int | None = None) -> None:
-    """Write batches of (B, C, H, W) images as one grid, small ones enlarged."""
+def sheet(path: Path, images: Sequence[Tensor], columns: int | None = None, labels: Sequence[str] = ()) -> None:
+    """Write batches of (B, C, H, W) images as one grid, small ones enlarged, with a label above each where given."""
     bytes_ = np.concatenate([to_uint8(batch.cpu().numpy()) for batch in images])
-    save_png(path, grid(enlarged(bytes_), columns))
+    save_png(path, grid(enlarged(bytes_), columns, labels=labels[: len(bytes_)]))
+
+
+def labels_of(request: Request) -> list[str]:
+    """What each image of a request is of, where they are of several classes or prompts; else nothing."""
+    asked = [[" ".join(text.split()) for text in each] for each in (request.classes, request.prompts)]
+    asked = [each for each in asked if len(set(each[: request.n])) > 1]
+    names = [", ".join(each[i % len(each)] for each in asked) for i in range(request.n * bool(asked))]
+    return [name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 3] + "..." for name in names]
 
 
 def enlarged(bytes_: np.ndarray) -> np.ndarray:

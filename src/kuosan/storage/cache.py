@@ -1,7 +1,10 @@
-"""Rows of arrays computed once and kept on disk: latents, embeddings. Whatever they depend on is their name.
+"""Rows of arrays computed once and kept on disk: latents, embeddings, an evaluation's images and features.
+
+Whatever they depend on is their name.
 
     ROOT/KIND/HASH/key.json                  what the rows depend on, for a person to read; HASH is its sha256
-    ROOT/KIND/HASH/NAME.rows                 a column, all its rows one after the other; of full length from the start
+    ROOT/KIND/HASH/NAME.rows                 a column, all its rows one after the other; of full length from the start,
+                                             where it is known how many there will be
     ROOT/KIND/HASH/00000000-00000512.part    rows 0 to 511 are there: their sha256 and the seconds they took
 
 Rows count from the moment their part file has its name, which it gets after they are fsynced; a process killed before
@@ -28,6 +31,7 @@ import json
 import os
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -42,7 +46,9 @@ FORMAT = 1  # of what lies in a cache's folder; part of the key
 KEY = "key.json"
 _PART = re.compile(r"(\d{8,})-(\d{8,})\.part")
 _AT_ONCE = 1 << 22  # bytes hashed or written at a time
+_ENDLESS = 1 << 48  # rows of a cache that grows
 
+Older = tuple[int, Mapping[str, np.ndarray], float]  # first row, columns, seconds that they took
 Columns = Mapping[str, tuple[Any, tuple[int, ...]]]  # name -> (numpy dtype, shape of a row)
 
 
@@ -61,7 +67,9 @@ class RowCache:
         root: of `cache_root`.
         kind: the sort of rows, a folder's name: latents, embeddings.
         key: everything that the rows depend on, as JSON can say it: hashes of weights and contents, settings.
+        rows: how many there are; None: as many as are put.
         columns: name -> (numpy dtype, shape of a row).
+        at: the folder itself, of rows that belong to a run's results; then nothing lies under `root`.
         say: called with a sentence about each part that was damaged and is computed again.
         note: a word for whoever reads key.json; no part of the key.
 
@@ -78,25 +86,28 @@ class RowCache:
         root: Path,
         kind: str,
         key: Mapping[str, Any],
-        rows: int,
+        rows: int | None,
         columns: Columns,
         *,
+        at: Path | None = None,
         say: Callable[[str], None] | None = None,
         note: str = "",
     ) -> None:
-        assert re.fullmatch(r"[a-z][a-z0-9_-]*", kind) and rows >= 0 and columns, (kind, rows, columns)
-        self.root, self.rows, self.damaged = root, rows, list[str]()
+        assert re.fullmatch(r"[a-z][a-z0-9_-]*", kind) and (rows or 0) >= 0 and columns, (kind, rows, columns)
+        self.root, self.rows, self.damaged = root, _ENDLESS if rows is None else rows, list[str]()
+        self._grows, self._tagged = rows is None, at is None
         self.columns = {name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in columns.items()}
         for name, (dtype, shape) in self.columns.items():
             assert re.fullmatch(r"\w+", name) and not dtype.hasobject and min(shape, default=1) > 0, (name, shape)
         said = {name: [dtype.str, list(shape)] for name, (dtype, shape) in self.columns.items()}
         self._key = {"format": FORMAT, "kind": kind, "rows": rows, "columns": said, "key": dict(key)}
         name = sha256(json.dumps(self._key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:20]
-        self.path = root / kind / name
+        self.path = at or root / kind / name
         self._say, self._note = say or (lambda _: None), note
         self._parts: dict[str, CachePart] = {}  # by file name; each was checked, or was put here
         self._begun = self._held = False
-        check_root(root)
+        if self._tagged:
+            check_root(root)
         self._check_key()
 
     @property
@@ -110,19 +121,23 @@ class RowCache:
         self._look()
         return sum(part.seconds for part in self._parts.values())
 
-    def missing(self) -> list[range]:
-        """The rows that no good part holds, in order; parts not seen before are read and checked.
+    def parts(self) -> list[CachePart]:
+        """What is here, in order; parts not seen before are read and checked. Raises: Error, as `missing`."""
+        self._look()
+        return sorted(self._parts.values())
+
+    def missing(self, begin: int = 0, end: int | None = None) -> list[range]:
+        """The rows from `begin` to `end` - 1 (else all) that no good part holds, in order.
 
         Raises:
             Error: the folder cannot be read.
         """
-        self._look()
-        gaps, end = [], 0
-        for part in sorted(self._parts.values()):
-            if part.first > end:
-                gaps.append(range(end, part.first))
-            end = max(end, part.last)
-        return gaps + ([range(end, self.rows)] if end < self.rows else [])
+        gaps, end = [], self.rows if end is None else end
+        for part in self.parts():
+            if begin < part.first and begin < end:
+                gaps.append(range(begin, min(part.first, end)))
+            begin = max(begin, part.last)
+        return gaps + ([range(begin, end)] if begin < end else [])
 
     def put(self, first: int, columns: Mapping[str, np.ndarray], seconds: float = 0.0) -> None:
         """Keep rows `first` ..., as many as the arrays have, once they lie safely on disk; rows here already are left.
@@ -141,9 +156,9 @@ class RowCache:
         for name, (dtype, shape) in self.columns.items():
             rows[name] = np.ascontiguousarray(columns[name], dtype)
             assert rows[name].shape == (count, *shape), (name, rows[name].shape, (count, *shape))
-        self._begin()
+        self._begin(count)
         with self._alone():
-            for gap in self.missing():  # another process may have put some of them meanwhile
+            for gap in self.missing(first, first + count):  # another process may have put some of them meanwhile
                 begin, end = max(gap.start, first), min(gap.stop, first + count)
                 if begin < end:
                     part = {name: array[begin - first : end - first] for name, array in rows.items()}
@@ -175,24 +190,47 @@ class RowCache:
         progress(self.rows, self.rows)
         return spent
 
-    def open(self) -> dict[str, np.ndarray]:
-        """Every column with all its rows, (rows, *shape), mapped into memory and read-only: copy what goes to torch.
+    def open(self, begin: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
+        """Every column with its rows from `begin` to `end` - 1 (else all), (rows, *shape), mapped and read-only.
+
+        What goes to torch is copied first.
 
         Raises:
             Error: rows are missing.
         """
-        if gaps := self.missing():
+        end = self.rows if end is None else end
+        if gaps := self.missing(begin, end):
             count = sum(map(len, gaps))
             raise Error(
-                f"{self.path} lacks {count:,} of {self.rows:,} rows, from row {gaps[0].start} on: compute them."
+                f"{self.path} lacks {count:,} of {end - begin:,} rows, from row {gaps[0].start} on: compute them."
             )
-        if not self.rows:
+        if begin == end:
             return {name: np.empty((0, *shape), dtype) for name, (dtype, shape) in self.columns.items()}
         with explained(self.path, doing="read"):
             return {
-                name: np.memmap(self._file(name), dtype, "r", shape=(self.rows, *shape))
+                name: np.memmap(self._file(name), dtype, "r", begin * self._row(name), shape=(end - begin, *shape))
                 for name, (dtype, shape) in self.columns.items()
             }
+
+    def adopt(self, pattern: str, read: Callable[[Path], Older]) -> None:
+        """Take over rows that an older kuosan kept in this folder; a file of its goes when its rows are here.
+
+        Args:
+            read: makes rows of a file; one that it cannot read is damaged, which is said, and its rows are missing.
+
+        Raises:
+            Error: as `put`.
+        """
+        for path in sorted(self.path.glob(pattern)) if self.path.is_dir() else []:
+            try:
+                first, columns, seconds = read(path)
+            except OSError:  # it is there, and may be read another time
+                continue
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                self._report(path.name, str(error))
+            else:
+                self.put(first, columns, seconds)
+            path.unlink(missing_ok=True)
 
     def _row(self, name: str) -> int:
         dtype, shape = self.columns[name]
@@ -232,8 +270,11 @@ class RowCache:
                 if not (self.path / name).exists():  # another process has said so already
                     continue
                 (self.path / name).unlink()
-            self.damaged.append(f"cache {self.path}: {name} is damaged ({reason}); its rows are computed again.")
-            self._say(self.damaged[-1])
+            self._report(name, reason)
+
+    def _report(self, name: str, reason: str) -> None:
+        self.damaged.append(f"cache {self.path}: {name} is damaged ({reason}); its rows are computed again.")
+        self._say(self.damaged[-1])
 
     def _checked(self, name: str) -> tuple[CachePart | None, str]:
         """A part whose rows have the hashes it says, or what is wrong with it."""
@@ -266,17 +307,20 @@ class RowCache:
                 left -= len(content)
         return digest.hexdigest()
 
-    def _begin(self) -> None:
+    def _begin(self, count: int) -> None:
         """Make the folder with its key, before something is put for the first time or after it was deleted.
 
-        There must be room for all.
+        There must be room for all, or where nobody knows how many that is, for the `count` that are put.
         """
         if self._begun and (self.path / KEY).is_file():
             return
         try:
-            room_for(self.path, self.row_bytes * sum(map(len, self.missing())))
-            claim(self.root)
+            room_for(self.path, self.row_bytes * (count if self._grows else sum(map(len, self.missing()))))
+            if self._tagged:
+                claim(self.root)
         except Error as error:
+            if not self._tagged:
+                raise
             where = f"A cache may lie elsewhere: --data.cache FOLDER, or ${VARIABLE}."
             raise Error(f"{error} {where}", exit_code=error.exit_code) from error
         if not (self.path / KEY).is_file():
@@ -290,8 +334,9 @@ class RowCache:
         for name, array in columns.items():
             path, content = self._file(name), array.tobytes()
             with explained(path, len(content)), open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", 0) as stream:
-                if os.fstat(stream.fileno()).st_size < self.rows * self._row(name):
-                    stream.truncate(self.rows * self._row(name))  # takes no room before rows are written
+                whole = (last if self._grows else self.rows) * self._row(name)
+                if os.fstat(stream.fileno()).st_size < whole:
+                    stream.truncate(whole)  # takes no room before rows are written
                 stream.seek(first * self._row(name))
                 left = memoryview(content)
                 while left:

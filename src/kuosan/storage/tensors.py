@@ -5,7 +5,12 @@ reader believes no header: length, names, dtypes, shapes and offsets must accoun
 before any memory is taken. What a file is, its first bytes decide, never its suffix; pickle is refused unread.
 `require` compares a header with the network that it is for, so that neither decides memory alone.
 
-A network's names, shapes and dtypes without its memory: `skeleton(make)`, on the meta device and undrawn.
+Behind that check the `safetensors` library reads: tensors lie mapped where the file's pages are, and take memory of
+their own only where they are cast, moved or written to. Writing stays here: the library orders tensors and pads headers
+as it likes, and every stored hash would change.
+
+A network's names, shapes and dtypes without its memory: `skeleton(make)`, on the meta device and undrawn; `assign` puts
+a file's tensors into such a network.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,6 +36,7 @@ from kuosan.storage.files import explained, size_text
 
 HEADER_LIMIT = 25_000_000  # bytes; the safetensors library's own is 100 MB, which as Python's objects is gigabytes
 MOST_TENSORS = 20_000  # of one file; the largest published models have some thousands a file
+_AT_ONCE = 1 << 22  # bytes hashed at a time
 MARKS_LIMIT = 50 * MOST_TENSORS  # braces, brackets and commas of a header, each of which may become an object
 DTYPES = {
     "F64": torch.float64,
@@ -50,6 +57,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SAME = ("st_dev", "st_ino", "st_size", "st_mtime_ns")  # of a file, as long as nobody replaces or writes it
 _PICKLES = {  # the first bytes of files that only unpickling could open
     b"PK\x03\x04": "a zip of pickled objects (torch.save)",
     b"\x1f\x8b": "a gzip file",
@@ -149,7 +157,7 @@ def _content(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, each in memory of its own.
+    """The tensors of a safetensors file, mapped as `read_hashed` maps them.
 
     Raises: Error that names the file, the tensor and what is wrong.
     """
@@ -171,27 +179,46 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorPlace]:
 def read_hashed(
     path: str | os.PathLike[str], check: Callable[[Header], None] = lambda _: None
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors, and the sha256 of the very bytes they were made from.
+    """The tensors, mapped, and the sha256 of the file's bytes, which is known before any of them is used.
+
+    What is written to a tensor stays this process's own. Whoever keeps tensors for long copies them: a file that
+    another process cuts short under its mapping ends this one.
 
     Args:
         check: called with the header before memory is taken; it raises an `Error` where that is not what is wanted.
+
+    Raises:
+        Error: the file is damaged, is no safetensors, or was changed while it was read.
     """
     path = Path(path)
     if (found := kind(path)) != "safetensors":
         raise Error(not_weights(path, found))
-    tensors: dict[str, Tensor] = {}
     sha256 = hashlib.sha256()
     with explained(path, doing="read"), open_regular(path) as stream:
         places = _places(path, stream, sha256)
         check(places)
-        for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
-            flat = torch.empty(place.end - place.start, dtype=torch.uint8)
-            if flat.numel():
-                view = flat.numpy()
-                _fill(stream, view.data, path)
-                sha256.update(view.data)
-            tensors[place.name] = flat.view(place.dtype).reshape(place.shape)
+        before = os.fstat(stream.fileno())
+        buffer = memoryview(bytearray(min(_AT_ONCE, max((place.end for place in places.values()), default=0))))
+        left = before.st_size - stream.tell()
+        while left:
+            part = buffer[: min(left, len(buffer))]
+            _fill(stream, part, path)
+            sha256.update(part)
+            left -= len(part)
+        try:
+            with safe_open(path, framework="pt") as mapped:
+                after = os.stat(path)
+                tensors = {name: _aligned(mapped.get_tensor(name)) for name in places}
+        except SafetensorError as error:
+            raise Error(f"{path}: its header is not the JSON of safetensors ({shown(str(error), 200)}).") from None
+        if any(getattr(before, name) != getattr(after, name) for name in _SAME):
+            raise Error(f"{path} was replaced while it was read; is something else writing it?")
     return tensors, sha256.hexdigest()
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """A tensor whose file begins it at a multiple of its element, as ours do; else a copy."""
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
 
 
 def require(wanted: Mapping[str, Tensor], found: Header, what: str, *, ignored: tuple[str, ...] = ()) -> None:
@@ -336,3 +363,15 @@ def skeleton(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """Its state dict."""
     state: dict[str, Tensor] = undrawn(make).state_dict()
     return state
+
+
+def assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give an undrawn network its tensors as they lie, without a copy; only those of another dtype are converted.
+
+    Raises:
+        RuntimeError: they are not its own, as `load_state_dict` says it.
+    """
+    own = network.state_dict()
+    network.load_state_dict(
+        {name: value.to(own[name].dtype) if name in own else value for name, value in tensors.items()}, assign=True
+    )
