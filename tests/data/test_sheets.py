@@ -147,6 +147,8 @@ ASKED = [
     ({"prompts": ("same", "same"), "n": 2}, []),
     ({"classes": ("cat", "dog"), "prompts": ("happy", "sad", "old"), "n": 3}, ["cat, happy", "dog, sad", "cat, old"]),
     ({"classes": ("cat", "dog"), "prompts": ("happy",), "n": 2}, ["cat", "dog"]),
+    ({"classes": ("猫", "Café", "dog"), "n": 3}, ["class 1", "Cafe", "dog"]),
+    ({"prompts": ("红心", "сердце"), "n": 3}, ["prompt 1", "prompt 2", "prompt 1"]),
 ]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from math import cos, pi, sqrt
@@ -176,11 +177,21 @@ def sheet(path: Path, images: Sequence[Tensor], columns: int | None = None, labe
 
 
 def labels_of(request: Request) -> list[str]:
-    """What each image of a request is of, where they are of several classes or prompts; else nothing."""
-    asked = [[" ".join(text.split()) for text in each] for each in (request.classes, request.prompts)]
+    """What each image of a request is of, where they are of several classes or prompts; else nothing.
+
+    A sheet's font knows ASCII alone: accents are left off, and what is in another script is named by its number.
+    """
+    both = (("class", request.classes), ("prompt", request.prompts))
+    asked = [[_in_ascii(text, f"{noun} {i + 1}") for i, text in enumerate(each)] for noun, each in both]
     asked = [each for each in asked if len(set(each[: request.n])) > 1]
     names = [", ".join(each[i % len(each)] for each in asked) for i in range(request.n * bool(asked))]
     return [name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 3] + "..." for name in names]
+
+
+def _in_ascii(text: str, otherwise: str) -> str:
+    """A text in one line without its accents; `otherwise` if letters are left that are not ASCII."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", " ".join(text.split())) if not unicodedata.combining(c))
+    return bare if bare.isascii() else otherwise
 
 
 def enlarged(bytes_: np.ndarray) -> np.ndarray:
