@@ -21,7 +21,8 @@ import numpy as np
 from kuosan.cli.console import duration
 from kuosan.errors import Error
 from kuosan.evaluate.config import configured
-from kuosan.evaluate.job import EvaluateJob, plan_evaluate
+from kuosan.evaluate.job import EvaluateJob
+from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
 from kuosan.evaluate.run import nested
 from kuosan.evaluate.sampling import make

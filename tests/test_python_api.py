@@ -69,6 +69,12 @@ def test_the_unet_is_trained_sampled_and_started_from_an_image(page: dict[str, d
     assert not torch.equal(names["images"], names["nearer"])
 
 
+def test_a_job_is_planned_and_run(page: dict[str, dict[str, Any]]) -> None:
+    names = page["Jobs"]
+    assert [path.name for path in names["made"].files] == [f"seed-{seed:08d}.png" for seed in range(7, 11)]
+    assert all((page["home"]["path"] / path).is_file() for path in names["made"].files)
+
+
 def test_ones_own_schedule_and_sampler_work_with_kuosans_pieces(page: dict[str, dict[str, Any]]) -> None:
     names = page["The parts"]
     assert isinstance(names["schedule"], kuosan.diffusion.schedule.Schedule)

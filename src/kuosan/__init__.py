@@ -13,6 +13,7 @@ from kuosan import moved
 if TYPE_CHECKING:
     from kuosan.data.config import DataConfig
     from kuosan.data.dataset import Images, open_images
+    from kuosan.data.job import DoctorJob
     from kuosan.ddpm import DiffusionModel
     from kuosan.diffusion import guidance, inversion, likelihood, operators, restoration, samplers
     from kuosan.diffusion.denoiser import Prediction, denoiser
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
     from kuosan.diffusion.samplers import SAMPLERS
     from kuosan.diffusion.schedule import Discrete, Flow, Karras
     from kuosan.errors import Error
+    from kuosan.evaluate.job import CompareJob, EvaluateJob, ReconstructJob
     from kuosan.evaluate.run import measure
+    from kuosan.jobs import plan, run
+    from kuosan.models.export import ExportJob
     from kuosan.models.model import Model, ModelConfig, build
     from kuosan.networks.config import DiTConfig, UNetConfig, default_dit, default_unet
     from kuosan.networks.dit import DiT
     from kuosan.networks.unet import UNet
     from kuosan.sample.generate import Frame, generate
+    from kuosan.sample.invert import InvertJob
+    from kuosan.sample.job import SampleJob
     from kuosan.sample.pipeline import Pipeline, load
-    from kuosan.sample.request import Request
-    from kuosan.train.job import fit
+    from kuosan.sample.request import Request, Restoration
+    from kuosan.sample.restore import RestoreJob
+    from kuosan.train.job import TrainJob, fit
 
 __version__ = "0.1.0"
 
@@ -38,22 +45,32 @@ moved.install()
 
 _HOMES = {
     "SAMPLERS": "diffusion.samplers",
+    "CompareJob": "evaluate.job",
     "DataConfig": "data.config",
     "DiT": "networks.dit",
     "DiTConfig": "networks.config",
     "DiffusionModel": "ddpm",
     "Discrete": "diffusion.schedule",
+    "DoctorJob": "data.job",
     "Error": "errors",
+    "EvaluateJob": "evaluate.job",
+    "ExportJob": "models.export",
     "Flow": "diffusion.schedule",
     "Frame": "sample.generate",
     "Images": "data.dataset",
+    "InvertJob": "sample.invert",
     "Karras": "diffusion.schedule",
     "Level": "diffusion.level",
     "Model": "models.model",
     "ModelConfig": "models.model",
     "Pipeline": "sample.pipeline",
     "Prediction": "diffusion.denoiser",
+    "ReconstructJob": "evaluate.job",
     "Request": "sample.request",
+    "Restoration": "sample.request",
+    "RestoreJob": "sample.restore",
+    "SampleJob": "sample.job",
+    "TrainJob": "train.job",
     "UNet": "networks.unet",
     "UNetConfig": "networks.config",
     "build": "models.model",
@@ -70,29 +87,41 @@ _HOMES = {
     "measure": "evaluate.run",
     "open_images": "data.dataset",
     "operators": "diffusion",
+    "plan": "jobs",
     "restoration": "diffusion",
+    "run": "jobs",
     "samplers": "diffusion",
     "simple_loss": "diffusion.loss",
 }
 
 __all__ = [
     "SAMPLERS",
+    "CompareJob",
     "DataConfig",
     "DiT",
     "DiTConfig",
     "DiffusionModel",
     "Discrete",
+    "DoctorJob",
     "Error",
+    "EvaluateJob",
+    "ExportJob",
     "Flow",
     "Frame",
     "Images",
+    "InvertJob",
     "Karras",
     "Level",
     "Model",
     "ModelConfig",
     "Pipeline",
     "Prediction",
+    "ReconstructJob",
     "Request",
+    "Restoration",
+    "RestoreJob",
+    "SampleJob",
+    "TrainJob",
     "UNet",
     "UNetConfig",
     "build",
@@ -109,7 +138,9 @@ __all__ = [
     "measure",
     "open_images",
     "operators",
+    "plan",
     "restoration",
+    "run",
     "samplers",
     "simple_loss",
 ]

@@ -5,6 +5,7 @@ for event in run(plan(job)):        Progress ... Preview ... Warned ... Wrote ..
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,17 @@ class Finished(Event):
     """The last event: what the job came to."""
 
     result: Any
+
+
+OnEvent = Callable[[Event], None]
+OnProgress = Callable[[str, int, int], None]  # (what, done, of), as work counts that is not a job
+
+
+def counted(on_event: OnEvent | None) -> OnProgress:
+    """What counts by (what, done, of) while a job is planned, as Progress; without `on_event` nothing is said."""
+
+    def count(what: str, done: int, of: int) -> None:
+        if on_event is not None:
+            on_event(Progress(what, done, of))
+
+    return count

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, show_report
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.evaluate.job import CompareJob
-from kuosan.evaluate.plan import plan_compare
+from kuosan.evaluate.job import CompareJob, follow
 from kuosan.options import Tree
 
 if TYPE_CHECKING:
@@ -22,16 +22,14 @@ def compare(tree: Tree, words: list[str]) -> None:
     """Plan, say what will be done, do it, say what was found."""
     job = trees.build(CompareJob, read(tree, words))
     with Bars() as bars:
-        plan = plan_compare(job, progress=bars.progress)
+        plan = kuosan.plan(job, follow(bars))
     for line in planned(plan):
         say(line)
     if job.dry_run:
         say(DRY)
         return
-    from kuosan.evaluate.compare import run_compare
-
     try:
-        result = followed(run_compare(plan))
+        result = followed(kuosan.run(plan))
     except KeyboardInterrupt:
         kept = f"contestants that were done are kept in {plan.folder}" if plan.folder.exists() else "none was done"
         say(f"stopped: {kept}; nothing is half-written.")

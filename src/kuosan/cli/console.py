@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kuosan.errors import Error, escaped
-from kuosan.events import Event, Fact
+from kuosan.events import Event, Fact, OnEvent
 from kuosan.events import Progress as Step
 
 if TYPE_CHECKING:
@@ -196,15 +196,17 @@ def bar(*columns: Any) -> Progress:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar driven by (what, done, of) calls, as data loading makes them."""
+def counting(what: str) -> Iterator[OnEvent]:
+    """A bar for each work whose Progress comes, as a job's plan reports it."""
     with bar() as progress:
         tasks: dict[str, Any] = {}
 
-        def update(part: str, done: int, of: int) -> None:
-            if part not in tasks:
-                tasks[part] = progress.add_task(f"{what}: {part}", total=of)
-            progress.update(tasks[part], completed=done, total=of)
+        def update(event: Event) -> None:
+            if not isinstance(event, Step):
+                return
+            if event.what not in tasks:
+                tasks[event.what] = progress.add_task(f"{what}: {event.what}", total=event.of)
+            progress.update(tasks[event.what], completed=event.done, total=event.of)
 
         yield update
 

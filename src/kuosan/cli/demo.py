@@ -25,7 +25,7 @@ from kuosan.options import Tree
 from kuosan.sample.request import Request
 from kuosan.storage import outputs
 from kuosan.storage.files import write_atomic
-from kuosan.train.job import TrainJob, plan_train
+from kuosan.train.job import TrainJob
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1b1a; --soft: #6b6862; --paper: #faf9f7; --card: #fff; --line: #e4e1db; }
@@ -179,7 +179,7 @@ def _steps(run: Path, minutes: float) -> int:
         steps = int(load(run / "config.yaml")["train"]["max_steps"])
         say(f"demo: {run} is there already: it goes on to its {steps} steps, whatever the minutes.")
         return steps
-    with plan_train(TrainJob(run, config="portraits", dry_run=True)) as trial:
+    with kuosan.plan(TrainJob(run, config="portraits", dry_run=True)) as trial:
         assert trial.cost is not None
         seconds = trial.cost.seconds
     fitting = round(minutes * 60 / seconds / 100) * 100

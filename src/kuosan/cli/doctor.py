@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import kuosan
 from kuosan.cli.console import counting, say
 from kuosan.cli.flags import Verb
-from kuosan.data.job import NOT_TYPED, DoctorJob, DoctorPlan, plan_doctor, run_doctor
+from kuosan.data.job import NOT_TYPED, DoctorJob, DoctorPlan
 from kuosan.errors import Error
 from kuosan.events import Wrote
 from kuosan.options import Tree
@@ -21,9 +22,9 @@ def doctor(tree: Tree, words: list[str]) -> int:
     data = tree.get("data", {})
     job: DoctorJob = VERB.build({**tree, "data": {**data, "path": words[0]}, "given": list(data)})
     with counting("doctor") as progress:
-        plan = plan_doctor(job, progress)
+        plan = kuosan.plan(job, progress)
     _say(plan)
-    written = [event.path for event in run_doctor(plan) if isinstance(event, Wrote)]
+    written = [event.path for event in kuosan.run(plan) if isinstance(event, Wrote)]
     if written:
         say(f"written: {', '.join(str(path) for path in written)}")
     elif plan.report.scan.refused:

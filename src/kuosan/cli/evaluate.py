@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
 from kuosan.evaluate.config import USELESS, configured
-from kuosan.evaluate.job import EvaluateJob, finish
-from kuosan.evaluate.plan import plan_evaluate
+from kuosan.evaluate.job import EvaluateJob, finish, follow
 from kuosan.evaluate.report import FigureTable, Report
 from kuosan.options import Tree
 
@@ -30,16 +30,14 @@ def evaluate(tree: Tree, words: list[str]) -> None:
     """Plan, say what will be done, do it, say what was found."""
     job = read(tree, words)
     with Bars() as bars:
-        plan = plan_evaluate(job, progress=bars.progress)
+        plan = kuosan.plan(job, follow(bars))
     for line in planned(plan):
         say(line)
     if job.dry_run:
         say(DRY)
         return
-    from kuosan.evaluate.run import run_evaluate
-
     try:
-        result = followed(run_evaluate(plan))
+        result = followed(kuosan.run(plan))
     except KeyboardInterrupt:
         every = sum(each.request.n for each in plan.points)
         if plan.points:

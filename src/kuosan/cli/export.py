@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import kuosan
 from kuosan.cli.console import say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
 from kuosan.events import Finished
-from kuosan.models.export import ExportJob, plan_export, run_export
+from kuosan.models.export import ExportJob
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
 
@@ -18,9 +19,10 @@ def export(tree: Tree, words: list[str]) -> None:
     if lacking or len(places) < len(words):
         wrong = f"{' and '.join(lacking)} must be given" if lacking else f"{words[-1]!r} is one word too many"
         raise Error(f"{wrong}: kuosan export RUN OUT.")
-    plan = plan_export(VERB.build({**tree, **places}))
+    job: ExportJob = VERB.build({**tree, **places})
+    plan = kuosan.plan(job)
     warn(plan.warnings)
-    for event in run_export(plan):
+    for event in kuosan.run(plan):
         if isinstance(event, Finished):
             made, step = event.result, plan.saved.step
             about = f"step {step} of {plan.job.run}, weights in {plan.job.precision}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import kuosan
 from kuosan import config as trees
-from kuosan.cli.console import say, warn
+from kuosan.cli.console import counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
 from kuosan.events import Fact, Finished, Wrote
 from kuosan.options import Tree
-from kuosan.sample.invert import NOISE, InvertJob, plan_invert, run_invert
+from kuosan.sample.invert import NOISE, InvertJob
 
 
 def invert(tree: Tree, words: list[str]) -> None:
@@ -16,12 +17,13 @@ def invert(tree: Tree, words: list[str]) -> None:
     if not words:
         raise Error("no run given: kuosan invert RUN IMAGE [IMAGE ...].")
     job = trees.build(InvertJob, {**tree, "run": words[0], "images": words[1:]})
-    plan = plan_invert(job)
+    with counting("invert") as progress:
+        plan = kuosan.plan(job, progress)
     warn(plan.pipeline.warnings)
     for note in plan.notes:
         say(note)
     folder = None
-    for event in run_invert(plan):
+    for event in kuosan.run(plan):
         match event:
             case Wrote(path) if folder is None:
                 folder = path

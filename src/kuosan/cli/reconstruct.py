@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, say_written, show_report
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
-from kuosan.evaluate.job import ReconstructJob
-from kuosan.evaluate.plan import plan_reconstruct
+from kuosan.evaluate.job import ReconstructJob, follow
 from kuosan.options import Tree
 
 if TYPE_CHECKING:
@@ -22,15 +22,13 @@ def reconstruct(tree: Tree, words: list[str]) -> None:
     """Plan, say what will be done, do it, say what was found."""
     job = trees.build(ReconstructJob, read(tree, words))
     with Bars() as bars:
-        plan = plan_reconstruct(job, progress=bars.progress)
+        plan = kuosan.plan(job, follow(bars))
     for line in planned(plan):
         say(line)
     if job.dry_run:
         say(DRY)
         return
-    from kuosan.evaluate.reconstruct import run_reconstruct
-
-    show(followed(run_reconstruct(plan)))
+    show(followed(kuosan.run(plan)))
 
 
 def read(tree: Tree, words: list[str]) -> Tree:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import kuosan
 from kuosan import config as trees
-from kuosan.cli.console import bar, say, warn
+from kuosan.cli.console import bar, counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error, escaped
 from kuosan.events import Fact, Finished, Progress, Wrote
 from kuosan.options import Tree
 from kuosan.sample import request as requests
 from kuosan.sample.job import stored
-from kuosan.sample.restore import RestoreJob, plan_restore, run_restore
+from kuosan.sample.restore import RestoreJob
 
 if TYPE_CHECKING:
     from kuosan.sample.restore import RestorePlan
@@ -30,19 +31,21 @@ def restore(tree: Tree, words: list[str]) -> int:
         implied = requests.implied(config, damage)  # what a model is trained for goes without saying
         damage |= {} if implied is None else {"upscale": implied}
     damage["picture"] = ""
-    plan = plan_restore(trees.build(RestoreJob, {**tree, "run": words[0], "images": words[1:]}))
+    job = trees.build(RestoreJob, {**tree, "run": words[0], "images": words[1:]})
+    with counting("restore") as progress:
+        plan = kuosan.plan(job, progress)
     _say_plan(plan)
     done = 0
-    with bar() as progress:
-        task, folder = progress.add_task("", total=None), None
+    with bar() as bars:
+        task, folder = bars.add_task("", total=None), None
         try:
-            for event in run_restore(plan):
+            for event in kuosan.run(plan):
                 match event:
                     case Fact("image", {"path": path, "notes": notes}):
                         for note in notes:
                             say(f"{path}: {note}")
                     case Progress():
-                        progress.update(task, description=escaped(event.what), completed=event.done, total=event.of)
+                        bars.update(task, description=escaped(event.what), completed=event.done, total=event.of)
                     case Wrote(path) if folder is None:
                         folder = path
                         say(f"into {folder}")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import bar, say, warn
 from kuosan.cli.flags import Verb
@@ -15,12 +16,12 @@ from kuosan.events import Finished, Progress, Warned, Wrote
 from kuosan.options import Tree
 from kuosan.regular import exists
 from kuosan.sample import embedded
-from kuosan.sample.job import SHEET, SampleJob, plan_sample, run_sample
+from kuosan.sample.job import SHEET, SampleJob, SampleJobPlan
 from kuosan.sample.job import stored as stored
 from kuosan.sample.request import Request
 
 if TYPE_CHECKING:
-    from kuosan.sample.job import Sampled, SampleJobPlan
+    from kuosan.sample.job import Sampled
 
 
 def sample(tree: Tree, words: list[str]) -> None:
@@ -81,7 +82,8 @@ def make(
 
 def run_job(job: SampleJob, note: str = "") -> Sampled:
     """Plan, say what will be done, do it with a bar, and say what was made; `note` is said first."""
-    plan = plan_sample(job)
+    plan = kuosan.plan(job)
+    assert isinstance(plan, SampleJobPlan), "no recipe is followed here"
     if note:
         say(note)
     _say_plan(plan)
@@ -89,7 +91,7 @@ def run_job(job: SampleJob, note: str = "") -> Sampled:
     with bar() as progress:
         task = progress.add_task("sampling", total=None)
         try:
-            for event in run_sample(plan):
+            for event in kuosan.run(plan):
                 match event:
                     case Progress():
                         progress.update(task, completed=event.done, total=event.of)
@@ -130,13 +132,12 @@ def _say_plan(plan: SampleJobPlan) -> None:
 
 def _again(job: SampleJob) -> None:
     """Make the image of a recipe again, and say so."""
-    from kuosan.sample.replay import plan_replay, run_replay
-
-    plan = plan_replay(job)
+    plan = kuosan.plan(job)
+    assert not isinstance(plan, SampleJobPlan), "a recipe is followed here"
     warn(plan.pipeline.warnings)
     with bar() as progress:
         task = progress.add_task("sampling", total=None)
-        for event in run_replay(plan):
+        for event in kuosan.run(plan):
             match event:
                 case Progress():
                     progress.update(task, completed=event.done, total=event.of)

@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import TrainingBars, console, counting, duration, say
 from kuosan.cli.flags import Verb
@@ -19,7 +20,7 @@ from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
 from kuosan.train.config import GIVEN, SHORT
-from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan, plan_train, run_train
+from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan
 from kuosan.train.report import noted
 
 SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
@@ -57,16 +58,16 @@ def _planned(job: TrainJob) -> TrainPlan:
 
         def show(event: Event) -> None:
             if isinstance(event, Progress):
-                progress(event.what, event.done, event.of or 0)
+                progress(event)
             elif line := noted(event):
                 say(line)
 
-        return plan_train(job, show)
+        return kuosan.plan(job, show)
 
 
 def _watched(plan: TrainPlan) -> TrainedRun:
     """Train, with a bar on the first process."""
-    with closing(run_train(plan)) as events:  # type: ignore[type-var]
+    with closing(kuosan.run(plan)) as events:  # type: ignore[type-var]
         if not plan.first:
             return _result(event for event in events)
         with TrainingBars() as report:

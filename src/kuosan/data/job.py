@@ -1,10 +1,13 @@
-"""Looking at a data set as a job: `plan_doctor` looks at every file, `run_doctor` writes what it found. Torch-free."""
+"""Looking at a data set as a job: `plan_doctor` looks at every file, `run_doctor` writes what it found. Torch-free.
+
+Looking belongs to the plan: it is what a training's plan does with its images, here by itself, and writes nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +17,13 @@ from kuosan.config import build as built
 from kuosan.config import load as loaded
 from kuosan.data.config import DataConfig
 from kuosan.errors import Error
-from kuosan.events import Event, Finished, Wrote
+from kuosan.events import Event, Finished, OnEvent, Wrote, counted
 from kuosan.regular import is_folder
 from kuosan.storage import outputs
 
 if TYPE_CHECKING:
     from kuosan.data.doctor import DataReport
 
-Counted = Callable[[str, int, int], None]  # called with (what, done, of)
 CONFIG = "config.yaml"  # of a run
 FILES = ("accepted.csv", "rejected.csv", "summary.json")
 NOT_TYPED = ("data.path", "data.flip", "data.memory_gib", "data.workers", "data.cache")  # of no effect on a report
@@ -46,8 +48,8 @@ class DoctorJob:
 class DoctorPlan:
     """A data set looked at; what remains is to write it down."""
 
+    job: DoctorJob
     report: DataReport
-    out: Path | None
     run: str | None  # the run whose data it is
     given: dict[str, object]  # the settings that were said in place of the run's own
 
@@ -57,8 +59,11 @@ class DoctorPlan:
         return self.report.config
 
 
-def plan_doctor(job: DoctorJob, progress: Counted | None = None) -> DoctorPlan:
+def plan_doctor(job: DoctorJob, on_event: OnEvent | None = None) -> DoctorPlan:
     """Look at every file, as training would.
+
+    Args:
+        on_event: called with the Progress of looking.
 
     Raises:
         Error: no data set, settings that are impossible, or a folder that the report cannot be written into.
@@ -78,19 +83,20 @@ def plan_doctor(job: DoctorJob, progress: Counted | None = None) -> DoctorPlan:
     from kuosan.data.doctor import examine
     from kuosan.storage.cache import NEAR, Results
 
-    report = examine(config, progress=progress, memory=Results.at(None, NEAR))
-    return DoctorPlan(report, job.out, run, given)
+    report = examine(config, progress=counted(on_event), memory=Results.at(None, NEAR))
+    return DoctorPlan(job, report, run, given)
 
 
 def run_doctor(plan: DoctorPlan) -> Iterator[Event]:
     """Write the report, where a folder is given for it. Raises: Error: something else's files lie there."""
     from kuosan.data.doctor import write
 
-    if plan.out is not None:
+    out = plan.job.out
+    if out is not None:
         data, source = plan.config.path, Path(plan.config.path)
         about = {"data": str(source.resolve()) if source.exists() else data}
-        with outputs.claimed(plan.out, "doctor", about, FILES, proof=lambda path: _is_report(path, data)):
-            written = write(plan.report, plan.out)
+        with outputs.claimed(out, "doctor", about, FILES, proof=lambda path: _is_report(path, data)):
+            written = write(plan.report, out)
         yield from (Wrote(path) for path in written)
     yield Finished(plan.report)
 

@@ -46,7 +46,8 @@ from kuosan.storage.checkpoint import Saved
 from kuosan.text.prompts import escaped
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.job import ForeseenMethod, OnProgress
+    from kuosan.evaluate.job import CompareJob, ForeseenMethod
+    from kuosan.events import OnProgress
 
 MEASURED = 64  # answers of a rule measured at once
 OWN = ("captions",)  # prompts=captions of a contestant: each image's own caption
@@ -66,7 +67,7 @@ class MethodEntry:
 class ComparePlan:
     """Which methods restore which images, everything opened; and where the result is kept."""
 
-    config: ComparisonConfig
+    job: CompareJob
     entries: tuple[MethodEntry, ...]
     chosen: Chosen
     damaged: Damaged
@@ -78,6 +79,11 @@ class ComparePlan:
     saved: dict[str, Saved] = field(default_factory=dict, repr=False)  # the checkpoints of all runs, by their names
 
     @property
+    def config(self) -> ComparisonConfig:
+        """What the result depends on."""
+        return self.job.settings
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations in all."""
         answers = len(self.damaged) * self.config.variants
@@ -85,7 +91,7 @@ class ComparePlan:
 
 
 def open_comparison(
-    config: ComparisonConfig,
+    job: CompareJob,
     found: Sequence[Contestant],
     foreseen: Mapping[str, ForeseenMethod],
     progress: OnProgress,
@@ -100,7 +106,7 @@ def open_comparison(
     Raises:
         Error: what cannot be compared.
     """
-    saved: dict[str, Saved] = {}
+    config, saved = job.settings, dict[str, Saved]()
     for run in (run for one in found for run in _runs(one)):
         saved[run] = saved[run] if run in saved else pipeline.saved_weights(run)
     models = {run: trees.build(ModelConfig, each.config.get("model", {})) for run, each in saved.items()}
@@ -129,7 +135,7 @@ def open_comparison(
     compute = choose(config.compute)
     weights = tuple(manifest.read(each.path)["ema.safetensors"].sha256 for each in saved.values())
     return ComparePlan(
-        config, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights, saved
+        job, tuple(entries), chosen, damaged, distance, features, compute, config.folder(), weights, saved
     )
 
 

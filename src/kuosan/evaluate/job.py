@@ -8,7 +8,7 @@ What config.yaml alone refuses is refused before torch is loaded, and what it re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kuosan.errors import Error
 from kuosan.evaluate.comparison import ComparisonConfig
 from kuosan.evaluate.config import EvaluateConfig, ReconstructionConfig
-from kuosan.events import Event, Fact, Finished, Progress, Warned
+from kuosan.events import Event, Fact, Finished, OnEvent, Progress, Warned
 
 if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kuosan.sample.request import Request
 
 SAMPLING = "sampling"  # the Fact that comes once, after the first batch: how long the rest of the sampling takes
-OnProgress = Callable[[str, int, int], None]
 
 
 class EvaluationReport(Protocol):
@@ -53,19 +52,29 @@ class SilentEvaluation:
         """Nothing."""
 
 
+def follow(report: EvaluationReport) -> OnEvent:
+    """What passes a job's events on to a report."""
+
+    def on_event(event: Event) -> None:
+        match event:
+            case Progress(what, done, of) if of is not None:
+                report.progress(what, done, of)
+            case Warned(text):
+                report.say(f"warning: {text}")
+            case Fact(name, values) if name == SAMPLING:
+                report.left(values["seconds"], values["evaluations"])
+
+    return on_event
+
+
 def finish(events: Iterator[Event], report: EvaluationReport) -> Any:
     """Run a job to its end, followed by a report; what it came to. A report that raises stops the job cleanly."""
+    on_event = follow(report)
     with closing(events):  # type: ignore[type-var]
         for event in events:
-            match event:
-                case Progress(what, done, of) if of is not None:
-                    report.progress(what, done, of)
-                case Warned(text):
-                    report.say(f"warning: {text}")
-                case Fact(name, values) if name == SAMPLING:
-                    report.left(values["seconds"], values["evaluations"])
-                case Finished(result):
-                    return result
+            if isinstance(event, Finished):
+                return event.result
+            on_event(event)
     raise AssertionError("a job ends with Finished")
 
 

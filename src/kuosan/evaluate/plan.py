@@ -22,11 +22,12 @@ from kuosan.evaluate.job import (
     EvaluationReport,
     Foreseen,
     ForeseenMethod,
-    OnProgress,
     ReconstructJob,
     SilentEvaluation,
     finish,
+    follow,
 )
+from kuosan.events import OnEvent, counted
 from kuosan.sample.job import stored
 
 if TYPE_CHECKING:
@@ -62,24 +63,24 @@ def compare(
     from kuosan.evaluate.compare import run_compare
 
     report = report or SilentEvaluation()
-    job = CompareJob.of(trees.build(ComparisonConfig, tree))
-    found: Comparison = finish(run_compare(plan_compare(job, distance=distance, progress=report.progress)), report)
+    plan = plan_compare(CompareJob.of(trees.build(ComparisonConfig, tree)), follow(report), distance=distance)
+    found: Comparison = finish(run_compare(plan), report)
     return found
 
 
 def plan_evaluate(
     job: EvaluateJob,
+    on_event: OnEvent | None = None,
     *,
     model: Pipeline | None = None,
     network: FeatureNetwork | None = None,
-    progress: OnProgress = lambda what, done, of: None,
 ) -> EvaluatePlan:
     """Open the target, the real images and the networks.
 
     Args:
+        on_event: called with the Progress of reading images.
         model: the target, where it is open already; `job.target` is its name.
         network: in the place of the feature network that the job names.
-        progress: called as images are read.
 
     Raises:
         Error: something cannot be opened, sampled or measured.
@@ -88,7 +89,7 @@ def plan_evaluate(
     foreseen = Foreseen() if model is not None else _foreseen(job.target, points)
     from kuosan.evaluate.prepare import open_evaluation
 
-    return open_evaluation(model or job.target, job.settings, points, foreseen, progress, network)
+    return open_evaluation(job, points, foreseen, counted(on_event), model, network)
 
 
 def _foreseen(target: str, points: Sequence[Point]) -> Foreseen:
@@ -100,14 +101,12 @@ def _foreseen(target: str, points: Sequence[Point]) -> Foreseen:
     return Foreseen() if model is None else Foreseen(model, tuple(sweep.check_sweep(model, points)))
 
 
-def plan_compare(
-    job: CompareJob, *, distance: Distance | None = None, progress: OnProgress = lambda what, done, of: None
-) -> ComparePlan:
+def plan_compare(job: CompareJob, on_event: OnEvent | None = None, *, distance: Distance | None = None) -> ComparePlan:
     """Open the runs and the images, and damage these.
 
     Args:
+        on_event: called with the Progress of reading images.
         distance: in the place of the perceptual distance that the job names.
-        progress: called as images are read.
 
     Raises:
         Error: what cannot be compared.
@@ -124,14 +123,14 @@ def plan_compare(
             foreseen[one.text] = ForeseenMethod(model, *one.resolved(model))
     from kuosan.evaluate.compare import open_comparison
 
-    return open_comparison(job.settings, found, foreseen, progress, distance)
+    return open_comparison(job, found, foreseen, counted(on_event), distance)
 
 
-def plan_reconstruct(job: ReconstructJob, *, progress: OnProgress = lambda what, done, of: None) -> ReconstructPlan:
+def plan_reconstruct(job: ReconstructJob, on_event: OnEvent | None = None) -> ReconstructPlan:
     """Open the autoencoder, the images and the networks that judge.
 
     Args:
-        progress: called as images are read.
+        on_event: called with the Progress of reading images.
 
     Raises:
         Error: what cannot be measured.
@@ -146,7 +145,7 @@ def plan_reconstruct(job: ReconstructJob, *, progress: OnProgress = lambda what,
         raise Error(f"there is no {job.images}: give a folder, zip, npz or IDX file, an image, or portraits.")
     from kuosan.evaluate.reconstruct import open_reconstruction
 
-    return open_reconstruction(job.run, job.settings, model, progress)
+    return open_reconstruction(job, model, counted(on_event))
 
 
 def reconstruct(
@@ -167,6 +166,6 @@ def reconstruct(
 
     report = report or SilentEvaluation()
     config = trees.build(ReconstructionConfig, {"images": str(images), **options})
-    plan = plan_reconstruct(ReconstructJob.of(str(target), config), progress=report.progress)
+    plan = plan_reconstruct(ReconstructJob.of(str(target), config), follow(report))
     found: Reconstructed = finish(run_reconstruct(plan), report)
     return found

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from kuosan.data.dataset import Images
     from kuosan.evaluate.config import Point
     from kuosan.evaluate.eval_images import Side
-    from kuosan.evaluate.job import Foreseen, OnProgress
+    from kuosan.evaluate.job import EvaluateJob, Foreseen
     from kuosan.evaluate.sampling import PointPlan
+    from kuosan.events import OnProgress
     from kuosan.metrics.features.network import FeatureNetwork
     from kuosan.sample.pipeline import Pipeline
     from kuosan.sample.plan import Choice
@@ -163,7 +164,7 @@ class EvaluatePlan:
     """What is measured, against what, by what; and where it is kept."""
 
     target: str
-    config: EvaluateConfig
+    job: EvaluateJob
     folder: Path  # where the result is written
     home: Path  # where images and features are kept
     network: FeatureNetwork | None  # None: nothing is compared
@@ -180,6 +181,11 @@ class EvaluatePlan:
     warnings: tuple[str, ...] = ()
     described: tuple[str, ...] = ()  # what was done to the images of both sides, in sentences
     memory: FeatureCaches = field(default_factory=FeatureCaches, repr=False)  # rows that were read
+
+    @property
+    def config(self) -> EvaluateConfig:
+        """What the result depends on, but for the target."""
+        return self.job.settings
 
     @property
     def distances(self) -> list[str]:
@@ -205,11 +211,11 @@ def is_run(target: str | Path) -> bool:
 
 
 def open_evaluation(
-    target: str | Path | Pipeline,
-    config: EvaluateConfig,
+    job: EvaluateJob,
     points: Sequence[Point],
     foreseen: Foreseen,
     progress: OnProgress,
+    model: Pipeline | None = None,
     network: FeatureNetwork | None = None,
 ) -> EvaluatePlan:
     """Open the target, the real images and the networks: what `plan_evaluate` does once torch is needed.
@@ -217,21 +223,22 @@ def open_evaluation(
     Raises:
         Error: something cannot be opened, sampled or measured.
     """
-    if isinstance(target, str | Path) and not is_run(target):
-        return _of_images(str(target), config, network or features(config.features), progress)
-    network = (network or features(config.features)) if config.sampled else None
-    return _of_model(target, config, points, foreseen, network, progress)
+    if model is None and not is_run(job.target):
+        return _of_images(job, network or features(job.features), progress)
+    network = (network or features(job.features)) if job.settings.sampled else None
+    return _of_model(job, model, points, foreseen, network, progress)
 
 
 def _of_model(
-    target: str | Path | Pipeline,
-    config: EvaluateConfig,
+    job: EvaluateJob,
+    model: Pipeline | None,
     points: Sequence[Point],
     foreseen: Foreseen,
     network: FeatureNetwork | None,
     progress: OnProgress,
 ) -> EvaluatePlan:
-    saved, model = _opened(target, config)
+    config = job.settings
+    saved, model = _opened(model or job.target, config)
     if isinstance(model.model.config.network, ClassifierConfig):
         raise Error(f"{model.name} is a classifier, which makes no images: `kuosan train` reports its accuracy, and "
                     "--judge takes it as the judge of another run.")  # fmt: skip
@@ -256,7 +263,7 @@ def _of_model(
     bits = likelihood.likelihood_side(config, own)
     return EvaluatePlan(
         model.name,
-        config,
+        job,
         Path(config.out) if config.out else home / _name(config, plans, model.weights, images.fingerprint),
         home,
         network,
@@ -387,9 +394,9 @@ def _lacking(made: int, own: Images) -> str:
     return ", ".join(f"{count} {what}, at least {least} are needed" for count, least, what in sides if count < least)
 
 
-def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, progress: OnProgress) -> EvaluatePlan:
+def _of_images(job: EvaluateJob, network: FeatureNetwork, progress: OnProgress) -> EvaluatePlan:
     """A folder of images against another."""
-    usual = EvaluateConfig()
+    target, config, usual = job.target, job.settings, EvaluateConfig()
     if config.against in (TRAIN, HELD_OUT):
         raise Error(f"{target} is no run, so it has no images of its own to compare with: give --against PATH.")
     request = replace(config.request, n=usual.request.n)
@@ -415,7 +422,7 @@ def _of_images(target: str, config: EvaluateConfig, network: FeatureNetwork, pro
     metrics = _metrics(config, len(made), len(reference), network.dim, None, judge)
     warnings = tuple(remarks.warnings(made, reference, config.request.n, metrics))
     described = tuple(line for side in (made, reference) for line in remarks.described(side, network))
-    return EvaluatePlan(target, config, folder, home, network, metrics, reference, floor, made=made, judge=judge,
+    return EvaluatePlan(target, job, folder, home, network, metrics, reference, floor, made=made, judge=judge,
                         warnings=warnings, described=described)  # fmt: skip
 
 

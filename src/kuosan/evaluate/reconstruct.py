@@ -50,7 +50,8 @@ from kuosan.sample import write
 from kuosan.storage import checkpoint, outputs
 
 if TYPE_CHECKING:
-    from kuosan.evaluate.job import OnProgress
+    from kuosan.evaluate.job import ReconstructJob
+    from kuosan.events import OnProgress
 
 SHOWN, COLUMNS = 12, 2  # images on the sheet, and side by side
 LEAST = 3  # images without which there is no KID
@@ -77,7 +78,7 @@ class Opened:
 class ReconstructPlan:
     """Which images go through which autoencoder, and where the report is kept."""
 
-    config: ReconstructionConfig
+    job: ReconstructJob
     opened: Opened
     inputs: InputImages
     network: TiledAutoencoder
@@ -85,6 +86,11 @@ class ReconstructPlan:
     distance: Perceptual | None
     compute: Compute
     folder: Path
+
+    @property
+    def config(self) -> ReconstructionConfig:
+        """What the result depends on, but for the run."""
+        return self.job.settings
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -112,15 +118,13 @@ class Tally:
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
 
-def open_reconstruction(
-    target: str, config: ReconstructionConfig, foreseen: ModelConfig | None, progress: OnProgress
-) -> ReconstructPlan:
+def open_reconstruction(job: ReconstructJob, foreseen: ModelConfig | None, progress: OnProgress) -> ReconstructPlan:
     """Open the autoencoder, the images and the networks that judge: what `plan_reconstruct` does once torch is needed.
 
     Raises:
         Error: what cannot be measured.
     """
-    opened = open_run(target, foreseen)
+    opened, config = open_run(job.run, foreseen), job.settings
     network = opened.held.network
     compute = choose(config.compute)
     module = codecs.build(network, opened.held.tensors, opened.run)
@@ -131,7 +135,7 @@ def open_reconstruction(
     found = open_inputs(config, opened.config.shape, opened.schooling, progress)
     judged = None if config.features == NONE else features(config.features)
     return ReconstructPlan(
-        config,
+        job,
         opened,
         found,
         TiledAutoencoder(ready, _side(config, opened.config.shape, found, network.factor), config.overlap),

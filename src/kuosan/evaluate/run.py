@@ -25,7 +25,7 @@ from kuosan.evaluate import result as measures
 from kuosan.evaluate.class_accuracy import share
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
 from kuosan.evaluate.eval_images import Side, shuffled
-from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish
+from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish, follow
 from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
@@ -68,7 +68,7 @@ def measure(
     config = config or configured(nested(options))
     model = None if isinstance(target, str | Path) else target
     job = EvaluateJob.of(str(target) if model is None else model.name, config)
-    plan = plan_evaluate(job, model=model, network=network, progress=report.progress)
+    plan = plan_evaluate(job, follow(report), model=model, network=network)
     found: Result = finish(run_evaluate(plan), report)
     return found
 

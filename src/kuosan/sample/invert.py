@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error
-from kuosan.events import Event, Fact, Finished, Wrote
+from kuosan.events import Event, Fact, Finished, OnEvent, Wrote, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,8 +83,11 @@ class Inverted:
     noise_std: float | None = None
 
 
-def plan_invert(job: InvertJob) -> InvertPlan:
+def plan_invert(job: InvertJob, on_event: OnEvent | None = None) -> InvertPlan:
     """Open the run and the images, each once, and check the way. Writes nothing.
+
+    Args:
+        on_event: called with the Progress of opening images.
 
     Raises:
         Error: a run that is not inverted, or images that it does not take.
@@ -102,9 +105,11 @@ def plan_invert(job: InvertJob) -> InvertPlan:
     way = Way(pipeline.model, job.steps, job.spacing, job.iterations, job.classes)
     if job.between is not None:
         check_ends(len(job.images), job.between, job.classes)
-    notes: list[str] = []
-    x0 = torch.stack([opening.image(pipeline.model, Path(each), pipeline.reading, notes.append) for each in job.images])
-    return InvertPlan(job, pipeline, way, x0, tuple(notes))
+    notes, images, progress = list[str](), list[torch.Tensor](), counted(on_event)
+    for done, each in enumerate(job.images, 1):
+        images.append(opening.image(pipeline.model, Path(each), pipeline.reading, notes.append))
+        progress("opening images", done, len(job.images))
+    return InvertPlan(job, pipeline, way, torch.stack(images), tuple(notes))
 
 
 def run_invert(plan: InvertPlan) -> Iterator[Event]:

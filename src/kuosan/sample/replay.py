@@ -39,6 +39,7 @@ from kuosan.storage import outputs
 class ReplayPlan:
     """An image to make again, with all that its recipe names open and checked against its hashes."""
 
+    job: SampleJob
     like: Path  # the image with the recipe
     place: Path  # the file to write
     recipe: Recipe  # as it is in the file
@@ -86,14 +87,14 @@ def plan_replay(job: SampleJob) -> ReplayPlan:
     found = {what: str(search.find(f"the {what}", name)) for what, name in named.items()}
     recipe = recipes.relocated(recipe, found)
     if recipe.request.restoration is not None:
-        return ReplayPlan(like, place, original, run, trained, *_restoration(trained, recipe))
+        return ReplayPlan(job, like, place, original, run, trained, *_restoration(trained, recipe))
     request, row = recipe.batch_request()
     start = opening.start_of(recipe, sizes.asked(trained.model, request), trained.reading)
     helpers = trained.helpers(request)
     for name, helper in helpers.items():
         opening.require_helper(name, helper, recipe)
     sampling = resolve_request(trained.model, request, start=start, guides=opening.guides_of(helpers))
-    return ReplayPlan(like, place, original, run, trained, sampling, row, lambda images: images)
+    return ReplayPlan(job, like, place, original, run, trained, sampling, row, lambda images: images)
 
 
 def run_replay(plan: ReplayPlan) -> Iterator[Event]:

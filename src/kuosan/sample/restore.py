@@ -18,7 +18,7 @@ from kuosan import config as trees
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import registry
 from kuosan.errors import Error
-from kuosan.events import Event, Fact, Finished, Progress, Wrote
+from kuosan.events import Event, Fact, Finished, OnEvent, OnProgress, Progress, Wrote, counted
 from kuosan.sample import request as requests
 from kuosan.sample.job import stored
 from kuosan.sample.plan import SamplePlan, choose, refuse_to_itself, with_levels
@@ -133,8 +133,11 @@ class Restored:
     seconds: float
 
 
-def plan_restore(job: RestoreJob) -> RestorePlan:
+def plan_restore(job: RestoreJob, on_event: OnEvent | None = None) -> RestorePlan:
     """Open the run and every image, and resolve the request, each once. Writes nothing.
+
+    Args:
+        on_event: called with the Progress of opening images.
 
     Raises:
         Error: what the run cannot restore, no image that can be restored, or an overlap without effect.
@@ -160,17 +163,23 @@ def plan_restore(job: RestoreJob) -> RestorePlan:
     if job.out is not None:
         outputs.check_folder(Path(job.out), inputs_of(files, job.restoration))
     trajectory = replace(with_levels(own, choice), size=None)  # canvases have sizes of their own
-    return _looked(job, pipeline, request, trajectory, files)
+    return _looked(job, pipeline, request, trajectory, files, counted(on_event))
 
 
 def _looked(
-    job: RestoreJob, pipeline: Pipeline, request: Request, trajectory: SamplePlan, files: Sequence[Path]
+    job: RestoreJob,
+    pipeline: Pipeline,
+    request: Request,
+    trajectory: SamplePlan,
+    files: Sequence[Path],
+    progress: OnProgress,
 ) -> RestorePlan:
     """The plan, once every image and mask was opened; those that are refused are named and left out."""
     from kuosan.sample.recipe import fingerprint
 
     wrong, good, ready, prints, tiles, held = [], list[Path](), {}, {}, 0, 0
-    for path in files:
+    for done, path in enumerate(files, 1):
+        progress("opening images", done, len(files))
         try:
             source = _opened(pipeline, request, path)
         except Error as error:
