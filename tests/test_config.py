@@ -148,7 +148,7 @@ def test_the_default_prediction_follows_the_schedule_unless_said(kind: str, pred
         ({"seed": -1}, "seed = -1"),
         ({"seed": 2**63}, "seed"),
         ({"batch": 0}, "batch = 0"),
-        ({"strength": 0.5}, "strength has no effect"),
+        ({"strength": 0.5}, "strength = 0.5 has no effect without image"),
         ({"strength": 0.0, "image": "x"}, "strength = 0.0"),
         ({"strength": 1.1, "image": "x"}, "strength = 1.1"),
         ({"between": (1, 2), "image": "x"}, "between and image"),

@@ -128,7 +128,7 @@ def test_wrong_options_of_sample_are_refused(page: dict[str, dict[str, Any]]) ->
     for options, said in (
         ({"stps": 3}, "Did you mean steps"),
         ({"sampler": "dimm"}, "did you mean 'ddim'"),
-        ({"strength": 0.5}, "strength has no effect"),
+        ({"strength": 0.5}, "strength = 0.5 has no effect without image"),
         ({"start": torch.zeros(3, 16, 16)}, "resize it to 16 x 16 with 1 channel"),
     ):
         with pytest.raises(kuosan.Error, match=said):

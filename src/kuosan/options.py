@@ -1,14 +1,12 @@
 """The leaves of a configuration class as options: what each is called, takes and means, and reading them from a shell.
 
 One override syntax everywhere: `--key value`, nested by dots (`--model.network.channels 64`), lists by repetition.
-
-When a field of a settings class counts, and which values it may have: declared at the field, checked in one place.
+When a field counts, and which values it may have, is declared at the field and checked in one place:
 
     vlb_weight: float = field(default=0.001, metadata=only(loss="hybrid"))
     lr_shape: str = field(default="constant", metadata=one_of("constant", "cosine"))
 
-A field that counts only beside others' values must have its default without them: what has no effect is refused. What
-takes more than the fields of one class stays a function of its own. Torch-free.
+What has no effect is refused. A rule over the fields of several classes stays a function of its own. Torch-free.
 """
 
 from __future__ import annotations
@@ -38,63 +36,47 @@ _PROCESSES = "Several processes are started by torchrun: torchrun --nproc-per-no
 _SIZE = "Training takes one number, sampling WIDTHxHEIGHT, as 96x64."
 _PARTS = "It is how many images are computed at once; the rest of --batch is accumulated."
 
-# What other tools call an option: which of ours is meant (the first that a verb has), and what else there is to know.
+# What other tools call an option of ours, or the first of some that a verb has.
+_NAMES = {
+    "lr": "learning_rate base_lr",
+    "max_steps steps": "num_steps train_steps max_train_steps num_train_steps train_num_steps iterations max_iter",
+    "max_steps": "steps total_steps", "size": "image_size img_size resolution",
+    "out": "output output_dir outdir save_dir logdir results_folder",
+    "batch": "batch_size train_batch_size per_device_train_batch_size",
+    "init": "pretrained pretrained_model_name_or_path init_from", "workers": "num_workers dataloader_num_workers",
+    "lr_shape": "lr_scheduler lr_schedule", "warmup": "warmup_steps lr_warmup_steps",
+    "clip": "max_grad_norm grad_clip gradient_clip_val clip_grad", "weight_decay": "adam_weight_decay wd",
+    "save_every": "save_interval save_steps checkpointing_steps", "keep": "checkpoints_total_limit",
+    "evaluate_every": "validation_steps eval_every eval_steps log_interval",
+    "preview_every": "sample_every save_and_sample_every sample_interval", "flip": "random_flip horizontal_flip",
+    "labels": "class_cond class_conditional conditional", "drop": "cond_drop_prob class_dropout_prob p_uncond",
+    "prediction": "prediction_type parameterization objective_type",
+    "T": "num_train_timesteps timesteps diffusion_steps", "model.schedule.betas": "beta_schedule noise_schedule",
+    "steps preview_steps": "num_inference_steps ddim_steps sampling_steps",
+    "guidance": "guidance_scale cfg cfg_scale cond_scale", "negative": "negative_prompt neg_prompt",
+    "n": "num_images num_samples n_samples num_images_per_prompt", "sampler schedule": "scheduler sampler_name",
+    "image": "init_image input_image", "strength": "denoising_strength",
+    "class classes": "class_label class_labels class_name", "mask": "mask_image", "upscale": "outscale",
+}  # fmt: skip
+# The same, and what else there is to know.
 ELSEWHERE: Mapping[str, tuple[tuple[str, ...], str]] = {
-    **dict.fromkeys(("learning_rate", "base_lr"), (("lr",), "")),
+    **{name: (tuple(ours.split()), "") for ours, names in _NAMES.items() for name in names.split()},
     **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), (("max_steps",), _EPOCHS)),
-    **dict.fromkeys(
-        ("num_steps", "train_steps", "max_train_steps", "num_train_steps", "train_num_steps", "iterations", "max_iter"),
-        (("max_steps", "steps"), ""),
-    ),
-    **dict.fromkeys(("steps", "total_steps"), (("max_steps",), "")),
-    **dict.fromkeys(("image_size", "img_size"), (("size",), "")),
-    "resolution": (("size",), ""),
     **dict.fromkeys(("height", "width"), (("size",), _SIZE)),
-    **dict.fromkeys(("output", "output_dir", "outdir", "save_dir", "logdir", "results_folder"), (("out",), "")),
-    **dict.fromkeys(("batch_size", "train_batch_size", "per_device_train_batch_size"), (("batch",), "")),
-    "gradient_accumulation_steps": (("micro_batch",), _PARTS),
-    "gradient_accumulate_every": (("micro_batch",), _PARTS),
-    "microbatch": (("micro_batch",), _PARTS),
-    "gradient_checkpointing": (
-        ("micro_batch",),
-        "Nothing is recomputed; fewer images at once take less.",
+    **dict.fromkeys(
+        ("gradient_accumulation_steps", "gradient_accumulate_every", "microbatch"), (("micro_batch",), _PARTS)
     ),
+    "gradient_checkpointing": (("micro_batch",), "Nothing is recomputed; fewer images at once take less."),
     **dict.fromkeys(("mixed_precision", "dtype", "bf16", "fp16", "amp"), (("precision",), "It is auto, bf16 or fp32.")),
     **dict.fromkeys(("resume", "resume_from", "resume_from_checkpoint", "resume_checkpoint"), ((), _RESUME)),
     **dict.fromkeys(("wandb", "report_to", "use_wandb", "tensorboard", "logger", "log_with"), ((), _LOG)),
     **dict.fromkeys(("lora", "lora_rank", "use_lora", "rank"), ((), _LORA)),
     **dict.fromkeys(("data_dir", "dataset", "dataset_name", "train_data_dir", "data_path"), ((), _DATA)),
-    **dict.fromkeys(("pretrained", "pretrained_model_name_or_path", "init_from"), (("init",), "")),
     **dict.fromkeys(("model_path", "checkpoint", "ckpt", "ckpt_path"), (("init",), _MODEL)),
     **dict.fromkeys(("gpus", "num_gpus", "num_processes", "nproc_per_node"), ((), _PROCESSES)),
-    **dict.fromkeys(("num_workers", "dataloader_num_workers"), (("workers",), "")),
-    **dict.fromkeys(("lr_scheduler", "lr_schedule"), (("lr_shape",), "")),
-    **dict.fromkeys(("warmup_steps", "lr_warmup_steps"), (("warmup",), "")),
     **dict.fromkeys(("ema_decay", "ema_rate", "use_ema"), (("ema",), "It is a width: a share of the run.")),
-    **dict.fromkeys(("max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad"), (("clip",), "")),
-    **dict.fromkeys(("adam_weight_decay", "wd"), (("weight_decay",), "")),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (("train.betas",), "Both are given, as 0.9,0.99.")),
-    **dict.fromkeys(("save_interval", "save_steps", "checkpointing_steps"), (("save_every",), "")),
-    "checkpoints_total_limit": (("keep",), ""),
-    **dict.fromkeys(("validation_steps", "eval_every", "eval_steps", "log_interval"), (("evaluate_every",), "")),
-    **dict.fromkeys(("sample_every", "save_and_sample_every", "sample_interval"), (("preview_every",), "")),
-    **dict.fromkeys(("random_flip", "horizontal_flip"), (("flip",), "")),
     "center_crop": (("resize",), "The centre is cut by `crop`, which scales first, or `centre`, which does not."),
-    **dict.fromkeys(("class_cond", "class_conditional", "conditional"), (("labels",), "")),
-    **dict.fromkeys(("cond_drop_prob", "class_dropout_prob", "p_uncond"), (("drop",), "")),
-    **dict.fromkeys(("prediction_type", "parameterization", "objective_type"), (("prediction",), "")),
-    **dict.fromkeys(("num_train_timesteps", "timesteps", "diffusion_steps"), (("T",), "")),
-    **dict.fromkeys(("beta_schedule", "noise_schedule"), (("model.schedule.betas",), "")),
-    **dict.fromkeys(("num_inference_steps", "ddim_steps", "sampling_steps"), (("steps", "preview_steps"), "")),
-    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale", "cond_scale"), (("guidance",), "")),
-    **dict.fromkeys(("negative_prompt", "neg_prompt"), (("negative",), "")),
-    **dict.fromkeys(("num_images", "num_samples", "n_samples", "num_images_per_prompt"), (("n",), "")),
-    **dict.fromkeys(("scheduler", "sampler_name"), (("sampler", "schedule"), "")),
-    **dict.fromkeys(("init_image", "input_image"), (("image",), "")),
-    "denoising_strength": (("strength",), ""),
-    **dict.fromkeys(("class_label", "class_labels", "class_name"), (("class", "classes"), "")),
-    "mask_image": (("mask",), ""),
-    "outscale": (("upscale",), ""),
 }
 
 
@@ -108,6 +90,7 @@ class Option:
         flags: further names, which win over the search ("class", "-n"): a field's metadata {"flags": (...)}.
         whole: a value is taken as it is, commas and all, as prompts are: metadata {"whole": True}.
         read: from what was typed to a value, where the type alone does not say how: metadata {"read": function}.
+        typed: what is typed then, as WIDTHxHEIGHT, for the help: metadata {"typed": ...}.
     """
 
     key: str
@@ -118,6 +101,7 @@ class Option:
     flags: tuple[str, ...] = ()
     whole: bool = False
     read: Callable[[str], Any] | None = None
+    typed: str = ""
 
     @property
     def name(self) -> str:
@@ -127,17 +111,16 @@ class Option:
 
     @property
     def type_text(self) -> str:
-        """The type as a reader wants it: `int`, `linear|cosine`, `list of bool`."""
-        return type_text(self.type)
+        """The type as a reader wants it: `int`, `linear|cosine`, `list of bool`, `WIDTHxHEIGHT`."""
+        return self.typed or type_text(self.type)
 
     @property
     def default_text(self) -> str:
         """The default as one would type it; empty where there is none."""
         if self.default is dataclasses.MISSING or self.default is None:
             return ""
-        if isinstance(self.default, tuple | list):
-            return ",".join(_typed(value) for value in self.default)
-        return _typed(self.default)
+        several = self.default if isinstance(self.default, tuple | list) else (self.default,)
+        return ",".join(map(_typed, several))
 
 
 def options(cls: type) -> dict[str, Option]:
@@ -227,17 +210,8 @@ def within(key: str, groups: Collection[str]) -> bool:
 
 def pair_of(annotation: Any) -> int:
     """How many values a tuple of a fixed length takes; 0 for all else."""
-    found = [get_args(member) for member in members(annotation) if get_origin(member) is tuple]
-    return len(found[0]) if found and Ellipsis not in found[0] else 0
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a tree."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
+    found = [get_args(member) for member in members(annotation) if get_origin(member) is tuple] or [(...,)]
+    return 0 if Ellipsis in found[0] else len(found[0])
 
 
 def words(key: str, value: Any) -> list[str]:
@@ -349,8 +323,8 @@ def type_text(annotation: Any) -> str:
         elif get_origin(member) in (tuple, list):
             inner = [item for item in get_args(member) if item is not Ellipsis]
             fixed = get_origin(member) is tuple and Ellipsis not in get_args(member)
-            many = f"{len(inner)} of " if fixed else "list of "
-            names.append(many + "/".join(dict.fromkeys(type_text(item) for item in inner)))
+            each = [type_text(item) for item in inner]
+            names.append(",".join(each) if fixed else f"list of {'/'.join(dict.fromkeys(each))}")
         elif member is types.NoneType:
             continue
         else:
@@ -367,7 +341,9 @@ def _leaves(cls: type, prefix: str) -> Iterator[Option]:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if not nested:
-            about = {name: field.metadata[name] for name in ("flags", "whole", "read") if name in field.metadata}
+            about = {
+                name: field.metadata[name] for name in ("flags", "whole", "read", "typed") if name in field.metadata
+            }
             yield Option(prefix + stored_key(field), annotation, default, docs.get(field.name, ""), field.name, **about)
             continue
         kinds = [get_args(hints(member)["kind"])[0] for member in nested if "kind" in hints(member)]
@@ -416,6 +392,7 @@ def _attribute_docs(docstring: str) -> dict[str, str]:
 
 
 ANY = "any"  # any value but 0, none and nothing: `only(perceptual=ANY)`
+SET = "set"  # any value that was given, 0 too: `only(guidance=SET)`
 _ONLY, _ONE_OF = "only", "one_of"
 
 
@@ -426,50 +403,94 @@ class Only:
     owners: Mapping[str, tuple[Any, ...]]
     because: str = ""
     idle: tuple[Any, ...] = ()  # values that, beside the default, ask for nothing
+    otherwise: str = ""  # how the sentence that begins with `... has no effect` ends, where the owners say too little
 
 
-def only(*, because: str = "", idle: tuple[Any, ...] = (), **owners: Any) -> dict[str, Any]:
-    """Metadata of a field that counts only where each of these fields has one of these values, or ANY."""
-    several = {name: value if isinstance(value, tuple) else (value,) for name, value in owners.items()}
-    return {_ONLY: Only(several, because, idle)}
+def only(*, because: str = "", otherwise: str = "", idle: tuple[Any, ...] = (), **owners: Any) -> dict[str, Any]:
+    """Metadata of a field that counts only where each of these fields has one of these values, or ANY, or is SET.
+
+    Of a list one value among them is enough.
+    """
+    several = {name: value if isinstance(value, tuple) and value else (value,) for name, value in owners.items()}
+    return {_ONLY: Only(several, because, idle, otherwise)}
 
 
 def one_of(*values: Any) -> dict[str, Any]:
-    """Metadata of a field that may have these values."""
+    """Metadata of a field that may have these values, or that lists some of them, or names none."""
     return {_ONE_OF: values}
 
 
-def check(config: Any, prefix: str = "") -> None:
+def check(config: Any, prefix: str = "", given: Mapping[str, Any] | None = None) -> None:
     """Check what the fields of a settings object declare; `prefix` stands before their names in messages.
+
+    Args:
+        given: what a person typed, as a tree by stored keys: without effect it is refused even where it is the default.
 
     Raises:
         Error: a value that is not one of those allowed, or one without effect. It names the field, its value, what it
             belongs to and what to do.
     """
     for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        if _ONE_OF in each.metadata and value not in each.metadata[_ONE_OF]:
-            raise unknown(f"{prefix}{each.name}", value, each.metadata[_ONE_OF])
+        value, default = getattr(config, each.name), _default(each)
+        if _ONE_OF in each.metadata:
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one not in each.metadata[_ONE_OF]:
+                    raise unknown(f"{prefix}{each.name}", one, each.metadata[_ONE_OF])
         rule: Only | None = each.metadata.get(_ONLY)
-        if rule is not None and value != _default(each) and value not in rule.idle:
-            _check_owners(config, prefix, each.name, value, rule)
+        if rule is None or value in rule.idle:
+            continue
+        typed = {} if given is None else given.get(stored_key(each), {})
+        if value != default or (typed and value not in (None, False, ())):
+            _check_owners(config, prefix, f"{prefix}{_leaf(each.name, value, default, typed)}", rule)
 
 
-def _check_owners(config: Any, prefix: str, name: str, value: Any, rule: Only) -> None:
-    said = f"{prefix}{name}" if dataclasses.is_dataclass(value) else f"{prefix}{name} = {value}"
+def _check_owners(config: Any, prefix: str, said: str, rule: Only) -> None:
     why = f": {rule.because}" if rule.because else ""
     for owner, values in rule.owners.items():
         now = getattr(config, owner)
-        if values == (ANY,) and not now:
-            raise Error(
-                f"{said} has no effect with {owner} = {now}{why}: leave it out, or give --{prefix}{owner} a value."
-            )
-        if values != (ANY,) and now not in values:
-            wanted = " or ".join(str(each) for each in values)
-            raise Error(
-                f"{said} has no effect with {owner} {now}: it belongs to {owner} {wanted}{why}; leave it out, or set "
-                f"{prefix}{owner}."
-            )
+        if _owned(now, values):
+            continue
+        option = f"--{prefix}{owner}"
+        if rule.otherwise:
+            raise Error(f"{said} has no effect {rule.otherwise}.")
+        if values in ((ANY,), (SET,), (True,)):
+            lacking = f"without {owner}" if now is False or now != 0 else f"with {owner} = {now}"
+            cure = option if now is False else f"{option} a value"
+            raise Error(f"{said} has no effect {lacking}{why}: leave it out, or give {cure}.")
+        if values in ((None,), (False,), ((),)):
+            raise Error(f"{said} has no effect with {option} {_worded(now)}{why}; leave one of them out.")
+        wanted = " or ".join(_worded(each) for each in values if each is not None and each != ())
+        raise Error(
+            f"{said} has no effect with {owner} {_worded(now)}: it belongs to {owner} {wanted}{why}; leave it out, or "
+            f"set {prefix}{owner}."
+        )
+
+
+def _owned(now: Any, values: tuple[Any, ...]) -> bool:
+    """Whether an owner's value is one of those that a field needs."""
+    if values in ((ANY,), (SET,)):
+        return bool(now) if values == (ANY,) else now is not None
+    return now in values or (isinstance(now, tuple) and any(each in values for each in now))
+
+
+def _leaf(name: str, value: Any, default: Any, typed: Any) -> str:
+    """A field with its value in a message; of a group of settings the first that was asked for."""
+    if not dataclasses.is_dataclass(value):
+        return f"{name} = {_worded(value)}"
+    given = typed if isinstance(typed, Mapping) else {}
+    for each in dataclasses.fields(value):
+        inner, usual = getattr(value, each.name), getattr(default, each.name, None)
+        if inner != usual or stored_key(each) in given:
+            return _leaf(f"{name}.{each.name}", inner, usual, given.get(stored_key(each), {}))
+    return name
+
+
+def _worded(value: Any) -> str:
+    """A value as a message says it: `not set` for none, a list with commas."""
+    if value is None or value == ():
+        return "not set"
+    text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _default(each: dataclasses.Field[Any]) -> Any:

@@ -239,6 +239,8 @@ def test_like_needs_an_image_of_kuosans(run: Path, tmp_path: Path) -> None:
     refused("sample", "--like", tmp_path / "none.png", naming=["none.png", "no such image"])
     refused("sample", "--like", run / "curve.png", "--steps", 5, naming=["--steps", "no effect"])
     refused("sample", "--like", run / "curve.png", "--gif", naming=["--gif", "no effect"])
+    for option, default in (("-n", 16), ("--seed", 0), ("--sampler", "dpm_solver_2m"), ("--batch", 16)):
+        refused("sample", "--like", run / "curve.png", option, default, naming=[f"{option.lstrip('-')}", "no effect"])
 
 
 def test_doctor_lists_what_would_be_used(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_text_model_is_evaluated_on_the_captions_of_the_images_it_is_compared_
     results = [json.loads(path.read_text()) for path in (run / "evaluations").glob("*/result.json")]
     assert len(results) == 3
     refused = kuosan("evaluate", run, *few, "--negative", "x")
-    assert "negative has no effect without guidance" in refused.err
+    assert "negative = x has no effect without guidance" in refused.err
     (tmp_path / "told").mkdir()
     for i in range(8):
         Image.new("RGB", (16, 16), (30 * i, 90, 200)).save(tmp_path / "told" / f"{i}.png")

@@ -57,7 +57,7 @@ def test_those_of_one_name_are_told_apart() -> None:
         ("runs/a,n=3", "n is no setting of one contestant: all are compared alike; say --n"),
         ("runs/a,noise=3", "noise is no setting of one contestant: all are compared alike; say --noise"),
         ("runs/a,method=ddnm", "say runs/a:ddnm"),
-        ("runs/a,push=0.5", "push = 0.5 belongs to the methods pigdm and dps"),
+        ("runs/a,push=0.5", "push = 0.5 has no effect with method not set: it belongs to method pigdm or dps"),
         ("runs/a:dps,push=1000", "push = 1000.0 is not allowed"),
         ("runs/a,classes=b,c", "one class for all images"),
     ],

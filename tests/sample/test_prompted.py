@@ -107,7 +107,7 @@ def test_prompts_that_cannot_be_are_refused() -> None:
     _refused(config, "16 words and marks, and this model reads 15 at most", prompts=("a " * 16,))
     _refused(config, "leads to a prompt, and none is given", guidance=2.0)
     _refused(config, "from a prompt to itself", prompts=("fox",), guidance=2.0, negative="fox")
-    _refused(config, "negative has no effect without guidance", prompts=("fox",), negative="cat")
+    _refused(config, "negative = cat has no effect without guidance", prompts=("fox",), negative="cat")
     _refused(config, "without its partner", prompts=("a (fox",))
     _refused(ModelConfig((3, 8, 8), UNET), "trained without captions", prompts=("fox",))
     never = replace(config, task=Generation(text=True, drop=0.0))

@@ -227,8 +227,11 @@ def test_what_a_model_was_not_trained_for_is_refused(task: Any, asked: Restorati
         ({"mask": "m", "method": "repaimt"}, "did you mean 'repaint'"),
         ({"upscale": 2, "method": "repaint"}, "fills holes"),
         ({"mask": "m", "noise": 3, "method": "repaint"}, "fills holes"),
-        ({"mask": "m", "push": 2.0}, "push = 2.0 belongs to"),
-        ({"mask": "m", "method": "pigdm", "jumps": 3}, "jumps = 3 belongs to"),
+        ({"mask": "m", "push": 2.0}, "push = 2.0 has no effect with method not set: it belongs to method pigdm or dps"),
+        (
+            {"mask": "m", "method": "pigdm", "jumps": 3},
+            "jumps = 3 has no effect with method pigdm: it belongs to method ddnm or repaint",
+        ),
         ({"mask": "m", "jump_length": 3}, "no effect without jumps"),
         ({"colorise": True, "down": "bicubic"}, "no effect without upscale"),
         ({"outpaint": (0, 0, 0, 0)}, "outpaint"),

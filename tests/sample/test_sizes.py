@@ -108,8 +108,8 @@ def test_a_network_of_ones_own_takes_what_all_of_its_training_had_in_common() ->
         ({"aspect": "3:0"}, "aspect = '3:0' is not allowed"),
         ({"aspect": "nan:1"}, "is not allowed"),
         ({"size": (8, 8), "aspect": "1:1"}, "size and aspect cannot both be given"),
-        ({"size": (8, 8), "restoration": Restoration("a.png", upscale=2)}, "size has no effect on a restoration"),
-        ({"aspect": "1:1", "restoration": Restoration("a.png", upscale=2)}, "aspect has no effect on a restoration"),
+        ({"size": (8, 8), "restoration": Restoration("a.png", upscale=2)}, "size = 8,8 has no effect on a restoration"),
+        ({"aspect": "1:1", "restoration": Restoration("a.png", upscale=2)}, "1:1 has no effect on a restoration"),
     ],
 )
 def test_impossible_sizes_are_refused(settings: dict[str, object], says: str) -> None:

@@ -257,7 +257,9 @@ def test_settings_that_do_nothing_or_do_not_fit_are_refused(
 
 def test_an_autoencoders_settings_and_network_belong_to_its_objective(tmp_path: Path) -> None:
     data = images(tmp_path / "pictures.npz", size=16)
-    with pytest.raises(Error, match=r"train\.autoencoder has no effect with objective diffusion: it belongs to"):
+    with pytest.raises(
+        Error, match=r"train\.autoencoder\.kl = 0\.0001 has no effect with objective diffusion: it belongs to"
+    ):
         ask(tmp_path / "run", data, {"train.autoencoder.kl": 1e-4})
     with pytest.raises(Error, match="trained with --objective autoencoder"):
         resolve({"model": {"network": {"kind": "autoencoder"}}}, (3, 32, 32))

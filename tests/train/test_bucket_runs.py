@@ -182,7 +182,7 @@ def test_the_shell_refuses_sizes_with_the_reason(run: Path) -> None:
     refused("sample", run, "--size", "64x64", naming=("size 64x64", "are too many", "16x16 would do"))
     refused("sample", run, "--aspect", "9:1", naming=("aspect 9:1", "from 12x24 to 24x12"))
     refused("sample", run, "--aspect", "wide", naming=("aspect = 'wide' is not allowed", "as 3:2"))
-    refused("sample", run, "--like", "a.png", "--size", "16x16", naming=("--size has no effect with --like",))
+    refused("sample", run, "--like", "a.png", "--size", "16x16", naming=("--size = 16,16 has no effect with --like",))
 
 
 def test_python_asks_for_sizes_too(run: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kuosan
-from kuosan import config as trees
 from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, show_report
 from kuosan.cli.flags import Verb
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def compare(tree: Tree, words: list[str]) -> None:
     """Plan, say what will be done, do it, say what was found."""
-    job = trees.build(CompareJob, read(tree, words))
+    job: CompareJob = VERB.build(read(tree, words))
     with Bars() as bars:
         plan = kuosan.plan(job, follow(bars))
     for line in planned(plan):

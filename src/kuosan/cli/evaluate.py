@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import kuosan
 from kuosan import config as trees
+from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
@@ -54,7 +55,9 @@ def read(tree: Tree, words: list[str]) -> EvaluateJob:
     dry_run = tree.pop("dry_run", False)
     if classes := tree.get("request", {}).get("classes"):  # here several may be given with commas, as they always could
         tree["request"]["classes"] = [part for each in classes for part in each.split(",")]
-    return EvaluateJob.of("".join(words), configured(tree), dry_run)
+    job = EvaluateJob.of("".join(words), configured(tree), dry_run)
+    options.check(job, given=tree)
+    return job
 
 
 def planned(plan: EvaluatePlan) -> list[str]:

@@ -86,12 +86,17 @@ class Verb:
         known = {each.key: each for each in self.options()} | {each.name: each for each in self.options()}
         if self.keyed or key is None or key[1] not in known:
             return error
-        flag = self.flag(known[key[1]]).partition(",")[0]
-        return Error(f"{flag} = {str(error)[key.end() :]}", exit_code=error.exit_code)
+        flag, value = self.flag(known[key[1]]).partition(",")[0], str(error)[key.end() :]
+        said = f"{flag} = {value}"
+        if options.is_bool(known[key[1]].type):  # typed as --force, or --no-force
+            said = re.sub("^--(.*?) = False ", r"--no-\1 ", re.sub("^(--.*?) = True ", r"\1 ", said))
+        return Error(said, exit_code=error.exit_code)
 
     def build(self, tree: Tree) -> Any:
-        """The job of a tree. Raises: Error."""
-        return trees.build(self.job, tree)
+        """The job of a tree. Raises: Error: what is impossible, or was typed without effect, be it the default."""
+        job: Any = trees.build(self.job, tree)
+        options.check(job, given=tree)
+        return job
 
     def show(self, everything: bool = False) -> None:
         """Print what it takes."""

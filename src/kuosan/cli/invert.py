@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import kuosan
-from kuosan import config as trees
 from kuosan.cli.console import counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error
@@ -16,7 +15,7 @@ def invert(tree: Tree, words: list[str]) -> None:
     """Encode the images that were named, decode them again, and say how like they are."""
     if not words:
         raise Error("no run given: kuosan invert RUN IMAGE [IMAGE ...].")
-    job = trees.build(InvertJob, {**tree, "run": words[0], "images": words[1:]})
+    job: InvertJob = VERB.build({**tree, "run": words[0], "images": words[1:]})
     with counting("invert") as progress:
         plan = kuosan.plan(job, progress)
     warn(plan.pipeline.warnings)

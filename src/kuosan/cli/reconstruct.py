@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import kuosan
-from kuosan import config as trees
 from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, say_written, show_report
 from kuosan.cli.flags import Verb
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def reconstruct(tree: Tree, words: list[str]) -> None:
     """Plan, say what will be done, do it, say what was found."""
-    job = trees.build(ReconstructJob, read(tree, words))
+    job: ReconstructJob = VERB.build(read(tree, words))
     with Bars() as bars:
         plan = kuosan.plan(job, follow(bars))
     for line in planned(plan):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kuosan
-from kuosan import config as trees
 from kuosan.cli.console import bar, counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error, escaped
@@ -31,7 +30,7 @@ def restore(tree: Tree, words: list[str]) -> int:
         implied = requests.implied(config, damage)  # what a model is trained for goes without saying
         damage |= {} if implied is None else {"upscale": implied}
     damage["picture"] = ""
-    job = trees.build(RestoreJob, {**tree, "run": words[0], "images": words[1:]})
+    job: RestoreJob = VERB.build({**tree, "run": words[0], "images": words[1:]})
     with counting("restore") as progress:
         plan = kuosan.plan(job, progress)
     _say_plan(plan)

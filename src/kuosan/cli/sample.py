@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kuosan
-from kuosan import config as trees
 from kuosan.cli.console import bar, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.device import ComputeConfig
@@ -31,7 +30,7 @@ def sample(tree: Tree, words: list[str]) -> None:
     if prompts:
         asked["prompts"] = prompts
     read = run is None and bool(prompts) and tree.get("like") is None
-    job = trees.build(SampleJob, {**tree, "run": embedded.NAME if read else str(run or "")})
+    job: SampleJob = VERB.build({**tree, "run": embedded.NAME if read else str(run or "")})
     if job.like is not None:
         _again(job)
         return

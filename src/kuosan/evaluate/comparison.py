@@ -67,7 +67,7 @@ class ComparisonConfig:
     images: str = field(default="", metadata={"key": "pictures"})
     contestants: tuple[str, ...] = field(default=(), metadata={"flags": ("with",), "whole": True})
     upscale: int | None = None
-    down: Literal["area", "bicubic"] = "area"
+    down: Literal["area", "bicubic"] = field(default="area", metadata=options.only(upscale=options.SET))
     deblur: float | None = None
     colorise: bool = field(default=False, metadata={"flags": ("colorise", "colorize")})
     noise: float = 0.0
@@ -75,7 +75,7 @@ class ComparisonConfig:
     n: int = field(default=64, metadata={"flags": ("-n",)})
     variants: int = 8
     seed: int = 0
-    features: str = "lite0"
+    features: str = field(default="lite0", metadata=options.one_of(*FEATURES))
     batch: int = 16
     unseen: bool = False
     force: bool = False
@@ -95,8 +95,7 @@ class ComparisonConfig:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if not 0 <= self.seed < 2**62:
             raise Error(f"seed = {self.seed} is not allowed: 0 to 2^62 - 1.")
-        if self.features not in FEATURES:
-            raise unknown("perceptual distance", self.features, FEATURES)
+        options.check(self)
         if self.unseen and self.force:
             raise Error("unseen and force cannot both be given: one leaves training images out, the other keeps them.")
         masked(self.mask)

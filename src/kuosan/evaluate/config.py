@@ -27,6 +27,7 @@ from kuosan.metrics.features import names
 from kuosan.metrics.features.names import check_features
 from kuosan.models.codec import Latents
 from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.options import ANY, SET, only
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 METRICS = ("kid", "frechet", "prdc", "memorisation", "labels")
 TRAIN, HELD_OUT = "train", "held_out"
-OF_LIKELIHOOD = ("likelihood_images", "ode_images", "ode_steps")
 SAMPLED = Request(n=1000, batch=50)
 # Of a request: images that are no independent draws from the model.
 USELESS = ("image", "strength", "between", "restoration")
@@ -66,17 +66,25 @@ class EvaluateConfig:
         compute: where the networks run.
     """
 
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = field(default=(), metadata=options.one_of(*METRICS))
     against: str = TRAIN
-    data: str | None = None
+    data: str | None = field(
+        default=None,
+        metadata=only(against=(TRAIN, HELD_OUT), otherwise="against other images; give one path, with --against"),
+    )
     real: int | None = None
     features: str = "lite0-128"
-    judge: str | None = None
+    judge: str | None = field(
+        default=None,
+        metadata=only(
+            metrics=("labels", ()), otherwise="without the labels metric; name it in --metrics too, or leave it out"
+        ),
+    )
     force: bool = False
     likelihood: bool = False
-    likelihood_images: int = field(default=256, metadata={"key": "likelihood_pictures"})
-    ode_images: int = field(default=64, metadata={"key": "ode_pictures"})
-    ode_steps: int = 50
+    likelihood_images: int = field(default=256, metadata={"key": "likelihood_pictures", **only(likelihood=True)})
+    ode_images: int = field(default=64, metadata={"key": "ode_pictures", **only(likelihood=True)})
+    ode_steps: int = field(default=50, metadata=only(likelihood=True))
     sweep: tuple[str, ...] = ()
     out: str | None = None
     request: Request = SAMPLED
@@ -86,17 +94,12 @@ class EvaluateConfig:
         for name in self.metrics:
             if name == "fid":
                 raise Error("metric 'fid': say frechet, and give --features inception:FILE; on its features it is FID.")
-            if name not in METRICS:
-                raise unknown("metric", name, METRICS)
+        options.check(self)
         check_features(self.features)
         if self.real is not None and not 3 <= self.real <= 10_000_000:
             raise Error(f"real = {self.real} is not allowed: 3 to 10,000,000, or none for as many as are made.")
-        if self.data is not None and self.against not in (TRAIN, HELD_OUT):
-            raise Error(f"data = {self.data!r} has no effect against {self.against!r}; give one path, with --against.")
         if self.judge is None and "labels" in self.metrics:
             raise Error("the labels metric needs a judge: give --judge RUN, a classifier of clean images.")
-        if self.judge is not None and self.metrics and "labels" not in self.metrics:
-            raise Error(f"judge {self.judge!r} has no effect without the labels metric; name it too, or leave it out.")
         self._check_likelihood()
         for name in USELESS:
             if getattr(self.request, name) is not None:
@@ -108,10 +111,6 @@ class EvaluateConfig:
         return not self.likelihood or bool(self.metrics)
 
     def _check_likelihood(self) -> None:
-        usual = {name: EvaluateConfig.__dataclass_fields__[name].default for name in OF_LIKELIHOOD}
-        given = [name for name in OF_LIKELIHOOD if getattr(self, name) != usual[name]]
-        if given and not self.likelihood:
-            raise Error(f"{given[0]} has no effect without likelihood: give --likelihood, or leave it out.")
         if self.likelihood_images < 2 or self.ode_images < 0 or self.ode_images == 1 or self.ode_steps < 2:
             raise Error("likelihood needs at least 2 images, 2 or none of them by the ODE, and 2 of its steps.")
         if not self.sampled and (self.sweep or self.judge or self.real is not None or self.request != SAMPLED):
@@ -269,6 +268,9 @@ def _typed(name: str, text: str) -> Any:
 
 NONE = "none"  # the features of a report without them
 MOST = 100_000  # images
+_OTHERS = only(
+    images=ANY, otherwise="on the run's own held-out images: leave it out, or name other IMAGES"
+)  # of what counts on other images only
 
 
 @dataclass(frozen=True)
@@ -281,11 +283,13 @@ class ReconstructionConfig:
     n: int = field(default=256, metadata={"flags": ("-n",)})  # how many images, drawn by a fixed key
     size: int | None = None  # pixels a side of a data set's images; as the run was trained if not given
     tile: int | None = None  # pixels a side of tiles; None: in one piece, but a large image file
-    overlap: int | None = None  # of tiles, in pixels; a quarter of a tile if not given
+    overlap: int | None = field(
+        default=None, metadata=only(tile=SET, otherwise="without tiles: give --tile, or leave it out")
+    )  # of tiles, in pixels; a quarter of a tile if not given
     features: str = "lite0"  # the network of KID and, where it has one, of the perceptual distance; or none
     batch: int = 16  # images computed together
-    unseen: bool = False  # leave out the images that the run was trained on
-    force: bool = False  # measure on images that the run was trained on
+    unseen: bool = field(default=False, metadata=_OTHERS)  # leave out the images that the run was trained on
+    force: bool = field(default=False, metadata=_OTHERS)  # measure on images that the run was trained on
     out: str | None = None  # the folder to write; RUN/reconstructions/NAME if not given
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # where the networks run
 
@@ -296,13 +300,9 @@ class ReconstructionConfig:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
         if self.size is not None and not SIZES[0] <= self.size <= SIZES[1]:
             raise Error(f"size = {self.size} is not allowed: {SIZES[0]} to {SIZES[1]} pixels a side.")
-        if self.overlap is not None and self.tile is None:
-            raise Error(f"overlap = {self.overlap} has no effect without tiles: give --tile, or leave it out.")
         if self.unseen and self.force:
             raise Error("unseen and force cannot both be given: one leaves training images out, the other keeps them.")
-        if not self.images and (self.unseen or self.force):
-            name = "unseen" if self.unseen else "force"
-            raise Error(f"{name} has no effect on the run's own held-out images: leave it out, or name other IMAGES.")
+        options.check(self)
         if self.features != NONE:
             names.check_features(self.features)
 

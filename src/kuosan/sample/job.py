@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kuosan import config as trees
+from kuosan import options
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import registry
 from kuosan.errors import Error
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from kuosan.sample.recipe import Recipe
 
 SHEET = 1024  # images on a sheet at most
+_RECIPE = options.only(
+    like=None,
+    otherwise="with --like, which makes an image by its own recipe: leave it out. Only RUN, --out, --allow-path, "
+    "--device, --precision and --threads go with --like",
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ class SampleJob:
     """
 
     run: str = field(default="", metadata={"option": False})  # a run's folder, one of its checkpoints, or `embedded`
-    request: Request = field(default_factory=Request)  # what to make
+    request: Request = field(default_factory=Request, metadata=_RECIPE)  # what to make
     out: str | None = None  # the folder to write; RUN/samples/SAMPLER-STEPS-SEED if not given
-    columns: int | None = None  # images in a row of the sheet
-    gif: bool = False  # write the denoising of the first batch as an animation too
+    columns: int | None = field(default=None, metadata=_RECIPE)  # images in a row of the sheet
+    gif: bool = field(default=False, metadata=_RECIPE)  # write the denoising of the first batch as an animation too
     like: str | None = None  # make the image in this file again, by the recipe inside it; few other options go with it
     allow_path: tuple[str, ...] = field(
-        default=(), metadata={"whole": True}
+        default=(), metadata={"whole": True, **options.only(like=options.SET)}
     )  # with --like: a folder or file elsewhere that the recipe may open; given again, several
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # where, and in which precision
 
@@ -57,10 +63,7 @@ class SampleJob:
             raise Error("out = '' is not allowed: name the folder to write, or leave --out out.")
         if self.columns is not None and not 1 <= self.columns <= SHEET:
             raise Error(f"columns = {self.columns} is not allowed: 1 to {SHEET} images in a row.")
-        if self.like is None and self.allow_path:
-            raise Error(f"--allow-path {self.allow_path[0]} has no effect without --like: leave it out.")
-        if self.like is not None:
-            _refuse_beside_like(self)
+        options.check(self)
 
 
 @dataclass(frozen=True)
@@ -213,16 +216,3 @@ def _stored(path: Path, state: tuple[int, int, int]) -> ModelConfig | None:
         return trees.build(ModelConfig, trees.load(path).get("model", {}))
     except Error:
         return None
-
-
-def _refuse_beside_like(job: SampleJob) -> None:
-    """Refuse what a recipe says itself. Raises: Error."""
-    usual, request = Request(), job.request
-    given = [name for name in vars(usual) if getattr(request, name) != getattr(usual, name)]
-    given += ["columns"] * (job.columns is not None) + ["gif"] * job.gif
-    if given:
-        first = given[0].replace("classes", "class").replace("prompts", "prompt").replace("_", "-")
-        raise Error(
-            f"--{first} has no effect with --like, which makes an image by its own recipe; leave it out. "
-            f"Only RUN, --out, --allow-path, --device, --precision and --threads go with --like."
-        )

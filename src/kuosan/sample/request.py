@@ -13,8 +13,10 @@ import re
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from kuosan import options
 from kuosan.diffusion import registry
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error
+from kuosan.options import SET, one_of, only
 from kuosan.tasks import Inpainting, SuperResolution
 
 if TYPE_CHECKING:
@@ -46,20 +48,28 @@ class Restoration:
     )  # the file, or a name for pixels that were given from Python
     mask: str | None = None  # what is to be generated: a file (white), `alpha` (where transparent), or a box x,y,w,h
     outpaint: tuple[int, int, int, int] | None = field(
-        default=None, metadata={"read": lambda text: margins(text)}
+        default=None, metadata={"read": lambda text: margins(text), "typed": "PIXELS|LEFT,TOP,RIGHT,BOTTOM"}
     )  # pixels to add: one number for all sides, or LEFT,TOP,RIGHT,BOTTOM
     upscale: int | None = None  # how many times larger each side is to become
-    down: Literal["area", "bicubic"] | None = None  # with upscale: how the image was shrunk; none: area
+    down: Literal["area", "bicubic"] | None = field(
+        default=None, metadata=only(upscale=SET)
+    )  # with upscale: how the image was shrunk; none: area
     deblur: float | None = None  # std of the blur it went through, in pixels of the image before shrinking
     colorise: bool = field(default=False, metadata={"flags": ("colorise", "colorize")})  # make colours for a grey image
     noise: float = 0.0  # std of the noise in it, of 255
     operator: str | None = field(
         default=None, metadata={"option": False}
     )  # from Python: the name of a linear operator of one's own that it went through
-    method: str | None = None  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
-    push: float | None = None  # pigdm, dps: how strongly it is held; 1 is the published
+    method: str | None = field(
+        default=None, metadata=one_of(*METHODS)
+    )  # ddnm, pigdm, dps, repaint; none: as trained, else pigdm for holes, ddnm for the rest
+    push: float | None = field(
+        default=None, metadata=only(method=GRADIENTS)
+    )  # pigdm, dps: how strongly it is held; 1 is the published
     jump_length: int | None = None  # repaint: steps of each return; 10 if none. ddnm: with jumps, likewise
-    jumps: int | None = None  # how often each stretch is repeated; repaint 10, ddnm 1 if none
+    jumps: int | None = field(
+        default=None, metadata=only(method=(None, "ddnm", "repaint"))
+    )  # how often each stretch is repeated; repaint 10, ddnm 1 if none
     fit: bool = False  # resize the image to the model's size first
     overlap: int | None = None  # of the tiles of an image larger than the model's, in pixels; none: a quarter
 
@@ -67,6 +77,7 @@ class Restoration:
         if self.outpaint is not None:
             object.__setattr__(self, "outpaint", tuple(self.outpaint))
         _check_damage(self)
+        options.check(self)
         _check_method(self)
 
     @property
@@ -104,8 +115,6 @@ def _check_damage(asked: Restoration) -> None:
         )
     if asked.upscale is not None and not 2 <= asked.upscale <= 16:
         raise Error(f"upscale = {asked.upscale} is not allowed: 2 to 16 times each side.")
-    if asked.upscale is None and asked.down is not None:
-        raise Error(f"down = {asked.down} has no effect without upscale: give --upscale 4, or leave it out.")
     if asked.deblur is not None and not 0 < asked.deblur <= 32:
         raise Error(f"deblur = {asked.deblur} is not allowed: a blur's std in pixels, above 0 to 32; 2 is usual.")
     if not 0 <= asked.noise <= 128 or not math.isfinite(asked.noise):
@@ -121,18 +130,12 @@ def _check_damage(asked: Restoration) -> None:
 
 
 def _check_method(asked: Restoration) -> None:
-    """Refuse a method that cannot do this, or settings that it lacks. Raises: Error."""
+    """Refuse a method that cannot do this. Raises: Error."""
     method = asked.method
-    if method is not None and method not in METHODS:
-        raise unknown("method", method, METHODS)
     if method == "repaint" and (asked.damage != ("mask",) or asked.noise):
         raise Error("method repaint fills holes in images without noise, and nothing else: use ddnm, pigdm or dps.")
-    if asked.push is not None and method not in GRADIENTS:
-        raise Error(f"push = {asked.push} belongs to the methods {' and '.join(GRADIENTS)}; leave it out.")
     if asked.push is not None and not 0 < asked.push <= 100:
         raise Error(f"push = {asked.push} is not allowed: above 0 to 100; 1 is the published.")
-    if asked.jumps is not None and method not in (None, "ddnm", "repaint"):
-        raise Error(f"jumps = {asked.jumps} belongs to the methods ddnm and repaint; leave it out.")
     if asked.jump_length is not None and (asked.jumps == 1 or (asked.jumps is None and method != "repaint")):
         raise Error(f"jump_length = {asked.jump_length} has no effect without jumps: give --jumps 3, or leave it out.")
     for name in ("jumps", "jump_length"):
@@ -266,6 +269,10 @@ FINITE = {  # what its numbers may be
 }
 
 
+_GUIDED = only(guidance=SET)
+_FREE = only(restoration=None, otherwise="on a restoration: the image has its size; leave it out")
+
+
 @dataclass(frozen=True)
 class Request:
     """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch.
@@ -277,7 +284,9 @@ class Request:
     """
 
     n: int = field(default=16, metadata={"flags": ("-n",)})  # how many images
-    seed: int = 0  # the first image's seed; image i has seed + i
+    seed: int = field(
+        default=0, metadata=only(between=None, otherwise="with between, which names its own two seeds; leave it out")
+    )  # the first image's seed; image i has seed + i
     sampler: str = "dpm_solver_2m"
     steps: int | None = None  # denoising steps; none: the sampler's own default
     spacing: str | None = None  # where the steps lie: trailing, leading, linspace, log_snr or karras; none: trailing
@@ -296,24 +305,36 @@ class Request:
     guidance: float | None = field(
         default=None, metadata={"flags": ("guidance", "guidance_scale", "cfg")}
     )  # classifier-free guidance: 1 is none, 0 the reference alone, 3 a usual scale
-    negative: str | None = None  # with guidance: the words (or the class) to lead away from, instead of from nothing
-    reference: str | None = None  # with guidance: a weaker run to lead away from (autoguidance)
+    negative: str | None = field(
+        default=None, metadata=_GUIDED
+    )  # with guidance: the words (or the class) to lead away from, instead of from nothing
+    reference: str | None = field(
+        default=None, metadata=_GUIDED
+    )  # with guidance: a weaker run to lead away from (autoguidance)
     guidance_interval: tuple[float, float] | None = None  # guide only where sigma/alpha lies between these
-    guidance_rescale: float | None = None  # with guidance: 0 none to 1, the contrast of the unguided (Lin et al. 2023)
+    guidance_rescale: float | None = field(
+        default=None, metadata=_GUIDED
+    )  # with guidance: 0 none to 1, the contrast of the unguided (Lin et al. 2023)
     classifier: str | None = None  # the run of a noisy classifier to guide by
-    classifier_scale: float | None = None  # with classifier: how strongly; 1 if none
+    classifier_scale: float | None = field(
+        default=None, metadata=only(classifier=SET)
+    )  # with classifier: how strongly; 1 if none
     threshold: float | None = None  # dynamic thresholding at this percentile of |x0|, in clip's place; 99.5 is usual
     clip: bool = True  # keep the predicted image within [-1, 1] at every step
     image: str | None = None  # start from this image instead of from noise alone
-    strength: float | None = None  # with image: how much is generated, above 0 (nothing) to 1 (everything); 0.6 if none
+    strength: float | None = field(
+        default=None, metadata=only(image=SET)
+    )  # with image: how much is generated, above 0 (nothing) to 1 (everything); 0.6 if none
     between: tuple[int, int] | None = None  # n images from one seed's to another's, their noises interpolated
     restoration: Restoration | None = field(
         default=None, metadata={"option": False}
     )  # make what is missing of an image, instead of a whole new one
     size: tuple[int, int] | None = field(
-        default=None, metadata={"read": lambda text: width_height(text)}
+        default=None, metadata={"read": lambda text: width_height(text), "typed": "WIDTHxHEIGHT", **_FREE}
     )  # width, height, of a model trained on several shapes; none: its own
-    aspect: str | None = None  # instead of size: width to height, as 3:2, at about as many pixels as in training
+    aspect: str | None = field(
+        default=None, metadata=_FREE
+    )  # instead of size: width to height, as 3:2, at about as many pixels as in training
     batch: int = 16  # images computed together
     exact: bool = False  # bit-equal images whatever n and batch: every batch is padded to 8
 
@@ -323,6 +344,7 @@ class Request:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "prompts", tuple(self.prompts))
         _check_finite(self)
+        options.check(self)
         _check_guidance(self)
         _check_words(self)
         if self.s_tmin is not None and self.s_tmax is not None and self.s_tmin > self.s_tmax:
@@ -335,8 +357,6 @@ class Request:
             raise Error(f"seed = {self.seed} is not allowed: 0 to 2^63 - 1,000,001.")
         if self.between is not None and self.image is not None:
             raise Error("between and image cannot both be given: one starts from two seeds, the other from an image.")
-        if self.between is not None and self.seed:
-            raise Error(f"seed = {self.seed} has no effect with between, which names its own two seeds; leave it out.")
         if self.between is not None and min(self.between) < 0:
             raise Error(f"between = {self.between} is not allowed: two seeds, each 0 or more.")
         for name in ("image", "between"):
@@ -345,8 +365,6 @@ class Request:
         _check_size(self)
         if not 1 <= self.batch <= 4096:
             raise Error(f"batch = {self.batch} is not allowed: 1 to 4096.")
-        if self.strength is not None and self.image is None:
-            raise Error("strength has no effect without image: give --image IMAGE, or leave --strength out.")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise Error(f"strength = {self.strength} is not allowed: above 0, at most 1.")
 
@@ -380,9 +398,6 @@ def _check_size(request: Request) -> None:
         ratio(request.aspect)
         if request.size is not None:
             raise Error("size and aspect cannot both be given: aspect is a size by its ratio alone.")
-    for name in ("size", "aspect"):
-        if getattr(request, name) is not None and request.restoration is not None:
-            raise Error(f"{name} has no effect on a restoration: the image has its size.")
 
 
 def margins(text: str) -> tuple[int, int, int, int]:
@@ -427,17 +442,12 @@ def ratio(aspect: str) -> float:
 
 def _check_guidance(request: Request) -> None:
     """Refuse settings of guidance that are out of range or without effect. Raises: Error."""
-    for name in ("negative", "reference", "guidance_rescale"):
-        if getattr(request, name) is not None and request.guidance is None:
-            raise Error(f"{name} has no effect without guidance: give --guidance 3, say, or leave it out.")
     if request.negative is not None and request.reference is not None:
         raise Error("negative and reference cannot both be given: guidance leads away from one thing.")
     if request.guidance is not None and not 0 <= request.guidance <= 1000:
         raise Error(f"guidance = {request.guidance} is not allowed: 0 to 1000; 1 is no guidance, 3 a usual scale.")
     if request.guidance_rescale is not None and not 0 <= request.guidance_rescale <= 1:
         raise Error(f"guidance_rescale = {request.guidance_rescale} is not allowed: 0 (none) to 1.")
-    if request.classifier_scale is not None and request.classifier is None:
-        raise Error("classifier_scale has no effect without classifier: name the run of a noisy classifier.")
     if request.classifier_scale is not None and not 0 <= request.classifier_scale <= 1000:
         raise Error(
             f"classifier_scale = {request.classifier_scale} is not allowed: 0 (none) to 1000; 1 is Bayes' rule."

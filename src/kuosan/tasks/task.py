@@ -20,13 +20,13 @@ Inpainting: the missing part of an image from the rest (Saharia et al. 2022, Pal
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi, sin
 from typing import Literal
 
 import numpy as np
 
-from kuosan import limits
+from kuosan import limits, options
 from kuosan.errors import Error, unknown
 
 DROP = 0.1  # the default share without their class (Ho & Salimans 2022 found 0.1 and 0.2 alike)
@@ -40,7 +40,10 @@ class Labelled:
     kind: str = ""
     labels: bool = False  # condition on each image's class (its folder, column or label file)
     drop: float | None = None  # with labels or text: share shown without, for classifier-free guidance; 0.1
-    class_names: tuple[str, ...] = ()  # with labels: the classes in the order of their numbers; from the data
+    class_names: tuple[str, ...] = field(
+        default=(),
+        metadata=options.only(labels=True, otherwise="without labels: say --labels; the data give the names"),
+    )  # with labels: the classes in the order of their numbers; from the data
     text: bool = False  # condition on each image's caption; follows from model.text
 
     def __post_init__(self) -> None:
@@ -52,8 +55,7 @@ class Labelled:
             )
         if self.drop is not None and not 0 <= self.drop < 1:
             raise Error(f"drop = {self.drop} is not allowed: 0 (never) to below 1; 0.1 is common.")
-        if self.class_names and not self.labels:
-            raise Error("class_names have no effect without labels: say --labels; the data give the names.")
+        options.check(self)
         limits.check(self)  # after the checks that say what is common
         if NULL in self.class_names:
             raise Error(f"a class is called {NULL!r}, which here means no class at all: give it another name.")
