@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -182,3 +183,33 @@ def test_a_sampled_image_is_what_the_shell_makes(home: Path) -> None:
     for path in made.result.files:
         with Image.open(path) as one, Image.open(Path("typed", path.name)) as other:
             assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--class", "cat,dog"], ("cat", "dog")),
+        (["--class", "cat", "--class", "dog"], ("cat", "dog")),
+        (["--class", "owl, snowy"], ("owl, snowy",)),
+        (["--class", "owl, snowy", "--class", "cat,dog"], ("owl, snowy", "cat", "dog")),
+        (["--class", "0,2"], ("0", "2")),
+        (["--class", "none"], ("none",)),
+    ],
+)
+@pytest.mark.parametrize("verb", ["sample", "restore", "invert", "evaluate"])
+def test_classes_are_typed_alike_everywhere(
+    verb: str, words: list[str], found: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    task = {"labels": True, "class_names": ["cat", "dog", "owl, snowy"]}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"model": {"task": {"kind": "generation", **task}}}))
+    jobs: list[Any] = []
+
+    def planned(job: Any, *more: object) -> None:
+        jobs.append(job)
+        raise kuosan.Error("enough")
+
+    monkeypatch.setattr(kuosan, "plan", planned)
+    more = {"restore": ["a.png", "--deblur", 1], "invert": ["a.png"]}.get(verb, [])
+    assert "enough" in shell(verb, tmp_path / "run", *more, *words).err
+    assert (jobs[0].classes if verb == "invert" else jobs[0].request.classes) == found

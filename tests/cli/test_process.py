@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import warm_processes
+from kuosan import __version__ as version
+from kuosan.cli.verbs import VERBS
 from kuosan.storage import checkpoint
-from shell import QUICK, image_folder, signals_reach_children
+from shell import QUICK, image_folder, kuosan, refused, signals_reach_children
 from warm_processes import WarmProcess
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -146,3 +148,19 @@ def test_sigterm_of_one_rank_under_torchrun_is_a_save_and_143_of_every_rank(tmp_
     assert err.count("exitcode  : 143 ") == 2 and "exitcode  : -15" not in err, err
     assert "stopped by SIGTERM" in out and "Terminated" not in err
     assert checkpoint.load(tmp_path / "run", parts=()).step == log.read_text().count("\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_on_a_verb_is_the_verbs_own_help(verb: str) -> None:
+    assert kuosan("help", verb) == kuosan(verb, "--help") and kuosan("help", verb).code == 0
+    assert kuosan("help", verb, "--help-all") == kuosan(verb, "--help-all")
+
+
+def test_help_on_nothing_and_on_what_is_no_verb() -> None:
+    assert kuosan("help") == kuosan("--help")
+    refused("help", "sampel", naming=["'sampel'", "sample"])
+
+
+def test_the_package_runs_as_a_program() -> None:
+    said = subprocess.run([sys.executable, "-m", "kuosan", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == version and not said.stderr

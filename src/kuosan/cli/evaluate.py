@@ -13,6 +13,7 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
+from kuosan.cli.sample import list_classes
 from kuosan.errors import Error
 from kuosan.evaluate.config import USELESS, configured
 from kuosan.evaluate.job import EvaluateJob, finish, follow
@@ -53,8 +54,7 @@ def read(tree: Tree, words: list[str]) -> EvaluateJob:
     if len(words) > 1:
         raise Error(f"one run or folder at a time: {words[0]!r} and {words[1]!r} were given.")
     dry_run = tree.pop("dry_run", False)
-    if classes := tree.get("request", {}).get("classes"):  # here several may be given with commas, as they always could
-        tree["request"]["classes"] = [part for each in classes for part in each.split(",")]
+    list_classes(tree.get("request", {}), *words, tree.get("request", {}).get("classifier"))
     job = EvaluateJob.of("".join(words), configured(tree), dry_run)
     options.check(job, given=tree)
     return job

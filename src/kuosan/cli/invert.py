@@ -5,6 +5,7 @@ from __future__ import annotations
 import kuosan
 from kuosan.cli.console import counting, say, warn
 from kuosan.cli.flags import Verb
+from kuosan.cli.sample import list_classes
 from kuosan.errors import Error
 from kuosan.events import Fact, Finished, Wrote
 from kuosan.options import Tree
@@ -15,6 +16,7 @@ def invert(tree: Tree, words: list[str]) -> None:
     """Encode the images that were named, decode them again, and say how like they are."""
     if not words:
         raise Error("no run given: kuosan invert RUN IMAGE [IMAGE ...].")
+    list_classes(tree, words[0])
     job: InvertJob = VERB.build({**tree, "run": words[0], "images": words[1:]})
     with counting("invert") as progress:
         plan = kuosan.plan(job, progress)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import kuosan
 from kuosan.cli.console import bar, counting, say, warn
 from kuosan.cli.flags import Verb
+from kuosan.cli.sample import list_classes
 from kuosan.errors import Error, escaped
 from kuosan.events import Fact, Finished, Progress, Wrote
 from kuosan.options import Tree
@@ -30,6 +31,7 @@ def restore(tree: Tree, words: list[str]) -> int:
         implied = requests.implied(config, damage)  # what a model is trained for goes without saying
         damage |= {} if implied is None else {"upscale": implied}
     damage["picture"] = ""
+    list_classes(tree.get("request", {}), run)
     job: RestoreJob = VERB.build({**tree, "run": words[0], "images": words[1:]})
     with counting("restore") as progress:
         plan = kuosan.plan(job, progress)

@@ -29,6 +29,7 @@ def sample(tree: Tree, words: list[str]) -> None:
     run, prompts = _words(words, asked.get("prompts", []))
     if prompts:
         asked["prompts"] = prompts
+    list_classes(asked, run, asked.get("classifier"))
     read = run is None and bool(prompts) and tree.get("like") is None
     job: SampleJob = VERB.build({**tree, "run": embedded.NAME if read else str(run or "")})
     if job.like is not None:
@@ -48,6 +49,16 @@ VERB = Verb(
     'fluent style", the small text-to-image model inside the package is used.',
     sample,
 )
+
+
+def list_classes(tree: Tree, *runs: object) -> None:
+    """Split the classes that were typed at their commas; a class of the runs whose name has one stays whole."""
+    if not any("," in each for each in tree.get("classes", ())):
+        return
+    found = [stored(Path(str(run))) for run in runs if run is not None]
+    names = {name for config in found if config is not None for name in config.task.class_names}
+    parts = [[each] if each in names else each.split(",") for each in tree["classes"]]
+    tree["classes"] = [part for several in parts for part in several if part]
 
 
 def _words(words: list[str], prompts: list[str]) -> tuple[Path | None, list[str]]:

@@ -96,6 +96,8 @@ def _ended(words: Sequence[str]) -> int:
 def _run(words: Sequence[str]) -> int | None:
     """One verb, or what is known of all."""
     name = words[0] if words else "--help"
+    if name == "help" and len(words) > 1:  # `kuosan help VERB` is `kuosan VERB --help`
+        name, words = words[1], [*words[1:], "--help"]
     if name in ("--help", "-h", "help"):
         _show()
         return 0

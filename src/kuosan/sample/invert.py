@@ -39,7 +39,7 @@ class InvertJob:
     between: int | None = None  # of two images: how many to make on the way from one to the other, the ends among them
     classes: tuple[str, ...] = field(
         default=(), metadata={"flags": ("class",), "whole": True}
-    )  # the images' classes, in turn; no class if not given
+    )  # the images' classes, in turn, with commas; no class if not given
     out: str | None = None  # the folder to write; RUN/inversions if not given
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # auto is fp32 here: bf16's way back is less exact
 

@@ -298,7 +298,7 @@ class Request:
     s_noise: float | None = None  # with s_churn: the added noise's standard deviation; none: 1
     classes: tuple[str, ...] = field(
         default=(), metadata={"flags": ("class",), "whole": True}
-    )  # image i is of class i mod their number, by name or number, or `none`
+    )  # image i is of class i mod their number, by name or number, or `none`; several with commas
     prompts: tuple[str, ...] = field(
         default=(), metadata={"flags": ("prompt",), "whole": True}
     )  # image i is of prompt i mod their number; (words:1.3) weighs words
