@@ -13,7 +13,20 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "kuosan"
 # whose identifiers, strings and comments are checked, below src/kuosan
 ROOMS = (
-    *("__init__.py", "config.py", "ddpm.py", "device.py", "errors.py", "events.py", "limits.py", "options.py"),
+    *(
+        "__init__.py",
+        "__main__.py",
+        "jobs.py",
+        "cli",
+        "train",
+        "config.py",
+        "ddpm.py",
+        "device.py",
+        "errors.py",
+        "events.py",
+        "limits.py",
+        "options.py",
+    ),
     *(
         "regular.py",
         "sample",
@@ -49,11 +62,12 @@ WORDS = {  # a private word: the field's
 ALLOWED = {  # what may hold a word, and why
     r"\.tell\(\)": "Python's files",
     r'"told"': "the value of text.padding before it was called attended, in old files and in keys of caches",
-    r"\bcritic_(channels|layers)\b": "settings' keys in files",
-    r'self\.critic\b|"critic\."': "names of weights in files",
+    r"\bcritic[_-](channels|layers|start)\b": "settings' keys in files",
+    r"\b(autoencoder|settings)\.critic\b|\bcritic: float\b|\bcritic=ANY\b|\"critic\"|\+ critic \* ratio": "another",
+    r'(self|inner)\.critic\b|"critic\."': "names of weights in files",
     r"\bos\.walk\b|\brandom walk\b": "Python's, and mathematics'",
     r"\bdata\.walk import .*|\bwalk\((root|self\.path)": "the files of a folder, and of the folders in it",
-    r"""["']pictures?["']|"\w+_pictures"|\bpictures=part\.images""": "keys in files, and a folder of kept images",
+    r"""["']pictures?["']|"[\w.]+_pictures"|\bpictures=part\.images""": "keys in files, and a folder of kept images",
     r"\bpictures/": "a folder that results were always written to",
     r'"Pictures"|"open_pictures"': "public names of before, which still work",
 }

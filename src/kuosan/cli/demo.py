@@ -119,7 +119,7 @@ FEWEST, MOST = 500, 20_000  # training steps, whatever the machine
 
 # name on the page, sampler, steps, what is said of it
 CONTEST = (
-    ("DDPM", "ddpm", 1000, "the ancestral walk of Ho et al. 2020, all 1000 steps"),
+    ("DDPM", "ddpm", 1000, "the ancestral sampling of Ho et al. 2020, all 1000 steps"),
     ("DDIM", "ddim", 50, "Song et al. 2021, deterministic"),
     ("DPM-Solver++ 2M", "dpm_solver_2m", 10, "Lu et al. 2022, second order"),
 )

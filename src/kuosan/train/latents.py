@@ -81,10 +81,10 @@ class LatentEncoder:
 
 @dataclass
 class CachedLatents:
-    """Latents of images of one shape on a shelf; with mirror images, those of all images follow."""
+    """Latents of images of one shape in a cache; with mirror images, those of all images follow."""
 
     ids: np.ndarray  # (n,) their numbers
-    shelf: RowCache
+    cache: RowCache
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -105,13 +105,13 @@ class LatentImages(Images):
         self.encoding, self.training_report = encoding, report
         self.with_pixels = not isinstance(task, Generation)
         self.windows = self.plan.side != self.plan.size  # random_crop: another window each time
-        self.kept = None if cache is None or self.windows else self._shelves(cache)
+        self.kept = None if cache is None or self.windows else self._caches(cache)
         self._place: dict[int, tuple[int, int]] = {}
         for group, each in enumerate(self.kept or ()):
             self._place |= {int(id): (group, row) for row, id in enumerate(each.ids)}
 
     def fill(self) -> None:
-        """Encode what the shelves lack, and say how long it took, or what the cache saved."""
+        """Encode what the caches lack, and say how long it took, or what the cache saved."""
         if self.kept is None:
             if self.windows:
                 self.training_report.say(
@@ -119,25 +119,25 @@ class LatentImages(Images):
                     "shown, and nothing is kept; resize crop would keep them."
                 )
             return
-        lacking = sum(len(gap) for each in self.kept for gap in each.shelf.missing())
-        saved = sum(each.shelf.seconds for each in self.kept)
+        lacking = sum(len(gap) for each in self.kept for gap in each.cache.missing())
+        saved = sum(each.cache.seconds for each in self.kept)
         progress = _Encoding(self.training_report, lacking)
-        spent = sum(each.shelf.fill(partial(self._encoded, each), PART, progress) for each in self.kept)
-        rows = sum(each.shelf.rows for each in self.kept)
+        spent = sum(each.cache.fill(partial(self._encoded, each), PART, progress) for each in self.kept)
+        rows = sum(each.cache.rows for each in self.kept)
         if rows > lacking:
             self.training_report.say(f"latents: {rows - lacking:,} from the cache, about {_duration(saved)} saved.")
         if lacking:
             self.training_report.say(
-                f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].shelf.path.parent}; the "
+                f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].cache.path.parent}; the "
                 f"next run of these images and this autoencoder saves that."
             )
 
     def open(self) -> None:
-        """Read the shelves; what another machine's process lacks on its own disk is encoded first."""
+        """Read the caches; what another machine's process lacks on its own disk is encoded first."""
         for each in self.kept or ():
-            if each.shelf.missing():
-                each.shelf.fill(partial(self._encoded, each), PART)
-            each.columns = each.shelf.open()
+            if each.cache.missing():
+                each.cache.fill(partial(self._encoded, each), PART)
+            each.columns = each.cache.open()
 
     def measure(self, few: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Shift and scale of the training images' latents: of all that are kept, else of a keyed sample.
@@ -209,14 +209,14 @@ class LatentImages(Images):
         return self.codec.scaled(mean + std * noise)
 
     def _encoded(self, each: CachedLatents, rows: range) -> dict[str, np.ndarray]:
-        """The columns of rows of a shelf."""
+        """The columns of rows of a cache."""
         n = len(each.ids)
         pixels = np.stack([self.pixels(int(each.ids[row % n]))[:, :: -1 if row >= n else 1] for row in rows])
         mean, std = self.encoding.moments(torch.from_numpy(from_uint8(pixels)))
         return {"mean": mean.numpy(), "std": std.numpy()}
 
-    def _shelves(self, cache: Path) -> list[CachedLatents]:
-        """One shelf for all images of a shape."""
+    def _caches(self, cache: Path) -> list[CachedLatents]:
+        """One cache for all images of a shape."""
         sides = [self.plan.shape_of(look) for look in self.scan.looks]
         found = []
         for side in sorted(set(sides)):
@@ -251,7 +251,7 @@ class LatentImages(Images):
 
 def _of_rows(each: CachedLatents, ids: set[int]) -> Iterator[Moments]:
     """The posteriors of some images, part by part, mirror images too."""
-    rows = [row for row in range(each.shelf.rows) if int(each.ids[row % len(each.ids)]) in ids]
+    rows = [row for row in range(each.cache.rows) if int(each.ids[row % len(each.ids)]) in ids]
     for begin in range(0, len(rows), PART):
         part = rows[begin : begin + PART]
         mean, std = (torch.from_numpy(each.columns[name][part].astype(np.float32)) for name in ("mean", "std"))
@@ -267,7 +267,7 @@ class _Encoding:
         self.before: int | None = None
 
     def __call__(self, done: int, of: int) -> None:
-        """Of one shelf, `done` rows are there."""
+        """Of one cache, `done` rows are there."""
         self.done += 0 if self.before is None or done < self.before else done - self.before
         self.before = None if done == of else done
         now = time.monotonic()

@@ -123,7 +123,7 @@ def _named(images: Images, ids: Sequence[int]) -> str:
     return images.name(ids[0]) + (f" and {len(ids) - 1:,} more" if len(ids) > 1 else "")
 
 
-class _Heard:
+class _EncodingLines:
     """Says how far captions are encoded, a line now and then."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -182,7 +182,7 @@ def open_texts(
                 return Live(texts, encoder)
 
             found: list[Embedded] = []
-            world.on_first(lambda: found.append(embed_all(texts, encoder, cache, say, _Heard(say))))
+            world.on_first(lambda: found.append(embed_all(texts, encoder, cache, say, _EncodingLines(say))))
             embedded = found[0] if found else embed_all(texts, encoder, cache)
             return CaptionFeatures(embedded.rows, len(texts) - 1)
     return None
