@@ -78,6 +78,11 @@ def shown(value: object, most: int = SHOWN) -> str:
     return text if len(text) <= most else f"{text[: most - 23]}... {text[-19:]}"
 
 
+def setting(value: object) -> str:
+    """A setting's value in a message that compares two of them; `no value` where it is not set."""
+    return "no value" if value is None else shown(value)
+
+
 def escaped(text: str) -> str:
     r"""A text as a terminal may print it: control characters, bidirectional overrides and zero widths as \x1b, \u202e.
 

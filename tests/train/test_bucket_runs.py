@@ -57,7 +57,7 @@ def test_a_run_is_resumed_bit_for_bit(run: Path, tmp_path: Path) -> None:
 
 
 def test_another_bucketing_is_another_run(run: Path) -> None:
-    with pytest.raises(Error, match="bucket_step: the run has None, now 8"):
+    with pytest.raises(Error, match="bucket_step: the run has no value, now 8"):
         go(run, run.parent / "data", {**BUCKETS, "data.bucket_step": 8})
 
 

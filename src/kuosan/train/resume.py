@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kuosan import config as trees
 from kuosan.config import as_begun
-from kuosan.errors import Error
+from kuosan.errors import Error, setting
 from kuosan.models import latents as codec_folder
 from kuosan.models.codec import apart
 from kuosan.models.model import ModelConfig, require_fit
@@ -298,7 +298,9 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
     changed = trees.differences(stored, now)
     fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
     if fixed:
-        lines = "\n".join(f"  {key}: the run has {old!r}, now {new!r}" for key, (old, new) in fixed.items())
+        lines = "\n".join(
+            f"  {key}: the run has {setting(old)}, now {setting(new)}" for key, (old, new) in fixed.items()
+        )
         raise Error(
             f"{run} holds a run with another configuration:\n{lines}\n"
             f"  Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out "
