@@ -144,38 +144,19 @@ def likelihood(
     model: Model,
     images: ArrayLike | Tensor,
     *,
-    labels: ArrayLike | None = None,
-    ids: Sequence[int] | None = None,
-    seed: int = 0,
-    evaluations: int | None = 100,
-    variance: str | None = None,
-    clip: bool = True,
-    ode_images: int | None = None,
-    ode_steps: int = 50,
-    probe: Probe = "rademacher",
-    probes: int = 1,
-    first: float | None = None,
-    batch: int = 32,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    **options: Any,
 ) -> Likelihood:
     """Bits a dimension of images (N, C, H, W), uint8 or in [-1, 1], by the bound and, of the first few, by the ODE.
 
     Args:
-        labels: (N,) classes of a conditional model; -1, or None for all, is no class.
-        ids: of the images, by which their draws are keyed; 0 to N-1.
-        evaluations: network calls an image for the bound; None: every step of the chain.
-        variance: posterior, beta or learned; learned, else posterior, if not given.
-        clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
-        ode_images: how many the ODE sees, the first ones; 0: none, None: all.
-        first: sigma/alpha at which the ODE's trajectory ends, if not at the first trained level (flow: 0.001).
         progress: called with what ("bound", "ode"), how many images are done, of how many.
+        options: those of `likelihood_steps`.
 
     Raises:
         Error: images that are not 8-bit ones, settings that do not go together, fewer than 2 images.
     """
-    steps = likelihood_steps(model, images, labels=labels, ids=ids, seed=seed, evaluations=evaluations,
-                             variance=variance, clip=clip, ode_images=ode_images, ode_steps=ode_steps, probe=probe,
-                             probes=probes, first=first, batch=batch)  # fmt: skip
+    steps = likelihood_steps(model, images, **options)
     while True:
         try:
             event = next(steps)
@@ -202,7 +183,20 @@ def likelihood_steps(
     first: float | None = None,
     batch: int = 32,
 ) -> Generator[Progress, None, Likelihood]:
-    """`likelihood` step by step: yields how far it is, returns what it found."""
+    """`likelihood` step by step: yields how far it is, returns what it found.
+
+    Args:
+        labels: (N,) classes of a conditional model; -1, or None for all, is no class.
+        ids: of the images, by which their draws are keyed; 0 to N-1.
+        evaluations: network calls an image for the bound; None: every step of the chain.
+        variance: posterior, beta or learned; learned, else posterior, if not given.
+        clip: keep the predicted data in [-1, 1] in the bound, as published figures do.
+        ode_images: how many the ODE sees, the first ones; 0: none, None: all.
+        first: sigma/alpha at which the ODE's trajectory ends, if not at the first trained level (flow: 0.001).
+
+    Raises:
+        Error: as `likelihood`.
+    """
     x0 = eight_bit(images, model.shape)
     keys = list(range(len(x0))) if ids is None else [int(id) for id in ids]
     n_ode = len(x0) if ode_images is None else min(ode_images, len(x0))

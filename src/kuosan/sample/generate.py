@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 
@@ -92,6 +92,24 @@ class Sampling:
     known: RequestImages = RequestImages(None, None)
 
 
+class RequestInputs(TypedDict, total=False):
+    """What a request is sampled from and led by, all of it opened.
+
+    Attributes:
+        start: (C, H, W) or (n, C, H, W) images in [-1, 1] to start from (image to image), with `request.strength`.
+        noise: (n, *model.sample_shape) standard normal noise to start from instead of the seeds'; for interpolation.
+        guides: the classifier and the weaker model that the request names.
+        given: what is known of the images, where the model was trained to restore: one row, or one an image.
+        measurement: what is known of them, where `request.restoration` holds the model to it by a method.
+    """
+
+    start: Tensor | None
+    noise: Tensor | None
+    guides: Guides
+    given: Given | None
+    measurement: Measurement | None
+
+
 def resolve_request(
     model: Model,
     request: Request,
@@ -103,7 +121,7 @@ def resolve_request(
     measurement: Measurement | None = None,
     resolved: SamplePlan | None = None,
 ) -> Sampling:
-    """Resolve and check a request once; the arguments are those of `generate`.
+    """Resolve and check a request once; the arguments are those of `RequestInputs`.
 
     Args:
         resolved: the plan of this very request, with its guides checked, where the caller has it.
@@ -122,31 +140,16 @@ def resolve_request(
 
 
 @torch.no_grad()
-def generate(
-    model: Model,
-    request: Request,
-    *,
-    start: Tensor | None = None,
-    noise: Tensor | None = None,
-    guides: Guides = NOBODY,
-    given: Given | None = None,
-    measurement: Measurement | None = None,
-) -> Iterator[Frame]:
+def generate(model: Model, request: Request, **inputs: Unpack[RequestInputs]) -> Iterator[Frame]:
     """Sample what the request asks for, batch by batch, step by step.
 
     Args:
-        start: (C, H, W) or (n, C, H, W) images in [-1, 1] to start from (image to image), with `request.strength`.
-        noise: (n, *model.sample_shape) standard normal noise to start from instead of the seeds'; for interpolation.
-        guides: the classifier and the weaker model that the request names.
-        given: what is known of the images, where the model was trained to restore: one row, or one an image.
-        measurement: what is known of them, where `request.restoration` holds the model to it by a method.
+        inputs: start, noise, guides, given, measurement: see `RequestInputs`.
 
     Raises:
         Error: a sampler, spacing, number of steps or option that this model cannot be sampled with.
     """
-    yield from frames_of(
-        resolve_request(model, request, start=start, noise=noise, guides=guides, given=given, measurement=measurement)
-    )
+    yield from frames_of(resolve_request(model, request, **inputs))
 
 
 @torch.no_grad()
@@ -163,17 +166,12 @@ def sample(
     model: Model,
     request: Request,
     *,
-    start: Tensor | None = None,
-    noise: Tensor | None = None,
-    guides: Guides = NOBODY,
-    given: Given | None = None,
-    measurement: Measurement | None = None,
     on_step: Callable[[Frame], None] | None = None,
+    **inputs: Unpack[RequestInputs],
 ) -> Tensor:
     """The finished images of a request: (n, C, H, W) float32 in [-1, 1], on the model's device."""
     images = []
-    options = {"start": start, "noise": noise, "guides": guides, "given": given, "measurement": measurement}
-    for frame in generate(model, request, **options):  # type: ignore[arg-type]
+    for frame in generate(model, request, **inputs):
         if on_step is not None:
             on_step(frame)
         if frame.done:
