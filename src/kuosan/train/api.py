@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.cache import NEAR, Results
+from kuosan.storage.checkpoint import Saved
 from kuosan.storage.log import Log
 from kuosan.text.tokens import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
@@ -26,7 +27,7 @@ from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
 from kuosan.train.resolve import check_tree, resolve
-from kuosan.train.resume import stored, untrained
+from kuosan.train.resume import begun, untrained
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
 from kuosan.train.state import Run
@@ -54,6 +55,7 @@ class TrainingSetup:
     encoder: TextEncoder | None = None
     autoencoder: Held | None = None  # of a model of latents
     note: str | None = None  # what is to be said once the run starts
+    saves: Sequence[Saved] = ()  # read before, without their tensors: the one to go on from, the one of --init
 
 
 def prepare(
@@ -67,6 +69,7 @@ def prepare(
     typed: str = "",
     before: Mapping[str, Any] | None = NOT_READ,
     checked: RunConfig | None = None,
+    saves: Sequence[Saved] = (),
 ) -> TrainingSetup:
     """Open the images and resolve the configuration against them.
 
@@ -74,12 +77,13 @@ def prepare(
         typed: the text encoder's name if a person typed it, as against one in a file: only that one may be fetched.
         before: the configuration of the run that is there, if it was read already.
         checked: what `check_tree` made of the tree, if it was checked already.
+        saves: those that were read already, without their tensors.
 
     Raises:
         Error: no usable images, or a configuration that cannot be trained.
     """
     if before is NOT_READ:
-        before = stored(out)  # a folder of something else is refused before the images are read
+        before, saves = begun(out)  # a folder of something else is refused before the images are read
     checked = checked or check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
@@ -110,7 +114,7 @@ def prepare(
     except BaseException as error:
         leave(world, error)
         raise
-    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note)
+    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note, saves)
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -174,6 +178,7 @@ def opened(
             autoencoder=asked.autoencoder,
             init=init,
             accept_new_data=accept_new_data,
+            saves=asked.saves,
             dry=dry,
         )
     except BaseException as error:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from kuosan.storage.checkpoint import Saved
     from kuosan.train.api import TrainingSetup
     from kuosan.train.loop import StepCost
     from kuosan.train.report import EventReport, TrainingReport
@@ -88,6 +89,7 @@ class SettledJob:
     before: Tree | None  # the configuration of the run that is there
     checked: RunConfig
     typed: str  # the text encoder that a person named, which alone may be fetched
+    saves: tuple[Saved, ...]  # what was read of saves: of the one to go on from, all but its tensors
 
 
 @dataclass(frozen=True)
@@ -172,9 +174,10 @@ def settle(job: TrainJob) -> SettledJob:
         tree = trees.merge(_groups(trees.load(recipe(job.config))), tree)
     goes_on = "path" not in tree.get("data", {}) and job.dataset is None
     out, before = job.out, None
+    saves: tuple[Saved, ...] = ()
     if goes_on:
         out = _required(out)
-        before, tree = _of_run(out, tree)
+        before, tree, saves = _of_run(out, tree)
         if job.network is not None:
             raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
     if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
@@ -187,10 +190,10 @@ def settle(job: TrainJob) -> SettledJob:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
         out = Path("runs") / name.removesuffix(".zip")
     if not goes_on and is_there(out):  # a folder of something else is refused before the images are read
-        from kuosan.train.resume import stored
+        from kuosan.train.resume import begun
 
-        before = stored(out)
-    return SettledJob(out, dict(tree), before, checked, typed)
+        before, saves = begun(out)
+    return SettledJob(out, dict(tree), before, checked, typed, saves)
 
 
 def is_there(path: Path) -> bool:
@@ -228,8 +231,8 @@ def _required(out: Path | None) -> Path:
     return out
 
 
-def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree]:
-    """The configuration of the run in a folder, and what was said laid over it.
+def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree, tuple[Saved, ...]]:
+    """The configuration of the run in a folder, what was said laid over it, and the save that was read.
 
     Raises:
         Error: there is no run, or its images are no longer where they were.
@@ -240,12 +243,12 @@ def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree]:
         raise Error(
             f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
         )
-    from kuosan.train.resume import stored
+    from kuosan.train.resume import begun
 
-    before = stored(out)
+    before, saves = begun(out)
     tree = trees.merge(trees.load(out / CONFIG) if before is None else before, tree)  # None: written by hand
     _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
-    return before, tree
+    return before, tree, saves
 
 
 def _check_there(path: str, out: Path) -> None:
@@ -279,8 +282,9 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
     from kuosan.train.loop import measure
     from kuosan.train.report import EventReport, SilentTraining
 
-    if job.init is not None:
-        checkpoint.load_config(job.init)  # refused before the images are read
+    saves = settled.saves
+    if job.init is not None:  # refused before the images are read
+        saves = (*saves, checkpoint.load(job.init, parts=()))
     setup = api.prepare(
         settled.out,
         settled.tree,
@@ -291,6 +295,7 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         typed=settled.typed,
         before=settled.before,
         checked=settled.checked,
+        saves=saves,
     )
     report = EventReport(on_event)
     first = setup.world.first

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,15 @@ def open_run(
     autoencoder: Held | None = None,
     init: Path | None = None,
     accept_new_data: bool = False,
+    saves: Sequence[checkpoint.Saved] = (),
     dry: bool = False,
 ) -> Run:
     """A run opened: its newest good save loaded, or a fresh start; `attach` makes it ready to train.
 
     Nothing is written into its folder; one that is there is locked, but with `dry`.
+
+    Args:
+        saves: what was read of saves before, without their tensors, and is not read again.
 
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
@@ -74,7 +78,7 @@ def open_run(
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
-    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data)
+    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data, saves)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, held if not dry and _may_be_there(folder) else None))
