@@ -18,14 +18,14 @@ from kuosan import Error, fit, load, options
 from kuosan.data import doctor
 from kuosan.data.config import DataConfig
 from kuosan.data.job import DoctorJob, plan_doctor, run_doctor
-from kuosan.events import Fact, Finished, Preview, Progress, Wrote
+from kuosan.events import Event, Fact, Finished, Preview, Progress, Wrote
 from kuosan.models.job import ExportJob, plan_export, run_export
 from kuosan.storage import checkpoint, manifest, tensors
 from kuosan.train import api, job
 from kuosan.train import resolve as resolving
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.job import TrainJob, plan_train, run_train
-from kuosan.train.report import SilentTraining
+from kuosan.train.report import SilentTraining, noted
 from shell import QUICK, image_folder, kuosan, refused
 
 
@@ -238,6 +238,21 @@ def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path: Path
         with pytest.raises(Error, match="begun by another process meanwhile"):
             next(run_train(late))
     assert checkpoint.load(run).step == 3
+
+
+def test_what_becomes_known_is_a_fact_whose_words_are_the_shells(trained: Path, tmp_path: Path) -> None:
+    run, news = Path(shutil.copytree(trained, tmp_path / "run")), list[Event]()
+    with plan_train(TrainJob(run, settings={"train": {"max_steps": 5}}, measure=False), news.append):
+        pass
+    (found,) = [event for event in news if isinstance(event, Fact) and event.name == "resumed"]
+    assert found.values == {"step": 3, "of": 5, "folder": str(run)}
+    assert noted(found) == f"going on from step 3 of 5: {run}"
+    halved = {"what": "training", "step": 7, "size": 8, "reason": "full", "back": 5}
+    assert noted(Fact("halved", halved)) == (
+        "step 7: out of memory (full): micro-batch 8 -> 4 from here on; from the save of step 5 on, the steps are "
+        "taken again with the same draws."
+    )
+    assert noted(Fact("step", {"loss": 1.0})) is None
 
 
 def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:

@@ -232,7 +232,7 @@ def log_step(run: Run, row: dict[str, Any]) -> None:
     saving.write_row(run, row)
     run.report.step(row, config.max_steps)
     if "skipped" in row:
-        run.report.say(f"step {state.step}: {row['skipped']}; the step was skipped ({state.bad} in a row).")
+        run.report.fact("skipped", step=state.step, reason=row["skipped"], in_a_row=state.bad)
 
 
 def validate(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
@@ -284,10 +284,7 @@ def roll_back(run: Run) -> None:
     state.restore(run.world.on_first(lambda: saving.last_good(run)))
     state.retry, state.returns, state.skipped, state.bad = retry, returns, skipped, 0
     back_at(run)
-    run.report.say(
-        f"step {at}: too many steps in a row were not finite: back to the save of step {state.step}, with other noise "
-        f"(return {returns} of at most {MOST_RETURNS})."
-    )
+    run.report.fact("rolled_back", step=at, back=state.step, returns=returns, most=MOST_RETURNS)
 
 
 def changed(run: Run) -> dict[str, int]:
@@ -318,13 +315,7 @@ def halve(run: Run, what: What, step: int, size: int, reason: str, back: int | N
         raise too_large(step, reason)
     run.sizes.halvings.append(Halving(what, step, run.state.retry, size // 2, run.config.train.micro_batch))
     run.extra["halvings"] = run.sizes.plain()
-    replayed = "the step is taken" if back is None else f"from the save of step {back} on, the steps are taken"
-    doing, again = {
-        "training": ("micro-batch", f"{replayed} again with the same draws."),
-        "validation": ("images at once in validation", "the validation is made again."),
-        "preview": ("images at once in previews", "the preview is made again."),
-    }[what]
-    run.report.say(f"step {step}: out of memory ({reason}): {doing} {size} -> {size // 2} from here on; {again}")
+    run.report.fact("halved", what=what, step=step, size=size, reason=reason, back=back)
     if run.log is None:  # the first process alone writes
         return
     try:

@@ -245,7 +245,7 @@ def write_head(run: Run) -> None:
             files.sweep(place)
     if not there and (text := _by_hand(folder / CONFIG)):
         files.write_atomic(folder / GIVEN, text)
-        run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
+        run.report.fact("config_by_hand", path=str(folder / CONFIG), kept=GIVEN)
     facts = {
         "fingerprint": run.extra["data"],
         "train": len(images.train),

@@ -88,7 +88,7 @@ def open_run(
         cache = cache_root(config.data.cache) if kept and not dry else None
         latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
         asked.config, images = latent.config, latent.images
-        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
+        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report, world)
         run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec)
         run.lock, run.new_data = held[0] if held else None, found.new_data
         return run
@@ -163,7 +163,7 @@ def _ready(
         facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
     if found.saved is not None:
         _restore(state, found.saved, asked)
-        report.say(f"going on from step {state.step} of {train.max_steps}: {asked.folder}")
+        report.fact("resumed", step=state.step, of=train.max_steps, folder=str(asked.folder))
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
@@ -275,10 +275,7 @@ def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: 
     for name, now in facts.items():
         before = saved.state.get(name)
         if before != now:
-            report.say(
-                f"note: so far with {name} {before}, now {now}; the run goes on, but no longer bit for bit as it "
-                f"would have."
-            )
+            report.fact("other_machine", what=name, before=before, now=now)
 
 
 def _initialise(state: State, weights: Mapping[str, Tensor], asked: RunRequest) -> None:
