@@ -267,9 +267,22 @@ def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:
 
 def test_help_shows_the_options_that_people_use_and_where_the_rest_is() -> None:
     first, every = kuosan("train", "--help").out, kuosan("train", "--help-all").out
-    used = ["out", "config", "network", "size", "max-steps", "batch", "lr", "task", "labels", "text", "codec"]
+    used = [
+        "out",
+        "config",
+        "network",
+        "size",
+        "minutes",
+        "max-steps",
+        "batch",
+        "lr",
+        "task",
+        "labels",
+        "text",
+        "codec",
+    ]
     used += ["objective", "precision", "init", "dry-run"]
-    assert len(used) == 15 and re.findall(r"│ --([\w.-]+)", first) == used
+    assert len(used) == 16 and re.findall(r"│ --([\w.-]+)", first) == used
     assert "kuosan train --help-all" in first
     listed = re.findall(r"│ --([\w.-]+)", every)
     assert len(listed) == len(options.options(RunConfig)) + 6 and set(used) <= set(listed)

@@ -26,6 +26,8 @@ from kuosan.events import Event, Fact, Finished, Progress
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
+from kuosan.train import rules
+from kuosan.train.budget import aim, clock, marks
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.resolve import check_tree, encoder_named
 
@@ -58,6 +60,7 @@ class TrainJob:
         settings: what was said of a `RunConfig`, as a tree; the rest follows from the images, the run or the defaults.
         module: a network of one's own.
         dataset: a torch Dataset in place of a path.
+        begun: since when a time budget is used, by `budget.clock`; None: since the job is planned.
         measure: time a step before the training begins, so that the plan knows what it will cost.
     """
 
@@ -72,6 +75,7 @@ class TrainJob:
     settings: Tree = field(default_factory=dict, metadata=OPTION)
     module: Any = field(default=None, metadata=OPTION)
     dataset: Any = field(default=None, metadata=OPTION)
+    begun: float | None = field(default=None, metadata=OPTION)
     measure: bool = field(default=True, metadata=OPTION)
 
 
@@ -118,19 +122,39 @@ class TrainPlan:
 
     @property
     def steps_left(self) -> int:
-        """Steps to be taken."""
-        return self.run.config.train.max_steps - self.run.state.step
+        """Steps to be taken; under a time budget about so many."""
+        budget, step = self.run.budget, self.run.state.step
+        if budget is None or not (budget.changed or not budget.plans):
+            return self.run.last - step
+        return aim(budget, self.run.config.train, step).steps
 
     @property
     def epochs(self) -> float:
         """How often each training image is shown, in all."""
-        train = self.run.config.train
-        return train.max_steps * train.batch / len(self.setup.images.train)
+        steps = self.run.state.step + self.steps_left
+        return steps * self.run.config.train.batch / len(self.setup.images.train)
 
     @property
     def seconds(self) -> float | None:
         """How long the steps will take, about."""
-        return None if self.cost is None else self.cost.seconds * self.steps_left
+        if self.cost is None:
+            return None
+        budget = self.run.budget
+        return self.cost.seconds * self.steps_left if budget is None else max(0.0, budget.seconds - budget.used)
+
+    @property
+    def first_look(self) -> tuple[int, float] | None:
+        """After which step the first preview, or without any the first validation, comes, and in how many seconds."""
+        train, budget, step = self.run.config.train, self.run.budget, self.run.state.step
+        every = train.preview_every or train.evaluate_every
+        if self.cost is None or not every:
+            return None
+        if budget is not None and every < 0:
+            ahead = [mark - budget.used for mark in marks(budget.seconds) if mark > budget.used]
+            seconds = ahead[0] if ahead else budget.seconds - budget.used
+            return step + round(seconds / self.cost.seconds), seconds
+        steps = min(every - step % every, self.steps_left)
+        return step + steps, steps * self.cost.seconds
 
     def image_lines(self) -> list[str]:
         """What there is to say of the images."""
@@ -158,6 +182,8 @@ class TrainedRun:
     folder: Path
     config: RunConfig
     step: int
+    last: int  # the last step, as it was planned
+    used: float | None  # seconds of a time budget
     stopped: int  # the signal that asked it to stop; 0: it came to its last step
     validation: Mapping[str, Any] | None  # the last row of the log with a validation (`held_out`)
 
@@ -170,8 +196,11 @@ def settle(job: TrainJob) -> SettledJob:
     """
     typed = encoder_named(job.settings)
     tree: Mapping[str, Any] = job.settings
+    rules.check_length(tree, "")
     if job.config is not None:
-        tree = trees.merge(_groups(trees.load(recipe(job.config))), tree)
+        of_file = _groups(trees.load(recipe(job.config)))
+        rules.check_length(of_file, f" in {job.config}")
+        tree = trees.merge(rules.without_length(of_file, tree), tree)
     goes_on = "path" not in tree.get("data", {}) and job.dataset is None
     out, before = job.out, None
     saves: tuple[Saved, ...] = ()
@@ -193,7 +222,16 @@ def settle(job: TrainJob) -> SettledJob:
         from kuosan.train.resume import begun
 
         before, saves = begun(out)
+    if before is not None and not _untouched(out):
+        rules.check_length_kept(out, before, tree, job.settings)
     return SettledJob(out, dict(tree), before, checked, typed, saves)
+
+
+def _untouched(out: Path) -> bool:
+    """Whether a run has no step yet, so that it may begin again with something else."""
+    from kuosan.train.resume import untrained
+
+    return untrained(out)
 
 
 def is_there(path: Path) -> bool:
@@ -272,11 +310,12 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
     Raises:
         Error: whatever is impossible.
     """
+    begun = clock() if job.begun is None else job.begun
     settled = settle(job)
-    return _opened(job, settled, on_event or (lambda event: None))
+    return _opened(job, settled, on_event or (lambda event: None), begun)
 
 
-def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None]) -> TrainPlan:
+def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None], begun: float) -> TrainPlan:
     from kuosan.storage import checkpoint
     from kuosan.train import api
     from kuosan.train.loop import measure
@@ -288,7 +327,7 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
     setup = api.prepare(
         settled.out,
         settled.tree,
-        size=job.network or "small",
+        size=job.network,
         network=job.module,
         dataset=job.dataset,
         progress=lambda what, done, of: on_event(Progress(what, done, of)),
@@ -296,14 +335,18 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         before=settled.before,
         checked=settled.checked,
         saves=saves,
+        begun=begun,
     )
     report = EventReport(on_event)
     first = setup.world.first
     more: dict[str, Any] = {"init": job.init, "accept_new_data": job.accept_new_data, "dry": job.dry_run}
     run = api.opened(setup, report if first else SilentTraining(), **more)
     try:
-        steps = run.config.train.max_steps - run.state.step
-        cost = measure(run) if job.measure and first and steps else None
+        budget = run.budget
+        steps = run.last > run.state.step or (budget is not None and budget.changed)
+        cost = measure(run) if (job.measure or budget is not None) and first and steps else None
+        if budget is not None and cost is not None:
+            budget.step_seconds = cost.seconds
     except BaseException as error:
         api.close(run, error)
         raise
@@ -339,7 +382,9 @@ def run_train(plan: TrainPlan) -> Iterator[Event]:
         yield from plan.report.take()
         raise
     rows = [row for row in run.log.rows() if row.get("held_out")] if run.log is not None else []
-    yield Finished(TrainedRun(run.folder, run.config, run.state.step, stopped, rows[-1] if rows else None))
+    used = None if run.budget is None else run.budget.used
+    validation = rows[-1] if rows else None
+    yield Finished(TrainedRun(run.folder, run.config, run.state.step, run.last, used, stopped, validation))
 
 
 def fit(
@@ -416,7 +461,7 @@ def _reported(job: TrainJob, report: TrainingReport | None) -> Path:
             if line := noted(event):
                 shown_to.say(line)
             elif isinstance(event, Fact) and event.name == "step":
-                shown_to.step(event.values, plan.run.config.train.max_steps)
+                shown_to.step(event.values, plan.run.last)
             elif isinstance(event, Finished):
                 trained: TrainedRun = event.result
     if trained.stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process

@@ -41,7 +41,8 @@ class SilentTraining:
 
     def fact(self, name: str, **values: Any) -> None:
         """What became known, of which `SENTENCES` makes words."""
-        self.say(SENTENCES[name](values))
+        if line := SENTENCES[name](values):
+            self.say(line)
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """Drop the row."""
@@ -178,8 +179,33 @@ def _latents_not_kept(v: Values) -> str:
     )
 
 
+def _planned(v: Values) -> str | None:
+    """A time budget's plan; of one that is nearly as before, nothing."""
+    steps, before = f"{v['last']:,} steps in all", v.get("before", {})
+    if v["reason"] == "first":
+        times = [f"{mark:g} s" if mark < 60 else f"{mark / 60:g} min" for mark in v["marks"]]
+        looks = f" a look after about {', '.join(times)} and one at the end" if times else " a look at the end"
+        return (
+            f"budget: {v['minutes']:g} min, of which {v['used']:.0f} s are used: about {v['last']:,} steps of "
+            f"{v['step_seconds']:.2g} s;{looks}"
+        )
+    if v["reason"] == "minutes":
+        shape = {"cosine": ", and falls along a cosine to 0 at the end", "inverse_sqrt": ", and falls on"}
+        return (
+            f"step {v['step']}: {before['minutes']:g} -> {v['minutes']:g} min, of which {v['used'] / 60:.1f} are used: "
+            f"about {steps}; the learning rate goes from {before['lr']:.2g} to {v['lr']:.2g}"
+            f"{shape.get(v['lr_shape'], '')}."
+        )
+    if v["reason"] == "speed" and abs(v["last"] / before["last"] - 1) < SAID:
+        return None
+    pace = f"a step takes {v['step_seconds']:.2g} s in place of {before['step_seconds']:.2g} s"
+    return f"step {v['step']}: {pace}: about {steps} in place of {before['last']:,}."
+
+
+SAID = 0.1  # a plan is said where its end is so much of the run away from what it was
 # The words of a training's facts, by their names.
-SENTENCES: Mapping[str, Callable[[Values], str]] = {
+SENTENCES: Mapping[str, Callable[[Values], str | None]] = {
+    "budget": _planned,
     "captions_encoding": lambda v: f"{v['what']}: {v['done']:,} of {v['of']:,} encoded.",
     "config_by_hand": lambda v: (
         f"{v['path']} was written by hand: it is kept as {v['kept']}, and replaced by the whole one."
@@ -193,7 +219,7 @@ SENTENCES: Mapping[str, Callable[[Values], str]] = {
     "latents_measured": lambda v: f"latents: shift and scale are measured on {v['images']:,} of the training images.",
     "latents_not_kept": _latents_not_kept,
     "other_machine": _other_machine,
-    "resumed": lambda v: f"going on from step {v['step']} of {v['of']}: {v['folder']}",
+    "resumed": lambda v: f"going on from step {v['step']}{f' of {last}' if (last := v['of']) else ''}: {v['folder']}",
     "rolled_back": _rolled_back,
     "skipped": lambda v: f"step {v['step']}: {v['reason']}; the step was skipped ({v['in_a_row']} in a row).",
 }

@@ -30,7 +30,8 @@ from kuosan.options import Tree
 from kuosan.regular import read_regular
 from kuosan.storage import checkpoint, files
 from kuosan.storage.files import Lock
-from kuosan.train import memory
+from kuosan.train import budget, memory
+from kuosan.train.budget import Planned
 from kuosan.train.config import RunConfig
 from kuosan.train.memory import Halving
 
@@ -72,6 +73,8 @@ class RunState:
     init: str | None = None  # the run whose weights this one began with
     new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
+    plans: list[Planned] = field(default_factory=list)  # of a time budget
+    spent: dict[str, Any] = field(default_factory=dict)  # of it, and how quick the machine was
     notes: list[str] = field(default_factory=list)
 
 
@@ -150,6 +153,7 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     if saved is not None:
         found.notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
         found.halvings = memory.known(folder, saved, found.notes)
+        found.plans, found.spent = budget.known(folder, saved, found.notes)
     elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit, opened=asked.opened)
         found.weights = saved.ema
@@ -252,9 +256,10 @@ def write_head(run: Run) -> None:
         "held_out": len(images.held_out),
         "init": run.extra["init"],
     }
-    if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings
-        with files.explained(folder / memory.FILE):
-            (folder / memory.FILE).unlink(missing_ok=True)
+    if run.saved_at < 0:  # a run that begins has neither halvings nor plans yet: those are another's
+        for name in (memory.FILE, budget.FILE):
+            with files.explained(folder / name):
+                (folder / name).unlink(missing_ok=True)
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
@@ -271,6 +276,7 @@ def _by_hand(path: Path) -> str | None:
 # What may change between two starts of the same run: how long, how often and where, never what is learned.
 FREE_ON_RESUME = (
     "train.max_steps",
+    "train.minutes",
     "train.save_every",
     "train.keep",
     "train.evaluate_every",

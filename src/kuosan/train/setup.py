@@ -29,8 +29,10 @@ from kuosan.storage import checkpoint
 from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
+from kuosan.train import budget as budgets
 from kuosan.train import latents
 from kuosan.train.batches import BatchStream, LossAwareSampler
+from kuosan.train.budget import Budget
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
@@ -62,6 +64,7 @@ def open_run(
     init: Path | None = None,
     accept_new_data: bool = False,
     saves: Sequence[checkpoint.Saved] = (),
+    begun: float | None = None,
     dry: bool = False,
 ) -> Run:
     """A run opened: its newest good save loaded, or a fresh start; `attach` makes it ready to train.
@@ -70,11 +73,13 @@ def open_run(
 
     Args:
         saves: what was read of saves before, without their tensors, and is not read again.
+        begun: by `budget.clock`, since when a time budget is used; None: since now.
 
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
             that cannot be written. On every process.
     """
+    begun = budgets.clock() if begun is None else begun
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
@@ -89,7 +94,7 @@ def open_run(
         latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
         asked.config, images = latent.config, latent.images
         texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report, world)
-        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec)
+        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec, begun)
         run.lock, run.new_data = held[0] if held else None, found.new_data
         return run
     except BaseException:
@@ -150,6 +155,7 @@ def _ready(
     encoder: TextEncoder | None,
     texts: Texts | None,
     codec: Codec,
+    begun: float,
 ) -> Run:
     """The run at the state that was found."""
     config, train = asked.config, asked.config.train
@@ -157,13 +163,17 @@ def _ready(
     model.encoder, model.codec = encoder, codec
     model.network.to(compute.device).train()
     state = State.fresh(model.network, train, _history(config))
-    objective = _objective(config, images, compute, state, codec)
+    budget = Budget(train.minutes, found.plans, begun=begun, **found.spent) if train.minutes else None
+    objective = _objective(config, images, compute, state, codec, budget)
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
     if isinstance(objective, Autoencoding) and objective.features is not None:
         facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
     if found.saved is not None:
         _restore(state, found.saved, asked)
-        report.fact("resumed", step=state.step, of=train.max_steps, folder=str(asked.folder))
+        if budget is not None:
+            budget.retry = state.retry
+            _check_minutes(budget, asked)
+        report.fact("resumed", step=state.step, of=train.max_steps or None, folder=str(asked.folder))
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         _initialise(state, found.weights, asked)
@@ -202,6 +212,7 @@ def _ready(
         },
         saved_at=found.saved.step if found.saved is not None else -1,
         sizes=sizes,
+        budget=budget,
     )
 
 
@@ -223,13 +234,15 @@ def _history(config: RunConfig) -> LossAwareSampler | None:
     return LossAwareSampler(schedule.T)
 
 
-def _objective(config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec) -> Objective:
+def _objective(
+    config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec, budget: Budget | None
+) -> Objective:
     if config.train.objective == "classifier":
         check_labels(images)
         return Classification(config.model, compute)
     if config.train.objective == "autoencoder":
         features = perceptual_loss(config.train.autoencoder.features)
-        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device))
+        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device), budget)
     return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
@@ -265,9 +278,18 @@ def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
     except (RuntimeError, KeyError) as error:
         raise Error(f"{saved.path} does not hold this run's state: {' '.join(str(error).split())[:300]}") from error
     last = asked.config.train.max_steps
-    if state.step > last:
+    if state.step > last and not asked.config.train.minutes:
         raise Error(
             f"train.max_steps = {last}, but {asked.folder} is at step {state.step} already; give {state.step} or more."
+        )
+
+
+def _check_minutes(budget: Budget, asked: RunRequest) -> None:
+    """Raises: Error for a budget that was lowered below what is used of it."""
+    if budget.changed and budget.before >= budget.seconds:
+        raise Error(
+            f"train.minutes = {budget.minutes:g}, but {asked.folder} has used {budget.before / 60:.1f} minutes "
+            f"already: give more (it had {budget.plans[-1].minutes:g})."
         )
 
 
