@@ -159,8 +159,21 @@ def test_looks_come_after_their_times_and_not_where_they_cost_too_much(
     assert looked["a long start"][0] == pytest.approx(270, abs=3) and len(looked["a long start"]) == 2
 
 
+def test_a_start_as_long_as_the_budget_leaves_one_step_and_no_look(data: Path, tmp_path: Path, watch: Watch) -> None:
+    case = Situation(lambda step, used: 2.0, look=40.0, start=63.0)
+    run = begin(tmp_path / "run", data, {**LOOKING, "train.minutes": 1, "train.batch": 1})
+    assert run.budget is not None
+    run.budget.step_seconds, run.budget.look_steps = case.guess, 20.0
+    watch.now += case.start
+    with imagined(watch, case):
+        for _ in loop.train(run, Stop()):
+            pass
+    assert (run.state.step, run.budget.used) == (1, 65.0)
+    api.close(run)
+
+
 def test_a_plan_that_never_changes_has_the_rates_of_a_run_of_so_many_steps() -> None:
-    plan = Planned(0, 0, 400, 0.0, 0.0, (), (), (), 10, 0, 1, "first")
+    plan = Planned(0, 0, 400, 0.0, 0.0, (), (), (), True, 10, 0, 1, "first")
     for shape in ("constant", "cosine", "inverse_sqrt"):
         for warmup in (0.1, 25, 0):
             timed = TrainConfig(minutes=10, max_steps=0, lr_shape=shape, warmup=warmup)
@@ -289,17 +302,18 @@ def test_more_minutes_make_a_finished_run_longer_and_say_the_rates_course(
 
 
 def test_what_begins_by_a_share_of_the_run_stays_begun() -> None:
-    held = Budget(10, [Planned(0, 0, 100, 0.0, 0.0, (), (), (), 10, 0, 1, "first")])
+    held = Budget(10, [Planned(0, 0, 100, 0.0, 0.0, (), (), (), True, 10, 0, 1, "first")])
     assert [held.done(step) >= 0.5 for step in (49, 50, 99)] == [False, True, True]
-    held.plans.append(Planned(100, 0, 1000, 0.1, held.done(100), (), (), (), 100, 600, 1, "minutes"))
+    held.plans.append(Planned(100, 0, 1000, 0.1, held.done(100), (), (), (), True, 100, 600, 1, "minutes"))
     assert held.done(101) == 1.0 and held.done(49) < 0.5
 
 
 def test_a_discriminator_begins_at_its_share_of_the_time(data: Path, tmp_path: Path, watch: Watch) -> None:
     settings = {
         "train.objective": "autoencoder", "model.network.channels": 8, "model.network.multipliers": [1, 1],
-        "model.network.groups": 4, "model.network.blocks": 1, "model.network.critic_layers": 1, "train.autoencoder.perceptual": 0,
-        "train.autoencoder.critic_start": 0.5, "train.warmup": 0.1, "train.minutes": 1, **LOOKING,
+        "model.network.groups": 4, "model.network.blocks": 1, "model.network.critic_layers": 1,
+        "train.autoencoder.perceptual": 0, "train.autoencoder.critic_start": 0.5,
+        "train.warmup": 0.1, "train.minutes": 1, **LOOKING,
     }  # fmt: skip
     run = begin(tmp_path / "run", data, settings)
     assert run.budget is not None
@@ -313,7 +327,7 @@ def test_a_discriminator_begins_at_its_share_of_the_time(data: Path, tmp_path: P
 
 
 def test_a_clock_decides_nothing_where_a_plan_follows_already(watch: Watch) -> None:
-    plan = Planned(0, 0, 100, 0.0, 0.0, (), (), (), 10, 0, 1, "first")
+    plan = Planned(0, 0, 100, 0.0, 0.0, (), (), (), True, 10, 0, 1, "first")
     held = Budget(10, [plan, replace(plan, step=50, share=0.5, last=90)], step_seconds=1.0)
     watch.now += 500
     train = TrainConfig(minutes=10, max_steps=0)

@@ -37,21 +37,23 @@ if TYPE_CHECKING:
     from kuosan.train.config import TrainConfig
 
 FILE = "budget.json"
-KEPT = ("look_seconds", "looked", "taken", "seconds_lately", "steps_lately")  # what a save knows of the machine's speed
+KEPT = ("look_steps", "looked", "taken", "seconds_lately", "steps_lately")  # what a save knows of the machine's speed
 LISTS = ("looks", "marks", "saves")  # fields of a plan that are several
 
 LOOKS = (30, 60, 180, 600, 1800)  # seconds after which a run is validated, previewed and saved; then every half hour
 SAVES = 300  # seconds between saves beside those
 LATEST = 0.9  # of the budget; a look after that would be one just before the end's
+CLOSING = 0.3  # the largest share that the look at the end may take; a longer one is left out
 LOOKING = 0.2  # the largest share of the budget that looks may take, but for the one at the end
 OLD = 30.0  # seconds in which Python starts, however busy the machine is
-ENDING = 2.0  # seconds of drawing the curve and of the process's end, after the last step
+ENDING = 2.5  # seconds of drawing the curve and of the process's end, after the last step
 LATELY = 0.05  # of the budget: after which time a step counts 1/e in the machine's speed,
 SLOWEST = 0.75  # but after a single one not less than this
 FEWEST = 3  # steps before the speed of real ones counts
 OFF = 0.02  # of the budget: the end may be expected so far from it before the rest is planned again,
 AHEAD = 0.1  # or so far in shares of the time that is left
 PAUSE = 0.03  # of the budget, between two plans; near the end half of what is left
+OVER = 0.1  # of the budget, by which a look at the end may be too late
 FALLING = 0.04  # of the budget, which may be used beyond it so that the rate falls
 
 
@@ -84,6 +86,7 @@ class Planned:
     looks: tuple[int, ...]  # after which steps the run is validated, previewed and saved, beside the last
     marks: tuple[float, ...]  # of the looks, the seconds of the budget that they stand for
     saves: tuple[int, ...]  # after which it is saved
+    closing: bool  # whether there is a look after the last step
     minutes: float  # the budget
     seconds: float  # of it used
     step_seconds: float  # that a step takes, as measured
@@ -109,7 +112,7 @@ class Budget:
     before: float = 0.0  # seconds used by earlier processes
     begun: float = field(default_factory=lambda: clock())
     step_seconds: float = 0.0  # measured before the training; 0: not measured
-    look_seconds: float | None = None  # of the last look; None: none was taken
+    look_steps: float | None = None  # what the last look took, in steps of then; None: none was taken
     retry: int = 0  # as the state has it
     ticked: float = 0.0  # when the last step ended
     looked: int = 0  # looks taken
@@ -166,17 +169,23 @@ class Budget:
         """The plans, as JSON holds them."""
         return [{**dataclasses.asdict(each), **{name: [*getattr(each, name)] for name in LISTS}} for each in self.plans]
 
-    def tick(self, looked: bool) -> None:
-        """A step has ended, and, where it `looked`, the look after it."""
+    def step_taken(self) -> None:
+        """A step has ended."""
         now = clock()
         seconds, self.ticked = now - self.ticked, now
-        if looked:
-            self.look_seconds, self.looked = max(0.0, seconds - self.pace), self.looked + 1
-            return
         kept = max(SLOWEST, math.exp(-seconds / (LATELY * self.seconds)))
         self.taken += 1
         self.seconds_lately = kept * self.seconds_lately + seconds
         self.steps_lately = kept * self.steps_lately + 1
+
+    def step_over(self, looked: bool) -> None:
+        """What came behind a step has ended: a look, or its row of the log, which is a part of the step."""
+        now = clock()
+        seconds, self.ticked = now - self.ticked, now
+        if looked:
+            self.look_steps, self.looked = seconds / max(self.pace, 1e-6), self.looked + 1
+        else:
+            self.seconds_lately += seconds
 
 
 def marks(seconds: float) -> list[float]:
@@ -200,18 +209,20 @@ class Aim:
     looks: tuple[int, ...]
     marks: tuple[float, ...]
     saves: tuple[int, ...]
+    closing: bool
     off: float  # seconds that the plan in force would end too late
 
 
 def aim(budget: Budget, train: TrainConfig, step: int) -> Aim:
     """What fits into the time that is left, from a step on."""
     used, pace = budget.used, max(budget.pace, 1e-6)
-    look = look_guess(train, pace) if budget.look_seconds is None else budget.look_seconds
+    look = look_guess(train, pace) if budget.look_steps is None else budget.look_steps * pace
     left = max(0.0, budget.seconds - used)
     plan = budget.plan(step) if budget.plans else None
     due = _due(budget, plan, step)
     every = due[: max(0, int(LOOKING * budget.seconds / look) - budget.looked)] if look > 0 else due
-    steps = round((left - look - ENDING - len(every) * look) / pace)
+    closing = look <= CLOSING * budget.seconds and look + ENDING <= max(left - pace, OVER * budget.seconds)
+    steps = round((left - closing * look - ENDING - len(every) * look) / pace)
     if plan is not None and plan.share_at(step) < LATEST:
         steps = max(steps, int(FALLING * budget.seconds / pace))
     steps = max(1, steps)
@@ -221,9 +232,9 @@ def aim(budget: Budget, train: TrainConfig, step: int) -> Aim:
     off = 0.0
     if plan is not None:
         ahead = sum(each > step for each in plan.looks)
-        off = used + (plan.last - step) * pace + (ahead + 1) * look + ENDING - budget.seconds
+        off = used + (plan.last - step) * pace + (ahead + plan.closing) * look + ENDING - budget.seconds
     numbers, kept = tuple(number for number, _ in looks), tuple(begins[begin] for _, begin in looks)
-    return Aim(steps, numbers, kept, tuple(number for number, _ in saves), off)
+    return Aim(steps, numbers, kept, tuple(number for number, _ in saves), closing, off)
 
 
 def _due(budget: Budget, plan: Planned | None, step: int) -> list[float]:
@@ -279,6 +290,7 @@ def next_plan(budget: Budget, train: TrainConfig, step: int, reason: str) -> Pla
         found.looks,
         found.marks,
         found.saves,
+        found.closing,
         budget.minutes,
         used,
         budget.pace,
@@ -295,7 +307,12 @@ def news(budget: Budget, new: Planned, old: Planned | None) -> dict[str, Any]:
         "used": new.seconds,
         "reason": new.reason,
     }
-    values |= {"step_seconds": new.step_seconds, "looks": list(new.looks), "marks": list(new.marks)}
+    values |= {
+        "step_seconds": new.step_seconds,
+        "looks": list(new.looks),
+        "marks": list(new.marks),
+        "closing": new.closing,
+    }
     if old is not None:
         values["before"] = {"last": old.last, "minutes": old.minutes, "step_seconds": old.step_seconds}
     return values
@@ -315,7 +332,7 @@ def known(folder: Path, saved: Saved, notes: list[str]) -> tuple[list[Planned], 
         found = dict.fromkeys(_plans(held["plans"]))
         kept = {"before": held["seconds"], **{name: held[name] for name in KEPT}}
         for name, value in kept.items():
-            absent = value is None and name == "look_seconds"
+            absent = value is None and name == "look_steps"
             if not absent and (type(value) not in (int, float) or not 0 <= value < math.inf):
                 raise ValueError(f"{name} = {value!r}")
     except (ValueError, TypeError, KeyError) as error:
@@ -350,6 +367,7 @@ def _planned(entry: Mapping[str, Any], kinds: Mapping[str, Any]) -> Planned:
             "int": type(value) is int and 0 <= value < 1 << 62,
             "float": type(value) in (int, float) and 0 <= value < math.inf,
             "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
         }.get(kind, isinstance(value, list) and all(type(each) in (int, float) for each in value))
         if not good:
             raise ValueError(f"{name} = {value!r} is none of a plan's")

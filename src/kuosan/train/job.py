@@ -401,7 +401,7 @@ def fit(
     """Train on a folder or a torch Dataset, kuosan's network or a module of one's own; returns the run's folder.
 
     The same call again goes on where the run stopped. Settings are those of the configuration, by their last name
-    (`max_steps=1000`) or dotted (`**{"train.batch": 32}`).
+    (`max_steps=1000`, or `minutes=10` from the call on) or dotted (`**{"train.batch": 32}`).
 
     Args:
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a

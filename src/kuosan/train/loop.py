@@ -64,6 +64,8 @@ def train(run: Run, stop: Stop) -> Generator[None, None, int]:
             if row is None:
                 yield
                 break
+            if run.budget is not None:
+                run.budget.step_taken()
             log_step(run, row)
             last = state.step >= run.last
             wanted = bool(asked) or last
@@ -76,7 +78,7 @@ def train(run: Run, stop: Stop) -> Generator[None, None, int]:
             if not asked:
                 preview(run)
             if run.budget is not None:
-                run.budget.tick(run.is_time(-1))
+                run.budget.step_over(run.is_time(-1))
             yield
             if asked:
                 return asked

@@ -184,7 +184,8 @@ def _planned(v: Values) -> str | None:
     steps, before = f"{v['last']:,} steps in all", v.get("before", {})
     if v["reason"] == "first":
         times = [f"{mark:g} s" if mark < 60 else f"{mark / 60:g} min" for mark in v["marks"]]
-        looks = f" a look after about {', '.join(times)} and one at the end" if times else " a look at the end"
+        looks = f" a look after about {', '.join(times)}" if times else " a look" if v["closing"] else " no look"
+        looks += ("" if not times else " and one" if v["closing"] else ", none") + " at the end"
         return (
             f"budget: {v['minutes']:g} min, of which {v['used']:.0f} s are used: about {v['last']:,} steps of "
             f"{v['step_seconds']:.2g} s;{looks}"

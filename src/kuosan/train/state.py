@@ -405,5 +405,5 @@ class Run:
         plan = budget.plan(step - 1) if budget is not None and budget.plans else None
         ends = step == (self.config.train.max_steps if plan is None else plan.last)  # that is 0 without a plan
         if every < 0:
-            return ends or (plan is not None and step in plan.looks)
+            return plan is not None and (step in plan.looks or (ends and plan.closing))
         return bool(every) and (step % every == 0 or ends)
