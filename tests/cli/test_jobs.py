@@ -292,3 +292,11 @@ def test_an_opened_model_says_in_a_line_what_it_is(trained: Path) -> None:
     said = repr(load(trained))
     assert said.startswith(f"<Pipeline '{trained}': step ") and ", 3x8x8 images, 0." in said and len(said) < 250
     assert "\n" not in said and "Conv2d" not in said
+
+
+@pytest.mark.parametrize("verb", ["invert", "restore", "reconstruct"])
+@pytest.mark.parametrize("typed", [["--run", "nowhere"], ["--run=nowhere"], ["nowhere"]])
+def test_the_first_word_may_be_typed_as_an_option(tmp_path: Path, verb: str, typed: list[str]) -> None:
+    words = [verb, "image.png", *typed] if len(typed) > 1 or "=" in typed[0] else [verb, *typed, "image.png"]
+    said = refused(*words, naming=["nowhere"])
+    assert "unknown option" not in said.err

@@ -79,6 +79,7 @@ VERB = Verb(
         "request.classifier_scale", "request.threshold", "request.clip", "request.image", "request.strength",
         "request.between", "request.size", "request.aspect", "request.exact",
     ),
+    place="run",
 )  # fmt: skip
 
 

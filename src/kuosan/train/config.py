@@ -186,7 +186,7 @@ _WHOLE = {
 }
 
 
-# What is allowed besides under a time budget: no number of steps, and looks by the clock.
+# What is allowed besides under a time budget: no number of steps, and looks by time.
 _BUDGETED = {"max_steps": 0, "save_every": -1, "evaluate_every": -1, "preview_every": -1}
 
 
@@ -275,7 +275,7 @@ def budget_row(pixels: int, minutes: float) -> BudgetRow:
 
 
 def under_budget(tree: Mapping[str, Any]) -> Tree:
-    """A tree with a time budget, with what follows from it: no number of steps, and looks by the clock."""
+    """A tree with a time budget, with what follows from it: no number of steps, and looks by time."""
     looks = dict.fromkeys(("save_every", "evaluate_every", "preview_every"), -1)
     return merge({"train": looks}, tree, {"train": {"max_steps": 0}})
 

@@ -27,7 +27,7 @@ from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train import rules
-from kuosan.train.budget import aim, clock, marks
+from kuosan.train.budget import aim, marks, seconds_now
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.resolve import check_tree, encoder_named
 
@@ -60,7 +60,7 @@ class TrainJob:
         settings: what was said of a `RunConfig`, as a tree; the rest follows from the images, the run or the defaults.
         module: a network of one's own.
         dataset: a torch Dataset in place of a path.
-        begun: since when a time budget is used, by `budget.clock`; None: since the job is planned.
+        begun: since when a time budget is used, by `budget.seconds_now`; None: since the job is planned.
         measure: time a step before the training begins, so that the plan knows what it will cost.
     """
 
@@ -310,7 +310,7 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
     Raises:
         Error: whatever is impossible.
     """
-    begun = clock() if job.begun is None else job.begun
+    begun = seconds_now() if job.begun is None else job.begun
     settled = settle(job)
     return _opened(job, settled, on_event or (lambda event: None), begun)
 

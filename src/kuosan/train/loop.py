@@ -316,7 +316,7 @@ def plan_first(run: Run) -> None:
         old = budget.plans[-1]
         budget.forget_later(step)
         _plan(run, "minutes", old)
-    budget.ticked = budgets.clock()
+    budget.ticked = budgets.seconds_now()
 
 
 def plan_again(run: Run) -> None:

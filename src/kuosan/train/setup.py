@@ -73,13 +73,13 @@ def open_run(
 
     Args:
         saves: what was read of saves before, without their tensors, and is not read again.
-        begun: by `budget.clock`, since when a time budget is used; None: since now.
+        begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
 
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
             that cannot be written. On every process.
     """
-    begun = budgets.clock() if begun is None else begun
+    begun = budgets.seconds_now() if begun is None else begun
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
