@@ -10,7 +10,8 @@ step is taken and in every later save: whoever goes on from an earlier save take
 whatever the time says then.
 
 What counts is time that no setting of the date changes: all of the process from its start (images, measuring, saves,
-looks), and of processes before it what the save knows. Steps that a kill lost do not count, nor does sleep of the machine.
+looks), and of processes before it what the save knows. Steps that a kill lost do not count, nor does sleep of the
+machine.
 
 Torch-free.
 """
@@ -57,6 +58,11 @@ OVER = 0.1  # of the budget, by which a look at the end may be too late
 FALLING = 0.04  # of the budget, which may be used beyond it so that the rate falls
 
 
+def _since_boot() -> float:
+    """Seconds since the machine started, its sleep among them."""
+    return float(Path("/proc/uptime").read_text("ascii").split()[0])
+
+
 def seconds_now() -> float:
     """Seconds since some moment in the past, which no setting of the date changes."""
     return time.monotonic()
@@ -70,7 +76,7 @@ def process_began() -> float:
     age = time.process_time()
     with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = max(age, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+        age = max(age, _since_boot() - ticks / os.sysconf("SC_CLK_TCK"))
     return seconds_now() - (age if age < OLD else 0.0)
 
 
