@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from kuosan.errors import Error
+from kuosan import errors
+from kuosan.errors import Error, pip_install
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,35 @@ from kuosan.errors import Error
 )
 def test_a_message_has_one_full_stop_where_two_sentences_meet(text: str, said: str) -> None:
     assert str(Error(text)) == said
+
+
+@pytest.mark.parametrize(
+    ("python", "files", "has_pip", "command"),
+    [
+        (".venv/bin/python", [".venv/bin/pip"], True, ".venv/bin/pip install --no-deps thing==1"),
+        (".venv/bin/python", [], True, ".venv/bin/python -m pip install --no-deps thing==1"),
+        (".venv/bin/python3", [], False, "uv pip install --python .venv/bin/python3 --no-deps thing==1"),
+        ("my tools/bin/python", ["my tools/bin/pip"], True, "'my tools/bin/pip' install --no-deps thing==1"),
+    ],
+)
+def test_a_package_is_installed_into_the_python_that_misses_it(
+    python: str, files: list[str], has_pip: bool, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / python))
+    monkeypatch.setattr(errors, "find_spec", lambda name: object() if has_pip else None)
+    assert pip_install("--no-deps thing==1") == command
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert str(tmp_path) in pip_install("thing")  # from elsewhere by its whole path
+
+
+def test_setup_installs_the_features_that_evaluate_and_reconstruct_measure_by_for_everybody() -> None:
+    from kuosan.metrics.features.lite0 import PACKAGE
+
+    script = (Path(__file__).parents[1] / "setup").read_text()
+    always = [line for line in script.splitlines() if line.startswith("install ")]  # those of `dev` are indented
+    assert any(line.startswith(f"install {PACKAGE}") for line in always), always

@@ -12,6 +12,9 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
 
 SHOWN = 120  # characters of a value in a message
 MOST = 4000  # characters of a message in the shell
@@ -99,6 +102,21 @@ def _printable(part: str) -> str:
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSAFE else char for char in part
     )
+
+
+def pip_install(what: str) -> str:
+    """The command that installs `what` into the Python that runs this: by its own pip, else its module, else uv."""
+    folder = Path(sys.executable).parent
+    pip, python = (_from_here(folder / name) for name in ("pip", Path(sys.executable).name))
+    if (folder / "pip").is_file():
+        return f"{pip} install {what}"
+    return f"{python} -m pip install {what}" if find_spec("pip") else f"uv pip install --python {python} {what}"
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is shortest to type from the working folder."""
+    here = Path.cwd()
+    return quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def sentence(error: BaseException) -> str:
