@@ -119,6 +119,23 @@ def _from_here(path: Path) -> str:
     return quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
+_VERBS = {"is": "are", "was": "were", "has": "have"}
+
+
+def plural(count: int, noun: str, verb: str = "", *, of: int | None = None) -> str:
+    """A count with its noun, and its verb: `1 image is`, `5,551 images are`, `1 of 3 images has`."""
+    text = f"{count:,} of {of:,}" if of is not None else f"{count:,}"
+    if (count if of is None else of) != 1:
+        noun = " or ".join(map(_of_many, noun.split(" or ")))
+    return f"{text} {noun}{verb and ' '}{verb if count == 1 else _VERBS.get(verb, verb.removesuffix('s'))}"
+
+
+def _of_many(noun: str) -> str:
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
 def sentence(error: BaseException) -> str:
     """An error's message as the shell prints it: printable, its middle left out where it is very long."""
     text = escaped(str(error))

@@ -13,7 +13,7 @@ import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import TrainingBars, console, counting, duration, say
 from kuosan.cli.flags import Verb
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.events import Event, Finished, Progress
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
@@ -97,16 +97,17 @@ def _say_plan(plan: TrainPlan) -> None:
         return
     about = f"about {duration(plan.seconds)}, about {size_text(cost.memory)} of memory"
     every, budgeted = config.train.save_every, plan.run.budget is not None
-    saved = f"saved {f'every {every} steps' if every > 0 else 'at every look'}; Ctrl-C saves and stops"
+    looks = f"every {plural(every, 'step')}" if every > 0 else "at every look"
+    saved = f"saved {looks}; Ctrl-C saves and stops"
     if plan.resumed:
-        say(f"training: {'about ' if budgeted else ''}{plan.steps_left} steps left, {about} ({saved})")
+        say(f"training: {'about ' if budgeted else ''}{plural(plan.steps_left, 'step')} left, {about} ({saved})")
         return
     assert config.model.shape is not None
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
-    steps = f"{'about ' if budgeted else ''}{plan.steps_left} steps of {config.train.batch}"
+    steps = f"{'about ' if budgeted else ''}{plural(plan.steps_left, 'step')} of {config.train.batch}"
     say(f"training: {steps} ({plan.epochs:.1f} epochs in all), {about}{_first_look(plan)}")
     say(f"run: {plan.run.folder} ({saved})")
 
@@ -153,7 +154,7 @@ def _say_end(trained: TrainedRun, out: Path) -> None:
             f"{'The same command' if folder == out else f'kuosan train --out {quote(str(folder))}'} goes on from there."
         )
         return
-    say(f"done: {folder}, {step} steps{used}. The curve is {folder / 'curve.png'}.")
+    say(f"done: {folder}, {plural(step, 'step')}{used}. The curve is {folder / 'curve.png'}.")
     if trained.config.train.objective == "classifier":
         _say_accuracy(trained)
         return

@@ -28,7 +28,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 
 Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
 Skipped = list[tuple[str, str]]  # (name, reason)
@@ -355,20 +355,26 @@ class _Reading:
 
     def _say_repeats(self, name: str, what: str) -> None:
         number = name.partition("_")[0]
-        self.notes.append(f"{name} may mean {number} repeats (kohya's trainers): each image counts once. {what}.")
+        self.notes.append(
+            f"{name} may mean {plural(int(number), 'repeat')} (kohya's trainers): each image counts once. {what}."
+        )
 
     def _say_unknown(self, ids: list[int], roles: list[Role | None]) -> None:
         folders = sorted({self.parts[i][0] for i in ids})
         if folders:
             self.notes.append(
-                f"{len(ids):,} images for validation or testing lie in folders that are no class of those trained on "
-                f"({_few(folders)}): they have no class."
+                f"{plural(len(ids), 'image')} for validation or testing {'lies' if len(ids) == 1 else 'lie'} in "
+                "folders that "
+                f"are no class of those trained on ({_few(folders)}), and {'has' if len(ids) == 1 else 'have'} no "
+                "class."
             )
 
     def _say_outside(self, ids: list[int], names: Sequence[str]) -> None:
         outside = [names[i] for i in ids if not self.parts[i]]
         if len({self.parts[i][0] for i in ids if self.parts[i]}) > 1:
-            self.notes.append(f"Folders are no classes, because {len(outside):,} images lie outside of them.")
+            self.notes.append(
+                f"Folders are no classes, because {plural(len(outside), 'image', 'lies')} outside of them."
+            )
             self.notes[-1] = self.notes[-1][:-1] + f": {_few(outside)}."
 
 

@@ -26,7 +26,7 @@ from kuosan.diffusion import guidance, registry
 from kuosan.diffusion.likelihood import Probe, dequantised, log_density, ode_bits, span, variational_bound
 from kuosan.diffusion.loss import Chain, chain, discrete_chain
 from kuosan.diffusion.schedule import Discrete, join
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
 from kuosan.evaluate.eval_images import Side, shuffled
 from kuosan.events import Event, Progress
@@ -100,15 +100,17 @@ class Likelihood:
         """The figures, what they are of, and why they differ."""
         b = self.bound
         lines = [
-            f"bits/dim by the variational bound: {said(b.total)} on {b.n:,} images ({b.chain} steps, variance "
+            f"bits/dim by the variational bound: {said(b.total)} on {plural(b.n, 'image')} "
+            f"({plural(b.chain, 'step')}, variance "
             f"{b.variance}): prior {b.prior.value:.4f}, steps {b.steps.value:.3f}, decoder {b.decoder.value:.3f}."
         ]
         if self.ode is None or self.gap is None:
             return lines
         o = self.ode
         lines.append(
-            f"bits/dim by the probability-flow ODE: {said(o.total)} on {o.n:,} images ({o.steps} Runge-Kutta steps, "
-            f"{o.probes} {o.probe} probe(s); half the steps change an image's by {o.solver_error:.4f})."
+            f"bits/dim by the probability-flow ODE: {said(o.total)} on {plural(o.n, 'image')} "
+            f"({plural(o.steps, 'Runge-Kutta step')}, "
+            f"{plural(o.probes, f'{o.probe} probe')}; half the steps change an image's by {o.solver_error:.4f})."
         )
         lines.append(
             f"Bound minus ODE: {said(self.gap)}. They are two models of the data with one network: a chain of "

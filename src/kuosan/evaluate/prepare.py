@@ -24,7 +24,7 @@ from torch import Tensor
 from kuosan import config as trees
 from kuosan.data.config import DataConfig
 from kuosan.device import choose as choose_compute
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate import config as sweep
 from kuosan.evaluate import eval_images, likelihood, remarks, result, sampling
 from kuosan.evaluate.class_accuracy import Judge, open_judge
@@ -408,7 +408,7 @@ def _of_images(job: EvaluateJob, network: FeatureNetwork, progress: OnProgress) 
     theirs = open_images(target, progress=progress)
     made = Side.of(f"images of {target}", theirs, eval_images.shuffled(theirs, "all"), 0, config.request.n)
     if len(made) < eval_images.LEAST:
-        raise Error(f"{target} holds {len(made)} images, too few for a distance.")
+        raise Error(f"{target} holds {plural(len(made), 'image')}, too few for a distance.")
     reference, floor = eval_images.sides(images, config.against, config.real, len(made))
     judge = None
     if config.judge is not None:

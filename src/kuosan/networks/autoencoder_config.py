@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from kuosan import limits
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 from kuosan.networks.config import Origin, Size, check_counts, is_whole, refused
 
 
@@ -110,7 +110,7 @@ class AutoencoderConfig:
         """
         count, height, width = shape
         if count != self.in_channels:
-            raise Error(f"this autoencoder takes images of {self.in_channels} channel(s), not {count}.")
+            raise Error(f"this autoencoder takes images of {plural(self.in_channels, 'channel')}, not {count}.")
         if height % self.factor or width % self.factor:
             raise _indivisible(height, width, self.factor)
         return self.latent_channels, height // self.factor, width // self.factor

@@ -92,7 +92,7 @@ class Log:
         write_atomic(self.path, b"".join(content[ends[i] : ends[i + 1]] for i in kept))
         self._open()
         return (
-            f"{self.path}: line{'s' * (len(dropped) > 1)} {', '.join(map(str, dropped[:5]))}"
+            f"{self.path}: {'line' if len(dropped) == 1 else 'lines'} {', '.join(map(str, dropped[:5]))}"
             f"{f' and {len(dropped) - 5} more' if len(dropped) > 5 else ''} damaged, repeated or out of order: the "
             f"{len(kept)} good rows are kept, the file as it was is {aside.name}."
         )

@@ -12,7 +12,7 @@ from kuosan import config as trees
 from kuosan.config import build, merge
 from kuosan.diffusion.registry import check_weight
 from kuosan.diffusion.schedule import Discrete
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.metrics.features.names import perceptual_features
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
@@ -323,7 +323,8 @@ def check_buckets(model: ModelConfig) -> None:
     if wrong:
         more = ", ..." if len(wrong) > SHOWN else ""
         raise Error(
-            f"{len(wrong)} of {len(model.shapes)} buckets ({', '.join(wrong[:SHOWN])}{more}) do not fit this model: "
+            f"{plural(len(wrong), 'bucket', of=len(model.shapes))} ({', '.join(wrong[:SHOWN])}{more}) do not fit this "
+            "model: "
             f"sides must be multiples of {whole}. Set --data.bucket-step {whole}, and --data.size to a multiple of it."
         )
 
@@ -337,12 +338,13 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
             twice = " and a variance is learned" if wanted > cells[0] else ""
             cure = "leave it out, or set data.channels" if model.codec.kind == "pixels" else "leave it out"
             raise Error(
-                f"model.network.{name} = {getattr(network, name)}, but {what} have {cells[0]} channel(s)"
+                f"model.network.{name} = {getattr(network, name)}, but {what} have {plural(cells[0], 'channel')}"
                 f"{twice}: {wanted} are needed; {cure}."
             )
     if network.classes != len(model.task.class_names):
         raise Error(
-            f"model.network.classes = {network.classes}, but {len(model.task.class_names)} classes are trained "
+            f"model.network.classes = {network.classes}, but {plural(len(model.task.class_names), 'class', 'is')} "
+            "trained "
             f"on: leave it out; --labels sets it from the data."
         )
     if network.context_width != width(model.text):
@@ -354,7 +356,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
     if network.concat_channels != wanted:
         raise Error(
             f"model.network.concat_channels = {network.concat_channels}, but task {model.task.kind} joins "
-            f"{wanted} channel(s) to {what}: leave it out; it follows from the task."
+            f"{plural(wanted, 'channel')} to {what}: leave it out; it follows from the task."
         )
     if network.concat_skip and model.prediction != "x0":
         raise Error(

@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kuosan.config import plain
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.storage import checkpoint
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _written(run: Run, must: bool) -> bool:
                 raise Error(f"{error} Step {run.state.step} is not saved.{kept}", exit_code=74) from error
             if not must:
                 every = run.config.train.save_every
-                when = f"in {every} steps" if every > 0 else "when the next is due"
+                when = f"in {plural(every, 'step')}" if every > 0 else "when the next is due"
                 run.report.say(f"warning: {error} Training goes on; the next save is tried {when}.")
                 return False
             run.report.say(f"warning: {error} Trying again.")
@@ -230,7 +230,7 @@ def close(run: Run) -> None:
             finally:
                 run.log.close()
     except Error as error:
-        run.report.say(f"warning: {error} The log lacks its last {len(run.unwritten)} rows.")
+        run.report.say(f"warning: {error} The log lacks its last {plural(len(run.unwritten), 'row')}.")
     finally:
         if run.lock is not None:
             run.lock.release()
