@@ -80,6 +80,8 @@ def planned(plan: EvaluatePlan) -> list[str]:
         )
         lines += plan.described
         lines.append(f"measured: {', '.join(plan.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
+    if plan.memorisation is not None:
+        lines.append(plan.memorisation.line(duration))
     if plan.bits is not None:
         config = plan.config
         by_ode = min(config.ode_images, len(plan.bits))
