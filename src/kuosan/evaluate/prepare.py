@@ -30,7 +30,7 @@ from kuosan.evaluate import config as sweep
 from kuosan.evaluate import eval_images, likelihood, remarks, result, sampling
 from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
-from kuosan.evaluate.eval_images import Side
+from kuosan.evaluate.eval_images import MemorisationCost, Side, memorisation_sides
 from kuosan.evaluate.images import ImageFiles, open_images
 from kuosan.evaluate.sampling import PointPlan, about, image_cache, images_of, key, lacking
 from kuosan.events import Event, Progress
@@ -162,26 +162,7 @@ def _older(path: Path, dim: int) -> Older:
 
 FOLDER = "evaluations"
 FEW = 10_000  # training images up to which memorisation is looked for where no metric is named: it reads them all
-BASELINE = 1000  # held-out images of its baseline, or as many as are made
 TIMED = 16  # images that are read to say how long all of them take
-
-
-@dataclass(frozen=True)
-class MemorisationCost:
-    """What looking for copies reads that is not kept from before."""
-
-    training: int  # images that were trained on, all of which are compared with
-    images: int  # images still to be read, held-out ones among them
-    seconds: float  # that takes, about, by reading a few of them
-    metrics: tuple[str, ...]  # all the others
-
-    def line(self, took: Callable[[float], str]) -> str:
-        """What is said before it begins; `took` writes a time."""
-        others = ",".join(self.metrics) or "none"
-        return (
-            f"memorisation: compares with all {plural(self.training, 'training image')}; {self.images:,} still to be "
-            f"read, about {took(max(1.0, self.seconds))} (--metrics {others} leaves it out)"
-        )
 
 
 @dataclass(frozen=True)
@@ -254,12 +235,6 @@ def open_evaluation(
     network = (network or features(job.features)) if job.settings.sampled else None
     plan = _of_model(job, model, points, foreseen, network, progress)
     return replace(plan, memorisation=_memorisation_cost(plan))
-
-
-def memorisation_sides(own: Images, n: int) -> tuple[Side, Side]:
-    """All training images, and the held-out ones that are the baseline of n made ones."""
-    train = Side.of("training images", own, eval_images.shuffled(own, TRAIN))
-    return train, Side.of("held-out images", own, eval_images.shuffled(own, HELD_OUT), 0, max(n, BASELINE))
 
 
 def _memorisation_cost(plan: EvaluatePlan) -> MemorisationCost | None:
