@@ -224,8 +224,10 @@ def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:
     rules.check_network_fit(model, model.network)
 
 
-def _check_text(model: ModelConfig, train: TrainConfig) -> None:
+def _check_text(model: ModelConfig, train: TrainConfig, captions: str) -> None:
     """Refuse settings of text without text, and text that a network cannot take. Raises: Error."""
+    if captions != "beside" and model.text.kind == "none":
+        raise Error(f"data.captions = {captions} has no effect without text: say --text bytes, or leave it out.")
     if train.uncaptioned != "refuse" and model.text.kind == "none":
         raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
     if model.task.text and model.text.kind == "none":
@@ -239,7 +241,7 @@ def _check_text(model: ModelConfig, train: TrainConfig) -> None:
 
 def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None:
     model, train = config.model, config.train
-    _check_text(model, train)
+    _check_text(model, train, config.data.captions)
     rules.check_codec(train, model)
     if train.objective == "classifier":
         rules.check_classifier(train, model, USUAL_PREDICTION[model.schedule.kind])
