@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 import sys
 import unicodedata
@@ -47,6 +48,15 @@ class Error(Exception):
         super().__init__(_DOUBLED.sub(".", message))
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+def check_system() -> None:
+    """Raises: Error on Windows, whose files can be neither locked nor replaced as runs need it."""
+    if os.name == "nt":
+        raise Error(
+            "kuosan does not run on Windows itself: runs are locked, saved and replaced by POSIX calls. Install it "
+            "inside WSL 2 (wsl --install), where it is on Linux, GPUs included."
+        )
 
 
 class Terminated(KeyboardInterrupt):
