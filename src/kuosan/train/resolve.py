@@ -110,6 +110,7 @@ def check_tree(tree: Mapping[str, Any]) -> RunConfig:
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    rules.check_log_to(config.train)
     _check_training(config)
     return config
 

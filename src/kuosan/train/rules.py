@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from math import gcd, lcm, sqrt
 from pathlib import Path
 from shlex import quote
@@ -12,7 +13,7 @@ from kuosan import config as trees
 from kuosan.config import build, merge
 from kuosan.diffusion.registry import check_weight
 from kuosan.diffusion.schedule import Discrete
-from kuosan.errors import Error, plural
+from kuosan.errors import Error, pip_install, plural
 from kuosan.metrics.features.names import perceptual_features
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
@@ -75,6 +76,14 @@ def check_length_kept(out: Path, before: Mapping[str, Any], tree: Mapping[str, A
         raise Error(
             f"train.minutes = {now:g}, but {out} was begun with a number of steps: say --max-steps for a longer run, "
             f"or begin another with --out ANOTHER --init {quote(str(out))} --minutes {now:g}."
+
+
+def check_log_to(train: TrainConfig) -> None:
+    """Raises: Error: TensorBoard's files are asked for, and its package is not there."""
+    if train.log_to == "tensorboard" and find_spec("tensorboard") is None:
+        raise Error(
+            f"train.log_to = tensorboard needs the Python package tensorboard, not installed here: "
+            f"{pip_install('tensorboard')}. log.jsonl and log.csv are written without it: leave --log-to out."
         )
 
 

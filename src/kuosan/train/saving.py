@@ -203,6 +203,8 @@ def write_row(run: Run, row: dict[str, Any]) -> None:
     except Error as error:
         if not waiting:
             run.report.say(f"warning: {error} Training goes on; the log's rows wait in memory.")
+    if run.board is not None:
+        run.board.row(row)
 
 
 def last_good(run: Run) -> checkpoint.Saved:
@@ -218,10 +220,14 @@ def forget_rows(run: Run) -> None:
     run.unwritten = [row for row in run.unwritten if row["step"] <= run.state.step]
     if run.log is not None and (damage := run.log.truncate_after(run.state.step)):
         run.report.say(f"warning: {damage}")
+    if run.board is not None:
+        run.board.back_to(run.state.step)
 
 
 def close(run: Run) -> None:
     """Write what waits, and let go of log and lock; what cannot be written is said."""
+    if run.board is not None:
+        run.board.close()
     try:
         if run.log is not None:
             try:
