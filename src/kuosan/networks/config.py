@@ -421,7 +421,7 @@ class ByteText:
     """A transformer over words, each read byte by byte, trained together with the network that it conditions."""
 
     kind: Literal["bytes"] = "bytes"
-    length: int = 0  # bytes: tokens (words, marks) of a prompt at most; 0 in a new run: the longest caption's
+    length: int = 0  # bytes: tokens of a prompt at most, its beginning and each word or mark; 0: the longest caption's
     width: int = 192  # bytes: channels of a token's features
     depth: int = 3  # bytes: transformer blocks
     heads: int = 6  # bytes: attention heads; must divide width
@@ -431,7 +431,10 @@ class ByteText:
             if not is_whole(getattr(self, name), low):
                 raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
         if self.length > LONGEST:
-            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read.")
+            raise Error(
+                f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read, its "
+                "beginning among them."
+            )
         limits.check(self)
         if self.width % self.heads:
             raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")
