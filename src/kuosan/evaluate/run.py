@@ -34,6 +34,7 @@ from kuosan.evaluate.sampling import images_of, make, seconds_an_image
 from kuosan.events import Event, Finished, Wrote
 from kuosan.metrics import memorisation
 from kuosan.metrics.kid import kid_difference
+from kuosan.sample.pipeline import spoken
 from kuosan.sample.write import SIDE
 from kuosan.storage import outputs
 
@@ -77,6 +78,7 @@ def measure(
 
 def nested(options: dict[str, Any]) -> dict[str, Any]:
     """Settings by their own names as a tree: those of the request and of compute in their groups."""
+    options = spoken(options)
     usual = trees.plain(EvaluateConfig())
     tree: dict[str, Any] = {}
     for name, value in options.items():
