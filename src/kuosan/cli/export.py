@@ -34,7 +34,7 @@ def export(tree: Tree, words: list[str]) -> None:
             made, step = event.result, plan.saved.step
             about = f"step {step} of {plan.job.run}, weights in {plan.job.precision}"
             say(f"exported: {made.path} ({size_text(made.nbytes)}; {about})")
-            say(f"next: kuosan {made.use}")
+            say(f"next: {made.use}")
 
 
 VERB = Verb(

@@ -161,13 +161,11 @@ def _say_end(trained: TrainedRun, out: Path) -> None:
     if trained.config.train.objective == "autoencoder":
         _say_reconstruction(trained)
         return
-    task = trained.config.model.task
-    use = {
-        "super_resolution": f"restore {quote(str(folder))} IMAGE --upscale {getattr(task, 'scale', 0)}",
-        "inpainting": f"restore {quote(str(folder))} IMAGE --mask MASK",
-    }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
+    from kuosan.models.export import use
+
+    command = use(trees.plain(trained.config.model), quote(str(folder)))[1]
     longer = f"--minutes {2 * minutes:g}" if minutes else f"--max-steps {2 * last}"
-    say(f"next: kuosan {use}   (longer training: the same command with {longer})")
+    say(f"next: {command}   (longer training: the same command with {longer})")
 
 
 def _say_reconstruction(trained: TrainedRun) -> None:

@@ -76,6 +76,7 @@ def check_length_kept(out: Path, before: Mapping[str, Any], tree: Mapping[str, A
         raise Error(
             f"train.minutes = {now:g}, but {out} was begun with a number of steps: say --max-steps for a longer run, "
             f"or begin another with --out ANOTHER --init {quote(str(out))} --minutes {now:g}."
+        )
 
 
 def check_log_to(train: TrainConfig) -> None:
