@@ -23,6 +23,7 @@ from kuosan.train.budget import process_began
 from kuosan.train.config import GIVEN, SHORT
 from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan
 from kuosan.train.report import noted
+from kuosan.train.rules import shown_network
 
 LONG = 20 * 60  # seconds; of a longer run the time budget is mentioned
 SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
@@ -107,6 +108,8 @@ def _say_plan(plan: TrainPlan) -> None:
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
+    if network := shown_network(config.model):
+        say(f"network: {network}")
     steps = f"{'about ' if budgeted else ''}{plural(plan.steps_left, 'step')} of {config.train.batch}"
     say(f"training: {steps} ({plan.epochs:.1f} epochs in all), {about}{_first_look(plan)}")
     say(f"run: {plan.run.folder} ({saved})")

@@ -15,6 +15,7 @@ from kuosan.diffusion.registry import check_weight
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error, pip_install, plural
 from kuosan.metrics.features.names import perceptual_features
+from kuosan.networks.config import network_line
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
 from kuosan.tasks import SuperResolution
@@ -337,6 +338,17 @@ def check_buckets(model: ModelConfig) -> None:
             "model: "
             f"sides must be multiples of {whole}. Set --data.bucket-step {whole}, and --data.size to a multiple of it."
         )
+
+
+def shown_network(model: ModelConfig) -> str | None:
+    """The network in a line, and what the images' size made of it; None of one of the caller's, or an autoencoder."""
+    network, shape = model.network, model.shape
+    plain = network.encoder if network.kind == "classifier" else network
+    if shape is None or not (plain.kind == "unet" or plain.kind == "dit"):
+        return None
+    cells = model.codec.sample_shape(square(shape, model.shapes))
+    step = common_step(model.shapes) // model.codec.factor
+    return network_line(plain, cells[1:], latent=model.codec.kind != "pixels", step=step)
 
 
 def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
