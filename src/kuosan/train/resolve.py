@@ -44,7 +44,7 @@ def network_tree(
         return network | _patch(asked, network["patch"], (*shape[1:], step))
     if tree.get("train", {}).get("objective") == "autoencoder":
         settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
-        return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0))
+        return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0, crop=settings.crop))
     said = tree.get("model", {})
     text = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
     conditioning: dict[str, Any] = {"classes": classes, "context_width": width(text)}

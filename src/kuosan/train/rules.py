@@ -15,6 +15,7 @@ from kuosan.diffusion.registry import check_weight
 from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error, pip_install, plural
 from kuosan.metrics.features.names import perceptual_features
+from kuosan.networks.autoencoder_config import most_layers
 from kuosan.networks.config import network_line
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
@@ -218,7 +219,7 @@ def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
         )
     least = 3 << network.critic_layers  # behind the halvings two convolutions take one cell each
     if network.critic_channels and min(seen) < least:
-        layers = max(1, (min(seen) // 3).bit_length() - 1)
+        layers = most_layers(min(seen))
         raise Error(
             f"images of {seen[0]} x {seen[1]} are too small for a discriminator of {network.critic_layers} layers, "
             f"which needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
