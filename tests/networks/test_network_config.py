@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from kuosan.errors import Error
-from kuosan.networks.config import Size, UNetConfig, default_dit, default_unet, network_line
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.networks.config import DiTConfig, Size, UNetConfig, default_dit, default_unet, network_line
 from kuosan.networks.unet import parameter_count
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -171,3 +176,22 @@ def test_a_transformers_line_says_where_small_patches_make_many_tokens(side: int
 def test_a_network_that_was_asked_for_is_shown_without_advice() -> None:
     network = UNetConfig(channels=32, multipliers=(1,), attention=(False,), groups=8)
     assert network_line(network, (30, 30)) == "1 level of 30 x 30 cells"
+
+
+@pytest.mark.parametrize("config", [UNetConfig, DiTConfig, AutoencoderConfig, ClassifierConfig])
+def test_every_field_of_a_network_is_on_its_page_with_its_default(config: type) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    assert not [each.name for each in fields(config) if f"`{each.name}`" not in page]
+    if config is not UNetConfig:
+        return
+    section = page.partition("## Fields of `UNetConfig`")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, flags=re.MULTILINE))
+    for each in fields(config):
+        shown = rows[each.name].strip('`" ')
+        default = each.default
+        if isinstance(default, tuple):
+            assert shown == f"({', '.join(str(v)[0] if isinstance(v, bool) else str(v) for v in default)})", each.name
+        elif isinstance(default, float):
+            assert float(shown) == default, each.name
+        else:
+            assert shown == (str(default).lower() if isinstance(default, bool) else str(default)), each.name
