@@ -261,7 +261,7 @@ def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:
     assert said.code == 0 and lines[0].startswith("train.max_steps: 3 -> 4")  # what differs is said besides
     assert lines[1] == f"going on from step 3 of 4: {trained}"
     assert lines[2].startswith("images: ") and lines[2].endswith(" held out, the same as before")
-    assert lines[3].startswith("training: 1 steps left, about ") and "Ctrl-C saves and stops" in lines[3]
+    assert lines[3].startswith("training: 1 step left, about ") and "Ctrl-C saves and stops" in lines[3]
     assert lines[4].startswith("step 4/4")
 
 

@@ -24,6 +24,7 @@ from kuosan.errors import Error, unknown
 from kuosan.options import check, only
 
 Channels = Literal["auto", "rgb", "grey"]
+Captions = Literal["beside", "file_names", "folder_names"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
@@ -61,6 +62,8 @@ class DataConfig:
             header; several at the same time, in `workers` threads, take no more together.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
             attributes, that holds the class.
+        captions: where captions come from: `beside` the images (lists, and files of an image's name), `file_names`
+            or `folder_names`, without underscores, hyphens, numbering and suffix.
         range: the numbers that are black and white in arrays, tensors, files of floats and of 32-bit integers, as
             `0,1`, `-1,1`, `0,255` or `0,4095`; `auto` decides over the whole set and says so, or refuses.
         bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
@@ -84,6 +87,7 @@ class DataConfig:
     max_pixels: int = 64_000_000
     max_bytes: int = 512 * 2**20
     label_column: str = LABEL
+    captions: Captions = "beside"
     range: str = "auto"
     bucket_step: int | None = field(default=None, metadata=only(resize="buckets"))
     bucket_aspect: float = field(default=BUCKET_ASPECT, metadata=only(resize="buckets"))
@@ -101,6 +105,7 @@ class DataConfig:
         for name, value, allowed in (
             ("channels", self.channels, get_args(Channels)),
             ("resize", self.resize, get_args(Resize)),
+            ("captions", self.captions, get_args(Captions)),
         ):
             if value not in allowed:
                 raise unknown(name, value, allowed)

@@ -36,7 +36,7 @@ from kuosan.data.scan import Progress, Scan, load, scan
 from kuosan.data.sources import find_source
 from kuosan.data.text_files import CAPTIONS, caption_text, class_name
 from kuosan.data.walk import Entry, Listing, Source
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 from kuosan.seeds import Key, rng
 from kuosan.storage.cache import Results
 
@@ -83,8 +83,8 @@ class DatasetSource:
                 orders[order] = orders.get(order, 0) + 1
             entries.append(Entry(f"item {i}", *self._label_and_caption(item, i)))
         self.numbers = survey.reading(damaged_are_skipped=True)
-        says = f"{type(self.dataset).__name__}: {len(entries):,} items"
-        axes = [f"{count:,} items are read as {order}." for order, count in orders.items()]
+        says = f"{type(self.dataset).__name__}: {plural(len(entries), 'item')}"
+        axes = [f"{plural(count, 'item', 'is')} read as {order}." for order, count in orders.items()]
         return Listing(entries, missing=self.problems, says=says, in_order=True, notes=(*self.numbers.lines, *axes))
 
     def _item(self, i: int) -> Any:

@@ -130,6 +130,7 @@ class Reading:
         rule = self.rule if self.data.resize == "auto" and self.rule not in (None, "centre") else self.data.resize
         tree = trees.plain(self.data) | {"path": path or self.data.path, "size": size, "resize": rule}
         tree |= {"channels": "grey" if shape[0] == 1 else "rgb", "hold_out": None, "flip": False}
+        tree |= {"captions": "beside"} if path else {}  # of other images, whose names mean what they will
         return trees.build(DataConfig, tree)
 
     def _rule(self, before: tuple[int, int], size: tuple[int, int]) -> str:

@@ -30,7 +30,7 @@ from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
 from kuosan.data.near_duplicates import VERSION, Near, View
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
-from kuosan.data.walk import Entry, Listing, Look, Source, understood
+from kuosan.data.walk import Entry, Listing, Look, Source, captioned, understood
 from kuosan.storage.cache import Results
 from kuosan.storage.files import write_atomic
 
@@ -190,7 +190,8 @@ def _finish(
         store = None if store is None else store.grey()
     bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
     entries, notes = understood(listing, [listing.entries[i] for i in places], config.layout)
-    listing = replace(listing, notes=(*notes, *listing.notes))
+    entries, named = captioned(listing, entries, config)
+    listing = replace(listing, notes=(*notes, *named, *listing.notes))
     refused = sorted([*listing.skipped, *bad])
     return Scan(listing, plan, entries, kept, places, refused, store, config.split_version > 1)
 

@@ -34,7 +34,7 @@ from kuosan.data.headers import Refused, is_known, read_image
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate import eval_images, train_overlap
 from kuosan.evaluate.config import HELD_OUT, ReconstructionConfig
 from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
@@ -312,7 +312,7 @@ class Reconstructed(ReportedResult):
         """What the figures are of, in sentences."""
         channels, height, width = self.shape
         colour = "grey" if channels == 1 else "colour"
-        many = f"{len(self.images):,} image{'s' * (len(self.images) > 1)}"
+        many = f"{plural(len(self.images), 'image')}"
         shown = f"{width}x{height} {colour}{self.tiles and ', '}{self.tiles}"
         lines = [
             f"{self.run}, step {self.step:,}, weights {self.weights[:12]}.",

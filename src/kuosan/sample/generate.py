@@ -17,7 +17,7 @@ from kuosan import seeds
 from kuosan.diffusion import registry, restoration
 from kuosan.diffusion.grids import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.models.codec import PIXELS, Codec
 from kuosan.sample import constraint, sizes
 from kuosan.sample.guidance_models import Guides, check, guided
@@ -287,7 +287,7 @@ def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: T
     if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
         raise Error(
             f"the image to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "
-            f"resize it to {model.shape[1]} x {model.shape[2]} with {model.shape[0]} channel(s)."
+            f"resize it to {model.shape[1]} x {model.shape[2]} with {plural(model.shape[0], 'channel')}."
         )
     if start is None and request.image is not None:
         raise Error(f"the request starts from {request.image!r}, but no pixels were given: pass them as start=.")

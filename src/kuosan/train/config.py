@@ -130,6 +130,7 @@ class TrainConfig:
         default=16, metadata={"key": "preview_pictures", **only(objective=("diffusion", "autoencoder"))}
     )  # images in a preview
     preview_steps: int = field(default=20, metadata=_DENOISED)  # DPM-Solver++ steps of a preview
+    log_to: Literal["files", "tensorboard"] = "files"  # log.jsonl and log.csv, or these and TensorBoard's files as well
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
     planned_minutes: float = field(
         default=0.0, metadata={"option": False}

@@ -388,9 +388,9 @@ def run_train(plan: TrainPlan) -> Iterator[Event]:
 
 
 def fit(
-    network: nn.Module | None = None,
+    network: nn.Module | str | Path | None = None,
     data: Dataset[Any] | str | Path | None = None,
-    out: str | Path = "run",
+    out: str | Path | None = None,
     *,
     report: TrainingReport | None = None,
     size: Size | None = None,
@@ -405,15 +405,22 @@ def fit(
 
     Args:
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
-            transformer if `**{"network.kind": "dit"}`.
+            transformer if `**{"network.kind": "dit"}`. Images alone may stand here too: `fit("photos")` trains as
+            `kuosan train photos` does, into runs/photos.
         data: a Dataset of images (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
+        out: the run's folder; "run" if not given, runs/NAME where a path of images is all that stands first.
         settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
         size: of kuosan's network, tiny to large; small if none. The images' is `**{"data.size": 64}`.
 
     Raises:
         Error: whatever the shell's `train` refuses.
     """
+    if network is not None and not callable(network):
+        network, data, out = _images_first(network, data, out)
+    elif out is None:
+        out = "run"
+    assert network is None or not isinstance(network, str | Path)
     if network is not None and size is not None:
         raise Error(
             f"size = {size!r} is of kuosan's networks, and a network of your own was given: leave it out. "
@@ -436,7 +443,7 @@ def fit(
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
     job = TrainJob(
-        Path(out),
+        None if out is None else Path(out),
         network=size,
         init=None if init is None else Path(init),
         accept_new_data=accept_new_data,
@@ -446,6 +453,19 @@ def fit(
         measure=False,
     )
     return _reported(job, report)
+
+
+def _images_first(first: Any, data: Any, out: str | Path | None) -> tuple[nn.Module | None, Any, str | Path | None]:
+    """Network, data and folder of a call whose first argument is no network, but images. Raises: Error: two of them."""
+    if data is not None:
+        what = "a path" if isinstance(first, str | Path) else f"a {type(first).__name__}"
+        turn = "the other way round: kuosan.fit(network, data, out)" if callable(data) else "one or the other as data="
+        raise Error(
+            f"network = {shown(first)} is {what} and no network, which is called as network(x, t); data = "
+            f"{shown(data)} is given as well: give them {turn}. Settings have names: kuosan.fit(data=IMAGES, out=RUN, "
+            "max_steps=1000)."
+        )
+    return None, first, out if out is not None or isinstance(first, str | Path) else "run"
 
 
 def _reported(job: TrainJob, report: TrainingReport | None) -> Path:

@@ -267,6 +267,8 @@ def preview(run: Run) -> None:
         path = in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
         if path is not None:
             run.report.preview(step, run.last, path)
+            if run.board is not None:
+                run.board.preview(step, path)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 

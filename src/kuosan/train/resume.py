@@ -284,6 +284,7 @@ FREE_ON_RESUME = (
     "train.preview_every",
     "train.preview_pictures",
     "train.preview_steps",
+    "train.log_to",
     "train.micro_batch",
     "compute.",
     "model.codec.run",

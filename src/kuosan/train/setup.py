@@ -38,7 +38,7 @@ from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion, Objective, check_labels
-from kuosan.train.report import SilentTraining
+from kuosan.train.report import SilentTraining, TensorBoard
 from kuosan.train.resume import LOG, RunRequest, RunState, lock, look, stored, write_head
 from kuosan.train.rules import noise_shape
 from kuosan.train.state import Run, State, exact
@@ -258,7 +258,7 @@ def _attach(run: Run, autoencoder: Held | None) -> None:
     write_head(run)
     if autoencoder is not None:
         codec_folder.write(run.folder, autoencoder)
-    run.log = Log(run.folder / LOG)
+    run.log = Log(run.folder / LOG, table=True)
     if damage := run.log.truncate_after(run.state.step):
         run.report.say(f"warning: {damage}")
     lacking = run.state.step - len({row["step"] for row in run.log.rows()})
@@ -267,6 +267,8 @@ def _attach(run: Run, autoencoder: Held | None) -> None:
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
     batches, train = run.batches, run.config.train
+    if train.log_to == "tensorboard":
+        run.board = TensorBoard(run.folder, run.state.step)
     run.monitor = Monitor(
         run.folder, run.model, batches.images, train, run.objective, batches.texts, batches.noise_shape
     )
