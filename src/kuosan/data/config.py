@@ -23,7 +23,7 @@ import numpy as np
 from kuosan.errors import Error, unknown
 from kuosan.options import check, only
 
-Channels = Literal["auto", "rgb", "grey"]
+Channels = Literal["auto", "rgb", "grey", "rgba"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
@@ -36,6 +36,9 @@ HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set s
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+GREY, RGB, RGBA = 1, 3, 4  # channels of images
+CHANNELS_OF: dict[int, Channels] = {GREY: "grey", RGB: "rgb", RGBA: "rgba"}  # as `channels` is set
+COLOUR_WORDS = {GREY: "grey", RGB: "colour", RGBA: "colour and alpha"}  # as messages say it
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,11 @@ class DataConfig:
     Attributes:
         path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
         size: pixels a side of the square images made; None decides from the data and says so.
-        channels: `rgb`, `grey`, or `auto`: grey where every image is.
+        channels: `rgb`, `grey`, `rgba` (transparency is kept, and images without are opaque), or `auto`: grey where
+            every image is, else rgb.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
-            with `background`; `stretch` ignores the aspect; `centre` never scales, it cuts or repeats the edges;
+            with `background` (of rgba: with nothing); `stretch` ignores the aspect; `centre` never scales, it cuts or
+            repeats the edges;
             `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all images share one
             size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each image goes to the
             nearest of several shapes of about size x size pixels.
@@ -76,7 +81,9 @@ class DataConfig:
     size: int | None = None
     channels: Channels = "auto"
     resize: Resize = "auto"
-    background: str = "white"
+    background: str = field(
+        default="white", metadata=only(channels=("auto", "rgb", "grey"), because="rgba images keep their transparency")
+    )
     flip: bool = False
     hold_out: float | None = None
     memory_gib: float = 2.0
@@ -141,6 +148,11 @@ def rgb(background: str) -> tuple[int, int, int]:
             red, green, blue = bytes.fromhex(background[1:])
             return red, green, blue
     raise unknown("background", background, [*COLOURS, "#rrggbb"])
+
+
+def laid_on(config: DataConfig) -> tuple[int, int, int] | None:
+    """The bytes of what transparent images are laid on; None where they keep their transparency."""
+    return None if config.channels == "rgba" else rgb(config.background)
 
 
 def scale_of(range: str) -> tuple[float, float] | None:

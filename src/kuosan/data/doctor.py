@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from kuosan.data.captions import ENDINGS, WORDS
-from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.config import CHANNELS_OF, COLOUR_WORDS, HOLD_OUT, Buckets, DataConfig, cut, sorted_into
 from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
@@ -159,7 +159,7 @@ class DataReport:
             "size": self.plan.size,
             "why_this_size": self.plan.why,
             "resize": self.plan.rule,
-            "channels": "grey" if self.plan.channels == 1 else "rgb",
+            "channels": CHANNELS_OF[self.plan.channels],
             **self._buckets(),
             "resized": resized,
             "enlarged": enlarged,
@@ -331,10 +331,10 @@ class DataReport:
 
     def _size(self, facts: dict[str, object]) -> str:
         plan, count, buckets = self.plan, facts["used"], facts.get("buckets")
-        colour = "grey" if plan.channels == 1 else "colour"
+        colour, filled = COLOUR_WORDS[plan.channels], self.config.background if plan.background else "transparency"
         done = {
             "crop": "shorter side scaled, centre cut",
-            "pad": f"longer side scaled, rest filled with {self.config.background}",
+            "pad": f"longer side scaled, rest filled with {filled}",
             "stretch": "stretched, aspect ignored",
             "centre": "not scaled; cut, or edges repeated, about the centre",
             "buckets": "scaled to cover theirs, centre cut",

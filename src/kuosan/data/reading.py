@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan.data.config import DataConfig, rgb, scale_of
-from kuosan.data.decoding import Decoded, decode
+from kuosan.data.config import CHANNELS_OF, DataConfig, laid_on, scale_of
+from kuosan.data.decoding import KEPT, Decoded, decode
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
 from kuosan.data.scan import ResizePlan, decide
@@ -66,13 +66,13 @@ class Reading:
         return cls(trees.build(DataConfig, config.get("data", {})), stored if stored in RULES else None)
 
     @property
-    def background(self) -> tuple[int, int, int]:
-        """What transparency lies on, in bytes."""
-        return rgb(self.data.background)
+    def background(self) -> tuple[int, int, int] | None:
+        """What transparency lies on, in bytes; None where it is kept."""
+        return laid_on(self.data)
 
     def on_black(self) -> Reading:
         """The same for a mask, around which nothing is marked; the rule must not depend on what it holds."""
-        return replace(self, data=replace(self.data, background="black"))
+        return replace(self, data=replace(self.data, background="black", channels="grey"))
 
     def decoded(self, source: bytes | Path) -> Decoded:
         """A file's own pixels, at its own size, on the run's background and in its `range`.
@@ -83,7 +83,7 @@ class Reading:
         """
         scale = scale_of(self.data.range)
         found = decode(source, self.background, self.data.max_pixels, scale, self.data.max_bytes)
-        on = f"transparency laid on {self.data.background}, as in training"
+        on = KEPT if self.background is None else f"transparency laid on {self.data.background}, as in training"
         return Decoded(
             found.pixels, found.mode, tuple(on if "transparency" in note else note for note in found.notes)
         )  # fmt: skip
@@ -100,7 +100,8 @@ class Reading:
             words = f"cut to the centre at {side}, and of that the middle"
         else:
             made = fit(pixels, size[0], rule, self.background)
-            words = RULES[rule] + (f" with {self.data.background}" if rule == "pad" else "")
+            filled = self.data.background if self.background is not None else "transparency"
+            words = RULES[rule] + (f" with {filled}" if rule == "pad" else "")
         if before == size and self.data.resize != "random_crop":
             return Shown(made, ())
         verb = "scaled" if rule != "centre" else "cut or padded"
@@ -129,7 +130,7 @@ class Reading:
             size = shape[1]
         rule = self.rule if self.data.resize == "auto" and self.rule not in (None, "centre") else self.data.resize
         tree = trees.plain(self.data) | {"path": path or self.data.path, "size": size, "resize": rule}
-        tree |= {"channels": "grey" if shape[0] == 1 else "rgb", "hold_out": None, "flip": False}
+        tree |= {"channels": CHANNELS_OF[shape[0]], "hold_out": None, "flip": False}
         return trees.build(DataConfig, tree)
 
     def _rule(self, before: tuple[int, int], size: tuple[int, int]) -> str:

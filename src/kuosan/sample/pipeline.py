@@ -194,7 +194,9 @@ class Pipeline:
         on_step: Callable[[Frame], None] | None = None,
         **options: Any,
     ) -> Tensor:
-        """New images: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
+        """New images: (n, C, H, W) float32 in [-1, 1]; of four channels colour times alpha, and alpha.
+
+        Further options are those of `Request`. `kuosan.data.pixels.to_uint8` makes RGBA bytes of four channels.
 
         Args:
             prompts: of a text model, a text or several that take turns (`prompt` is understood too).
