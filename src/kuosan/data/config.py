@@ -24,7 +24,7 @@ from kuosan.errors import Error, unknown
 from kuosan.options import check, only
 
 Channels = Literal["auto", "rgb", "grey", "rgba"]
-Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
+Resize = Literal["auto", "crop", "pad", "stretch", "centre", "nearest", "random_crop", "buckets"]
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
@@ -52,7 +52,7 @@ class DataConfig:
             every image is, else rgb.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
             with `background` (of rgba: with nothing); `stretch` ignores the aspect; `centre` never scales, it cuts or
-            repeats the edges;
+            repeats the edges; `nearest` is `crop` for pixel art: it takes the nearest pixel and mixes no colours;
             `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all images share one
             size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each image goes to the
             nearest of several shapes of about size x size pixels.

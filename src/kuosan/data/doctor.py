@@ -336,6 +336,7 @@ class DataReport:
             "crop": "shorter side scaled, centre cut",
             "pad": f"longer side scaled, rest filled with {filled}",
             "stretch": "stretched, aspect ignored",
+            "nearest": "shorter side scaled to the nearest pixels, centre cut",
             "centre": "not scaled; cut, or edges repeated, about the centre",
             "buckets": "scaled to cover theirs, centre cut",
         }[plan.rule]

@@ -157,15 +157,15 @@ def least_channels(pixels: np.ndarray, grey: bool) -> np.ndarray:
 
 
 def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, int] | None) -> np.ndarray:
-    """Pixels (H, W, C) uint8 as (size, size, C) by `rule`: crop, pad, stretch or centre.
+    """Pixels (H, W, C) uint8 as (size, size, C) by `rule`: crop, nearest, pad, stretch or centre.
 
     `pad` without a background fills with nothing, and so has four channels. `crop` scales the central square only, so
     a 1 x 20,000 strip costs no more than a square.
     """
     h, w = pixels.shape[:2]
     match rule:
-        case "crop":
-            return cover(pixels, size, size)
+        case "crop" | "nearest":
+            return cover(pixels, size, size, nearest=rule == "nearest")
         case "pad":
             wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
             channels = pixels.shape[2] if background is not None else 4
@@ -183,13 +183,25 @@ def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, in
     raise AssertionError(rule)
 
 
-def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels (H, W, C) uint8 scaled until they cover (height, width), and the centre of them: the least that is cut."""
+def cover(pixels: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
+    """Pixels (H, W, C) uint8 scaled until they cover (height, width), and the centre of them: the least that is cut.
+
+    With `nearest` every pixel is one of the image's, of pixel art: that in which its middle lies.
+    """
     h, w = pixels.shape[:2]
     wide = w if w * height <= h * width else _whole(h * width / height)
     high = h if wide < w else _whole(w * height / width)
     left, top = int(w - wide) // 2, int(h - high) // 2
-    return _scale(pixels, (left, top, left + wide, top + high), width, height)
+    box = (left, top, left + wide, top + high)
+    return _picked(pixels, box, width, height) if nearest else _scale(pixels, box, width, height)
+
+
+def _picked(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int, high: int) -> np.ndarray:
+    """The pixels of a box in which the middles of (high, wide) lie."""
+    left, top, right, bottom = box
+    rows = (top + (np.arange(high) + 0.5) * ((bottom - top) / high)).astype(np.int64)
+    columns = (left + (np.arange(wide) + 0.5) * ((right - left) / wide)).astype(np.int64)
+    return pixels[rows[:, None], columns]
 
 
 def _whole(side: float) -> float:

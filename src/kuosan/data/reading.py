@@ -30,6 +30,7 @@ RULES = {
     "crop": "shorter side scaled, centre cut",
     "pad": "longer side scaled, the rest filled",
     "stretch": "stretched, aspect ignored",
+    "nearest": "shorter side scaled to the nearest pixels, centre cut",
     "centre": "not scaled; cut, or edges repeated, about the centre",
 }
 
