@@ -26,6 +26,8 @@ from kuosan.options import check, only
 Channels = Literal["auto", "rgb", "grey", "rgba"]
 Resize = Literal["auto", "crop", "pad", "stretch", "centre", "nearest", "random_crop", "buckets"]
 
+Shape = tuple[int, int]  # height, width
+
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
 SIZES = (8, 1024)  # pixels a side, smallest and largest
@@ -47,7 +49,8 @@ class DataConfig:
 
     Attributes:
         path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
-        size: pixels a side of the square images made; None decides from the data and says so.
+        size: pixels a side of the square images made, or width and height of others, as 64x48; None decides from the
+            data and says so.
         channels: `rgb`, `grey`, `rgba` (transparency is kept, and images without are opaque), or `auto`: grey where
             every image is, else rgb.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
@@ -78,7 +81,7 @@ class DataConfig:
     """
 
     path: str = PORTRAITS
-    size: int | None = None
+    size: int | str | None = field(default=None, metadata={"read": lambda text: read_size(text)})
     channels: Channels = "auto"
     resize: Resize = "auto"
     background: str = field(
@@ -104,7 +107,9 @@ class DataConfig:
                 f"path {self.path!r} is no path: give a folder, a .zip, .tar, IDX, .npz or .npy file, or {PORTRAITS!r}."
             )
         if self.size is not None:
-            _whole("size", self.size, *SIZES, "or leave it out to decide from the data")
+            object.__setattr__(self, "size", read_size(self.size))
+            for side in self.sides:
+                _whole("size", side, *SIZES, "or leave it out to decide from the data")
         for name, value, allowed in (
             ("channels", self.channels, get_args(Channels)),
             ("resize", self.resize, get_args(Resize)),
@@ -112,6 +117,11 @@ class DataConfig:
             if value not in allowed:
                 raise unknown(name, value, allowed)
         self._check_buckets()
+        if isinstance(self.size, str) and self.resize in ("buckets", "random_crop"):
+            raise Error(
+                f"size = {self.size} with resize {self.resize}, which makes squares or shapes of about as many pixels: "
+                "give one number, or use resize crop, pad, stretch, centre or nearest."
+            )
         rgb(self.background)
         if not isinstance(self.flip, bool):
             raise Error(f"flip {self.flip!r} must be true or false.")
@@ -128,11 +138,31 @@ class DataConfig:
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
+    @property
+    def sides(self) -> Shape:
+        """Height and width of a `size` that is given."""
+        assert self.size is not None
+        if not isinstance(self.size, str):
+            return self.size, self.size
+        width, height = self.size.split("x")
+        return int(height), int(width)
+
     def _check_buckets(self) -> None:
         if self.bucket_step is not None:
             _whole("bucket_step", self.bucket_step, 1, SIZES[1], "a multiple of what the network's sides must be")
         _number("bucket_aspect", self.bucket_aspect, 1.0, 8.0)
         check(self)
+
+
+def read_size(size: int | str) -> int | str:
+    """A size as it is stored: one number of squares, else `WxH`. Raises: Error for anything else."""
+    if not isinstance(size, str):
+        return size
+    parts = [part.strip() for part in size.lower().replace("×", "x").split("x")]
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise Error(f"size {size!r} is neither one number of pixels, as 64, nor width x height, as 64x48.")
+    width, height = int(parts[0]), int(parts[-1])
+    return width if width == height else f"{width}x{height}"
 
 
 def rgb(background: str) -> tuple[int, int, int]:
@@ -184,8 +214,6 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise Error(f"{name} {value!r} must be a number from {low:g} to {high:g}.")
 
-
-Shape = tuple[int, int]  # height, width
 
 LEAST_STEP = 4  # pixels: what networks of the smallest images halve twice
 MOST_AREA_ERROR = 0.25  # of size²: a shape of fewer or more pixels is none of about as many

@@ -156,7 +156,7 @@ class DataReport:
             "held_out": len(held),
             "test": len(self.test()),
             "skipped": len(self.scan.refused),
-            "size": self.plan.size,
+            "size": self.config.size if isinstance(self.config.size, str) else self.plan.size,
             "why_this_size": self.plan.why,
             "resize": self.plan.rule,
             "channels": CHANNELS_OF[self.plan.channels],
@@ -209,7 +209,9 @@ class DataReport:
         if plan.shapes:
             pairs = [(look, plan.shape_of(look)) for look in looks]
             resized = sum((look.height, look.width) != shape for look, shape in pairs)
-            return resized, sum(look.height < h or look.width < w for look, (h, w) in pairs)
+            short = [(look.height < h) + (look.width < w) for look, (h, w) in pairs]
+            enlarged = sum(sides > (plan.rule == "pad") for sides in short)
+            return resized, 0 if plan.rule == "centre" else enlarged
         resized = sum((look.width, look.height) != (plan.size, plan.size) for look in looks)
         shown = max if plan.rule == "pad" else min  # the side that is resized
         enlarged = sum(shown(look.width, look.height) < plan.side for look in looks)
@@ -217,7 +219,7 @@ class DataReport:
 
     def _buckets(self) -> dict[str, object]:
         """With buckets: how many images each holds (width x height), and how much is cut of images."""
-        if not self.plan.shapes:
+        if self.plan.rule != "buckets":
             return {}
         shapes = (self.buckets.shapes[i] for i in self.buckets.of)
         cuts = [cut(shape, look.height, look.width) for shape, look in zip(shapes, self.scan.looks)]
@@ -340,12 +342,15 @@ class DataReport:
             "centre": "not scaled; cut, or edges repeated, about the centre",
             "buckets": "scaled to cover theirs, centre cut",
         }[plan.rule]
+        if plan.shapes and plan.rule in ("crop", "nearest"):
+            done = done.replace("shorter side scaled", "scaled to cover it")
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
         changed = f"{facts['resized']:,} of {count:,} resized to it ({done})" if facts["resized"] else "none resized"
         small = f"; {facts['enlarged']:,} are smaller and were enlarged" if facts["enlarged"] else ""
         if not isinstance(buckets, dict):
-            return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+            shape = plan.shapes[0] if plan.shapes else (plan.size, plan.size)
+            return f"Size {_text(shape)}, {colour} ({plan.why}): {changed}{small}."
         every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
         lost = f"at most {facts['cut_at_most']:.1%} of an image is cut, {facts['cut_on_average']:.1%} on average"
         return (

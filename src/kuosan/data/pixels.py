@@ -156,30 +156,35 @@ def least_channels(pixels: np.ndarray, grey: bool) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., :1] if grey and pixels.shape[2] < 4 and is_grey(pixels) else pixels)
 
 
-def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, int] | None) -> np.ndarray:
-    """Pixels (H, W, C) uint8 as (size, size, C) by `rule`: crop, nearest, pad, stretch or centre.
+def fit(
+    pixels: np.ndarray, size: int | tuple[int, int], rule: str, background: tuple[int, int, int] | None
+) -> np.ndarray:
+    """Pixels (H, W, C) uint8 at a side, or at (height, width), by `rule`: crop, nearest, pad, stretch or centre.
 
     `pad` without a background fills with nothing, and so has four channels. `crop` scales the central square only, so
     a 1 x 20,000 strip costs no more than a square.
     """
     h, w = pixels.shape[:2]
+    height, width = (size, size) if isinstance(size, int) else size
     match rule:
         case "crop" | "nearest":
-            return cover(pixels, size, size, nearest=rule == "nearest")
+            return cover(pixels, height, width, nearest=rule == "nearest")
         case "pad":
-            wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
+            wider = w * height >= h * width
+            wide, high = (width, width * h / w) if wider else (height * w / h, height)
+            wide, high = max(1, round(wide)), max(1, round(high))
             channels = pixels.shape[2] if background is not None else 4
-            sheet = np.zeros((size, size, channels), np.uint8)
+            sheet = np.zeros((height, width, channels), np.uint8)
             if background is not None:
                 sheet[:] = background if channels == 3 else luma(np.array([[background]]))[0, 0]
-            top, left = (size - high) // 2, (size - wide) // 2
+            top, left = (height - high) // 2, (width - wide) // 2
             scaled = _scale(pixels, (0, 0, w, h), wide, high)
             sheet[top : top + high, left : left + wide] = with_channels(scaled, channels)
             return sheet
         case "stretch":
-            return _scale(pixels, (0, 0, w, h), size, size)
+            return _scale(pixels, (0, 0, w, h), width, height)
         case "centre":
-            return _window(_window(pixels, size, 0), size, 1)
+            return _window(_window(pixels, height, 0), width, 1)
     raise AssertionError(rule)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan.data.config import CHANNELS_OF, DataConfig, laid_on, scale_of
+from kuosan.data.config import CHANNELS_OF, DataConfig, laid_on, read_size, scale_of
 from kuosan.data.decoding import KEPT, Decoded, decode
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
@@ -100,7 +100,7 @@ class Reading:
             made = fit(pixels, side, "crop", self.background)[spare : spare + size[0], spare : spare + size[0]]
             words = f"cut to the centre at {side}, and of that the middle"
         else:
-            made = fit(pixels, size[0], rule, self.background)
+            made = fit(pixels, size, rule, self.background)
             filled = self.data.background if self.background is not None else "transparency"
             words = RULES[rule] + (f" with {filled}" if rule == "pad" else "")
         if before == size and self.data.resize != "random_crop":
@@ -126,18 +126,24 @@ class Reading:
         """The settings that read the images at `path` as this run's, for a model of `shape` (C, H, W)."""
         size = self.data.size or 1 << round(log2(shape[1] * shape[2]) / 2)
         if self.data.resize != "buckets":
-            if shape[1] != shape[2]:
+            if not self.takes((shape[1], shape[2])):
                 raise Error(f"images of {shape[2]}x{shape[1]} were never trained on by a run of squares.")
-            size = shape[1]
+            size = read_size(f"{shape[2]}x{shape[1]}")
         rule = self.rule if self.data.resize == "auto" and self.rule not in (None, "centre") else self.data.resize
         tree = trees.plain(self.data) | {"path": path or self.data.path, "size": size, "resize": rule}
         tree |= {"channels": CHANNELS_OF[shape[0]], "hold_out": None, "flip": False}
         return trees.build(DataConfig, tree)
 
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether training could show images of a size (H, W)."""
+        return self.data.resize == "buckets" or size[0] == size[1] or (bool(self.data.size) and self.data.sides == size)
+
     def _rule(self, before: tuple[int, int], size: tuple[int, int]) -> str:
         """The rule for one image; `cover` where the model's own shape is one of several."""
-        if self.data.resize == "buckets" or size[0] != size[1]:
+        if self.data.resize == "buckets" or (size[0] != size[1] and not isinstance(self.data.size, str)):
             return "cover"
+        if isinstance(self.data.size, str) and self.data.resize == "auto":
+            return "crop"
         if self.data.resize != "auto":
             return self.data.resize
         if self.rule not in (None, "centre"):

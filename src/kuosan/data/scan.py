@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ BORDER = 8  # pixels that `auto` adds around small images of one size, 28 -> 32,
 class ResizePlan:
     """What is done to every image: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
 
-    With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels.
+    With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels; of no squares one.
     """
 
     size: int
@@ -70,7 +71,7 @@ class ResizePlan:
     channels: int
     background: tuple[int, int, int] | None  # None: transparency is kept
     why: str = ""
-    shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets
+    shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets, or of all images where they are no squares
 
     def shape_of(self, look: Look) -> Shape:
         """(H, W) that is stored of an image."""
@@ -235,18 +236,16 @@ def content_key(content: bytes | np.ndarray) -> str:
 def decide(config: DataConfig, heads: list[Look]) -> ResizePlan:
     """Size, rule and channels from the settings and, where they leave it open, from what is there."""
     sizes = {(head.width, head.height) for head in heads}
-    size, why = config.size, "as set"
-    if size is None:
-        size, why = _size(heads, sizes)
+    every: tuple[Shape, ...] = (config.sides,) if isinstance(config.size, str) else ()
+    size, why = _size(heads, sizes) if config.size is None else (round(prod(config.sides) ** 0.5), "as set")
     rule = config.resize
     if rule == "auto":
-        near = len(sizes) == 1 and all(0 <= size - side <= BORDER for pair in sizes for side in pair)
+        near = len(sizes) == 1 and all(0 <= size - side <= BORDER for pair in sizes for side in pair) and not every
         rule = "centre" if near else "crop"
     side = size
     if rule == "random_crop":
         side, rule = size * 9 // 8, "crop"
     grey = config.channels == "grey" or (config.channels == "auto" and bool(heads) and all(head.grey for head in heads))
-    every: tuple[Shape, ...] = ()
     if rule == "buckets":
         every = shapes(size, config.bucket_step or default_step(size), config.bucket_aspect)
     channels = RGBA if config.channels == "rgba" else GREY if grey else RGB
@@ -356,9 +355,9 @@ def _decoded(
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: ResizePlan) -> np.ndarray:
-    if plan.shapes:
+    if plan.rule == "buckets":
         return cover(pixels, *plan.shape_of(head))
-    return fit(pixels, plan.side, plan.rule, plan.background)
+    return fit(pixels, plan.shape_of(head), plan.rule, plan.background)
 
 
 def _each(
