@@ -20,6 +20,7 @@ import numpy as np
 
 from kuosan.data.captions import ENDINGS, WORDS
 from kuosan.data.config import CHANNELS_OF, COLOUR_WORDS, HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.layers import LAID
 from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
@@ -249,7 +250,7 @@ class DataReport:
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in facts["converted"].items():  # type: ignore[attr-defined]
-            lines.append(f"{count:,} {note}.")
+            lines.append(f"{count:,} {note}." + " Set channels to rgba to keep it." * (note == LAID))
         return lines + self._noted()
 
     def _noted(self) -> list[str]:

@@ -183,7 +183,8 @@ def resized_notes(images: Images) -> list[str]:
         notes.append(f"resized to {width}x{height} as in training ({rule}) from {shown}")
     clear = sum(any("transparency" in note for note in look.notes) for look in looks)
     if clear:
-        notes.append(f"transparency of {clear:,} laid on {images.config.background}")
+        done = "kept" if plan.background is None else f"laid on {images.config.background}"
+        notes.append(f"transparency of {clear:,} {done}")
     return notes
 
 
