@@ -190,11 +190,12 @@ def test_no_hidden_colour_makes_a_fringe(hidden: int, rule: str, size: int) -> N
     assert (made[made[..., 3] == 0] == 0).all()
 
 
-def test_a_large_image_is_resized_in_bands_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    rgba = icon(300, 200)
-    whole = fit(rgba, 90, "crop", None)
-    monkeypatch.setattr("kuosan.data.pixels.BAND", 200 * 60)
-    assert np.abs(fit(rgba, 90, "crop", None).astype(int) - whole).max() <= 1
+@pytest.mark.parametrize("shape", [(300, 200), (40, 500), (500, 40)])
+def test_a_large_image_is_resized_in_bands_as_in_one(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = icon(*shape)
+    wholes = [fit(rgba, 90, rule, None) for rule in RULES]
+    monkeypatch.setattr("kuosan.data.pixels.BAND", 4 * shape[1] * 7)
+    assert all((fit(rgba, 90, rule, None) == whole).all() for rule, whole in zip(RULES, wholes))
 
 
 def test_padding_is_transparent_and_opaque_images_get_it_too() -> None:

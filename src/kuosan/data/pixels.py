@@ -36,6 +36,7 @@ from kuosan.storage.files import write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
+BICUBIC = Image.Resampling.BICUBIC
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG
 CHECKER, CHECKER_GREYS = 8, (204, 255)  # pixels a side of a square below transparent images; the two greys
 
@@ -221,31 +222,37 @@ def _scale(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int
     if pixels.shape[2] == 4:
         return _scale_clear(pixels, box, wide, high)
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    scaled = np.asarray(Image.fromarray(flat).resize((wide, high), Image.Resampling.BICUBIC, box=box))
+    scaled = np.asarray(Image.fromarray(flat).resize((wide, high), BICUBIC, box=box))
     return scaled[..., None] if scaled.ndim == 2 else scaled
 
 
 def _scale_clear(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int, high: int) -> np.ndarray:
     """The same of (H, W, 4): colour times alpha and alpha are scaled, so that no hidden colour reaches an edge.
 
-    In floats, and a band of rows after another, for a large image in floats would take sixteen bytes a pixel.
+    In floats, a channel and a band of rows at a time: a large image in floats would take sixteen bytes a pixel.
     """
-    left, top, right, bottom = box
-    scale, whole = (bottom - top) / high, (0, 0, pixels.shape[1], pixels.shape[0])
-    reach = 2 * max(scale, 1.0) + 2  # rows beyond that the filter sees
-    out, step = np.empty((high, wide, 4), np.uint8), max(1, int(BAND / (scale * pixels.shape[1]) - 2 * reach / scale))
-    for first in range(0, high, step):
-        last = min(first + step, high)
-        begin, end = top + first * scale, top + last * scale
-        low, up = max(0, int(begin - reach)), min(whole[3], int(np.ceil(end + reach)))
-        rows, span = pixels[low:up], (left, begin - low, right, end - low)
-        share, made = rows[..., 3] / np.float32(255), np.empty((last - first, wide, 4), np.float32)
-        for i in range(4):  # one plane after another, for what lies beside them
-            plane = Image.fromarray(rows[..., i] * share if i < 3 else rows[..., 3].astype(np.float32))
-            made[..., i] = np.asarray(plane.resize((wide, last - first), Image.Resampling.BICUBIC, box=span))
-        made *= np.minimum(1, 255 / np.maximum(made[..., 3:], 1))  # alpha swings over at an edge, and colour with it
-        out[first:last] = straight(made)
-    return out
+    if len(pixels) * wide > pixels.shape[1] * high:  # along columns first, for the least between
+        across = _scale_clear(pixels.swapaxes(0, 1), (box[1], box[0], box[3], box[2]), high, wide)
+        return across.swapaxes(0, 1)
+    (left, right), (top, bottom) = _seen(box[0], box[2], wide), _seen(box[1], box[3], high)
+    pixels = pixels[top:bottom, left:right]
+    between, made = np.empty(pixels.shape[:1] + (wide,), np.float32), np.empty((high, wide, 4), np.float32)
+    for i in range(4):
+        for rows in bands(pixels):
+            part = pixels[rows]
+            plane = part[..., i] * (part[..., 3] / np.float32(255) if i < 3 else np.float32(1))
+            span = (box[0] - left, 0, box[2] - left, len(part))
+            between[rows] = np.asarray(Image.fromarray(plane).resize((wide, len(part)), BICUBIC, box=span))
+        down = (0, box[1] - top, wide, box[3] - top)
+        made[..., i] = np.asarray(Image.fromarray(between).resize((wide, high), BICUBIC, box=down))
+    made *= np.minimum(1, 255 / np.maximum(made[..., 3:], 1))  # alpha swings over at an edge, and colour with it
+    return straight(made)
+
+
+def _seen(low: float, high: float, size: int) -> tuple[int, int]:
+    """From where to where bicubic looks at an axis of which `low` to `high` become `size` pixels."""
+    reach = 2 * max((high - low) / size, 1.0) + 2
+    return max(0, int(low - reach)), int(np.ceil(high + reach))
 
 
 def straight(premultiplied: np.ndarray) -> np.ndarray:
