@@ -238,7 +238,7 @@ def _scale_clear(pixels: np.ndarray, box: tuple[float, float, float, float], wid
     pixels = pixels[top:bottom, left:right]
     between, made = np.empty(pixels.shape[:1] + (wide,), np.float32), np.empty((high, wide, 4), np.float32)
     for i in range(4):
-        for rows in bands(pixels):
+        for rows in bands(pixels, BAND):
             part = pixels[rows]
             plane = part[..., i] * (part[..., 3] / np.float32(255) if i < 3 else np.float32(1))
             span = (box[0] - left, 0, box[2] - left, len(part))
