@@ -40,7 +40,7 @@ NOBODY = Guides()
 EXACT_BATCH = 8  # every batch of an exact request is padded to this
 # Alpha of made images, 0 to 1, that is as good as none and as good as whole: what lies between is the edge.
 # Measured on icons and on images of a model of them (docs/data.md): below and above lies haze.
-CLEAR, SOLID = 1 / 16, 15 / 16
+CLEAR, SOLID = 1 / 8, 7 / 8
 
 
 @dataclass(frozen=True)
