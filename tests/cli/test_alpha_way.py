@@ -14,6 +14,8 @@ from PIL import Image
 import kuosan as package
 from kuosan import seeds
 from kuosan.data.pixels import from_uint8, to_uint8
+from kuosan.device import ComputeConfig, choose
+from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.run import measure
 from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.sample.generate import snap_alpha
@@ -211,3 +213,23 @@ def test_snapping_leaves_no_haze_and_no_colour_beyond_alpha() -> None:
     assert torch.equal(snap_alpha(made), made)
     bytes_ = to_uint8(made.numpy())
     assert (bytes_[bytes_[..., 3] == 0] == 0).all()
+
+
+def test_classes_are_learnt_and_judged_with_alpha(tmp_path: Path) -> None:
+    for i, each in enumerate(icons(24)):
+        place = tmp_path / "icons" / ("small", "large")[int((each[..., 3] > 0).sum() > 24)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(each).save(place / f"{i:02d}.png")
+    judge = ["--objective", "classifier", "--no-noisy"]
+    for name, words in (("model", ["--labels"]), ("judge", judge)):
+        said = kuosan("train", tmp_path / "icons", "--out", tmp_path / name, *WORDS, *words)
+        assert said.code == 0, said
+    options = {"judge": str(tmp_path / "judge"), "against": "train", "n": 6, "steps": 2, "metrics": ("labels",)}
+    found = measure(tmp_path / "model", network=corners(), out=str(tmp_path / "found"), **options)
+    assert 0 <= found.figures["labels"].value <= 1
+    network = package.load(tmp_path / "judge").model.network
+    batch = torch.from_numpy(np.moveaxis(icons(5), -1, 1).copy())
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(from_uint8(icons(5)))).float()
+    judged = open_judge(str(tmp_path / "judge"), (4, 8, 8), ("large", "small"), choose(ComputeConfig()))(batch)
+    assert torch.allclose(judged, wanted, atol=1e-5), "a judge sees colour times alpha"
