@@ -233,3 +233,14 @@ def test_classes_are_learnt_and_judged_with_alpha(tmp_path: Path) -> None:
         wanted = network(torch.from_numpy(from_uint8(icons(5)))).float()
     judged = open_judge(str(tmp_path / "judge"), (4, 8, 8), ("large", "small"), choose(ComputeConfig()))(batch)
     assert torch.allclose(judged, wanted, atol=1e-5), "a judge sees colour times alpha"
+
+
+def test_an_autoencoder_of_colours_takes_no_alpha(run: Path, tmp_path: Path) -> None:
+    at = QUICK.index("--model.network.channels")
+    few = [*QUICK[:at], *QUICK[QUICK.index("--max-steps") :], "--train.autoencoder.critic", 0]
+    network = ["--model.network.channels", 16, "--multipliers", "1,2", "--groups", 4]
+    images = run.parent / "icons"
+    said = kuosan("train", images, "--out", tmp_path / "ae", "--objective", "autoencoder", *few, *network)
+    assert said.code == 0, said
+    words = ["--out", tmp_path / "latent", "--codec", tmp_path / "ae", *WORDS]
+    refused("train", images, *words, naming=("images of 3 channel", "these have 4", "--channels rgb"))
