@@ -33,7 +33,7 @@ _LORA = "There are no adapters yet: --init RUN begins from another run's weights
 _DATA = "The images are named without an option: kuosan train FOLDER."
 _MODEL = "The run is named without an option: kuosan sample RUN."
 _PROCESSES = "Several processes are started by torchrun: torchrun --nproc-per-node 2 -m kuosan.cli.main train FOLDER."
-_SIZE = "Training takes one number, sampling WIDTHxHEIGHT, as 96x64."
+_SIZE = "Training takes one number or WIDTHxHEIGHT, sampling WIDTHxHEIGHT, as 96x64."
 _PARTS = "It is how many images are computed at once; the rest of --batch is accumulated."
 
 # What other tools call an option of ours, or the first of some that a verb has.

@@ -14,6 +14,7 @@ from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
 from kuosan.cli.sample import list_classes
+from kuosan.data.config import COLOUR_WORDS
 from kuosan.errors import Error, plural
 from kuosan.evaluate.config import USELESS, configured
 from kuosan.evaluate.job import EvaluateJob, finish, follow
@@ -69,7 +70,7 @@ def planned(plan: EvaluatePlan) -> list[str]:
         channels, height, width = model.model.shape
         lines.append(f"compute: {model.compute}")
         lines.append(
-            f"model: {model.name}, step {model.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}"
+            f"model: {model.name}, step {model.step}, {width}x{height} {COLOUR_WORDS[channels]}"
             + (f"; {_points(plan)}" if plan.points else "")
         )
     if plan.network is not None:

@@ -9,6 +9,7 @@ import kuosan
 from kuosan.cli.console import bar, counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.cli.sample import list_classes
+from kuosan.data.config import COLOUR_WORDS
 from kuosan.errors import Error, escaped, plural
 from kuosan.events import Fact, Finished, Progress, Wrote
 from kuosan.options import Tree
@@ -93,7 +94,7 @@ def _say_plan(plan: RestorePlan) -> None:
     how = f" by {requests.METHODS[trajectory.method]}" if trajectory.method else ", as the model was trained"
     gradients = ", each with its gradient (about 3 times the cost)" if trajectory.graded else ""
     say(
-        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
+        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {COLOUR_WORDS[channels]}; "
         f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {plural(trajectory.steps, 'step')}, "
         f"{trajectory.evaluations} "
         f"network evaluations a tile and answer{gradients}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import kuosan
 from kuosan.cli.console import bar, say, warn
 from kuosan.cli.flags import Verb
+from kuosan.data.config import COLOUR_WORDS
 from kuosan.device import ComputeConfig
 from kuosan.errors import Error, plural
 from kuosan.events import Finished, Progress, Warned, Wrote
@@ -134,7 +135,7 @@ def _say_plan(plan: SampleJobPlan) -> None:
         say("no prompt: images of no text; say what to make in quotes behind the run, or with --prompt.")
     say(f"compute: {pipeline.compute}")
     say(
-        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
+        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {COLOUR_WORDS[channels]}; "
         f"{plural(request.n, 'image')} by {trajectory.sampler}, {plural(trajectory.steps, 'step')}"
         f"{f' ({trajectory.spacing})' if trajectory.spacing else ''}, "
         f"{plural(trajectory.evaluations, 'network evaluation')} each"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kuosan.data.config import DataConfig, rgb, scale_of
+from kuosan.data.config import DataConfig, laid_on, scale_of
 from kuosan.data.headers import read_up_to
 from kuosan.data.pixels import opaque
 from kuosan.data.ranges import RangeReading, Survey
@@ -101,7 +101,7 @@ class Arrays:
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
-        self.background = rgb(config.background)
+        self.background = laid_on(config)
         found, others = _load(path, int((config.memory_gib + 1) * 2**30))
         name = next(name for name in IMAGES if name in found)
         label = next((other for other in LABELS if other in found), None)
@@ -143,7 +143,7 @@ class Arrays:
         """Pixels (H, W, C) of the i-th."""
         for images, _, _ in self.parts:
             if i < len(images):
-                return opaque(images[i], self.background)
+                return images[i] if self.background is None else opaque(images[i], self.background)
             i -= len(images)
         raise AssertionError(entry)
 

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan.data.arrays import CHANNELS
-from kuosan.data.config import LABEL, DataConfig, rgb, scale_of
+from kuosan.data.config import LABEL, DataConfig, laid_on, scale_of
 from kuosan.data.decoding import decode_image
 from kuosan.data.doctor import CAPTIONS_SHOWN, DataReport, _row
 from kuosan.data.headers import Refused
@@ -58,7 +58,7 @@ class DatasetSource:
         if len(dataset) == 0:
             raise Error(f"{type(dataset).__name__} is empty: there is nothing to learn from.")
         self.dataset = dataset
-        self.background = rgb(config.background)
+        self.background = laid_on(config)
         self.max_pixels, self.max_bytes = config.max_pixels, config.max_bytes
         self.label_column, self.version = config.label_column, config.layout
         self.scale = scale_of(config.range)
@@ -149,7 +149,8 @@ class DatasetSource:
             image = _image(self._item(i), i)
         if _is_shown(image):
             return decode_image(image, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
-        return opaque(self.numbers.bytes(_values(image, i)[0], halved=True), self.background)
+        pixels = self.numbers.bytes(_values(image, i)[0], halved=True)
+        return pixels if self.background is None else opaque(pixels, self.background)
 
 
 def _is_shown(image: Any) -> bool:

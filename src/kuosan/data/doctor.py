@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from kuosan.data.captions import ENDINGS, WORDS
-from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.config import CHANNELS_OF, COLOUR_WORDS, HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.layers import LAID
 from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
@@ -157,10 +158,10 @@ class DataReport:
             "held_out": len(held),
             "test": len(self.test()),
             "skipped": len(self.scan.refused),
-            "size": self.plan.size,
+            "size": self.config.size if isinstance(self.config.size, str) else self.plan.size,
             "why_this_size": self.plan.why,
             "resize": self.plan.rule,
-            "channels": "grey" if self.plan.channels == 1 else "rgb",
+            "channels": CHANNELS_OF[self.plan.channels],
             **self._buckets(),
             "resized": resized,
             "enlarged": enlarged,
@@ -210,7 +211,9 @@ class DataReport:
         if plan.shapes:
             pairs = [(look, plan.shape_of(look)) for look in looks]
             resized = sum((look.height, look.width) != shape for look, shape in pairs)
-            return resized, sum(look.height < h or look.width < w for look, (h, w) in pairs)
+            short = [(look.height < h) + (look.width < w) for look, (h, w) in pairs]
+            enlarged = sum(sides > (plan.rule == "pad") for sides in short)
+            return resized, 0 if plan.rule == "centre" else enlarged
         resized = sum((look.width, look.height) != (plan.size, plan.size) for look in looks)
         shown = max if plan.rule == "pad" else min  # the side that is resized
         enlarged = sum(shown(look.width, look.height) < plan.side for look in looks)
@@ -218,7 +221,7 @@ class DataReport:
 
     def _buckets(self) -> dict[str, object]:
         """With buckets: how many images each holds (width x height), and how much is cut of images."""
-        if not self.plan.shapes:
+        if self.plan.rule != "buckets":
             return {}
         shapes = (self.buckets.shapes[i] for i in self.buckets.of)
         cuts = [cut(shape, look.height, look.width) for shape, look in zip(shapes, self.scan.looks)]
@@ -248,7 +251,8 @@ class DataReport:
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in facts["converted"].items():  # type: ignore[attr-defined]
-            lines.append(f"{converted(note, count, self.config.background)}.")
+            cure = " Set channels to rgba to keep it." * (note == LAID)
+            lines.append(f"{converted(note, count, self.config.background)}.{cure}")
         return lines + self._noted()
 
     def _noted(self) -> list[str]:
@@ -333,14 +337,17 @@ class DataReport:
 
     def _size(self, facts: dict[str, object]) -> str:
         plan, count, buckets = self.plan, facts["used"], facts.get("buckets")
-        colour = "grey" if plan.channels == 1 else "colour"
+        colour, filled = COLOUR_WORDS[plan.channels], self.config.background if plan.background else "transparency"
         done = {
             "crop": "shorter side scaled, centre cut",
-            "pad": f"longer side scaled, rest filled with {self.config.background}",
+            "pad": f"longer side scaled, rest filled with {filled}",
             "stretch": "stretched, aspect ignored",
+            "nearest": "shorter side scaled to the nearest pixels, centre cut",
             "centre": "not scaled; cut, or edges repeated, about the centre",
             "buckets": "scaled to cover theirs, centre cut",
         }[plan.rule]
+        if plan.shapes and plan.rule in ("crop", "nearest"):
+            done = done.replace("shorter side scaled", "scaled to cover it")
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
         changed = f"{facts['resized']:,} of {count:,} resized to it ({done})" if facts["resized"] else "none resized"
@@ -348,7 +355,8 @@ class DataReport:
         be = ("is", "was") if enlarged == 1 else ("are", "were")
         small = f"; {enlarged:,} {be[0]} smaller and {be[1]} enlarged" if enlarged else ""
         if not isinstance(buckets, dict):
-            return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+            shape = plan.shapes[0] if plan.shapes else (plan.size, plan.size)
+            return f"Size {_text(shape)}, {colour} ({plan.why}): {changed}{small}."
         every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
         lost = f"at most {facts['cut_at_most']:.1%} of an image is cut, {facts['cut_on_average']:.1%} on average"
         return (

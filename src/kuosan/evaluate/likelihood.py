@@ -31,7 +31,7 @@ from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
 from kuosan.evaluate.eval_images import Side, shuffled
 from kuosan.events import Event, Progress
 from kuosan.metrics.estimate import Estimate
-from kuosan.models.model import require_pixels, require_whole, require_wordless
+from kuosan.models.model import require_opaque, require_pixels, require_whole, require_wordless
 from kuosan.sample import pipeline
 from kuosan.storage import checkpoint
 from kuosan.storage.files import write_atomic
@@ -308,6 +308,7 @@ def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
     require_whole(model.config, "a likelihood")
     require_pixels(model.config, "a likelihood")
     require_wordless(model.config, "a likelihood")
+    require_opaque(model.config, "a likelihood", "its densities are of bytes: measure KID instead")
     task = model.config.task
     if not task.labels:
         if labels is not None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.config import DataConfig
+from kuosan.data.config import RGBA, DataConfig
 from kuosan.device import choose as choose_compute
 from kuosan.errors import Error, plural
 from kuosan.evaluate import config as sweep
@@ -36,7 +36,7 @@ from kuosan.evaluate.sampling import PointPlan, about, image_cache, images_of, k
 from kuosan.events import Event, Progress
 from kuosan.metrics.features import features
 from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
-from kuosan.models.model import require_pixels, require_whole, require_wordless
+from kuosan.models.model import require_opaque, require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import pipeline, sizes
 from kuosan.sample.plan import check_guides, with_levels
@@ -120,7 +120,7 @@ def rows(
         what: this work, in words.
         memory: what this evaluation has read, to which is added.
     """
-    cache = memory.at(folder / f"{network.name}-{network.hash[:12]}", network, folder.name)
+    cache = memory.at(folder / f"{network.name.replace(' ', '-')}-{network.hash[:12]}", network, folder.name)
     for gap in cache.missing(begin, end):
         at = gap.start
         while at < gap.stop:
@@ -281,6 +281,9 @@ def _of_model(
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
         require_wordless(model.model.config, "a likelihood")
+        require_opaque(model.model.config, "a likelihood", "its densities are of bytes: measure KID instead")
+    if network is not None and model.model.shape[0] == RGBA:
+        network = network.twice()
     known = foreseen.model == model.model.config
     choices = foreseen.choices if known else sweep.check_sweep(model.model.config, points)
     size = choices[0].size  # which all points share

@@ -82,7 +82,7 @@ def open_inputs(
     path = Path(config.images).expanduser()
     if config.images != PORTRAITS and path.is_file() and (content := _image(path)) is not None:
         return _file(config, path, content, shape[0], next(iter(runs.values())).reading)
-    if wanted[1] != wanted[2] and next(iter(runs.values())).data.get("resize") != "buckets":
+    if not next(iter(runs.values())).reading.takes((wanted[1], wanted[2])):
         raise Error(
             f"the run's images are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
         )

@@ -75,7 +75,7 @@ def _rule_of(images: ImageFiles) -> str:
     reading = images.reading
     assert reading is not None
     rule = reading.data.resize if reading.data.resize != "auto" or reading.rule is None else reading.rule
-    return f"{rule}, transparency on {reading.data.background}"
+    return f"{rule}, transparency {'kept' if reading.background is None else f'on {reading.data.background}'}"
 
 
 def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str]) -> list[str]:

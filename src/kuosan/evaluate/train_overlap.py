@@ -133,7 +133,7 @@ def _opened(
     own = _reading(config, shape, runs)
     images = open_images(own.config(config.images, shape), progress=progress, memory=Results.at(own.data.cache, NEAR))
     notes = []
-    if len(images.buckets.shapes) > 1 or images.plan.shapes:
+    if images.plan.rule == "buckets":
         few = images.only((shape[1], shape[2])) if (shape[1], shape[2]) in images.buckets.shapes else None
         if few is None:
             raise Error(f"{config.images} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
@@ -149,7 +149,7 @@ def _opened(
 def _reading(config: ImageChoice, shape: tuple[int, int, int], runs: Mapping[str, Schooling]) -> Reading:
     """The first run's reading. Raises: Error for a shape that it never had."""
     reading = next(iter(runs.values())).reading if runs else Reading()
-    if reading.data.resize != "buckets" and shape[1] != shape[2]:
+    if not reading.takes((shape[1], shape[2])):
         raise Error(f"these models make images of {shape[2]}x{shape[1]}; only square ones can be compared.")
     usual = DataConfig()  # of whichever run comes first: others' images are understood as they are today
     data = replace(reading.data, label_column=LABEL, layout=usual.layout, split_version=usual.split_version)
@@ -186,7 +186,8 @@ def resized_notes(images: Images) -> list[str]:
         notes.append(f"resized to {width}x{height} as in training ({rule}) from {shown}")
     clear = sum(any("transparency" in note for note in look.notes) for look in looks)
     if clear:
-        notes.append(f"{plural(clear, 'image')} had transparency, laid on {images.config.background}")
+        done = "kept" if plan.background is None else f"laid on {images.config.background}"
+        notes.append(f"{plural(clear, 'image')} had transparency, {done}")
     return notes
 
 

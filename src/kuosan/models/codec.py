@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kuosan import limits
+from kuosan.data.config import CHANNELS_OF
 from kuosan.errors import Error, plural
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 
@@ -78,7 +79,7 @@ class Latents:
         channels, height, width = shape
         name = f"the autoencoder {self.run}" if self.run else "this autoencoder"
         if channels != self.network.in_channels:
-            colour = "grey" if self.network.in_channels == 1 else "rgb"
+            colour = CHANNELS_OF.get(self.network.in_channels, "rgb")
             raise Error(
                 f"{name} takes images of {plural(self.network.in_channels, 'channel')}, these have {channels}: set "
                 f"--channels {colour}, or name another --codec."

@@ -205,7 +205,9 @@ class Pipeline:
         output_type: str = "tensor",
         **options: Any,
     ) -> Tensor | list[Image.Image]:
-        """New images: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
+        """New images: (n, C, H, W) float32 in [-1, 1]; of four channels colour times alpha, and alpha.
+
+        Further options are those of `Request`. `kuosan.data.pixels.to_uint8` makes RGBA bytes of four channels.
 
         Args:
             output_type: `pil` returns a list of Pillow images, with the bytes that `kuosan sample` would write.

@@ -16,6 +16,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from kuosan import options
+from kuosan.data.config import RGBA
 from kuosan.diffusion import registry
 from kuosan.errors import Error, shown
 from kuosan.options import SET, one_of, only
@@ -153,6 +154,8 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
         Error: a model trained for other damage than this.
     """
     task, chosen = config.task, asked.method
+    if config.shape is not None and config.shape[0] == RGBA:
+        _check_clear(asked)
     if task.kind != "generation" and asked.method is None and asked.jumps is not None:
         raise Error(f"jumps = {asked.jumps} belongs to the methods ddnm and repaint, and none is named; leave it out.")
     if isinstance(task, SuperResolution):
@@ -187,6 +190,20 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
     if chosen == "pigdm":
         _check_pigdm(config, asked)
     return chosen
+
+
+def _check_clear(asked: Restoration) -> None:
+    """Refuse what has no meaning for a model of images with alpha. Raises: Error."""
+    if asked.mask == "alpha":
+        raise Error(
+            "mask alpha: this model's images have alpha themselves (channels rgba), so a clear pixel is known to be "
+            "clear, and is no hole. Give a mask file (white is generated), or a box x,y,w,h."
+        )
+    if asked.colorise:
+        raise Error(
+            "colorise: this model's images have alpha (channels rgba), and grey is made of colours alone; use a model "
+            "trained with --channels rgb."
+        )
 
 
 def implied(config: ModelConfig, damage: Mapping[str, Any]) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kuosan import config as trees
+from kuosan.data.config import RGBA
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
@@ -243,6 +244,8 @@ def _check_text(model: ModelConfig, train: TrainConfig, captions: str) -> None:
 def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None:
     model, train = config.model, config.train
     _check_text(model, train, config.data.captions)
+    if config.data.channels == "rgba" or (model.shape is not None and model.shape[0] == RGBA):
+        rules.check_clear(train, model)
     rules.check_codec(train, model)
     if train.objective == "classifier":
         rules.check_classifier(train, model, USUAL_PREDICTION[model.schedule.kind])

@@ -90,6 +90,25 @@ def check_log_to(train: TrainConfig) -> None:
         )
 
 
+def check_clear(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse what knows no alpha beside channels rgba. Raises: Error."""
+    if train.objective == "autoencoder":
+        raise Error(
+            "data.channels = rgba with objective autoencoder is not built: its perceptual distance knows colours "
+            "alone. Train a model of pixels, or use --channels rgb."
+        )
+    if isinstance(model.task, SuperResolution) and model.task.jpeg:
+        raise Error(
+            f"model.task.jpeg = {model.task.jpeg} with data.channels = rgba: a JPEG file holds no alpha; leave it out, "
+            "or use --channels rgb."
+        )
+    if train.objective == "diffusion" and train.loss != "simple":
+        raise Error(
+            f"train.loss = {train.loss} with data.channels = rgba: the bound is of bytes, and colour times alpha is "
+            "none; use loss simple."
+        )
+
+
 def check_loss(train: TrainConfig, model: ModelConfig) -> None:
     """Refuse what this model cannot be trained with. Raises: Error."""
     schedule, discrete = model.schedule, model.schedule.kind == "discrete"
