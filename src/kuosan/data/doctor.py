@@ -431,6 +431,7 @@ def _few(pairs: list[tuple[str, str]]) -> str:
 # What was done to an image on its way to sRGB bytes, of several: how it is counted. Another note stands behind a colon.
 _DONE = (
     ("transparency laid on the background", "had transparency, laid on {background}"),
+    ("transparency kept", "had transparency, kept"),
     ("colour profile converted to sRGB", "had a colour profile, converted to sRGB"),
     ("colour profile not usable, taken as sRGB", "had a colour profile that is not usable, taken as sRGB"),
     ("without the marker at its end, and whole all the same", "had no marker at the end, whole all the same"),
