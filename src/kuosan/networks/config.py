@@ -242,7 +242,7 @@ def default_unet(
     Args:
         step: what all sides are multiples of, in images of several shapes of about this size (in cells of latents); 0:
             of this shape alone.
-        version: of the defaults (train/defaults.py); 1 is what runs had that were begun before patches.
+        version: of the defaults (train/config.py); 1 is what runs had that were begun before patches.
 
     Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
     """

@@ -31,8 +31,9 @@ from kuosan.sample.generate import sample
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.plan import SamplePlan, plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint, require_start
-from kuosan.sample.request import Request, class_words
+from kuosan.sample.request import Request
 from kuosan.storage import checkpoint, manifest, tensors
+from kuosan.tasks.task import class_words
 from kuosan.text.tokens import TextEncoderConfig
 
 if TYPE_CHECKING:

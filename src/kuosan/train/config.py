@@ -69,7 +69,7 @@ _DENOISED = only(objective="diffusion")  # metadata of what only a denoiser's tr
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained; new runs have other defaults than these, which are those of keys that a stored
-    configuration leaves out: train/defaults.py."""
+    configuration leaves out: `GIVEN`, below."""
 
     objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
     minutes: float = 0.0  # a time budget in place of max_steps: minutes from start to end; may be raised on resume
