@@ -67,6 +67,7 @@ def prepare(
     typed: str = "",
     before: Mapping[str, Any] | None = NOT_READ,
     checked: RunConfig | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> TrainingSetup:
     """Open the images and resolve the configuration against them.
 
@@ -74,6 +75,7 @@ def prepare(
         typed: the text encoder's name if a person typed it, as against one in a file: only that one may be fetched.
         before: the configuration of the run that is there, if it was read already.
         checked: what `check_tree` made of the tree, if it was checked already.
+        origin: the configuration of the run whose weights a new one begins with.
 
     Raises:
         Error: no usable images, or a configuration that cannot be trained.
@@ -104,6 +106,7 @@ def prepare(
             shapes=_shapes(images),
             before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
             checked=checked,
+            origin=None if origin is None else trees.build(ModelConfig, origin.get("model", {})),
         )
         compute = choose(config.compute)
         join(world, compute.device)

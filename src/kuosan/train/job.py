@@ -27,7 +27,7 @@ from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train.config import SHORT, RunConfig
-from kuosan.train.resolve import check_tree, encoder_named
+from kuosan.train.resolve import check_tree, encoder_named, take_along
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ class TrainJob:
     network: Size | None = field(
         default=None, metadata={"read": size_typed}
     )  # the network's size where its fields are not given; small if not said
-    init: Path | None = None  # start from the averaged weights of this run
+    init: Path | None = None  # begin with this run's (checkpoint's, export's) averaged weights, network and schedule
     accept_new_data: bool = False  # go on although the images are not the ones the run was trained on
     dry_run: bool = False  # say what would be done, and do nothing
     settings: Tree = field(default_factory=dict, metadata=OPTION)
@@ -88,6 +88,7 @@ class SettledJob:
     before: Tree | None  # the configuration of the run that is there
     checked: RunConfig
     typed: str  # the text encoder that a person named, which alone may be fetched
+    origin: Tree | None = None  # the configuration of the run whose weights a new one begins with
 
 
 @dataclass(frozen=True)
@@ -177,12 +178,9 @@ def settle(job: TrainJob) -> SettledJob:
         before, tree = _of_run(out, tree)
         if job.network is not None:
             raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
-    if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
-        raise Error(
-            "model.network.kind = own: a network of your own is given from Python: "
-            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
-        )
-    checked = check_tree(tree)
+    _refuse_own(tree, job)
+    if job.init is None:
+        checked = check_tree(tree)  # refused before any file is opened
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
         out = Path("runs") / name.removesuffix(".zip")
@@ -190,7 +188,33 @@ def settle(job: TrainJob) -> SettledJob:
         from kuosan.train.resume import stored
 
         before = stored(out)
-    return SettledJob(out, dict(tree), before, checked, typed)
+    origin = None
+    if job.init is not None:
+        tree, origin = _begun_from(job, out, before, tree)
+        _refuse_own(tree, job)
+        checked = check_tree(tree)
+    return SettledJob(out, dict(tree), before, checked, typed, origin)
+
+
+def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
+    if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
+        raise Error(
+            "model.network.kind = own: a network of your own is given from Python: "
+            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
+        )
+
+
+def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Tree | None]:
+    """What was said over the model of `--init`, and that run's configuration; a run that has begun needs it no more."""
+    from kuosan.storage import checkpoint
+    from kuosan.train.resume import untrained
+
+    assert job.init is not None
+    how = {"own": job.module is not None, "sized": job.network is not None}
+    if before is not None and not (untrained(out) and is_there(job.init)):
+        return take_along(tree, before, str(job.init), **how), None
+    origin = checkpoint.load_config(job.init)
+    return take_along(tree, origin, str(job.init), **how), origin
 
 
 def is_there(path: Path) -> bool:
@@ -274,13 +298,10 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
 
 
 def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None]) -> TrainPlan:
-    from kuosan.storage import checkpoint
     from kuosan.train import api
     from kuosan.train.loop import measure
     from kuosan.train.report import EventReport, SilentTraining
 
-    if job.init is not None:
-        checkpoint.load_config(job.init)  # refused before the images are read
     setup = api.prepare(
         settled.out,
         settled.tree,
@@ -291,6 +312,7 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         typed=settled.typed,
         before=settled.before,
         checked=settled.checked,
+        origin=settled.origin,
     )
     report = EventReport(on_event)
     first = setup.world.first

@@ -25,6 +25,7 @@ from kuosan.config import as_begun
 from kuosan.errors import Error, setting
 from kuosan.models import latents as codec_folder
 from kuosan.models.codec import apart
+from kuosan.models.grow import require_growth
 from kuosan.models.model import ModelConfig, require_fit
 from kuosan.options import Tree
 from kuosan.regular import read_regular
@@ -68,6 +69,7 @@ class RunState:
 
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
+    origin: ModelConfig | None = None  # the model that they are of
     init: str | None = None  # the run whose weights this one began with
     new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
@@ -145,8 +147,9 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
         found.halvings = memory.known(folder, saved, found.notes)
     elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
-        found.weights = saved.ema
-        found.notes += _init_notes(asked, saved)
+        found.weights, found.origin = saved.ema, trees.build(ModelConfig, saved.config.get("model", {}))
+        require_growth(found.origin, asked.config.model, str(asked.init))
+        found.notes += _init_notes(asked, saved, found.origin)
     return found
 
 
@@ -212,15 +215,18 @@ def _newest(folder: Path) -> checkpoint.Saved | None:
     return checkpoint.load(folder, fits=require_fit)
 
 
-def _init_notes(asked: RunRequest, saved: checkpoint.Saved) -> list[str]:
-    own = trees.plain(asked.config)["model"]
-    theirs = saved.config.get("model", {})
-    keys = [key for key in ("schedule", "prediction", "sigma_data") if own.get(key) != theirs.get(key)]
-    notes = [f"starting from the averaged weights of {asked.init}, step {saved.step}."]
-    with contextlib.suppress(Error):  # an older run's configuration may not be one of today's
-        why = apart(asked.config.model.codec, trees.build(ModelConfig, theirs).codec)
-        notes += [f"note: {asked.init} {why}."] if why and asked.config.model.codec.kind != "pixels" else []
-    return notes + [f"note: those were trained with model.{key} {theirs.get(key)}, now {own[key]}." for key in keys]
+def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) -> list[str]:
+    """Whose weights a run begins with, what it has of that run's model, and what it has not."""
+    new = asked.config.model
+    along = [name for name in ("schedule", "prediction", "sigma_data") if getattr(new, name) == getattr(old, name)]
+    own = [name for name in ("schedule", "prediction", "sigma_data") if name not in along]
+    along = ["network", *along, *(("text",) if new.text == old.text and new.task.text else ())]
+    start = f"starting from the averaged weights of {asked.init}, step {saved.step}, with its {', '.join(along)}."
+    notes = [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged] + [start]
+    why = apart(new.codec, old.codec)
+    notes += [f"note: {asked.init} {why}."] if why and new.codec.kind != "pixels" and new.codec.scale else []
+    mine, theirs = trees.plain(new), trees.plain(old)
+    return notes + [f"note: those were trained with model.{name} {theirs[name]}, now {mine[name]}." for name in own]
 
 
 def write_head(run: Run) -> None:
