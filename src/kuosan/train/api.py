@@ -22,7 +22,7 @@ from kuosan.storage.cache import NEAR, Results
 from kuosan.storage.log import Log
 from kuosan.text.tokens import NoText, TextEncoderConfig
 from kuosan.train import latents, loop, saving, text_conditioning
-from kuosan.train.config import RunConfig
+from kuosan.train.config import CHANGEABLE, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
 from kuosan.train.resolve import check_tree, resolve
@@ -85,7 +85,7 @@ def prepare(
     checked = checked or check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
-        tree = _as_begun(before, tree)
+        tree = _as_begun(before, tree, begun=before is not None and not untrained(out))
         tree, autoencoder, note = latents.named(out, before, tree)
         if dataset is not None:
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
@@ -116,11 +116,14 @@ def prepare(
     return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note)
 
 
-def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the versions by which the run that is there understood its data, where none are given."""
-    data = {} if before is None else before.get("data", {})
-    known = {name: data[name] for name in ("layout", "split_version") if name in data}
-    return trees.merge({"data": known}, tree) if known else tree
+def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any], *, begun: bool) -> Mapping[str, Any]:
+    """The configuration with what the run that is there has where nothing is said: the versions by which it understood
+    its data, and once it has begun what may change on its way."""
+    before = before or {}
+    names = {"data": ("layout", "split_version"), "train": CHANGEABLE if begun else ()}
+    known = {group: {name: before[group][name] for name in each if name in before.get(group, {})}
+             for group, each in names.items()}  # fmt: skip
+    return trees.merge({group: each for group, each in known.items() if each}, tree)
 
 
 def _shapes(images: Images) -> tuple[tuple[int, int], ...]:

@@ -90,7 +90,7 @@ def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarra
     Raises:
         Error: one image at once takes too much.
     """
-    state, world, batch = run.state, run.world, run.config.train.batch
+    state, world, batch = run.state, run.world, run.train.batch
     device = run.objective.compute.device
     while True:
         losses, reason = None, ""
@@ -160,7 +160,7 @@ def back_at(run: Run) -> None:
 
 def backward(run: Run, drawn: Drawn) -> Tensor:
     """Add this process's part of the step to the gradients; its images' losses, (B,) float64."""
-    config, world = run.config.train, run.world
+    config, world = run.train, run.world
     rows, size = drawn.eps.shape[0], micro_batch(run)
     parts: list[Tensor] = []
     world.same(run.state.network.buffers())
@@ -197,14 +197,15 @@ def all_reduce(run: Run, loss: float, asked: int, short: bool) -> tuple[float, i
 
 def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     """Step and average if loss and gradient are finite, else leave every weight as it is; the step's row of the log."""
-    state, config = run.state, run.config.train
+    state, config = run.state, run.train
     rate = learning_rate(config, state.step)
     good = math.isfinite(loss) and math.isfinite(norm)
     if good:
         if config.clip and norm > config.clip:
             state.parameters.grads.mul_(config.clip / norm)
-        set_rate(state.optimizer, rate)
+        set_rate(state.optimizer, rate, config.weight_decay)
         state.optimizer.step()
+        state.ema.set_width(config.ema)
         state.ema.update(state.parameters.values)
     else:
         state.restore_buffers()
@@ -262,7 +263,7 @@ def speed(run: Run) -> float:
     run.times.append((time.perf_counter(), run.state.step))
     del run.times[:-20]
     (begin, first), (end, last) = run.times[0], run.times[-1]
-    return round((last - first) * run.config.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
+    return round((last - first) * run.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
 
 
 def roll_back(run: Run) -> None:
@@ -299,7 +300,7 @@ def changed(run: Run) -> dict[str, int]:
 
 def micro_batch(run: Run) -> int:
     """Images of a process at once in the step to come."""
-    train = run.config.train
+    train = run.train
     rows = -(-train.batch // run.world.size)
     most = min(train.micro_batch or rows, rows)
     return run.sizes.at("training", run.state.step + 1, run.state.retry, train.micro_batch, most)
@@ -376,7 +377,7 @@ def measure(run: Run) -> StepCost:
     Raises:
         Error: one image at once takes too much.
     """
-    config, state = run.config.train, run.state
+    config, state = run.train, run.state
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
     size = micro_batch(run)

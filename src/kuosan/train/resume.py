@@ -32,7 +32,7 @@ from kuosan.regular import read_regular
 from kuosan.storage import checkpoint, files
 from kuosan.storage.files import Lock
 from kuosan.train import memory
-from kuosan.train.config import RunConfig
+from kuosan.train.config import CHANGEABLE, Course, RunConfig, TrainConfig, read_course
 from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 DATA = "data.json"
+CHANGES = "changes.json"  # of settings on the run's way, by step
 LOG = "log.jsonl"
 SAMPLES = "samples"
 GIVEN = "config.before.yaml"  # a configuration written by hand, found where a run begins
@@ -73,6 +74,7 @@ class RunState:
     init: str | None = None  # the run whose weights this one began with
     new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
+    course: Course = Course()  # noqa: RUF009 (frozen); where settings changed on its way
     notes: list[str] = field(default_factory=list)
 
 
@@ -88,7 +90,8 @@ def stored(folder: Path) -> Tree | None:
         if not folder.is_dir():
             raise Error(f"{folder} is a file, not a folder; choose another --out.")
         if checkpoint.checkpoints(folder):
-            return checkpoint.load_config(folder)
+            saved = checkpoint.load(folder, parts=())
+            return _at_last(saved.config, known_course(folder, saved, []))
         if (folder / CONFIG).is_file():
             return _set_up(folder)
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
@@ -134,11 +137,17 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     if before is not None:
         try:
             found.new_data = bool(known.prints) and asked.fingerprint not in known.prints
-            found.notes += _compare(asked, before, known)
+            begun = saved if saved is not None and not untrained(folder) else None
+            if begun is not None:
+                found.course = known_course(folder, begun, found.notes)
+                before = _at_last(before, found.course)
+            found.notes += _compare(asked, before, known, CHANGEABLE if begun is not None else ())
+            if begun is not None:
+                found.course = _changed(asked.config.train, before, begun.step, found)
         except Error:
             if not untrained(folder):
                 raise
-            known, saved, found.new_data = RunOrigin((), None), None, False
+            known, saved, found.new_data, found.course = RunOrigin((), None), None, False, Course()
             found.notes.append(f"{folder} holds a run of no step yet: it begins again with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = saved
@@ -151,6 +160,52 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
         require_growth(found.origin, asked.config.model, str(asked.init))
         found.notes += _init_notes(asked, saved, found.origin)
     return found
+
+
+def known_course(folder: Path, saved: checkpoint.Saved, notes: list[str]) -> Course:
+    """Where the settings of a run changed: by its folder, or where that cannot be read by its save."""
+    path = folder / CHANGES
+    try:
+        with files.explained(path, doing="read"):
+            if path.is_file():
+                return read_course(json.loads(read_regular(path)))
+    except (Error, ValueError, RecursionError) as error:
+        notes.append(f"warning: {path} cannot be read ({error}); what changed after step {saved.step} is not known.")
+    try:
+        return read_course(saved.state.get("changes", []))
+    except (Error, ValueError) as error:
+        raise Error(
+            f"{saved.path}: the changes in state.json are none ({error}): it is damaged; use an earlier checkpoint."
+        ) from None
+
+
+def _at_last(tree: Tree, course: Course) -> Tree:
+    """A save's configuration with what changed after it."""
+    if not course.changes:
+        return tree
+    last = {name: value for name, value in course.plain()[-1].items() if name != "step"}
+    return trees.merge(tree, {"train": last})
+
+
+def _changed(now: TrainConfig, before: Mapping[str, Any], step: int, found: RunState) -> Course:
+    """The course with what is asked for now, which is said where it changes something."""
+    was = trees.build(TrainConfig, before.get("train", {}))
+    names = [name for name in CHANGEABLE if getattr(was, name) != getattr(now, name)]
+    if not names:
+        return found.course
+    told = ", ".join(f"{name} {_number(getattr(was, name))} -> {_number(getattr(now, name))}" for name in names)
+    found.notes.append(f"from step {step + 1:,} on: {told}.")
+    return found.course.changed(step, was, now)
+
+
+def _number(value: object) -> str:
+    """A setting as it is typed: 5e-4, 0.1, 32, cosine."""
+    if not isinstance(value, float):
+        return str(value)
+    if not 0 < value < 0.01:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def lock(folder: Path, say: Callable[[str], None]) -> Lock:
@@ -168,10 +223,10 @@ def untrained(folder: Path) -> bool:
     return begun and not (log.is_file() and log.stat().st_size)
 
 
-def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> list[str]:
+def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin, aloud: tuple[str, ...] = ()) -> list[str]:
     """Refuse another configuration, data set or --init than the run's; what else there is to say."""
     folder, now = asked.folder, trees.plain(asked.config)
-    notes = refuse_changes(before, now, str(folder))
+    notes = refuse_changes(before, now, str(folder), tuple(f"train.{name}" for name in aloud))
     if asked.init is not None and known.init != str(asked.init) and checkpoint.checkpoints(folder):
         raise Error(
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
@@ -254,6 +309,11 @@ def write_head(run: Run) -> None:
     if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings
         with files.explained(folder / memory.FILE):
             (folder / memory.FILE).unlink(missing_ok=True)
+    if run.course.changes:  # before the configuration, which they have changed
+        files.write_atomic(folder / CHANGES, json.dumps(run.course.plain(), indent=1) + "\n")
+    else:
+        with files.explained(folder / CHANGES):
+            (folder / CHANGES).unlink(missing_ok=True)
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
@@ -267,7 +327,7 @@ def _by_hand(path: Path) -> str | None:
     return None
 
 
-# What may change between two starts of the same run: how long, how often and where, never what is learned.
+# What may change between two starts of the same run: how long, how often and where; and, aloud, `CHANGEABLE`.
 FREE_ON_RESUME = (
     "train.max_steps",
     "train.save_every",
@@ -293,8 +353,13 @@ FREE_ON_RESUME = (
 INEXACT = ("train.micro_batch", "compute.")
 
 
-def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
+def refuse_changes(
+    stored: Mapping[str, Any], now: Mapping[str, Any], run: str, aloud: tuple[str, ...] = ()
+) -> list[str]:
     """What differs harmlessly between a run's stored configuration and the one given now, in words.
+
+    Args:
+        aloud: keys that may change as well, which others say.
 
     Raises:
         Error: something differs that would make this another run; it names each key with both values and the choices.
@@ -302,7 +367,7 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
     with contextlib.suppress(Error):  # an older run knows nothing of newer settings, which had their defaults
         stored = trees.plain(trees.build(RunConfig, stored))
     changed = trees.differences(stored, now)
-    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
+    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME + aloud)}
     if fixed:
         lines = "\n".join(
             f"  {key}: the run has {setting(old)}, now {setting(new)}" for key, (old, new) in fixed.items()
@@ -312,7 +377,7 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
             f"  Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out "
             f"ANOTHER, or start a new one from this run's weights with --out ANOTHER --init {run}."
         )
-    return [_said(key, old, new, now) for key, (old, new) in changed.items()]
+    return [_said(key, old, new, now) for key, (old, new) in changed.items() if key not in aloud]
 
 
 def _said(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> str:

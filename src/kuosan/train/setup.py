@@ -184,6 +184,7 @@ def _ready(
             threads=seeds.BESIDE_A_GPU if compute.device.type == "cuda" else 1,
             texts=texts,
             noise_shape=noise_shape(config.train, config.model),
+            sizes=tuple((each.step, each.batch) for each in found.course.changes),
         ),
         objective,
         None,
@@ -197,9 +198,11 @@ def _ready(
             READING: stored_rule(images.plan),
             **facts,
             **({"halvings": sizes.plain()} if sizes.halvings else {}),
+            **({"changes": found.course.plain()} if found.course.changes else {}),
         },
         saved_at=found.saved.step if found.saved is not None else -1,
         sizes=sizes,
+        course=found.course,
     )
 
 
