@@ -16,7 +16,7 @@ import kuosan
 from kuosan import Error, options
 from kuosan import config as trees
 from kuosan.events import Event
-from kuosan.models.job import ExportJob, plan_export, run_export
+from kuosan.models.export import ExportJob, plan_export, run_export
 from kuosan.storage import checkpoint
 from kuosan.train import api
 from kuosan.train.config import SHORT, RunConfig

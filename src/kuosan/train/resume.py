@@ -193,8 +193,8 @@ def _changed(now: TrainConfig, before: Mapping[str, Any], step: int, found: RunS
     names = [name for name in CHANGEABLE if getattr(was, name) != getattr(now, name)]
     if not names:
         return found.course
-    told = ", ".join(f"{name} {_number(getattr(was, name))} -> {_number(getattr(now, name))}" for name in names)
-    found.notes.append(f"from step {step + 1:,} on: {told}.")
+    changes = ", ".join(f"{name} {_number(getattr(was, name))} -> {_number(getattr(now, name))}" for name in names)
+    found.notes.append(f"from step {step + 1:,} on: {changes}.")
     return found.course.changed(step, was, now)
 
 
