@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import kuosan
+from autoencoder_runs import autoencoder_run, latent_run
 from kuosan import Error, options
 from kuosan import config as trees
 from kuosan.events import Event
@@ -55,14 +57,13 @@ def begun(asked: TrainJob, train: bool = False) -> tuple[TrainPlan, list[str]]:
         return plan, [line for line in map(noted, news) if line]
 
 
-def folder(path: Path, size: int = 8, classes: str = "", captions: bool = False, grey: bool = False) -> Path:
+def folder(path: Path, size: int = 8, classes: str = "", captions: bool = False) -> Path:
     """Twelve images, in folders of classes, with captions beside them."""
     draw = np.random.default_rng(0)
     for i in range(12):
         place = path / (classes[i % len(classes)] if classes else ".") / f"{i}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
-        shape = (size, size) if grey else (size, size, 3)
-        Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(place)
+        Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(place)
         if captions:
             place.with_suffix(".txt").write_text(f"a thing {i % 3}")
     return path
@@ -77,7 +78,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder(at / "abc", classes="abc")
     folder(at / "bcd", classes="bcd")
     folder(at / "captions", captions=True)
-    folder(at / "grey", grey=True)
+    folder(at / "long", captions=True)
+    (at / "long" / "0.txt").write_text("one two three four five six seven eight nine ten")
     flow = {"schedule": "flow", "model.network.patch": 1}
     for name, data, settings in (
         ("flow", "plain.npz", NETWORK | flow),
@@ -110,7 +112,7 @@ BEGINNINGS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], str]] = {
                      "1 level behind the coarsest"),
     "larger, of tokens": ("dit", "large", {}, {"network.grid": 8}, "positions stretched over 8 tokens"),
     "tokens": ("dit", "plain.npz", {}, {"network.grid": 0}, "with its network"),
-    "grey": ("flow", "plain.npz", {"channels": "grey"}, {"network.in_channels": 1}, "images of 1 channels for 3"),
+    "grey": ("flow", "plain.npz", {"channels": "grey"}, {"network.in_channels": 1}, "grey images for RGB"),
     "classes": ("flow", "abc", {"model.task.labels": True}, {"network.classes": 3}, "3 classes, which begin as no"),
     "other classes": ("classes", "bcd", {}, {"task.class_names": ["b", "c", "d"], "task.drop": 0.2},
                       "1 of 3 classes (d)"),
@@ -118,6 +120,7 @@ BEGINNINGS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], str]] = {
     "captions": ("flow", "captions", {"text": "bytes"}, {"network.context_attention": "cross"}, "captions, whose"),
     "the same captions": ("text", "captions", {}, {"text.width": 24, "network.context_attention": "transformer"},
                           "text."),
+    "longer captions": ("text", "long", {}, {"text.length": 16}, "captions of 15 tokens for 7"),
     "inpainting": ("flow", "plain.npz", {"task": "inpainting"}, {"network.concat_channels": 4}, "inpainting joins"),
     "super-resolution": ("flow", "plain.npz", {"task": "super_resolution"}, {"network.concat_skip": False}, "joins"),
     "upscaling": ("upscaling", "large", {"data.size": 16}, {"task.scale": 2, "network.concat_skip": True}, "with its"),
@@ -149,6 +152,59 @@ def test_a_new_run_has_the_old_ones_model_unless_asked_otherwise(what: str, made
         assert not any("starting" in line for line in said) and plan.resumed
     assert checkpoint.load_config(out)["model"] == mine
     assert checkpoint.load(out).step == 3
+
+
+def test_a_model_of_latents_takes_its_autoencoder_along(made: Path, tmp_path: Path) -> None:
+    old = latent_run(tmp_path / "old", autoencoder_run(tmp_path / "autoencoder", made / "large"))
+    shutil.rmtree(tmp_path / "autoencoder")
+    asked = job(tmp_path / "new", made / "large", {"data.size": 16}, init=old)
+    _, said = begun(asked, train=True)
+    assert any("with its network" in line for line in said), said
+    mine, theirs = model_of(tmp_path / "new"), model_of(old)
+    assert mine["codec"]["weights"] == theirs["codec"]["weights"] and mine["codec"]["run"] == str(old)
+    assert mine["sigma_data"] == theirs["sigma_data"]
+    shutil.rmtree(old)
+    for settings in ({}, {"data.size": 16, "train.max_steps": 3}):
+        again = job(tmp_path / "new", made / "large", settings, init=old if settings else None)
+        if not settings:  # from the run alone
+            again = TrainJob(tmp_path / "new", measure=False)
+        plan, _ = begun(again, train=True)
+        assert plan.resumed and plan.run.config.model.codec.kind == "latents"
+    with pytest.raises(Error, match="it denoises latents of 4 channels, not of 3"):
+        old = latent_run(tmp_path / "old", autoencoder_run(tmp_path / "autoencoder", made / "large"))
+        begun(job(tmp_path / "pixels", made / "large", {"model.codec.kind": "pixels"}, init=old))
+
+
+def test_a_classifier_is_begun_from_a_classifier(made: Path, tmp_path: Path) -> None:
+    objective = {"train.objective": "classifier"}
+    small = {key: value for key, value in NETWORK.items() if "head" not in key}
+    begun(job(tmp_path / "old", made / "abc", objective | small), train=True)
+    _, said = begun(job(tmp_path / "new", made / "bcd", objective, init=tmp_path / "old"), train=True)
+    assert "new in it: 1 of 3 classes (d), which begin at zero." in said
+    assert model_of(tmp_path / "new")["network"] == model_of(tmp_path / "old")["network"]
+    with pytest.raises(Error, match=r"it is a classifier \(objective classifier\).*say --objective classifier"):
+        begun(job(tmp_path / "third", made / "bcd", init=tmp_path / "old"))
+
+
+OLD = {"labels": ("labels-47b8b58.zip", "labels"), "latents": ("latents-47b8b58.zip", "latents"),
+       "autoencoder": ("latents-47b8b58.zip", "ae")}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OLD)
+def test_a_run_of_an_earlier_version_is_begun_from(what: str, tmp_path: Path) -> None:
+    name, run = OLD[what]
+    with zipfile.ZipFile(Path(__file__).parent / name) as archive:
+        archive.extractall(tmp_path)
+    old = next(path for path in tmp_path.rglob(run) if (path / "checkpoints").is_dir())
+    pictures = next(path for path in tmp_path.rglob("images*") if path.suffix in (".npz", "") and path.exists())
+    settings = {"data.size": 16, "train.batch": 2}
+    if what == "autoencoder":
+        settings |= {"train.objective": "autoencoder", "train.autoencoder.critic_start": 1}
+    asked = job(tmp_path / "new", pictures, settings, init=old)
+    begun(asked, train=True)
+    mine, theirs = model_of(tmp_path / "new"), checkpoint.load_config(old)["model"]
+    assert mine["network"]["channels"] == theirs["network"]["channels"]
+    assert mine["prediction"] == theirs["prediction"]
 
 
 @pytest.mark.parametrize("how", ["run", "checkpoint", "export"])

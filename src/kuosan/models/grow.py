@@ -41,9 +41,11 @@ FREE = {
     *("dropout", "checkpointing", "origin", "patch", "grid"),
 }
 _COLOURS = {1: (1, False), 2: (1, True), 3: (3, False), 4: (3, True)}  # channels of an image: colours, and alpha
+_KINDS = {1: "grey", 2: "grey-alpha", 3: "RGB", 4: "RGBA"}
 ALLOWED = (
-    "Allowed are images of another size, grey, RGB or RGBA, other classes, captions or none yet, another task, a patch "
-    "that is a multiple or a divisor, attention where there was none, levels behind the coarsest of its width"
+    "Allowed are images of another size, grey, RGB or RGBA, other classes, captions where there were none, another "
+    "task, a patch that is a multiple or a divisor, attention where there was none, levels behind the coarsest of its "
+    "width"
 )
 
 
@@ -195,6 +197,7 @@ def grown(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor], old: Model
         if name == "text.places.weight" and taken.shape != value.shape:
             rows = min(len(taken), len(value))
             value[:rows] = taken[:rows]
+            news.append(f"captions of {len(value) - 1} tokens for {len(taken) - 1}")
             continue
         assert taken.shape == value.shape, (name, taken.shape, value.shape)
         made[name] = taken.to(value.dtype)
@@ -288,7 +291,7 @@ def _entrance(
         whole = _patched(whole, q, mean=False)
         news.append(f"patches of {q} x {q} pixels for {p} x {p}, each pixel as {_times(p, q)}")
     if c != n:
-        news.append(f"images of {n} channels for {c}, grey as before")
+        news.append(f"{_KINDS[n]} images for {_KINDS[c]}, of which grey ones give what they gave")
     if wanted and not joined:
         news.append(f"what task {new.task.kind} joins to the image, which begins at zero")
     if new.learned_variance != old.learned_variance:

@@ -25,7 +25,7 @@ from kuosan.train import latents, loop, saving, text_conditioning
 from kuosan.train.config import CHANGEABLE, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
-from kuosan.train.resolve import check_tree, resolve
+from kuosan.train.resolve import check_tree, lengthened, resolve
 from kuosan.train.resume import stored, untrained
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
@@ -96,17 +96,18 @@ def prepare(
         )
         own = type(network).__name__ if network is not None else None
         encoder, text = _text(tree, images, typed)
+        begun_from = None if origin is None else trees.build(ModelConfig, origin.get("model", {}))
         config = resolve(
             tree,
             images.shape,
             size,
             own=own,
             classes=tuple(images.classes),
-            text=text,
+            text=lengthened(text, tree, begun_from),
             shapes=_shapes(images),
             before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
             checked=checked,
-            origin=None if origin is None else trees.build(ModelConfig, origin.get("model", {})),
+            origin=begun_from,
         )
         compute = choose(config.compute)
         join(world, compute.device)

@@ -212,7 +212,7 @@ def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str
     assert job.init is not None
     how = {"own": job.module is not None, "sized": job.network is not None}
     if before is not None and not (untrained(out) and is_there(job.init)):
-        return take_along(tree, before, str(job.init), **how), None
+        return take_along(tree, before, str(job.init), begun=True, **how), None
     origin = checkpoint.load_config(job.init)
     return take_along(tree, origin, str(job.init), **how), origin
 

@@ -104,12 +104,18 @@ _TRAINS = {"classifier": "classifier", "autoencoder": "autoencoder"}  # networks
 
 
 def take_along(
-    tree: Mapping[str, Any], origin: Mapping[str, Any], source: str, *, own: bool = False, sized: bool = False
+    tree: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    source: str,
+    *,
+    own: bool = False,
+    sized: bool = False,
+    begun: bool = False,
 ) -> Tree:
     """What was said, over the model of the run that the weights come from (`--init`).
 
     Args:
-        origin: that run's whole configuration, or the new one's own where that was begun already.
+        origin: that run's whole configuration, or the new one's own where that was `begun` already.
         source: the run's folder, as it is named.
         own: a network of the caller's is given.
         sized: the network's size was said, so that it is not the old one's.
@@ -136,13 +142,12 @@ def take_along(
         for name in ("prediction", "sigma_data", "learned_variance"):
             along.pop(name, None)
     if along.get("codec", {}).get("kind") == "latents":
-        along["codec"] = {"kind": "latents", "run": source}
+        along["codec"] = {"kind": "latents", "run": old["codec"]["run"] if begun else source}
     else:
         along.pop("codec", None)
     if wanted == "diffusion":
-        along["text"] = {name: value for name, value in old["text"].items() if name not in ("width", "weights")}
-        if old["text"]["kind"] == "bytes":
-            along["text"] = old["text"]
+        left = ("width", "weights") if old["text"]["kind"] == "encoder" else () if begun else ("length",)
+        along["text"] = {name: value for name, value in old["text"].items() if name not in left}
         along["task"] = _task_along(said, old)
     if own or sized:
         along.pop("network")
@@ -153,6 +158,14 @@ def take_along(
     learned = str(model.get("learned_variance", False)).lower() == "true"
     loss = {"loss": train["loss"]} if learned and "loss" in train else {}
     return trees.merge({"train": loss}, tree, {"model": model})
+
+
+def lengthened(text: Tree | None, tree: Mapping[str, Any], origin: ModelConfig | None) -> Tree | None:
+    """How captions are read, of as many tokens as the captions have or the run that the weights come from reads."""
+    said = _mapping(_mapping(tree, "model"), "text").get("length")
+    if text is None or origin is None or said or not isinstance(origin.text, ByteText) or text["kind"] != "bytes":
+        return text
+    return {**text, "length": max(text["length"], origin.text.length)}
 
 
 def _mapping(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
