@@ -407,7 +407,8 @@ def _say_classes(old: ModelConfig, new: ModelConfig, news: list[str]) -> None:
 def _say_attention(old: UNetConfig, new: UNetConfig, news: list[str]) -> None:
     added = [str(i + 1) for i, (was, on) in enumerate(zip(old.attention, new.attention)) if on and not was]
     if added:
-        news.append(f"attention at level {', '.join(added)}, which begins at zero")
+        what = "level" if len(added) == 1 else "levels"
+        news.append(f"attention at {what} {' and '.join(added)}, which begins at zero")
 
 
 def _say_size(old: ModelConfig, new: ModelConfig, news: list[str]) -> None:
@@ -420,9 +421,8 @@ def _say_size(old: ModelConfig, new: ModelConfig, news: list[str]) -> None:
     elif isinstance(new.network, UNetConfig) and isinstance(old.network, UNetConfig):
         sides = [max(each.sample_shape[1:]) // each.network.factor for each in (old, new)]  # type: ignore[union-attr]
         same = old.network.levels == new.network.levels and old.network.patch == new.network.patch
-        text += (
-            f", with {'the same' if same else 'its'} network: {sides[1]} cells a side at its coarsest for {sides[0]}"
-        )
+        cells = f": {sides[1]} cells a side at its coarsest for {sides[0]}" if sides[0] != sides[1] else ""
+        text += f", with {'the same' if same else 'its'} network{cells}"
     news.append(text)
 
 
