@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,19 +18,19 @@ from kuosan import Error, fit, load, options
 from kuosan.data import doctor
 from kuosan.data.config import DataConfig
 from kuosan.data.job import DoctorJob, plan_doctor, run_doctor
-from kuosan.events import Fact, Finished, Preview, Progress, Wrote
+from kuosan.events import Event, Fact, Finished, Preview, Progress, Wrote
 from kuosan.models.export import ExportJob, plan_export, run_export
-from kuosan.storage import checkpoint
+from kuosan.storage import checkpoint, manifest, tensors
 from kuosan.train import api, job
 from kuosan.train import resolve as resolving
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.job import TrainJob, plan_train, run_train
-from kuosan.train.report import SilentTraining
+from kuosan.train.report import SilentTraining, noted
 from shell import QUICK, image_folder, kuosan, refused
 
 
 @contextmanager
-def counted(owner: Any, name: str) -> Iterator[list[tuple[Any, ...]]]:
+def calls_of(owner: Any, name: str) -> Iterator[list[tuple[Any, ...]]]:
     """The arguments of every call of a function within the block."""
     calls: list[tuple[Any, ...]] = []
     real = getattr(owner, name)
@@ -54,7 +56,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_an_export_opens_its_checkpoint_once(trained: Path, tmp_path: Path) -> None:
-    with counted(checkpoint, "load") as opened:
+    with calls_of(checkpoint, "load") as opened:
         assert kuosan("export", trained, tmp_path / "model").code == 0
     assert len(opened) == 1
 
@@ -83,7 +85,7 @@ def test_an_export_says_which_words_it_takes(words: list[str], naming: list[str]
 
 def test_a_doctor_looks_once(tmp_path: Path) -> None:
     images = image_folder(tmp_path / "images", 4)
-    with counted(doctor, "examine") as looked:
+    with calls_of(doctor, "examine") as looked:
         assert kuosan("doctor", images, "--out", tmp_path / "report").code == 0
     assert len(looked) == 1
 
@@ -127,30 +129,57 @@ def job_of(out: Path, images: Path, steps: int = 3) -> TrainJob:
 def test_a_training_opens_and_resolves_once(tmp_path: Path) -> None:
     images, run = image_folder(tmp_path / "images", 6), tmp_path / "run"
     with (
-        counted(resolving, "choose") as chosen,
-        counted(api, "resolve") as resolved,
-        counted(job, "check_tree") as checked,
-        counted(api, "open_images") as read,
-        counted(api, "open_run") as opened,
-        counted(checkpoint, "load") as loaded,
+        calls_of(resolving, "choose") as chosen,
+        calls_of(api, "resolve") as resolved,
+        calls_of(job, "check_tree") as checked,
+        calls_of(api, "open_images") as read,
+        calls_of(api, "open_run") as opened,
+        calls_of(checkpoint, "load") as loaded,
     ):
         assert kuosan("train", images, "--out", run, *PREVIEWED).code == 0
     assert [len(calls) for calls in (chosen, resolved, checked, read, opened, loaded)] == [1, 1, 1, 1, 1, 0]
     with (
-        counted(resolving, "choose") as chosen,
-        counted(api, "resolve") as resolved,
-        counted(api, "open_images") as read,
-        counted(checkpoint, "_load") as loaded,
+        calls_of(resolving, "choose") as chosen,
+        calls_of(api, "resolve") as resolved,
+        calls_of(api, "open_images") as read,
+        calls_of(checkpoint, "_load") as loaded,
     ):
         assert kuosan("train", "--out", run, "--max-steps", 5).code == 0
     assert [len(calls) for calls in (chosen, resolved, read)] == [1, 1, 1]
-    # the settings decide on what is read; the whole save is opened once, when its folder is locked
+    # the settings decide on what is read; the tensors are read when the folder is locked
     assert [tuple(call[1]) for call in loaded] == [(), checkpoint.PARTS]
+
+
+@pytest.mark.parametrize(
+    "words", [["--out", "RUN"], ["DATA", "--out", "RUN"], ["DATA", "--out", "NEW", "--init", "RUN"]]
+)
+def test_a_training_reads_every_file_of_a_save_once(words: list[str], trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    own = {"RUN": tmp_path / "run", "NEW": tmp_path / "new", "DATA": trained.parent / "images"}
+    options = ["--max-steps", 5] if words[0] == "--out" else [{"3": "5"}.get(word, word) for word in QUICK]
+    with (
+        calls_of(manifest, "read") as lists,
+        calls_of(checkpoint, "_text") as texts,
+        calls_of(tensors, "read_hashed") as parts,
+    ):
+        assert kuosan("train", *(own.get(word, word) for word in words), *options).code == 0
+    read = [*(path / "manifest.json" for path, *_ in lists), *(call[0] / call[1] for call in texts)]
+    read += [path for path, *_ in parts]
+    assert len(read) == len(set(read)) == (4 if "--init" in words else 6), read
+
+
+def test_a_save_written_again_meanwhile_is_read_again(trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    opened = checkpoint.load(run, parts=())
+    assert checkpoint.load(run, opened=[opened]).config is opened.config
+    os.utime(opened.path / "manifest.json")
+    again = checkpoint.load(run, opened=[opened])
+    assert again.config is not opened.config and again.config == opened.config
 
 
 def test_python_takes_the_shells_way_and_no_other(tmp_path: Path) -> None:
     images = image_folder(tmp_path / "images", 6)
-    with counted(job, "plan_train") as planned, counted(job, "run_train") as ran:
+    with calls_of(job, "plan_train") as planned, calls_of(job, "run_train") as ran:
         names = ["data.size" if name == "--size" else name.removeprefix("--") for name in QUICK[::2]]
         typed: dict[str, Any] = dict(zip(names, QUICK[1::2]))
         assert fit(None, images, tmp_path / "run", report=SilentTraining(), **typed) == tmp_path / "run"
@@ -211,6 +240,21 @@ def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path: Path
     assert checkpoint.load(run).step == 3
 
 
+def test_what_becomes_known_is_a_fact_whose_words_are_the_shells(trained: Path, tmp_path: Path) -> None:
+    run, news = Path(shutil.copytree(trained, tmp_path / "run")), list[Event]()
+    with plan_train(TrainJob(run, settings={"train": {"max_steps": 5}}, measure=False), news.append):
+        pass
+    (found,) = [event for event in news if isinstance(event, Fact) and event.name == "resumed"]
+    assert found.values == {"step": 3, "of": 5, "folder": str(run)}
+    assert noted(found) == f"going on from step 3 of 5: {run}"
+    halved = {"what": "training", "step": 7, "size": 8, "reason": "full", "back": 5}
+    assert noted(Fact("halved", halved)) == (
+        "step 7: out of memory (full): micro-batch 8 -> 4 from here on; from the save of step 5 on, the steps are "
+        "taken again with the same draws."
+    )
+    assert noted(Fact("step", {"loss": 1.0})) is None
+
+
 def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:
     said = kuosan("train", "--out", trained, "--max-steps", 4)
     lines = said.out.splitlines()
@@ -223,9 +267,22 @@ def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:
 
 def test_help_shows_the_options_that_people_use_and_where_the_rest_is() -> None:
     first, every = kuosan("train", "--help").out, kuosan("train", "--help-all").out
-    used = ["out", "config", "network", "size", "max-steps", "batch", "lr", "task", "labels", "text", "codec"]
+    used = [
+        "out",
+        "config",
+        "network",
+        "size",
+        "minutes",
+        "max-steps",
+        "batch",
+        "lr",
+        "task",
+        "labels",
+        "text",
+        "codec",
+    ]
     used += ["objective", "precision", "init", "dry-run"]
-    assert len(used) == 15 and re.findall(r"│ --([\w.-]+)", first) == used
+    assert len(used) == 16 and re.findall(r"│ --([\w.-]+)", first) == used
     assert "kuosan train --help-all" in first
     listed = re.findall(r"│ --([\w.-]+)", every)
     assert len(listed) == len(options.options(RunConfig)) + 6 and set(used) <= set(listed)

@@ -97,6 +97,19 @@ def test_two_processes_share_latents_and_what_is_measured_of_them(made: Path, mo
     assert losses(made / "latents-two") == pytest.approx(losses(made / "latents-one"), rel=1e-5)
 
 
+def test_two_processes_take_the_steps_that_the_first_one_plans(made: Path) -> None:
+    """The second one's clock is not asked: both plan the same, take as many steps, and go on with more minutes."""
+    timed = {"train.minutes": 0.1, "train.save_every": -1, "train.evaluate_every": -1}
+    for minutes in (0.1, 0.2):
+        ranks = launch(made / "timed", made / "pictures.npz", **{**timed, "train.minutes": minutes})
+        assert [rank["code"] for rank in ranks] == [0, 0], ranks
+        assert ranks[0]["ids"][-1][0] == ranks[1]["ids"][-1][0], "the same last step"
+        assert any(f"{minutes} min, of which" in line for line in ranks[0]["said"])
+    after = outcome(made / "timed")
+    plans = after["state"]["budget"]["plans"]
+    assert {plan["reason"] for plan in plans} >= {"first", "minutes"} and plans[-1]["last"] == after["step"] > 2
+
+
 def test_an_error_of_the_first_process_ends_both_at_once(made: Path) -> None:
     begin = time.monotonic()
     ranks = launch(made / "one", made / "pictures.npz", **{"train.clip": 0.5})

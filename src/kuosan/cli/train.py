@@ -19,10 +19,12 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
 from kuosan.storage.files import size_text
+from kuosan.train.budget import process_began
 from kuosan.train.config import GIVEN, SHORT
 from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan
 from kuosan.train.report import noted
 
+LONG = 20 * 60  # seconds; of a longer run the time budget is mentioned
 SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
 
 
@@ -35,7 +37,7 @@ def train(tree: Tree, words: list[str]) -> int:
         raise Error(f"the images are given twice: {words[0]!r} and --data.path {settings['data']['path']!r}.")
     if words:
         settings.setdefault("data", {})["path"] = words[0]
-    return train_job(trees.build(TrainJob, {**tree, "settings": settings}))
+    return train_job(trees.build(TrainJob, {**tree, "settings": settings, "begun": process_began()}))
 
 
 def train_job(job: TrainJob) -> int:
@@ -94,17 +96,29 @@ def _say_plan(plan: TrainPlan) -> None:
     if cost is None or plan.seconds is None:
         return
     about = f"about {duration(plan.seconds)}, about {size_text(cost.memory)} of memory"
-    saved = f"saved every {config.train.save_every} steps; Ctrl-C saves and stops"
+    every, budgeted = config.train.save_every, plan.run.budget is not None
+    saved = f"saved {f'every {every} steps' if every > 0 else 'at every look'}; Ctrl-C saves and stops"
     if plan.resumed:
-        say(f"training: {plan.steps_left} steps left, {about} ({saved})")
+        say(f"training: {'about ' if budgeted else ''}{plan.steps_left} steps left, {about} ({saved})")
         return
     assert config.model.shape is not None
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
-    say(f"training: {plan.steps_left} steps of {config.train.batch} ({plan.epochs:.1f} epochs in all), {about}")
+    steps = f"{'about ' if budgeted else ''}{plan.steps_left} steps of {config.train.batch}"
+    say(f"training: {steps} ({plan.epochs:.1f} epochs in all), {about}{_first_look(plan)}")
     say(f"run: {plan.run.folder} ({saved})")
+
+
+def _first_look(plan: TrainPlan) -> str:
+    """When there is something to look at."""
+    if plan.first_look is None:
+        return ""
+    step, seconds = plan.first_look
+    what = "preview" if plan.run.config.train.preview_every else "held-out loss"
+    shorter = "; --minutes 10 trains for ten minutes" if plan.run.budget is None and (plan.seconds or 0) > LONG else ""
+    return f"; first {what} at step {step}, in about {duration(seconds)}{shorter}"
 
 
 def _latents(model: Any) -> str:
@@ -129,15 +143,17 @@ def _purpose(model: Any) -> str:
 
 
 def _say_end(trained: TrainedRun, out: Path) -> None:
-    folder, step, last, stopped = trained.folder, trained.step, trained.config.train.max_steps, trained.stopped
+    folder, step, last, stopped = trained.folder, trained.step, trained.last, trained.stopped
+    minutes = trained.config.train.minutes
+    used = "" if trained.used is None else f", {trained.used / 60:.1f} of {minutes:g} minutes used"
     if stopped:
         console.print()
         say(
-            f"stopped by {signal.Signals(stopped).name} at step {step} of {last}, saved. "
+            f"stopped by {signal.Signals(stopped).name} at step {step} of {last}{used}, saved. "
             f"{'The same command' if folder == out else f'kuosan train --out {quote(str(folder))}'} goes on from there."
         )
         return
-    say(f"done: {folder}, {step} steps. The curve is {folder / 'curve.png'}.")
+    say(f"done: {folder}, {step} steps{used}. The curve is {folder / 'curve.png'}.")
     if trained.config.train.objective == "classifier":
         _say_accuracy(trained)
         return
@@ -149,7 +165,8 @@ def _say_end(trained: TrainedRun, out: Path) -> None:
         "super_resolution": f"restore {quote(str(folder))} IMAGE --upscale {getattr(task, 'scale', 0)}",
         "inpainting": f"restore {quote(str(folder))} IMAGE --mask MASK",
     }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
-    say(f"next: kuosan {use}   (longer training: the same command with --max-steps {2 * last})")
+    longer = f"--minutes {2 * minutes:g}" if minutes else f"--max-steps {2 * last}"
+    say(f"next: kuosan {use}   (longer training: the same command with {longer})")
 
 
 def _say_reconstruction(trained: TrainedRun) -> None:
@@ -178,7 +195,17 @@ def _say_accuracy(trained: TrainedRun) -> None:
 
 
 FIRST = (
-    *("out", "config", "network", "data.size", "train.max_steps", "train.batch", "train.lr", "model.task.kind"),
+    *(
+        "out",
+        "config",
+        "network",
+        "data.size",
+        "train.minutes",
+        "train.max_steps",
+        "train.batch",
+        "train.lr",
+        "model.task.kind",
+    ),
     *("model.task.labels", "model.text.kind", "model.codec.run", "train.objective", "compute.precision", "init"),
     "dry_run",
 )

@@ -18,8 +18,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -55,6 +55,8 @@ class Saved:
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     damaged: tuple[str, ...] = ()  # what is wrong with newer checkpoints that were passed over; say it aloud
+    entries: Mapping[str, manifest.ManifestEntry] = field(default_factory=dict)  # what its manifest lists
+    stamp: tuple[int, ...] = ()  # of its manifest, by which a folder written again is known
 
     @property
     def untrained(self) -> bool:
@@ -161,18 +163,24 @@ def latest(run: str | os.PathLike[str]) -> Newest:
     return _newest(run, verified) or Newest(None, ())
 
 
-def load(path: str | os.PathLike[str], parts: Collection[str] = PARTS, fits: Fits = lambda *_: None) -> Saved:
+def load(
+    path: str | os.PathLike[str],
+    parts: Collection[str] = PARTS,
+    fits: Fits = lambda *_: None,
+    opened: Sequence[Saved] = (),
+) -> Saved:
     """What a run's newest good checkpoint, or the checkpoint folder given, holds; tensors on the CPU, dtypes as saved.
 
     `parts=("ema",)` is all that sampling needs, and all that is then read and checked. `fits` (`model.require_fit`)
-    compares each part's header with the configuration before the part is read.
+    compares each part's header with the configuration before the part is read. Of a checkpoint `opened` before,
+    with fewer parts, only these parts are read.
 
     Raises: Error that says what `path` is instead, or which file of it is damaged and how.
     """
     path = Path(path)
     if not _is_run(path):
-        return _load(path, parts, fits)
-    found = _newest(path, lambda checkpoint, damaged: _load(checkpoint, parts, fits, damaged))
+        return _load(path, parts, fits, opened=opened)
+    found = _newest(path, lambda checkpoint, damaged: _load(checkpoint, parts, fits, damaged, opened))
     if found is None:
         raise Error(f"{path} has no checkpoint yet: train it first, or wait for its first save.")
     return found
@@ -210,21 +218,18 @@ def load_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return load(path, parts=()).config
 
 
-def _load(path: Path, parts: Collection[str], fits: Fits, damaged: tuple[str, ...] = ()) -> Saved:
-    entries = manifest.read(path)
+def _load(
+    path: Path, parts: Collection[str], fits: Fits, damaged: tuple[str, ...] = (), opened: Sequence[Saved] = ()
+) -> Saved:
+    stamp = _stamp(path)
+    known = next((each for each in opened if stamp and (each.path, each.stamp) == (path, stamp)), None)
+    entries = manifest.read(path) if known is None else known.entries
     for name in (CONFIG, STATE, *(f"{part}.safetensors" for part in parts)):
         if name not in entries and EXPORTED in entries:
             raise Error(f"{path} is an exported model: it can be sampled, or begun from with --init, not gone on with.")
         if name not in entries:
             raise Error(f"{path} is not a checkpoint: {name} is missing; give a run or a checkpoint folder.")
-    config = trees.parse(_text(path, CONFIG, entries), path / CONFIG)
-    for group in ("model", "train", "data", "compute"):
-        if not isinstance(config.get(group, {}), dict):
-            raise Error(
-                f"{path / CONFIG}: {group} is {shown(config[group])}, not a group of settings; {manifest.CURE}."
-            )
-    config = as_begun(config)
-    step, state = _parse_state(_text(path, STATE, entries), path)
+    config, step, state = _described(path, entries) if known is None else (known.config, known.step, known.state)
     tensors: dict[str, dict[str, Tensor]] = {}
     for part in parts:
         name = f"{part}.safetensors"
@@ -232,7 +237,26 @@ def _load(path: Path, parts: Collection[str], fits: Fits, damaged: tuple[str, ..
         tensors[part], sha256 = weights.read_hashed(path / name, check)
         manifest.check_hash(path, name, sha256, entries[name])
     loaded = {part: tensors.get(part, {}) for part in PARTS}
-    return Saved(path, step, config, state, **loaded, damaged=damaged)
+    return Saved(path, step, config, state, **loaded, damaged=damaged, entries=entries, stamp=stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Of a checkpoint's manifest, which is written last: another one, once it is written again. Nothing without one."""
+    with contextlib.suppress(OSError, ValueError):
+        found = (path / manifest.NAME).stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return ()
+
+
+def _described(path: Path, entries: Mapping[str, manifest.ManifestEntry]) -> tuple[dict[str, Any], int, dict[str, Any]]:
+    """A checkpoint's configuration, step and state."""
+    config = trees.parse(_text(path, CONFIG, entries), path / CONFIG)
+    for group in ("model", "train", "data", "compute"):
+        if not isinstance(config.get(group, {}), dict):
+            raise Error(
+                f"{path / CONFIG}: {group} is {shown(config[group])}, not a group of settings; {manifest.CURE}."
+            )
+    return as_begun(config), *_parse_state(_text(path, STATE, entries), path)
 
 
 def _parse_state(text: str, path: Path) -> tuple[int, dict[str, Any]]:

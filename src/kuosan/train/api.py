@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,16 @@ from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.cache import NEAR, Results
+from kuosan.storage.checkpoint import Saved
 from kuosan.storage.log import Log
 from kuosan.text.tokens import NoText, TextEncoderConfig
-from kuosan.train import latents, loop, saving, text_conditioning
+from kuosan.train import budget as budgets
+from kuosan.train import latents, loop, resume, saving, text_conditioning
 from kuosan.train.config import CHANGEABLE, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
 from kuosan.train.resolve import check_tree, lengthened, resolve
-from kuosan.train.resume import stored, untrained
+from kuosan.train.resume import untrained
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
 from kuosan.train.state import Run
@@ -54,13 +56,15 @@ class TrainingSetup:
     encoder: TextEncoder | None = None
     autoencoder: Held | None = None  # of a model of latents
     note: str | None = None  # what is to be said once the run starts
+    saves: Sequence[Saved] = ()  # read before, without their tensors: the one to go on from, the one of --init
+    begun: float = field(default_factory=lambda: budgets.clock())  # since when a time budget is used
 
 
 def prepare(
     out: Path,
     tree: Mapping[str, Any],
     *,
-    size: Size = "small",
+    size: Size | None = None,
     network: nn.Module | None = None,
     dataset: Dataset[Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -68,6 +72,8 @@ def prepare(
     before: Mapping[str, Any] | None = NOT_READ,
     checked: RunConfig | None = None,
     origin: Mapping[str, Any] | None = None,
+    saves: Sequence[Saved] = (),
+    begun: float | None = None,
 ) -> TrainingSetup:
     """Open the images and resolve the configuration against them.
 
@@ -76,12 +82,15 @@ def prepare(
         before: the configuration of the run that is there, if it was read already.
         checked: what `check_tree` made of the tree, if it was checked already.
         origin: the configuration of the run whose weights a new one begins with.
+        saves: those that were read already, without their tensors.
+        begun: by `budget.clock`, since when a time budget is used; None: since now.
 
     Raises:
         Error: no usable images, or a configuration that cannot be trained.
     """
+    begun = budgets.clock() if begun is None else begun
     if before is NOT_READ:
-        before = stored(out)  # a folder of something else is refused before the images are read
+        before, saves = resume.begun(out)  # a folder of something else is refused before the images are read
     checked = checked or check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
@@ -114,7 +123,7 @@ def prepare(
     except BaseException as error:
         leave(world, error)
         raise
-    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note)
+    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note, saves, begun)
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any], *, begun: bool) -> Mapping[str, Any]:
@@ -181,6 +190,8 @@ def opened(
             autoencoder=asked.autoencoder,
             init=init,
             accept_new_data=accept_new_data,
+            saves=asked.saves,
+            begun=asked.begun,
             dry=dry,
         )
     except BaseException as error:

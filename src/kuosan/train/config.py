@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kuosan.config import build, merge
 from kuosan.data.config import DataConfig
@@ -20,6 +20,7 @@ from kuosan.device import ComputeConfig
 from kuosan.diffusion.registry import Weight
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig
+from kuosan.networks.config import Size
 from kuosan.options import ANY, Tree, check, one_of, only
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
@@ -71,6 +72,7 @@ class TrainConfig:
     configuration leaves out: train/defaults.py."""
 
     objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
+    minutes: float = 0.0  # a time budget in place of max_steps: minutes from start to end; may be raised on resume
     max_steps: int = 20_000  # optimiser steps; may be raised on resume
     batch: int = 64  # images a step, over all processes
     micro_batch: int = 0  # images in memory at once, the rest accumulated; 0: the whole batch
@@ -119,24 +121,29 @@ class TrainConfig:
         default_factory=AutoencoderSettings, metadata=only(objective="autoencoder")
     )  # what an autoencoder minimises
     seed: int = 0  # of everything drawn in training
-    save_every: int = 500  # steps between saves
+    save_every: int = 500  # steps between saves; -1: at the looks of a time budget
     keep: int = 2  # saves kept, the newest; at least 2
-    evaluate_every: int = 500  # steps between held-out losses; 0: never
+    evaluate_every: int = 500  # steps between held-out losses; 0: never, -1: at the looks of a time budget
     evaluate_images: int = field(default=256, metadata={"key": "evaluate_pictures"})  # held-out images in that loss
-    preview_every: int = 1000  # steps between preview grids; 0: never
+    preview_every: int = 1000  # steps between preview grids; 0: never, -1: at the looks of a time budget
     preview_images: int = field(
         default=16, metadata={"key": "preview_pictures", **only(objective=("diffusion", "autoencoder"))}
     )  # images in a preview
     preview_steps: int = field(default=20, metadata=_DENOISED)  # DPM-Solver++ steps of a preview
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
+    planned_minutes: float = field(
+        default=0.0, metadata={"option": False}
+    )  # minutes when the run began, by which its network and batch were chosen
     planned_steps: int = field(
         default=0, metadata={"option": False}
     )  # max_steps when the run began, of which warmup and critic_start may be shares; 0: of max_steps
 
     def __post_init__(self) -> None:
         check_steps("train.warmup", self.warmup)
+        if not 0 <= self.minutes < math.inf:
+            raise Error(f"train.minutes = {self.minutes} is not allowed: above 0, or 0 for no time budget.")
         for name, low in _WHOLE.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) < (_BUDGETED.get(name, low) if self.minutes else low):
                 raise Error(f"train.{name} = {getattr(self, name)} is not allowed: {low} or more.")
         for name in ("lr", "weight_decay", "clip", "ema"):
             if getattr(self, name) < 0:
@@ -148,6 +155,8 @@ class TrainConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise Error(f"train.betas = {self.betas} is not allowed: each from 0 to below 1.")
         check_alone(self)
+        if self.minutes:
+            return  # shares stay shares, of a number of steps that is not known
         planned = self.planned_steps or self.max_steps
         object.__setattr__(self, "warmup", steps_of(self.warmup, planned))
         start = steps_of(self.autoencoder.critic_start, planned)
@@ -175,6 +184,10 @@ _WHOLE = {
     "seed": 0,
     "planned_steps": 0,
 }
+
+
+# What is allowed besides under a time budget: no number of steps, and looks by the clock.
+_BUDGETED = {"max_steps": 0, "save_every": -1, "evaluate_every": -1, "preview_every": -1}
 
 
 # What may change while a run goes on, from a step on; all else that is learned from is fixed.
@@ -293,6 +306,42 @@ GIVEN: Mapping[str, Any] = {
     "train.weight": "min_snr",
     "train.autoencoder.critic_start": 0.5,
 }
+
+
+class BudgetRow(NamedTuple):
+    """What a diffusion model gets under a time budget where nothing is said, by the size of what is denoised."""
+
+    pixels: int  # the longer side, up to which the row holds
+    minutes: float  # the budget from which it holds; of the rows that fit, the last one counts
+    network: Size
+    batch: int
+    lr: float
+    warmup: float  # as a share of the run
+    lr_shape: str
+    ema: float
+
+
+# One row a size: the defaults of version 2, until measured ones come. A row that changes raises VERSION.
+BUDGET_ROWS = (
+    BudgetRow(32, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
+    BudgetRow(64, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
+    BudgetRow(128, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
+    BudgetRow(1 << 20, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
+)
+
+
+def budget_row(pixels: int, minutes: float) -> BudgetRow:
+    """The row of a side in pixels (of latents: in cells) and a budget in minutes."""
+    side = next(each.pixels for each in BUDGET_ROWS if pixels <= each.pixels)
+    return [each for each in BUDGET_ROWS if each.pixels == side and each.minutes <= minutes][-1]
+
+
+def under_budget(tree: Mapping[str, Any]) -> Tree:
+    """A tree with a time budget, with what follows from it: no number of steps, and looks by the clock."""
+    looks = dict.fromkeys(("save_every", "evaluate_every", "preview_every"), -1)
+    return merge({"train": looks}, tree, {"train": {"max_steps": 0}})
+
+
 _LINEAR = ("beta_start", "beta_end")  # numbers that cosine betas have not
 
 

@@ -26,6 +26,8 @@ from kuosan.events import Event, Fact, Finished, Progress
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
+from kuosan.train import rules
+from kuosan.train.budget import aim, clock, marks
 from kuosan.train.config import SHORT, RunConfig
 from kuosan.train.resolve import check_tree, encoder_named, take_along
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from kuosan.storage.checkpoint import Saved
     from kuosan.train.api import TrainingSetup
     from kuosan.train.loop import StepCost
     from kuosan.train.report import EventReport, TrainingReport
@@ -57,6 +60,7 @@ class TrainJob:
         settings: what was said of a `RunConfig`, as a tree; the rest follows from the images, the run or the defaults.
         module: a network of one's own.
         dataset: a torch Dataset in place of a path.
+        begun: since when a time budget is used, by `budget.clock`; None: since the job is planned.
         measure: time a step before the training begins, so that the plan knows what it will cost.
     """
 
@@ -71,6 +75,7 @@ class TrainJob:
     settings: Tree = field(default_factory=dict, metadata=OPTION)
     module: Any = field(default=None, metadata=OPTION)
     dataset: Any = field(default=None, metadata=OPTION)
+    begun: float | None = field(default=None, metadata=OPTION)
     measure: bool = field(default=True, metadata=OPTION)
 
 
@@ -88,6 +93,7 @@ class SettledJob:
     before: Tree | None  # the configuration of the run that is there
     checked: RunConfig
     typed: str  # the text encoder that a person named, which alone may be fetched
+    saves: tuple[Saved, ...]  # what was read of saves: of the one to go on from, all but its tensors
     origin: Tree | None = None  # the configuration of the run whose weights a new one begins with
 
 
@@ -117,19 +123,39 @@ class TrainPlan:
 
     @property
     def steps_left(self) -> int:
-        """Steps to be taken."""
-        return self.run.config.train.max_steps - self.run.state.step
+        """Steps to be taken; under a time budget about so many."""
+        budget, step = self.run.budget, self.run.state.step
+        if budget is None or not (budget.changed or not budget.plans):
+            return self.run.last - step
+        return aim(budget, self.run.config.train, step).steps
 
     @property
     def epochs(self) -> float:
         """How often each training image is shown, in all."""
-        train = self.run.config.train
-        return train.max_steps * train.batch / len(self.setup.images.train)
+        steps = self.run.state.step + self.steps_left
+        return steps * self.run.config.train.batch / len(self.setup.images.train)
 
     @property
     def seconds(self) -> float | None:
         """How long the steps will take, about."""
-        return None if self.cost is None else self.cost.seconds * self.steps_left
+        if self.cost is None:
+            return None
+        budget = self.run.budget
+        return self.cost.seconds * self.steps_left if budget is None else max(0.0, budget.seconds - budget.used)
+
+    @property
+    def first_look(self) -> tuple[int, float] | None:
+        """After which step the first preview, or without any the first validation, comes, and in how many seconds."""
+        train, budget, step = self.run.config.train, self.run.budget, self.run.state.step
+        every = train.preview_every or train.evaluate_every
+        if self.cost is None or not every:
+            return None
+        if budget is not None and every < 0:
+            ahead = [mark - budget.used for mark in marks(budget.seconds) if mark > budget.used]
+            seconds = ahead[0] if ahead else budget.seconds - budget.used
+            return step + round(seconds / self.cost.seconds), seconds
+        steps = min(every - step % every, self.steps_left)
+        return step + steps, steps * self.cost.seconds
 
     def image_lines(self) -> list[str]:
         """What there is to say of the images."""
@@ -157,6 +183,8 @@ class TrainedRun:
     folder: Path
     config: RunConfig
     step: int
+    last: int  # the last step, as it was planned
+    used: float | None  # seconds of a time budget
     stopped: int  # the signal that asked it to stop; 0: it came to its last step
     validation: Mapping[str, Any] | None  # the last row of the log with a validation (`held_out`)
 
@@ -169,13 +197,17 @@ def settle(job: TrainJob) -> SettledJob:
     """
     typed = encoder_named(job.settings)
     tree: Mapping[str, Any] = job.settings
+    rules.check_length(tree, "")
     if job.config is not None:
-        tree = trees.merge(_groups(trees.load(recipe(job.config))), tree)
+        of_file = _groups(trees.load(recipe(job.config)))
+        rules.check_length(of_file, f" in {job.config}")
+        tree = trees.merge(rules.without_length(of_file, tree), tree)
     goes_on = "path" not in tree.get("data", {}) and job.dataset is None
     out, before = job.out, None
+    saves: tuple[Saved, ...] = ()
     if goes_on:
         out = _required(out)
-        before, tree = _of_run(out, tree)
+        before, tree, saves = _of_run(out, tree)
         if job.network is not None:
             raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
     _refuse_own(tree, job)
@@ -185,15 +217,25 @@ def settle(job: TrainJob) -> SettledJob:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
         out = Path("runs") / name.removesuffix(".zip")
     if not goes_on and is_there(out):  # a folder of something else is refused before the images are read
-        from kuosan.train.resume import stored
+        from kuosan.train.resume import begun
 
-        before = stored(out)
+        before, saves = begun(out)
     origin = None
     if job.init is not None:
         tree, origin = _begun_from(job, out, before, tree)
+        saves = (*saves, *((origin,) if origin is not None else ()))
         _refuse_own(tree, job)
         checked = check_tree(tree)
-    return SettledJob(out, dict(tree), before, checked, typed, origin)
+    if before is not None and not _untouched(out):
+        rules.check_length_kept(out, before, tree, job.settings)
+    return SettledJob(out, dict(tree), before, checked, typed, saves, None if origin is None else origin.config)
+
+
+def _untouched(out: Path) -> bool:
+    """Whether a run has no step yet, so that it may begin again with something else."""
+    from kuosan.train.resume import untrained
+
+    return untrained(out)
 
 
 def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
@@ -204,17 +246,17 @@ def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
         )
 
 
-def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Tree | None]:
-    """What was said over the model of `--init`, and that run's configuration; a run that has begun needs it no more."""
+def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Saved | None]:
+    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
+    more."""
     from kuosan.storage import checkpoint
-    from kuosan.train.resume import untrained
 
     assert job.init is not None
     how = {"own": job.module is not None, "sized": job.network is not None}
-    if before is not None and not (untrained(out) and is_there(job.init)):
+    if before is not None and not (_untouched(out) and is_there(job.init)):
         return take_along(tree, before, str(job.init), begun=True, **how), None
-    origin = checkpoint.load_config(job.init)
-    return take_along(tree, origin, str(job.init), **how), origin
+    origin = checkpoint.load(job.init, parts=())
+    return take_along(tree, origin.config, str(job.init), **how), origin
 
 
 def is_there(path: Path) -> bool:
@@ -252,8 +294,8 @@ def _required(out: Path | None) -> Path:
     return out
 
 
-def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree]:
-    """The configuration of the run in a folder, and what was said laid over it.
+def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree, tuple[Saved, ...]]:
+    """The configuration of the run in a folder, what was said laid over it, and the save that was read.
 
     Raises:
         Error: there is no run, or its images are no longer where they were.
@@ -264,12 +306,12 @@ def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree]:
         raise Error(
             f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
         )
-    from kuosan.train.resume import stored
+    from kuosan.train.resume import begun
 
-    before = stored(out)
+    before, saves = begun(out)
     tree = trees.merge(trees.load(out / CONFIG) if before is None else before, tree)  # None: written by hand
     _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
-    return before, tree
+    return before, tree, saves
 
 
 def _check_there(path: str, out: Path) -> None:
@@ -293,11 +335,12 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
     Raises:
         Error: whatever is impossible.
     """
+    begun = clock() if job.begun is None else job.begun
     settled = settle(job)
-    return _opened(job, settled, on_event or (lambda event: None))
+    return _opened(job, settled, on_event or (lambda event: None), begun)
 
 
-def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None]) -> TrainPlan:
+def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None], begun: float) -> TrainPlan:
     from kuosan.train import api
     from kuosan.train.loop import measure
     from kuosan.train.report import EventReport, SilentTraining
@@ -305,7 +348,7 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
     setup = api.prepare(
         settled.out,
         settled.tree,
-        size=job.network or "small",
+        size=job.network,
         network=job.module,
         dataset=job.dataset,
         progress=lambda what, done, of: on_event(Progress(what, done, of)),
@@ -313,14 +356,19 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         before=settled.before,
         checked=settled.checked,
         origin=settled.origin,
+        saves=settled.saves,
+        begun=begun,
     )
     report = EventReport(on_event)
     first = setup.world.first
     more: dict[str, Any] = {"init": job.init, "accept_new_data": job.accept_new_data, "dry": job.dry_run}
     run = api.opened(setup, report if first else SilentTraining(), **more)
     try:
-        steps = run.config.train.max_steps - run.state.step
-        cost = measure(run) if job.measure and first and steps else None
+        budget = run.budget
+        steps = run.last > run.state.step or (budget is not None and budget.changed)
+        cost = measure(run) if (job.measure or budget is not None) and first and steps else None
+        if budget is not None and cost is not None:
+            budget.step_seconds = cost.seconds
     except BaseException as error:
         api.close(run, error)
         raise
@@ -356,7 +404,9 @@ def run_train(plan: TrainPlan) -> Iterator[Event]:
         yield from plan.report.take()
         raise
     rows = [row for row in run.log.rows() if row.get("held_out")] if run.log is not None else []
-    yield Finished(TrainedRun(run.folder, run.config, run.state.step, stopped, rows[-1] if rows else None))
+    used = None if run.budget is None else run.budget.used
+    validation = rows[-1] if rows else None
+    yield Finished(TrainedRun(run.folder, run.config, run.state.step, run.last, used, stopped, validation))
 
 
 def fit(
@@ -373,7 +423,7 @@ def fit(
     """Train on a folder or a torch Dataset, kuosan's network or a module of one's own; returns the run's folder.
 
     The same call again goes on where the run stopped. Settings are those of the configuration, by their last name
-    (`max_steps=1000`) or dotted (`**{"train.batch": 32}`).
+    (`max_steps=1000`, or `minutes=10` from the call on) or dotted (`**{"train.batch": 32}`).
 
     Args:
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
@@ -433,7 +483,7 @@ def _reported(job: TrainJob, report: TrainingReport | None) -> Path:
             if line := noted(event):
                 shown_to.say(line)
             elif isinstance(event, Fact) and event.name == "step":
-                shown_to.step(event.values, plan.run.config.train.max_steps)
+                shown_to.step(event.values, plan.run.last)
             elif isinstance(event, Finished):
                 trained: TrainedRun = event.result
     if trained.stopped:  # as if it had come now: KeyboardInterrupt, or the end of the process

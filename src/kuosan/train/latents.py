@@ -114,10 +114,7 @@ class LatentImages(Images):
         """Encode what the caches lack, and say how long it took, or what the cache saved."""
         if self.kept is None:
             if self.windows:
-                self.training_report.say(
-                    "latents: resize random_crop shows another window each time, so images are encoded as they are "
-                    "shown, and nothing is kept; resize crop would keep them."
-                )
+                self.training_report.fact("latents_not_kept", resize="random_crop")
             return
         lacking = sum(len(gap) for each in self.kept for gap in each.cache.missing())
         saved = sum(each.cache.seconds for each in self.kept)
@@ -125,12 +122,10 @@ class LatentImages(Images):
         spent = sum(each.cache.fill(partial(self._encoded, each), PART, progress) for each in self.kept)
         rows = sum(each.cache.rows for each in self.kept)
         if rows > lacking:
-            self.training_report.say(f"latents: {rows - lacking:,} from the cache, about {_duration(saved)} saved.")
+            self.training_report.fact("latents_cached", images=rows - lacking, seconds=saved)
         if lacking:
-            self.training_report.say(
-                f"latents: {lacking:,} encoded in {_duration(spent)} and kept in {self.kept[0].cache.path.parent}; the "
-                f"next run of these images and this autoencoder saves that."
-            )
+            folder = self.kept[0].cache.path.parent
+            self.training_report.fact("latents_encoded", images=lacking, seconds=spent, folder=str(folder))
 
     def open(self) -> None:
         """Read the caches; what another machine's process lacks on its own disk is encoded first."""
@@ -150,7 +145,7 @@ class LatentImages(Images):
             return measure(part for each in self.kept for part in _of_rows(each, train))
         order = self.train[seeds.permutation(len(self.train), 0, -2)][: AT_ONCE if few else MEASURED]
         if not few:
-            self.training_report.say(f"latents: shift and scale are measured on {len(order):,} of the training images.")
+            self.training_report.fact("latents_measured", images=len(order))
         keys = [(0, "latents/measure", 0, int(id)) for id in order]
         parts = (slice(i, i + AT_ONCE) for i in range(0, len(order), AT_ONCE))
         return measure(self.encoding.moments(Images.batch(self, order[part], keys[part]).x0) for part in parts)
@@ -274,11 +269,7 @@ class _Encoding:
         if self.done and self.done < self.lacking and now - self.said > PATIENCE:
             self.said = now
             left = (now - self.begun) / self.done * (self.lacking - self.done)
-            self.report.say(f"latents: {self.done:,} of {self.lacking:,} encoded, about {_duration(left)} left.")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+            self.report.fact("latents_encoding", done=self.done, of=self.lacking, seconds_left=left)
 
 
 def named(

@@ -28,38 +28,47 @@ from kuosan.data.dataset import Images
 from kuosan.errors import Error, is_out_of_memory
 from kuosan.sample.request import Request
 from kuosan.storage import checkpoint, files
+from kuosan.train import budget as budgets
 from kuosan.train import memory, saving
 from kuosan.train.batches import Drawn, gathered
+from kuosan.train.budget import Planned
 from kuosan.train.distributed import World
 from kuosan.train.memory import FILE, Halving, T, What, free, said, too_large
 from kuosan.train.monitor import AT_ONCE, Monitor
 from kuosan.train.saving import Stop
 from kuosan.train.state import Run, exact, learning_rate, set_rate
 
+ENDLESS = 1 << 40  # steps that no run takes
 MOST_RETURNS = 3  # returns to an earlier save, without another save between, before giving up
 
 
 def train(run: Run, stop: Stop) -> Generator[None, None, int]:
-    """Train until `max_steps`, or until `stop` asks; yields after every step and every return to an earlier save.
+    """Train to the last step, or until `stop` asks; yields after every step and every return to an earlier save.
 
     Returns the signal that asked, or 0. The last step is saved; closed in between, what is saved stays.
     """
-    state, last = run.state, run.config.train.max_steps
+    state = run.state
     run.on_disk = run.saved_at, state.counts()
     if run.saved_at < 0:
         save(run, must=True)
     preview(run)
+    plan_first(run)
     yield
-    while state.step < last:
+    while state.step < run.last:
         state.parameters.grads.zero_()
-        for drawn in saving.save_before_error(run, run.batches.ahead(state.step, last)):
+        end = run.last if run.budget is None else ENDLESS
+        for drawn in saving.save_before_error(run, run.batches.ahead(state.step, end)):
+            plan_again(run)
             loss, asked, losses = gradients(run, drawn, stop)
             row = taken(run, loss, losses)
             if row is None:
                 yield
                 break
+            if run.budget is not None:
+                run.budget.step_taken()
             log_step(run, row)
-            wanted = bool(asked) or state.step == last
+            last = state.step >= run.last
+            wanted = bool(asked) or last
             if state.bad >= run.config.train.bad_steps or ((wanted or saving.is_due(run)) and not state.is_finite()):
                 roll_back(run)
                 yield
@@ -68,9 +77,13 @@ def train(run: Run, stop: Stop) -> Generator[None, None, int]:
                 save(run, must=wanted)
             if not asked:
                 preview(run)
+            if run.budget is not None:
+                run.budget.step_over(run.is_time(-1))
             yield
             if asked:
                 return asked
+            if last and run.budget is not None:
+                break  # more was asked for, as the last step may be planned again
     return 0
 
 
@@ -153,6 +166,8 @@ def taken(run: Run, loss: float, losses: np.ndarray | None) -> dict[str, Any] | 
 def back_at(run: Run) -> None:
     """Go on from the save that the state was restored from."""
     run.batches.retry, run.tried_at = run.state.retry, run.state.step
+    if run.budget is not None:
+        run.budget.retry = run.state.retry
     run.saved_at, run.on_disk = run.state.step, (run.state.step, run.state.counts())
     run.times.clear()
     saving.forget_rows(run)
@@ -198,7 +213,7 @@ def all_reduce(run: Run, loss: float, asked: int, short: bool) -> tuple[float, i
 def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     """Step and average if loss and gradient are finite, else leave every weight as it is; the step's row of the log."""
     state, config = run.state, run.train
-    rate = learning_rate(config, state.step)
+    rate = learning_rate(config, state.step, None if run.budget is None else run.budget.plan(state.step))
     good = math.isfinite(loss) and math.isfinite(norm)
     if good:
         if config.clip and norm > config.clip:
@@ -224,16 +239,16 @@ def log_step(run: Run, row: dict[str, Any]) -> None:
     row["images_per_s"] = speed(run)
     if run.log is None or run.monitor is None:
         return
-    if config.evaluate_every and (state.step % config.evaluate_every == 0 or state.step == config.max_steps):
+    if run.is_time(config.evaluate_every):
         try:
             row["held_out"] = in_parts(run, "validation", AT_ONCE, partial(validate, run, run.monitor))
         except Exception as error:  # validation images that cannot be read, say
             saving.write_row(run, row)
             saving.raise_saved(run, error)
     saving.write_row(run, row)
-    run.report.step(row, config.max_steps)
+    run.report.step(row, run.last)
     if "skipped" in row:
-        run.report.say(f"step {state.step}: {row['skipped']}; the step was skipped ({state.bad} in a row).")
+        run.report.fact("skipped", step=state.step, reason=row["skipped"], in_a_row=state.bad)
 
 
 def validate(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
@@ -245,15 +260,14 @@ def validate(run: Run, monitor: Monitor, at_once: int) -> dict[str, Any] | None:
 def preview(run: Run) -> None:
     """Draw the grid of this step if it is time and there is none yet; a failure to write it is said, no more."""
     step, config, monitor = run.state.step, run.config.train, run.monitor
-    timely = config.preview_every and step and (step % config.preview_every == 0 or step == config.max_steps)
-    if monitor is None or not timely or monitor.preview_path(step).exists():
+    if monitor is None or not step or not run.is_time(config.preview_every) or monitor.preview_path(step).exists():
         return
     try:
         saving.follow(run)
         most = min(config.preview_images, Request.batch)
         path = in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
         if path is not None:
-            run.report.preview(step, config.max_steps, path)
+            run.report.preview(step, run.last, path)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
@@ -277,18 +291,60 @@ def roll_back(run: Run) -> None:
         raise Error(
             f"step {at}: loss, gradient or weights were not finite again ({state.bad} steps in a row), after "
             f"{state.returns} returns to the save of step {state.good_step}, which is untouched. Lower --train.lr (now "
-            f"{run.config.train.lr:g}), lengthen --train.warmup, or use --compute.precision fp32, with --out ANOTHER "
-            f"--init {run.folder}.",
+            f"{run.train.lr:g}), or use --compute.precision fp32, and go on; or lengthen --train.warmup, with --out "
+            f"ANOTHER --init {run.folder}.",
             exit_code=70,
         )
     retry, returns, skipped = state.retry + 1, state.returns + 1, state.skipped
     state.restore(run.world.on_first(lambda: saving.last_good(run)))
     state.retry, state.returns, state.skipped, state.bad = retry, returns, skipped, 0
     back_at(run)
-    run.report.say(
-        f"step {at}: too many steps in a row were not finite: back to the save of step {state.step}, with other noise "
-        f"(return {returns} of at most {MOST_RETURNS})."
-    )
+    if run.budget is not None:
+        _plan(run, "return")
+    run.report.fact("rolled_back", step=at, back=state.step, returns=returns, most=MOST_RETURNS)
+
+
+def plan_first(run: Run) -> None:
+    """A time budget's first plan, or another one where another budget is asked for than that of the plans."""
+    budget, step = run.budget, run.state.step
+    if budget is None:
+        return
+    if run.world.first and not budget.step_seconds and not budget.taken and (not budget.plans or step < run.last):
+        budget.step_seconds = measure(run).seconds
+    if not budget.plans:
+        _plan(run, "first")
+    elif budget.changed:
+        old = budget.plans[-1]
+        budget.forget_later(step)
+        _plan(run, "minutes", old)
+    budget.ticked = budgets.clock()
+
+
+def plan_again(run: Run) -> None:
+    """Before a step: plan the rest of a time budget again where the machine's speed asks for it."""
+    if run.budget is not None:
+        off = run.world.first and budgets.is_off(run.budget, run.train, run.state.step)
+        if run.world.any(off, run.objective.compute.device):
+            _plan(run, "speed")
+
+
+def _plan(run: Run, reason: str, old: Planned | None = None) -> None:
+    """Plan, write it down before a step is taken by it, and say so."""
+    budget, train, step = run.budget, run.train, run.state.step
+    assert budget is not None
+    old = old or (budget.plan(step) if budget.plans else None)
+    new = run.world.on_first(lambda: budgets.next_plan(budget, train, step, reason))
+    budget.plans.append(new)
+    values = budgets.news(budget, new, old) | {"lr_shape": train.lr_shape, "lr": learning_rate(train, step, new)}
+    if old is not None:
+        values["before"]["lr"] = learning_rate(train, max(0, step - 1), old)
+    run.report.fact("budget", **values)
+    if run.log is None:  # the first process alone writes
+        return
+    try:
+        budgets.write(run.folder, budget)
+    except Error as error:
+        run.report.say(f"warning: {error} Stopped before the next save, the run may take its steps at other rates.")
 
 
 def changed(run: Run) -> dict[str, int]:
@@ -319,13 +375,7 @@ def halve(run: Run, what: What, step: int, size: int, reason: str, back: int | N
         raise too_large(step, reason)
     run.sizes.halvings.append(Halving(what, step, run.state.retry, size // 2, run.config.train.micro_batch))
     run.extra["halvings"] = run.sizes.plain()
-    replayed = "the step is taken" if back is None else f"from the save of step {back} on, the steps are taken"
-    doing, again = {
-        "training": ("micro-batch", f"{replayed} again with the same draws."),
-        "validation": ("images at once in validation", "the validation is made again."),
-        "preview": ("images at once in previews", "the preview is made again."),
-    }[what]
-    run.report.say(f"step {step}: out of memory ({reason}): {doing} {size} -> {size // 2} from here on; {again}")
+    run.report.fact("halved", what=what, step=step, size=size, reason=reason, back=back)
     if run.log is None:  # the first process alone writes
         return
     try:
@@ -384,7 +434,7 @@ def measure(run: Run) -> StepCost:
     drawn = run.batches.draw(state.step)
     while True:
         part = drawn.part(slice(size))
-        part = dataclasses.replace(part, step=config.max_steps)  # by when an autoencoder has its discriminator
+        part = dataclasses.replace(part, step=ENDLESS)  # by when an autoencoder has its discriminator
         try:
             seconds, kept = _passes(alone, part)
             break

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig
     from kuosan.networks.autoencoder import Autoencoder
     from kuosan.train.batches import Drawn, LossAwareSampler
+    from kuosan.train.budget import Budget
     from kuosan.train.config import TrainConfig
 
 
@@ -252,6 +253,7 @@ class Autoencoding:
     train: TrainConfig
     compute: Compute
     features: PerceptualLoss | None
+    budget: Budget | None = None  # of time, where the discriminator's start is a share of it
     _said: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def level(self, u: np.ndarray) -> Level:
@@ -273,7 +275,7 @@ class Autoencoding:
         (slope,) = torch.autograd.grad(error.sum(), y)
         kl = moments.kl() / x[0].numel()
         loss = error.detach() + settings.kl * kl
-        if settings.critic and drawn.step >= settings.critic_start:
+        if settings.critic and self._has_begun(drawn.step):
             with precision(self.compute):
                 real, fake = inner.critic(x), inner.critic(y)
             (against,) = torch.autograd.grad(generator_loss(fake).sum(), y, retain_graph=True)
@@ -293,6 +295,11 @@ class Autoencoding:
         means = {name: float(torch.cat(values).double().mean()) for name, values in self._said.items()}
         self._said.clear()
         return means
+
+    def _has_begun(self, step: int) -> bool:
+        """Whether the discriminator learns and counts in the step after so many."""
+        start = self.train.autoencoder.critic_start
+        return step >= start if start >= 1 or self.budget is None else self.budget.done(step) >= start
 
     def validate(self, network: nn.Module, batch: Batch, level: Level, eps: Tensor) -> dict[str, Tensor]:
         """Of held-out images, decoded from the posterior's mean, (B,) float64 each: the loss, its parts, and PSNR."""

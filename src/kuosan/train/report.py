@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +38,11 @@ class SilentTraining:
 
     def say(self, text: str) -> None:
         """Drop the line."""
+
+    def fact(self, name: str, **values: Any) -> None:
+        """What became known, of which `SENTENCES` makes words."""
+        if line := SENTENCES[name](values):
+            self.say(line)
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """Drop the row."""
@@ -70,6 +75,10 @@ class EventReport(SilentTraining):
         """A warning, or a note."""
         warning = text.removeprefix("warning: ")
         self._add(Fact("note", {"text": text}) if warning == text else Warned(warning.removesuffix(".")))
+
+    def fact(self, name: str, **values: Any) -> None:
+        """A fact by its name, with its values."""
+        self._add(Fact(name, values))
 
     def step(self, row: dict[str, Any], max_steps: int) -> None:
         """The step's progress, and its row: loss, and every now and then the validation loss (`held_out`)."""
@@ -117,7 +126,104 @@ def noted(event: Event) -> str | None:
             return f"warning: {text}."
         case Fact("note", values):
             return str(values["text"])
+        case Fact(name, values) if name in SENTENCES:
+            return SENTENCES[name](values)
     return None
+
+
+def seconds_text(seconds: float) -> str:
+    """A time with about two digits."""
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+Values = Mapping[str, Any]
+
+
+def _halved(v: Values) -> str:
+    back = v["back"]
+    replayed = "the step is taken" if back is None else f"from the save of step {back} on, the steps are taken"
+    doing, again = {
+        "training": ("micro-batch", f"{replayed} again with the same draws."),
+        "validation": ("images at once in validation", "the validation is made again."),
+        "preview": ("images at once in previews", "the preview is made again."),
+    }[v["what"]]
+    fewer = f"{doing} {v['size']} -> {v['size'] // 2}"
+    return f"step {v['step']}: out of memory ({v['reason']}): {fewer} from here on; {again}"
+
+
+def _rolled_back(v: Values) -> str:
+    return (
+        f"step {v['step']}: too many steps in a row were not finite: back to the save of step {v['back']}, with other "
+        f"noise (return {v['returns']} of at most {v['most']})."
+    )
+
+
+def _other_machine(v: Values) -> str:
+    return (
+        f"note: so far with {v['what']} {v['before']}, now {v['now']}; the run goes on, but no longer bit for bit as "
+        f"it would have."
+    )
+
+
+def _latents_encoded(v: Values) -> str:
+    return (
+        f"latents: {v['images']:,} encoded in {seconds_text(v['seconds'])} and kept in {v['folder']}; the next run of "
+        f"these images and this autoencoder saves that."
+    )
+
+
+def _latents_not_kept(v: Values) -> str:
+    return (
+        f"latents: resize {v['resize']} shows another window each time, so images are encoded as they are shown, and "
+        f"nothing is kept; resize crop would keep them."
+    )
+
+
+def _planned(v: Values) -> str | None:
+    """A time budget's plan; of one that is nearly as before, nothing."""
+    steps, before = f"{v['last']:,} steps in all", v.get("before", {})
+    if v["reason"] == "first":
+        times = [f"{mark:g} s" if mark < 60 else f"{mark / 60:g} min" for mark in v["marks"]]
+        looks = f" a look after about {', '.join(times)}" if times else " a look" if v["closing"] else " no look"
+        looks += ("" if not times else " and one" if v["closing"] else ", none") + " at the end"
+        return (
+            f"budget: {v['minutes']:g} min, of which {v['used']:.0f} s are used: about {v['last']:,} steps of "
+            f"{v['step_seconds']:.2g} s;{looks}"
+        )
+    if v["reason"] == "minutes":
+        shape = {"cosine": ", and falls along a cosine to 0 at the end", "inverse_sqrt": ", and falls on"}
+        return (
+            f"step {v['step']}: {before['minutes']:g} -> {v['minutes']:g} min, of which {v['used'] / 60:.1f} are used: "
+            f"about {steps}; the learning rate goes from {before['lr']:.2g} to {v['lr']:.2g}"
+            f"{shape.get(v['lr_shape'], '')}."
+        )
+    if v["reason"] == "speed" and abs(v["last"] / before["last"] - 1) < SAID:
+        return None
+    pace = f"a step takes {v['step_seconds']:.2g} s in place of {before['step_seconds']:.2g} s"
+    return f"step {v['step']}: {pace}: about {steps} in place of {before['last']:,}."
+
+
+SAID = 0.1  # a plan is said where its end is so much of the run away from what it was
+# The words of a training's facts, by their names.
+SENTENCES: Mapping[str, Callable[[Values], str | None]] = {
+    "budget": _planned,
+    "captions_encoding": lambda v: f"{v['what']}: {v['done']:,} of {v['of']:,} encoded.",
+    "config_by_hand": lambda v: (
+        f"{v['path']} was written by hand: it is kept as {v['kept']}, and replaced by the whole one."
+    ),
+    "halved": _halved,
+    "latents_cached": lambda v: f"latents: {v['images']:,} from the cache, about {seconds_text(v['seconds'])} saved.",
+    "latents_encoded": _latents_encoded,
+    "latents_encoding": lambda v: (
+        f"latents: {v['done']:,} of {v['of']:,} encoded, about {seconds_text(v['seconds_left'])} left."
+    ),
+    "latents_measured": lambda v: f"latents: shift and scale are measured on {v['images']:,} of the training images.",
+    "latents_not_kept": _latents_not_kept,
+    "other_machine": _other_machine,
+    "resumed": lambda v: f"going on from step {v['step']}{f' of {last}' if (last := v['of']) else ''}: {v['folder']}",
+    "rolled_back": _rolled_back,
+    "skipped": lambda v: f"step {v['step']}: {v['reason']}; the step was skipped ({v['in_a_row']} in a row).",
+}
 
 
 def image_lines(images: Images, *, resumed: bool, changed: bool, captions: bool) -> list[str]:

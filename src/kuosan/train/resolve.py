@@ -243,7 +243,7 @@ def encoder_named(tree: Mapping[str, Any]) -> str:
 def resolve(
     tree: Mapping[str, Any],
     shape: tuple[int, int, int],
-    size: Size = "small",
+    size: Size | None = None,
     own: str | None = None,
     classes: tuple[str, ...] = (),
     text: Tree | None = None,
@@ -254,7 +254,8 @@ def resolve(
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the images' shape.
 
-    What is not said is filled in: the network from the images' shape and `size`, everything else from the defaults.
+    What is not said is filled in: the network from the images' shape and `size` (small, or what fits a time budget),
+    everything else from the defaults.
 
     Args:
         own: the class name of a network that the caller gives, in place of one of kuosan's.
@@ -269,11 +270,15 @@ def resolve(
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
     """
     version, tree = defaults.defaults_version(tree, before), trees.as_stored(RunConfig, tree)
+    codec = trees.build(ModelConfig, {"codec": rules.codec_tree(rules.fill_codec(tree))}).codec
+    cells, step = codec.sample_shape(square(shape, shapes)), common_step(shapes) // codec.factor
+    if minutes := _minutes(tree):
+        tree, chosen = _under_row(tree, max(cells[1:]), minutes, before)
+        size = size or chosen
+    size = size or "small"
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
     said = dict(tree.get("model", {}))
     task = task_tree(said, classes)
-    codec = trees.build(ModelConfig, {"codec": said.get("codec", {})}).codec
-    cells, step = codec.sample_shape(square(shape, shapes)), common_step(shapes) // codec.factor
     network: Tree = {"kind": "own", "name": own} if own else network_tree(tree, cells, size, task, version, step)
     decided = {"shape": list(shape), "shapes": [list(each) for each in shapes], "task": task}
     model = trees.merge(trees.plain(ModelConfig()), {"network": network}, said, prediction(said), decided)
@@ -286,6 +291,24 @@ def resolve(
     return config
 
 
+def _minutes(tree: Mapping[str, Any]) -> float:
+    """The time budget that is asked for; 0: none."""
+    said = {key: value for key, value in dict(tree.get("train", {})).items() if key == "minutes"}
+    return trees.build(RunConfig, {"train": said}).train.minutes
+
+
+def _under_row(
+    tree: Mapping[str, Any], side: int, minutes: float, before: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], Size]:
+    """The tree over what a time budget gets where nothing is said, and the network's size; of a run, as it began."""
+    begun = float((before or {}).get("train", {}).get("planned_minutes", 0.0)) or minutes
+    under: dict[str, Any] = {"planned_minutes": begun}
+    row = defaults.budget_row(side, begun)
+    if dict(tree.get("train", {})).get("objective", "diffusion") == "diffusion":
+        under |= {name: getattr(row, name) for name in ("batch", "lr", "warmup", "lr_shape", "ema")}
+    return trees.merge({"train": under}, tree), row.network
+
+
 def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     """The tree over the version's defaults, with what follows from captions and from training a classifier."""
     tree = rules.fill_codec(tree)
@@ -296,8 +319,10 @@ def _filled(tree: Mapping[str, Any], version: int) -> Mapping[str, Any]:
     objective = trees.build(RunConfig, {"train": said}).train.objective
     tree = defaults.laid_under_defaults(tree, version, objective)
     if objective == "autoencoder":
-        return rules.fill_autoencoder(tree)
-    return trees.merge(rules.CLASSIFIER_FOLLOWS, tree) if objective == "classifier" else tree
+        tree = rules.fill_autoencoder(tree)
+    if objective == "classifier":
+        tree = trees.merge(rules.CLASSIFIER_FOLLOWS, tree)
+    return defaults.under_budget(tree) if _minutes(tree) else tree
 
 
 def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,8 @@ from kuosan.options import Tree
 from kuosan.regular import read_regular
 from kuosan.storage import checkpoint, files
 from kuosan.storage.files import Lock
-from kuosan.train import memory
+from kuosan.train import budget, memory
+from kuosan.train.budget import Planned
 from kuosan.train.config import CHANGEABLE, Course, RunConfig, TrainConfig, read_course
 from kuosan.train.memory import Halving
 
@@ -55,6 +56,7 @@ class RunRequest:
     fingerprint: str  # of the images
     init: Path | None
     accept_new_data: bool
+    opened: Sequence[checkpoint.Saved] = ()  # what was read of saves already, without their tensors
 
 
 class RunOrigin(NamedTuple):
@@ -75,34 +77,41 @@ class RunState:
     new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
     course: Course = Course()  # noqa: RUF009 (frozen); where settings changed on its way
+    plans: list[Planned] = field(default_factory=list)  # of a time budget
+    spent: dict[str, Any] = field(default_factory=dict)  # of it, and how quick the machine was
     notes: list[str] = field(default_factory=list)
 
 
 def stored(folder: Path) -> Tree | None:
-    """The configuration of the run in a folder, None where there is none yet.
+    """The configuration of the run in a folder, None where there is none yet. Raises: Error: as `begun`."""
+    return begun(folder)[0]
+
+
+def begun(folder: Path) -> tuple[Tree | None, tuple[checkpoint.Saved, ...]]:
+    """The configuration of the run in a folder, None where there is none yet; and the save that it was read from.
 
     Raises:
         Error: the folder holds something else, or neither config.yaml nor any save can be read.
     """
     with files.explained(folder, doing="read"):
         if not folder.exists():
-            return None
+            return None, ()
         if not folder.is_dir():
             raise Error(f"{folder} is a file, not a folder; choose another --out.")
         if checkpoint.checkpoints(folder):
             saved = checkpoint.load(folder, parts=())
-            return _at_last(saved.config, known_course(folder, saved, []))
+            return _at_last(saved.config, known_course(folder, saved, [])), (saved,)
         if (folder / CONFIG).is_file():
-            return _set_up(folder)
+            return _set_up(folder), ()
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
         if others == [codec_folder.NAME] and Lock.was_here(folder) and codec_folder.is_whole(folder):
-            return None  # the set-up of an earlier version, which wrote the codec first
+            return None, ()  # the set-up of an earlier version, which wrote the codec first
     if others:
         raise Error(
             f"{folder} is not empty and holds no run ({', '.join(sorted(others)[:3])}); "
             f"choose a new folder with --out, or empty this one yourself."
         )
-    return None
+    return None, ()
 
 
 def is_whole(tree: Mapping[str, Any]) -> bool:
@@ -131,7 +140,7 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     found, folder = RunState(), asked.folder
     if held is not None:
         held.append(lock(folder, found.notes.append))
-    saved = _newest(folder)
+    saved = _newest(folder, asked.opened)
     before = stored(folder) if saved is None else saved.config
     known = _known(folder, saved)
     if before is not None:
@@ -154,8 +163,9 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     if saved is not None:
         found.notes += [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged]
         found.halvings = memory.known(folder, saved, found.notes)
+        found.plans, found.spent = budget.known(folder, saved, found.notes)
     elif asked.init is not None:
-        saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit)
+        saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit, opened=asked.opened)
         found.weights, found.origin = saved.ema, trees.build(ModelConfig, saved.config.get("model", {}))
         require_growth(found.origin, asked.config.model, str(asked.init))
         found.notes += _init_notes(asked, saved, found.origin)
@@ -258,7 +268,7 @@ def _known(folder: Path, saved: checkpoint.Saved | None) -> RunOrigin:
     return RunOrigin(tuple(prints), init)
 
 
-def _newest(folder: Path) -> checkpoint.Saved | None:
+def _newest(folder: Path, opened: Sequence[checkpoint.Saved]) -> checkpoint.Saved | None:
     """The newest good save; None where there is none yet. Raises: Error: there were some, and none can be used."""
     if not checkpoint.checkpoints(folder):
         if (folder / LOG).is_file() and (folder / LOG).stat().st_size:
@@ -267,7 +277,7 @@ def _newest(folder: Path) -> checkpoint.Saved | None:
                 f"gone): put them back, or choose another --out; to begin again here, delete the folder yourself."
             )
         return None
-    return checkpoint.load(folder, fits=require_fit)
+    return checkpoint.load(folder, fits=require_fit, opened=opened)
 
 
 def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) -> list[str]:
@@ -299,16 +309,17 @@ def write_head(run: Run) -> None:
             files.sweep(place)
     if not there and (text := _by_hand(folder / CONFIG)):
         files.write_atomic(folder / GIVEN, text)
-        run.report.say(f"{folder / CONFIG} was written by hand: it is kept as {GIVEN}, and replaced by the whole one.")
+        run.report.fact("config_by_hand", path=str(folder / CONFIG), kept=GIVEN)
     facts = {
         "fingerprint": run.extra["data"],
         "train": len(images.train),
         "held_out": len(images.held_out),
         "init": run.extra["init"],
     }
-    if run.saved_at < 0:  # a run that begins has run out of memory nowhere yet: those are another's halvings
-        with files.explained(folder / memory.FILE):
-            (folder / memory.FILE).unlink(missing_ok=True)
+    if run.saved_at < 0:  # a run that begins has neither halvings nor plans yet: those are another's
+        for name in (memory.FILE, budget.FILE):
+            with files.explained(folder / name):
+                (folder / name).unlink(missing_ok=True)
     if run.course.changes:  # before the configuration, which they have changed
         files.write_atomic(folder / CHANGES, json.dumps(run.course.plain(), indent=1) + "\n")
     else:
@@ -330,6 +341,7 @@ def _by_hand(path: Path) -> str | None:
 # What may change between two starts of the same run: how long, how often and where; and, aloud, `CHANGEABLE`.
 FREE_ON_RESUME = (
     "train.max_steps",
+    "train.minutes",
     "train.save_every",
     "train.keep",
     "train.evaluate_every",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import gcd, lcm, sqrt
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kuosan import config as trees
@@ -16,13 +18,64 @@ from kuosan.options import Tree
 from kuosan.sample.sizes import factor
 from kuosan.tasks import SuperResolution
 from kuosan.text.tokens import width
-from kuosan.train.config import AutoencoderSettings
+from kuosan.train.config import AutoencoderSettings, RunConfig
 
 if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig
     from kuosan.networks.autoencoder_config import AutoencoderConfig
     from kuosan.networks.config import DiTConfig, UNetConfig
     from kuosan.train.config import TrainConfig
+
+
+def _length(tree: Mapping[str, Any]) -> tuple[float, int]:
+    """The minutes and the steps that a tree asks for; 0 where it says nothing of them."""
+    said = {key: value for key, value in _group(tree, "train").items() if key in ("minutes", "max_steps")}
+    kept = {key: value for key, value in said.items() if str(value) != "0"}
+    train = trees.build(RunConfig, {"train": kept}).train
+    return train.minutes, train.max_steps if "max_steps" in kept else 0
+
+
+def _group(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = tree.get(name, {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def check_length(tree: Mapping[str, Any], where: str) -> None:
+    """Raises: Error: both a time and a number of steps are asked for."""
+    minutes, steps = _length(tree)
+    if minutes and steps:
+        raise Error(
+            f"train.minutes = {minutes:g} and train.max_steps = {steps}{where}: each says how long the run is. Leave "
+            f"--max-steps out, and as many steps are taken as fit into {minutes:g} minutes, or leave --minutes out."
+        )
+
+
+def without_length(of_file: Tree, tree: Mapping[str, Any]) -> Tree:
+    """A file's settings without its length, where another kind of length is typed; looks are counted with it."""
+    minutes, steps = _length(tree)
+    idle = ["minutes"] if steps else ["max_steps", "save_every", "evaluate_every"] if minutes else []
+    train = dict(_group(of_file, "train"))
+    if minutes and str(train.get("preview_every")) != "0":
+        idle.append("preview_every")
+    kept = {key: value for key, value in train.items() if key not in idle}
+    return {**of_file, "train": kept} if idle and train else of_file
+
+
+def check_length_kept(out: Path, before: Mapping[str, Any], tree: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+    """Refuse a time budget for a run that counts steps, and steps for one that has a time budget. Raises: Error."""
+    begun, now, steps = _length(before)[0], _length(tree)[0], _length(typed)[1]
+    if begun and (steps or not now):
+        asked = f"train.max_steps = {steps}" if steps else "no time budget"
+        raise Error(
+            f"{out} was begun with train.minutes = {begun:g}, and now {asked} is asked for: say --minutes {begun:g} to "
+            f"go on as planned, more minutes for a longer run, or begin another with --out ANOTHER --init "
+            f"{quote(str(out))}."
+        )
+    if now and not begun:
+        raise Error(
+            f"train.minutes = {now:g}, but {out} was begun with a number of steps: say --max-steps for a longer run, "
+            f"or begin another with --out ANOTHER --init {quote(str(out))} --minutes {now:g}."
+        )
 
 
 def check_loss(train: TrainConfig, model: ModelConfig) -> None:
@@ -130,7 +183,7 @@ def check_autoencoder(train: TrainConfig, model: ModelConfig, usual: str) -> Non
                 "it out."
             )
     start = train.autoencoder.critic_start
-    if train.autoencoder.critic and start >= train.max_steps:
+    if train.autoencoder.critic and start >= train.max_steps and not train.minutes:
         raise Error(
             f"train.autoencoder.critic_start = {start}, but the run ends at train.max_steps = {train.max_steps}: its "
             f"discriminator would never learn. Use --critic-start {train.max_steps // 2}, or "

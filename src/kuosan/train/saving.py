@@ -67,9 +67,18 @@ PAUSE = 1.0  # seconds between attempts at a save that must not fail
 
 
 def is_due(run: Run) -> bool:
-    """Whether a save is due: `save_every` was reached since the last one, and the step just taken was finite."""
+    """Whether a save is due: `save_every` was reached since the last one, and the step just taken was finite.
+
+    Under a time budget, its next look, or one of the saves between them.
+    """
     state, every = run.state, run.config.train.save_every
-    return state.bad == 0 and state.step // every > max(state.good_step, run.tried_at) // every
+    since = max(state.good_step, run.tried_at)
+    if every > 0:
+        return state.bad == 0 and state.step // every > since // every
+    if run.budget is None or not run.budget.plans:  # before the first step
+        return False
+    plan = run.budget.plan(state.step - 1)
+    return state.bad == 0 and any(since < each <= state.step for each in (*plan.looks, *plan.saves))
 
 
 def save(run: Run, *, must: bool, alone: bool = False) -> None:
@@ -101,6 +110,8 @@ def _written(run: Run, must: bool) -> bool:
     for attempt in range(MOST_FAILED):
         try:
             _flush(run)
+            if run.budget is not None:
+                run.extra["budget"] = run.budget.plain()
             run.state.save(run.folder, plain(run.config), run.config.train.keep, run.extra)
             return True
         except Error as error:
@@ -110,7 +121,8 @@ def _written(run: Run, must: bool) -> bool:
                 raise Error(f"{error} Step {run.state.step} is not saved.{kept}", exit_code=74) from error
             if not must:
                 every = run.config.train.save_every
-                run.report.say(f"warning: {error} Training goes on; the next save is tried in {every} steps.")
+                when = f"in {every} steps" if every > 0 else "when the next is due"
+                run.report.say(f"warning: {error} Training goes on; the next save is tried {when}.")
                 return False
             run.report.say(f"warning: {error} Trying again.")
             time.sleep(PAUSE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,10 @@ from kuosan.storage import checkpoint
 from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
+from kuosan.train import budget as budgets
 from kuosan.train import latents
 from kuosan.train.batches import BatchStream, LossAwareSampler
+from kuosan.train.budget import Budget
 from kuosan.train.config import RunConfig
 from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
@@ -62,20 +64,27 @@ def open_run(
     autoencoder: Held | None = None,
     init: Path | None = None,
     accept_new_data: bool = False,
+    saves: Sequence[checkpoint.Saved] = (),
+    begun: float | None = None,
     dry: bool = False,
 ) -> Run:
     """A run opened: its newest good save loaded, or a fresh start; `attach` makes it ready to train.
 
     Nothing is written into its folder; one that is there is locked, but with `dry`.
 
+    Args:
+        saves: what was read of saves before, without their tensors, and is not read again.
+        begun: by `budget.clock`, since when a time budget is used; None: since now.
+
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
             that cannot be written. On every process.
     """
+    begun = budgets.clock() if begun is None else begun
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
-    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data)
+    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data, saves)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, held if not dry and _may_be_there(folder) else None))
@@ -85,8 +94,8 @@ def open_run(
         cache = cache_root(config.data.cache) if kept and not dry else None
         latent = latents.ready(asked, found, images, autoencoder, compute, world, report, cache)
         asked.config, images = latent.config, latent.images
-        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report.say, world)
-        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec)
+        texts = open_texts(config.model, images, config.train.uncaptioned, encoder, cache, report, world)
+        run = _ready(asked, found, images, compute, world, report, network, encoder, texts, latent.codec, begun)
         run.lock, run.new_data = held[0] if held else None, found.new_data
         return run
     except BaseException:
@@ -147,6 +156,7 @@ def _ready(
     encoder: TextEncoder | None,
     texts: Texts | None,
     codec: Codec,
+    begun: float,
 ) -> Run:
     """The run at the state that was found."""
     config, train = asked.config, asked.config.train
@@ -154,13 +164,17 @@ def _ready(
     model.encoder, model.codec = encoder, codec
     model.network.to(compute.device).train()
     state = State.fresh(model.network, train, _history(config))
-    objective = _objective(config, images, compute, state, codec)
+    budget = Budget(train.minutes, found.plans, begun=begun, **found.spent) if train.minutes else None
+    objective = _objective(config, images, compute, state, codec, budget)
     facts = {"torch": torch.__version__, "compute": str(compute), "processes": world.size}
     if isinstance(objective, Autoencoding) and objective.features is not None:
         facts["perceptual"] = f"{objective.features.name} {objective.features.hash[:16]}"
     if found.saved is not None:
         _restore(state, found.saved, asked)
-        report.say(f"going on from step {state.step} of {train.max_steps}: {asked.folder}")
+        if budget is not None:
+            budget.retry = state.retry
+            _check_minutes(budget, asked)
+        report.fact("resumed", step=state.step, of=train.max_steps or None, folder=str(asked.folder))
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
         assert found.origin is not None
@@ -203,6 +217,7 @@ def _ready(
         saved_at=found.saved.step if found.saved is not None else -1,
         sizes=sizes,
         course=found.course,
+        budget=budget,
     )
 
 
@@ -224,13 +239,15 @@ def _history(config: RunConfig) -> LossAwareSampler | None:
     return LossAwareSampler(schedule.T)
 
 
-def _objective(config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec) -> Objective:
+def _objective(
+    config: RunConfig, images: Images, compute: Compute, state: State, codec: Codec, budget: Budget | None
+) -> Objective:
     if config.train.objective == "classifier":
         check_labels(images)
         return Classification(config.model, compute)
     if config.train.objective == "autoencoder":
         features = perceptual_loss(config.train.autoencoder.features)
-        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device))
+        return Autoencoding(config.model, config.train, compute, features and features.to(compute.device), budget)
     return Diffusion(config.model, config.train, compute, state.history, codec)
 
 
@@ -266,9 +283,18 @@ def _restore(state: State, saved: checkpoint.Saved, asked: RunRequest) -> None:
     except (RuntimeError, KeyError) as error:
         raise Error(f"{saved.path} does not hold this run's state: {' '.join(str(error).split())[:300]}") from error
     last = asked.config.train.max_steps
-    if state.step > last:
+    if state.step > last and not asked.config.train.minutes:
         raise Error(
             f"train.max_steps = {last}, but {asked.folder} is at step {state.step} already; give {state.step} or more."
+        )
+
+
+def _check_minutes(budget: Budget, asked: RunRequest) -> None:
+    """Raises: Error for a budget that was lowered below what is used of it."""
+    if budget.changed and budget.before >= budget.seconds:
+        raise Error(
+            f"train.minutes = {budget.minutes:g}, but {asked.folder} has used {budget.before / 60:.1f} minutes "
+            f"already: give more (it had {budget.plans[-1].minutes:g})."
         )
 
 
@@ -276,10 +302,7 @@ def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: 
     for name, now in facts.items():
         before = saved.state.get(name)
         if before != now:
-            report.say(
-                f"note: so far with {name} {before}, now {now}; the run goes on, but no longer bit for bit as it "
-                f"would have."
-            )
+            report.fact("other_machine", what=name, before=before, now=now)
 
 
 def _initialise(

@@ -36,6 +36,7 @@ from kuosan.storage.files import Lock
 from kuosan.storage.log import Log
 from kuosan.train import memory
 from kuosan.train.batches import BatchStream, LossAwareSampler
+from kuosan.train.budget import Budget, Planned
 from kuosan.train.config import Course, RunConfig, TrainConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
@@ -130,8 +131,13 @@ def adamw(parameters: FlatParameters, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=fused)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of the `step`-th step (the first is 0): linear warm-up, then the configured shape."""
+def learning_rate(config: TrainConfig, step: int, plan: Planned | None = None) -> float:
+    """The rate of the `step`-th step (the first is 0): linear warm-up, then the configured shape.
+
+    Under a time budget by the share of the run that is done, as the `plan` in force has it.
+    """
+    if plan is not None:
+        return config.lr * _of_share(config, step, plan)
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     match config.lr_shape:
@@ -143,6 +149,24 @@ def learning_rate(config: TrainConfig, step: int) -> float:
             return config.lr / math.sqrt(max((step + 1) / reference, 1))
         case _:
             return config.lr
+
+
+def _of_share(config: TrainConfig, step: int, plan: Planned) -> float:
+    """The same as a factor of `lr`, where the run's length is a time: warm-up's share, or its steps."""
+    now, after = plan.share_at(step), plan.share_at(step + 1)
+    warmup = 0.0 if config.warmup >= 1 else config.warmup
+    if step < config.warmup and not warmup:
+        return (step + 1) / config.warmup
+    if now < warmup:
+        return min(1.0, after / warmup)
+    match config.lr_shape:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (now - warmup) / (1 - warmup)))
+        case "inverse_sqrt":
+            times = after / warmup if warmup else (step + 1) / max(config.warmup, 1)
+            return 1 / math.sqrt(max(times, 1))
+        case _:
+            return 1.0
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float) -> None:
@@ -372,9 +396,24 @@ class Run:
     times: list[tuple[float, int]] = field(default_factory=list)  # when the last steps ended, and which
     sizes: memory.Sizes = field(default_factory=memory.Sizes)
     on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then
+    budget: Budget | None = None  # of time, in place of a number of steps
     course: Course = Course()  # noqa: RUF009 (frozen); what changed on the way
 
     @property
     def train(self) -> TrainConfig:
         """The settings of the step to come."""
         return self.course.at(self.state.step, self.config.train)
+
+    @property
+    def last(self) -> int:
+        """The last step; under a time budget, as it is planned now."""
+        return self.config.train.max_steps if self.budget is None else self.budget.last(self.state.step)
+
+    def is_time(self, every: int) -> bool:
+        """Whether what is done every so many steps (0: never, -1: at a budget's looks) is to be done after this one."""
+        step, budget = self.state.step, self.budget
+        plan = budget.plan(step - 1) if budget is not None and budget.plans else None
+        ends = step == (self.config.train.max_steps if plan is None else plan.last)  # that is 0 without a plan
+        if every < 0:
+            return plan is not None and (step in plan.looks or (ends and plan.closing))
+        return bool(every) and (step % every == 0 or ends)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kuosan.data.dataset import Images
     from kuosan.models.model import ModelConfig
     from kuosan.options import Tree
+    from kuosan.train.report import SilentTraining
 
 EVERY = 15.0  # seconds between lines about captions that are being encoded
 
@@ -126,13 +127,13 @@ def _named(images: Images, ids: Sequence[int]) -> str:
 class _EncodingLines:
     """Says how far captions are encoded, a line now and then."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.last = say, time.monotonic()
+    def __init__(self, report: SilentTraining) -> None:
+        self.report, self.last = report, time.monotonic()
 
     def __call__(self, what: str, done: int, of: int) -> None:
         if time.monotonic() - self.last > EVERY:
             self.last = time.monotonic()
-            self.say(f"{what}: {done:,} of {of:,} encoded.")
+            self.report.fact("captions_encoding", what=what, done=done, of=of)
 
 
 def settled(text: Text, images: Images, uncaptioned: str, encoder: Any) -> Tree | None:
@@ -160,7 +161,7 @@ def open_texts(
     uncaptioned: str,
     encoder: Any,
     cache: Path | None,
-    say: Callable[[str], None],
+    report: SilentTraining,
     world: World = World(),  # noqa: B008 (frozen)
 ) -> Texts | None:
     """What a model is given of these images' captions; None without text.
@@ -182,7 +183,7 @@ def open_texts(
                 return Live(texts, encoder)
 
             found: list[Embedded] = []
-            world.on_first(lambda: found.append(embed_all(texts, encoder, cache, say, _EncodingLines(say))))
+            world.on_first(lambda: found.append(embed_all(texts, encoder, cache, report.say, _EncodingLines(report))))
             embedded = found[0] if found else embed_all(texts, encoder, cache)
             return CaptionFeatures(embedded.rows, len(texts) - 1)
     return None
