@@ -60,6 +60,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
         "depth": (0, 512),
         "heads": (0, 4096),
         "mlp": (0, 64),
+        "grid": (0, 16_384),
     },
     "AutoencoderConfig": {
         **{name: _NETWORK[name] for name in ("in_channels", "channels", "multipliers", "blocks", "groups", "norm_eps")},

@@ -348,7 +348,7 @@ def test_a_folder_of_something_else_is_not_trained_into(tmp_path: Path) -> None:
 
 def test_another_configuration_is_not_trained_into_a_run(run: Path, tmp_path: Path) -> None:
     before = tree(run)
-    refused("train", "--out", run, "--lr", "0.5", naming=["train.lr", "0.001", "0.5", "--out ANOTHER", "--init"])
+    refused("train", "--out", run, "--clip", "0.5", naming=["train.clip", "1.0", "0.5", "--out ANOTHER", "--init"])
     refused("train", "--out", run, "--schedule", "flow", naming=["model.schedule.kind", "flow", "discrete"])
     other = image_folder(tmp_path / "other", 3, side=9)
     same = [*QUICK, "--data.hold_out", "0"]

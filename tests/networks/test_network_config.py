@@ -39,6 +39,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"classes": -1}, "classes is -1"),
     ({"concat_channels": -1}, "concat_channels is -1"),
     ({"patch": 0}, "patch is 0"),
+    ({"context_attention": "crossed"}, "unknown context_attention 'crossed': did you mean 'cross'"),
+    ({"context_attention": "cross", "transformer_mlp": 2}, "context_attention is 'cross'.*cross has no transformer"),
     ({"context_width": 0}, "context_width is 0.*whole numbers from 1, or None"),
 ]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from kuosan.networks.unet import UNet
 TINY = UNetConfig(
     channels=16, multipliers=(1, 2), attention=(False, True), blocks=1, groups=8, context_width=12, context_vector=True
 )
+CROSS = replace(TINY, context_attention="cross")  # attention to the text behind the network's own
 SMALL_DIT = DiTConfig(width=16, depth=2, heads=2, context_width=12, context_vector=True)
 
 
@@ -59,7 +61,7 @@ def test_attention_with_a_mask_is_the_formula_over_what_is_there() -> None:
     assert torch.allclose(low.float(), out, atol=0.05)
 
 
-@pytest.mark.parametrize("network", [UNet(TINY), DiT(SMALL_DIT)])
+@pytest.mark.parametrize("network", [UNet(TINY), UNet(CROSS), DiT(SMALL_DIT)])
 def test_a_fresh_network_does_not_hear_the_text_yet_and_a_drawn_one_does(network: torch.nn.Module) -> None:
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0])
     one, other = torch.randn(2, 4, 12), torch.randn(2, 4, 12)
@@ -68,7 +70,7 @@ def test_a_fresh_network_does_not_hear_the_text_yet_and_a_drawn_one_does(network
     assert (network(x, t, context=one) - network(x, t, context=other)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("network", [UNet(TINY), DiT(SMALL_DIT)])
+@pytest.mark.parametrize("network", [UNet(TINY), UNet(CROSS), DiT(SMALL_DIT)])
 def test_what_the_mask_hides_has_no_effect(network: torch.nn.Module) -> None:
     _drawn(network)
     x, t, context = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 500.0]), torch.randn(2, 4, 12)
@@ -81,7 +83,7 @@ def test_what_the_mask_hides_has_no_effect(network: torch.nn.Module) -> None:
     assert torch.allclose(out[1:], short, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", [UNet(TINY), DiT(SMALL_DIT)])
+@pytest.mark.parametrize("network", [UNet(TINY), UNet(CROSS), DiT(SMALL_DIT)])
 def test_ready_to_sample_in_bf16_it_answers_nearly_the_same_in_float32(network: torch.nn.Module) -> None:
     ready = prepare(network, dtype=torch.bfloat16)
     x, t, context = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 3.0]), torch.randn(2, 4, 12)

@@ -266,8 +266,8 @@ def test_a_run_of_47b8b58_goes_on_as_it_would_have(tmp_path: Path, monkeypatch: 
         assert before.keys() == after.keys()
         for name in before:  # to rounding: it was written on another machine
             torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
-    with pytest.raises(Error, match=r"train\.lr: the run has 0\.0002, now 0\.001"):
-        kuosan.fit(Affine(), "images.npz", out="old", **SETTINGS, lr=1e-3)
+    with pytest.raises(Error, match=r"train\.clip: the run has 1\.0, now 0\.5"):
+        kuosan.fit(Affine(), "images.npz", out="old", **SETTINGS, clip=0.5)
 
 
 def test_keys_that_an_old_configuration_leaves_out_are_what_they_were(tmp_path: Path) -> None:

@@ -112,10 +112,10 @@ def test_two_processes_take_the_steps_that_the_first_one_plans(made: Path) -> No
 
 def test_an_error_of_the_first_process_ends_both_at_once(made: Path) -> None:
     begin = time.monotonic()
-    ranks = launch(made / "one", made / "pictures.npz", **{"train.lr": 0.5})
+    ranks = launch(made / "one", made / "pictures.npz", **{"train.clip": 0.5})
     assert time.monotonic() - begin < 60
     assert [rank["code"] for rank in ranks] == [2, 2]
-    assert all("train.lr: the run has 0.001, now 0.5" in rank["error"] for rank in ranks)
+    assert all("train.clip: the run has 1.0, now 0.5" in rank["error"] for rank in ranks)
 
 
 def test_processes_with_different_images_are_refused(made: Path) -> None:

@@ -55,6 +55,7 @@ def check_conditioning(config: UNetConfig | DiTConfig) -> None:
 
 TimeConditioning = Literal["add", "scale_shift"]
 Resample = Literal["conv", "conv_asymmetric", "block"]
+ContextAttention = Literal["transformer", "cross"]
 Size = Literal["tiny", "small", "medium", "large"]
 
 
@@ -115,6 +116,7 @@ class UNetConfig:
     context_vector: bool = False  # the mean of the context is added to the time embedding too
     transformer_depth: int = 1  # with a context: blocks of each attention (self, cross, perceptron); 1 in SD 1 and 2
     transformer_mlp: int = 4  # with a context: hidden width of their perceptron, in widths; 0: none
+    context_attention: ContextAttention = "transformer"  # with a context: in place of attention, or (cross) behind it
     concat_channels: int = 0  # channels joined to x by the concat input
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
@@ -180,6 +182,11 @@ def _check_numbers(config: UNetConfig) -> None:
         raise unknown("time_conditioning", config.time_conditioning, get_args(TimeConditioning))
     if config.resample not in get_args(Resample):
         raise unknown("resample", config.resample, get_args(Resample))
+    if config.context_attention not in get_args(ContextAttention):
+        raise unknown("context_attention", config.context_attention, get_args(ContextAttention))
+    if config.context_attention == "cross" and (config.transformer_depth, config.transformer_mlp) != (1, 4):
+        cure = "Leave transformer_depth and transformer_mlp out: cross has no transformer."
+        raise refused(config, "context_attention", "transformer with these", cure)
     if config.context_width is not None and not (
         config.context_vector or config.middle_attention or any(config.attention)
     ):
@@ -395,6 +402,7 @@ class DiTConfig:
     depth: int = 12  # dit: how many blocks
     heads: int = 6  # dit: attention heads; must divide width
     mlp: int = 4  # dit: hidden width of a block's perceptron, in widths
+    grid: int = 0  # dit: tokens over which positions stretch along the longer side; 0: as many as there are
     classes: int = 0  # label input; the table has one more row, the null label `classes`
     context_width: int | None = None  # context input (cross-attention to text): channels of a token's features
     context_vector: bool = False  # the mean of the context is added to the time embedding too
@@ -406,6 +414,8 @@ class DiTConfig:
         limits.check(self)
         check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
         check_conditioning(self)
+        if not is_whole(self.grid, 0):
+            raise refused(self, "grid", "whole numbers from 0", "0 counts every token.")
         if self.width % 4:
             cure = "Use a multiple of 32."
             raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)

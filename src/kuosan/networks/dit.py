@@ -125,7 +125,7 @@ class DiT(nn.Module):
         h = self.entrance(to_patches(pixels, patch).to(weight.dtype))
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
         kept = torch.promote_types(weight.dtype, torch.float32)
-        h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept)
+        h = h.to(kept) + positions(rows, columns, h.shape[2], x.device, kept, self.config.grid)
         for block in cast(Iterable[DiTBlock], self.blocks):
             h = run(block, h, next(shares), text, recompute=self.config.checkpointing)
         out = from_patches(self.exit(h, next(shares)), rows, columns, patch).to(x.dtype)
@@ -148,10 +148,17 @@ def from_patches(tokens: Tensor, rows: int, columns: int, patch: int) -> Tensor:
     return F.pixel_shuffle(tokens.transpose(1, 2).reshape(B, C, rows, columns), patch)
 
 
-def positions(rows: int, columns: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Fixed sines and cosines of each token's column, then of its row: (rows·columns, width)."""
+def positions(rows: int, columns: int, width: int, device: torch.device, dtype: torch.dtype, grid: int = 0) -> Tensor:
+    """Fixed sines and cosines of each token's column, then of its row: (rows·columns, width).
+
+    grid: tokens over which the longer side stretches, i -> i·grid/max(rows, columns): a larger image then has the
+    positions of a smaller one, and those between; 0: as many as there are.
+    """
+    step = grid / max(rows, columns) if grid else 1.0
     across, down = (
-        time_features(torch.arange(n, device=device), width // 2, cos_first=False, freq_shift=0.0, dtype=dtype)
+        time_features(
+            torch.arange(n, device=device, dtype=dtype) * step, width // 2, cos_first=False, freq_shift=0.0, dtype=dtype
+        )
         for n in (columns, rows)
     )
     return torch.cat([across.expand(rows, -1, -1), down[:, None].expand(-1, columns, -1)], dim=2).flatten(0, 1)

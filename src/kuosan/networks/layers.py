@@ -287,6 +287,26 @@ class Transformer(nn.Module):
         return cast(Tensor, x + self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
 
 
+class ContextAttention(Attention):
+    """Attention between all pixels, and behind it attention to a context: h += out(attention(norm(h), context)).
+
+    So an unconditional network takes captions later: its own layers stay, and what is added begins as zero.
+    """
+
+    def __init__(
+        self, channels: int, *, head_channels: int | None, groups: int, eps: float, context_width: int
+    ) -> None:
+        super().__init__(channels, head_channels=head_channels, groups=groups, eps=eps)
+        self.cross_norm = GroupNorm(groups, channels, eps)
+        self.cross = CrossAttention(channels, self.heads, context_width)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        x = super().forward(x)
+        B, C, H, W = x.shape
+        tokens = self.cross_norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
+        return cast(Tensor, x + self.cross(tokens, context).view(B, H, W, C).permute(0, 3, 1, 2))
+
+
 class Pooled(nn.Linear):
     """A context as one vector, added to the time embedding: (B, W) -> (B, time_width). It begins as zero."""
 
@@ -333,6 +353,8 @@ def initialise(network: nn.Module, seed: int) -> None:
                 nn.init.zeros_(module.out.weight)
             case Pooled():
                 nn.init.zeros_(module.weight)
+        if isinstance(module, ContextAttention):
+            nn.init.zeros_(module.cross.out.weight)
     decoder = getattr(network, "decoder", None)
     if decoder is not None:
         nn.init.zeros_(decoder.exit.weight)

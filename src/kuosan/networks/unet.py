@@ -25,6 +25,7 @@ from kuosan.networks.config import DiTConfig, UNetConfig
 from kuosan.networks.layers import (
     Attention,
     Context,
+    ContextAttention,
     DownConv,
     Pooled,
     ResidualBlock,
@@ -63,6 +64,14 @@ def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
     """Self-attention where `wanted`, with attention to the context where there is one; else the identity."""
     if not wanted:
         return nn.Identity()
+    if config.context_width is not None and config.context_attention == "cross":
+        return ContextAttention(
+            channels,
+            head_channels=config.head_channels,
+            groups=config.groups,
+            eps=config.norm_eps,
+            context_width=config.context_width,
+        )
     if config.context_width is not None:
         return Transformer(
             channels,
@@ -259,8 +268,9 @@ class UNet(nn.Module):
 
 
 def attending(attention: nn.Module, h: Tensor, context: Context | None) -> Tensor:
-    """An attention as it is called: a transformer takes the context as well."""
-    return cast(Tensor, attention(h, context) if isinstance(attention, Transformer) else attention(h))
+    """An attention as it is called: one with a context takes that as well."""
+    takes_context = isinstance(attention, Transformer | ContextAttention)
+    return cast(Tensor, attention(h, context) if takes_context else attention(h))
 
 
 def with_skip(config: UNetConfig | DiTConfig, out: Tensor, concat: Tensor | None) -> Tensor:

@@ -24,10 +24,10 @@ from kuosan.storage.log import Log
 from kuosan.text.tokens import NoText, TextEncoderConfig
 from kuosan.train import budget as budgets
 from kuosan.train import latents, loop, resume, saving, text_conditioning
-from kuosan.train.config import RunConfig
+from kuosan.train.config import CHANGEABLE, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
-from kuosan.train.resolve import check_tree, resolve
+from kuosan.train.resolve import check_tree, lengthened, resolve
 from kuosan.train.resume import untrained
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
@@ -71,6 +71,7 @@ def prepare(
     typed: str = "",
     before: Mapping[str, Any] | None = NOT_READ,
     checked: RunConfig | None = None,
+    origin: Mapping[str, Any] | None = None,
     saves: Sequence[Saved] = (),
     begun: float | None = None,
 ) -> TrainingSetup:
@@ -80,6 +81,7 @@ def prepare(
         typed: the text encoder's name if a person typed it, as against one in a file: only that one may be fetched.
         before: the configuration of the run that is there, if it was read already.
         checked: what `check_tree` made of the tree, if it was checked already.
+        origin: the configuration of the run whose weights a new one begins with.
         saves: those that were read already, without their tensors.
         begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
 
@@ -92,7 +94,7 @@ def prepare(
     checked = checked or check_tree(tree)
     world = meet()  # before the data are read: however long that takes, the others see this process alive
     try:
-        tree = _as_begun(before, tree)
+        tree = _as_begun(before, tree, begun=before is not None and not untrained(out))
         tree, autoencoder, note = latents.named(out, before, tree)
         if dataset is not None:
             tree = trees.merge({"data": {"path": type(dataset).__name__}}, tree)
@@ -103,16 +105,18 @@ def prepare(
         )
         own = type(network).__name__ if network is not None else None
         encoder, text = _text(tree, images, typed)
+        begun_from = None if origin is None else trees.build(ModelConfig, origin.get("model", {}))
         config = resolve(
             tree,
             images.shape,
             size,
             own=own,
             classes=tuple(images.classes),
-            text=text,
+            text=lengthened(text, tree, begun_from),
             shapes=_shapes(images),
             before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
             checked=checked,
+            origin=begun_from,
         )
         compute = choose(config.compute)
         join(world, compute.device)
@@ -122,11 +126,14 @@ def prepare(
     return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note, saves, begun)
 
 
-def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with the versions by which the run that is there understood its data, where none are given."""
-    data = {} if before is None else before.get("data", {})
-    known = {name: data[name] for name in ("layout", "split_version") if name in data}
-    return trees.merge({"data": known}, tree) if known else tree
+def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any], *, begun: bool) -> Mapping[str, Any]:
+    """The configuration with what the run that is there has where nothing is said: the versions by which it understood
+    its data, and once it has begun what may change on its way."""
+    before = before or {}
+    names = {"data": ("layout", "split_version"), "train": CHANGEABLE if begun else ()}
+    known = {group: {name: before[group][name] for name in each if name in before.get(group, {})}
+             for group, each in names.items()}  # fmt: skip
+    return trees.merge({group: each for group, each in known.items() if each}, tree)
 
 
 def _shapes(images: Images) -> tuple[tuple[int, int], ...]:

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import gcd
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,19 @@ class Turns:
         common = gcd(*counts)
         self.shares = tuple(count // common for count in counts)
         self.seed, self.period = seed, sum(self.shares)
+        self._counts: dict[tuple[int, int], int] = {}
         self._begin(0)
+
+    def taken(self, bucket: int, step: int) -> int:
+        """How many of the steps before a step were a bucket's."""
+        if len(self.shares) == 1:
+            return step
+        if (bucket, step) not in self._counts:
+            self.at(step)
+            before = self._turns[: step % self.period]
+            count = step // self.period * self.shares[bucket] + sum(each == bucket for each, _ in before)
+            self._counts[bucket, step] = count
+        return self._counts[bucket, step]
 
     def at(self, step: int) -> tuple[int, int]:
         """The bucket of a step's batch, and how many earlier steps were this bucket's."""
@@ -185,7 +198,12 @@ class Drawn:
 
 @dataclass
 class BatchStream:
-    """The endless sequence of steps of one run."""
+    """The endless sequence of steps of one run.
+
+    Where the batch changes at a step, the images go on where they were: of each bucket one endless row of images, epoch
+    after epoch, of which each of its steps takes the next as many as its batch has. So an epoch still shows every
+    image once, and which images a step sees follows from the seed, the step and the changes before it.
+    """
 
     images: Images
     seed: int
@@ -198,6 +216,7 @@ class BatchStream:
     threads: int = 1  # that draw a step's noise; never changes a bit
     noise_shape: tuple[int, int, int] | None = None  # of one image's noise; None: the image's own
     texts: Texts | None = None  # what the network is given of each image's caption
+    sizes: tuple[tuple[int, int], ...] = ()  # (from a step on, images a step), rising from step 0; none: always `batch`
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -205,23 +224,36 @@ class BatchStream:
         self._groups = [train[of[train] == bucket] for bucket in np.unique(of[train])]
         self._turns = Turns([len(group) for group in self._groups], self.seed)
 
+    def size_at(self, step: int) -> int:
+        """Images of a step."""
+        return [size for begin, size in self.sizes if begin <= step][-1] if self.sizes else self.batch
+
     def ids(self, step: int) -> np.ndarray:
-        """The images of all rows of a step, which are of one bucket: (batch,)."""
+        """The images of all rows of a step, which are of one bucket: (its batch,)."""
         bucket, before = self._turns.at(step)
-        n = len(self._groups[bucket])
-        places = np.arange(before * self.batch, (before + 1) * self.batch)
+        n, first = len(self._groups[bucket]), self._shown(bucket, before, step)
+        places = np.arange(first, first + self.size_at(step))
         return np.array([self._order(bucket, int(place) // n)[place % n] for place in places])
+
+    def _shown(self, bucket: int, before: int, step: int) -> int:
+        """How many images of a bucket the steps before a step have had, `before` of which were the bucket's."""
+        shown = counted = 0
+        for (_, size), (end, _) in pairwise((*self.sizes, (step, 0))):
+            if end < step:
+                taken = self._turns.taken(bucket, end)
+                shown, counted = shown + (taken - counted) * size, taken
+        return shown + (before - counted) * self.size_at(max(step - 1, 0))
 
     def draw(self, step: int) -> Drawn:
         """This process's rows of a step."""
         return self._with_noise(step, self.images.batch(*self._request(step)))
 
     def _request(self, step: int) -> tuple[np.ndarray, list[seeds.Key]]:
-        rows = self._rows
+        rows = self._rows(step)
         return self.ids(step)[list(rows)], [self._key("train/augment", step, row) for row in rows]
 
     def _with_noise(self, step: int, batch: Batch) -> Drawn:
-        rows, again = self._rows, f"/{self.retry}" if self.retry else ""
+        rows, again = self._rows(step), f"/{self.retry}" if self.retry else ""
         if not isinstance(self.task, Generation):  # which damages nothing
             rngs = [seeds.rng(*self._key("train/degrade", step, row)) for row in rows]
             batch = batch._replace(given=degrade(self.task, batch.x0, rngs))
@@ -259,7 +291,7 @@ class BatchStream:
             memory.free()
             if alone:
                 raise Error(
-                    f"step {step + 1}: out of memory in reading its {self.batch} images ({reason}). Lower "
+                    f"step {step + 1}: out of memory in reading its {self.size_at(step)} images ({reason}). Lower "
                     f"--train.batch, --data.workers or --data.memory-gib; what was saved before is untouched.",
                     exit_code=memory.CODE,
                 )
@@ -280,9 +312,8 @@ class BatchStream:
                     waiting = worker.submit(drawn_at, step)
                 yield drawn
 
-    @property
-    def _rows(self) -> range:
-        return range(self.rank, self.batch, self.size)
+    def _rows(self, step: int) -> range:
+        return range(self.rank, self.size_at(step), self.size)
 
     def _key(self, purpose: str, step: int, row: int) -> seeds.Key:
         return (self.seed, purpose, step, row)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from kuosan.config import merge
+from kuosan.config import build, merge
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
 from kuosan.diffusion.registry import Weight
@@ -189,6 +189,68 @@ _WHOLE = {
 
 # What is allowed besides under a time budget: no number of steps, and looks by time.
 _BUDGETED = {"max_steps": 0, "save_every": -1, "evaluate_every": -1, "preview_every": -1}
+
+
+# What may change while a run goes on, from a step on; all else that is learned from is fixed.
+CHANGEABLE = ("lr", "lr_shape", "weight_decay", "ema", "batch")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Those settings from a step on, `step` steps having been taken."""
+
+    step: int
+    lr: float
+    lr_shape: str
+    weight_decay: float
+    ema: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Course:
+    """The settings of each step: those of the last change at or before it. The first change is of step 0."""
+
+    changes: tuple[Change, ...] = ()  # by step; none: as the configuration says
+
+    def at(self, step: int, train: TrainConfig) -> TrainConfig:
+        """The settings of the step that follows `step` others."""
+        if not self.changes:
+            return train
+        found = [each for each in self.changes if each.step <= step][-1]
+        if all(getattr(train, name) == getattr(found, name) for name in CHANGEABLE):
+            return train
+        return replace(train, **{name: getattr(found, name) for name in CHANGEABLE})
+
+    def changed(self, step: int, before: TrainConfig, now: TrainConfig) -> Course:
+        """With what is asked for now from a step on, in place of what was planned from there; `before` holds until it
+        where nothing changed yet."""
+        earlier = tuple(each for each in self.changes if each.step < step)
+        if step and not earlier:
+            earlier = (_change(0, before),)
+        return Course((*earlier, _change(step, now)))
+
+    def plain(self) -> list[dict[str, Any]]:
+        """As JSON holds it."""
+        return [asdict(each) for each in self.changes]
+
+
+def _change(step: int, train: TrainConfig) -> Change:
+    return Change(step, *(getattr(train, name) for name in CHANGEABLE))
+
+
+def read_course(entries: Any) -> Course:
+    """A course from JSON. Raises: ValueError: it is something else."""
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        raise ValueError("it is no list of changes")
+    names = {"step", *CHANGEABLE}
+    for each in entries:
+        if set(each) != names or type(each["step"]) is not int:
+            raise ValueError(f"{each} is no change")
+    found = [_change(each["step"], build(TrainConfig, {n: each[n] for n in CHANGEABLE})) for each in entries]
+    if found and (found[0].step != 0 or [each.step for each in found] != sorted({each.step for each in found})):
+        raise ValueError("its steps do not rise from 0")
+    return Course(tuple(found))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from kuosan.storage import files
 from kuosan.train import rules
 from kuosan.train.budget import aim, marks, seconds_now
 from kuosan.train.config import SHORT, RunConfig
-from kuosan.train.resolve import check_tree, encoder_named
+from kuosan.train.resolve import check_tree, encoder_named, take_along
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +69,7 @@ class TrainJob:
     network: Size | None = field(
         default=None, metadata={"read": size_typed}
     )  # the network's size where its fields are not given; small if not said
-    init: Path | None = None  # start from the averaged weights of this run
+    init: Path | None = None  # begin with this run's (checkpoint's, export's) averaged weights, network and schedule
     accept_new_data: bool = False  # go on although the images are not the ones the run was trained on
     dry_run: bool = False  # say what would be done, and do nothing
     settings: Tree = field(default_factory=dict, metadata=OPTION)
@@ -94,6 +94,7 @@ class SettledJob:
     checked: RunConfig
     typed: str  # the text encoder that a person named, which alone may be fetched
     saves: tuple[Saved, ...]  # what was read of saves: of the one to go on from, all but its tensors
+    origin: Tree | None = None  # the configuration of the run whose weights a new one begins with
 
 
 @dataclass(frozen=True)
@@ -209,12 +210,9 @@ def settle(job: TrainJob) -> SettledJob:
         before, tree, saves = _of_run(out, tree)
         if job.network is not None:
             raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
-    if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
-        raise Error(
-            "model.network.kind = own: a network of your own is given from Python: "
-            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
-        )
-    checked = check_tree(tree)
+    _refuse_own(tree, job)
+    if job.init is None:
+        checked = check_tree(tree)  # refused before any file is opened
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
         out = Path("runs") / name.removesuffix(".zip")
@@ -222,9 +220,15 @@ def settle(job: TrainJob) -> SettledJob:
         from kuosan.train.resume import begun
 
         before, saves = begun(out)
+    origin = None
+    if job.init is not None:
+        tree, origin = _begun_from(job, out, before, tree)
+        saves = (*saves, *((origin,) if origin is not None else ()))
+        _refuse_own(tree, job)
+        checked = check_tree(tree)
     if before is not None and not _untouched(out):
         rules.check_length_kept(out, before, tree, job.settings)
-    return SettledJob(out, dict(tree), before, checked, typed, saves)
+    return SettledJob(out, dict(tree), before, checked, typed, saves, None if origin is None else origin.config)
 
 
 def _untouched(out: Path) -> bool:
@@ -232,6 +236,27 @@ def _untouched(out: Path) -> bool:
     from kuosan.train.resume import untrained
 
     return untrained(out)
+
+
+def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
+    if tree.get("model", {}).get("network", {}).get("kind") == "own" and job.module is None:
+        raise Error(
+            "model.network.kind = own: a network of your own is given from Python: "
+            "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
+        )
+
+
+def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Saved | None]:
+    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
+    more."""
+    from kuosan.storage import checkpoint
+
+    assert job.init is not None
+    how = {"own": job.module is not None, "sized": job.network is not None}
+    if before is not None and not (_untouched(out) and is_there(job.init)):
+        return take_along(tree, before, str(job.init), begun=True, **how), None
+    origin = checkpoint.load(job.init, parts=())
+    return take_along(tree, origin.config, str(job.init), **how), origin
 
 
 def is_there(path: Path) -> bool:
@@ -316,14 +341,10 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
 
 
 def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None], begun: float) -> TrainPlan:
-    from kuosan.storage import checkpoint
     from kuosan.train import api
     from kuosan.train.loop import measure
     from kuosan.train.report import EventReport, SilentTraining
 
-    saves = settled.saves
-    if job.init is not None:  # refused before the images are read
-        saves = (*saves, checkpoint.load(job.init, parts=()))
     setup = api.prepare(
         settled.out,
         settled.tree,
@@ -334,7 +355,8 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         typed=settled.typed,
         before=settled.before,
         checked=settled.checked,
-        saves=saves,
+        origin=settled.origin,
+        saves=settled.saves,
         begun=begun,
     )
     report = EventReport(on_event)

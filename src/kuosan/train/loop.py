@@ -103,7 +103,7 @@ def gradients(run: Run, drawn: Drawn, stop: Stop) -> tuple[float, int, np.ndarra
     Raises:
         Error: one image at once takes too much.
     """
-    state, world, batch = run.state, run.world, run.config.train.batch
+    state, world, batch = run.state, run.world, run.train.batch
     device = run.objective.compute.device
     while True:
         losses, reason = None, ""
@@ -175,7 +175,7 @@ def back_at(run: Run) -> None:
 
 def backward(run: Run, drawn: Drawn) -> Tensor:
     """Add this process's part of the step to the gradients; its images' losses, (B,) float64."""
-    config, world = run.config.train, run.world
+    config, world = run.train, run.world
     rows, size = drawn.eps.shape[0], micro_batch(run)
     parts: list[Tensor] = []
     world.same(run.state.network.buffers())
@@ -212,14 +212,15 @@ def all_reduce(run: Run, loss: float, asked: int, short: bool) -> tuple[float, i
 
 def update(run: Run, loss: float, norm: float) -> dict[str, Any]:
     """Step and average if loss and gradient are finite, else leave every weight as it is; the step's row of the log."""
-    state, config = run.state, run.config.train
+    state, config = run.state, run.train
     rate = learning_rate(config, state.step, None if run.budget is None else run.budget.plan(state.step))
     good = math.isfinite(loss) and math.isfinite(norm)
     if good:
         if config.clip and norm > config.clip:
             state.parameters.grads.mul_(config.clip / norm)
-        set_rate(state.optimizer, rate)
+        set_rate(state.optimizer, rate, config.weight_decay)
         state.optimizer.step()
+        state.ema.set_width(config.ema)
         state.ema.update(state.parameters.values)
     else:
         state.restore_buffers()
@@ -278,7 +279,7 @@ def speed(run: Run) -> float:
     run.times.append((time.perf_counter(), run.state.step))
     del run.times[:-20]
     (begin, first), (end, last) = run.times[0], run.times[-1]
-    return round((last - first) * run.config.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
+    return round((last - first) * run.train.batch / max(end - begin, 1e-9), 2) if last > first else 0.0
 
 
 def roll_back(run: Run) -> None:
@@ -292,8 +293,8 @@ def roll_back(run: Run) -> None:
         raise Error(
             f"step {at}: loss, gradient or weights were not finite again ({state.bad} steps in a row), after "
             f"{state.returns} returns to the save of step {state.good_step}, which is untouched. Lower --train.lr (now "
-            f"{run.config.train.lr:g}), lengthen --train.warmup, or use --compute.precision fp32, with --out ANOTHER "
-            f"--init {run.folder}.",
+            f"{run.train.lr:g}), or use --compute.precision fp32, and go on; or lengthen --train.warmup, with --out "
+            f"ANOTHER --init {run.folder}.",
             exit_code=70,
         )
     retry, returns, skipped = state.retry + 1, state.returns + 1, state.skipped
@@ -324,14 +325,14 @@ def plan_first(run: Run) -> None:
 def plan_again(run: Run) -> None:
     """Before a step: plan the rest of a time budget again where the machine's speed asks for it."""
     if run.budget is not None:
-        off = run.world.first and budgets.is_off(run.budget, run.config.train, run.state.step)
+        off = run.world.first and budgets.is_off(run.budget, run.train, run.state.step)
         if run.world.any(off, run.objective.compute.device):
             _plan(run, "speed")
 
 
 def _plan(run: Run, reason: str, old: Planned | None = None) -> None:
     """Plan, write it down before a step is taken by it, and say so."""
-    budget, train, step = run.budget, run.config.train, run.state.step
+    budget, train, step = run.budget, run.train, run.state.step
     assert budget is not None
     old = old or (budget.plan(step) if budget.plans else None)
     new = run.world.on_first(lambda: budgets.next_plan(budget, train, step, reason))
@@ -357,7 +358,7 @@ def changed(run: Run) -> dict[str, int]:
 
 def micro_batch(run: Run) -> int:
     """Images of a process at once in the step to come."""
-    train = run.config.train
+    train = run.train
     rows = -(-train.batch // run.world.size)
     most = min(train.micro_batch or rows, rows)
     return run.sizes.at("training", run.state.step + 1, run.state.retry, train.micro_batch, most)
@@ -428,7 +429,7 @@ def measure(run: Run) -> StepCost:
     Raises:
         Error: one image at once takes too much.
     """
-    config, state = run.config.train, run.state
+    config, state = run.train, run.state
     alone = dataclasses.replace(run, parallel=state.network, world=World())  # the other processes do not measure
     rows = -(-config.batch // run.world.size)
     size = micro_batch(run)

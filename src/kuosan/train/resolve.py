@@ -12,7 +12,7 @@ from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
-from kuosan.networks.config import ByteText, Size, default_dit, default_unet
+from kuosan.networks.config import ByteText, DiTConfig, Size, default_dit, default_unet
 from kuosan.options import Tree
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request, Restoration
@@ -80,7 +80,7 @@ def task_tree(said: Mapping[str, Any], classes: tuple[str, ...]) -> Tree:
     if not classes:
         raise Error(
             "classes are asked for, but the images have none: put each class into its own folder, give a `label` in "
-            "metadata.jsonl or metadata.csv, or lay the label file beside an IDX file."
+            "metadata.jsonl or metadata.csv, lay the label file beside an IDX file, or say --labels false."
         )
     if task.class_names and task.class_names != classes:
         raise Error(
@@ -96,6 +96,127 @@ def prediction(said: Mapping[str, Any]) -> dict[str, str]:
     if "prediction" in said or not isinstance(schedule, Mapping):
         return {}
     return {"prediction": USUAL_PREDICTION.get(str(schedule.get("kind", "discrete")), "v")}
+
+
+# What of a network follows from the data, the text and the task, and is not taken along.
+_FOLLOWS = ("in_channels", "out_channels", "classes", "context_width", "context_vector", "concat_channels")
+_OF_IMAGES = ("network", "schedule", "prediction", "sigma_data", "learned_variance", "task", "text", "codec")
+_TRAINS = {"classifier": "classifier", "autoencoder": "autoencoder"}  # networks that have an objective of their own
+
+
+def take_along(
+    tree: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    source: str,
+    *,
+    own: bool = False,
+    sized: bool = False,
+    begun: bool = False,
+) -> Tree:
+    """What was said, over the model of the run that the weights come from (`--init`).
+
+    Args:
+        origin: that run's whole configuration, or the new one's own where that was `begun` already.
+        source: the run's folder, as it is named.
+        own: a network of the caller's is given.
+        sized: the network's size was said, so that it is not the old one's.
+
+    Raises:
+        Error: it is trained for something else.
+    """
+    old = trees.plain(trees.build(ModelConfig, origin.get("model", {})))
+    said = _mapping(tree, "model")
+    network, objective = old["network"], str(_mapping(tree, "train").get("objective", "diffusion"))
+    has, wanted = _TRAINS.get(network["kind"], "diffusion"), _TRAINS.get(objective, "diffusion")
+    if has != wanted:
+        cure = "" if has == "diffusion" else f"say --objective {has}, or "
+        raise Error(
+            f"--init {source}: it is a {network['kind']} (objective {has}), and a model for objective {wanted} is "
+            f"asked for: {cure}name a run of that kind, or leave --init out."
+        )
+    along = {name: old[name] for name in _OF_IMAGES}
+    if wanted != "diffusion":
+        noisy = wanted == "classifier" and network.get("noisy", True)
+        along = {name: along[name] for name in ("network", *(("schedule", "codec") if noisy else ()))}
+    kind = _mapping(said, "schedule").get("kind")
+    if kind is not None and kind != old["schedule"]["kind"]:  # what is usual on that schedule
+        for name in ("prediction", "sigma_data", "learned_variance"):
+            along.pop(name, None)
+    if along.get("codec", {}).get("kind") == "latents":
+        along["codec"] = {"kind": "latents", "run": old["codec"]["run"] if begun else source}
+    else:
+        along.pop("codec", None)
+    if wanted == "diffusion":
+        left = ("width", "weights") if old["text"]["kind"] == "encoder" else () if begun else ("length",)
+        along["text"] = {name: value for name, value in old["text"].items() if name not in left}
+        along["task"] = _task_along(said, old)
+    if own or sized:
+        along.pop("network")
+    else:
+        along["network"] = _network_along(said, old, network)
+    model = trees.merge(along, said)
+    train = _mapping(origin, "train")
+    learned = str(model.get("learned_variance", False)).lower() == "true"
+    loss = {"loss": train["loss"]} if learned and "loss" in train else {}
+    return trees.merge({"train": loss}, tree, {"model": model})
+
+
+def lengthened(text: Tree | None, tree: Mapping[str, Any], origin: ModelConfig | None) -> Tree | None:
+    """How captions are read, of as many tokens as the captions have or the run that the weights come from reads."""
+    said = _mapping(_mapping(tree, "model"), "text").get("length")
+    if text is None or origin is None or said or not isinstance(origin.text, ByteText) or text["kind"] != "bytes":
+        return text
+    return {**text, "length": max(text["length"], origin.text.length)}
+
+
+def _mapping(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A group of settings; nothing where something else stands there, which is refused when it is built."""
+    found = tree.get(name, {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text_kind(said: Mapping[str, Any], old: Mapping[str, Any]) -> str:
+    """How captions are read, where that is taken along unless it is said."""
+    return str(_mapping(said, "text").get("kind", old["text"]["kind"]))
+
+
+def _task_along(said: Mapping[str, Any], old: Mapping[str, Any]) -> Tree:
+    """The old task, or of another the classes and how often none is given."""
+    task, asked = dict(old["task"]), _mapping(said, "task")
+    kept = {name: task[name] for name in ("labels", "drop")}
+    conditioned = str(asked.get("labels", kept["labels"])).lower() == "true" or _text_kind(said, old) != "none"
+    kept = kept if conditioned else {"labels": kept["labels"]}
+    if asked.get("kind", task["kind"]) != task["kind"]:
+        return {"kind": asked["kind"], **kept}
+    return {name: value for name, value in task.items() if name not in ("class_names", "text", "drop")} | kept
+
+
+def _network_along(said: Mapping[str, Any], old: Mapping[str, Any], network: Mapping[str, Any]) -> Tree:
+    """The old network, in as far as it does not follow from the data, the text and the task."""
+    along = {name: value for name, value in network.items() if name not in _FOLLOWS}
+    if "concat_skip" in along:
+        kind = _mapping(said, "task").get("kind", old["task"]["kind"])
+        along["concat_skip"] = network["concat_skip"] and kind != "generation"
+    if _text_kind(said, old) != "none":
+        if network.get("context_width") is not None:
+            along["context_vector"] = network["context_vector"]
+        elif network["kind"] == "unet":
+            along["context_attention"] = "cross"
+            for name in ("transformer_depth", "transformer_mlp"):
+                along.pop(name, None)
+    return along
+
+
+def _stretched(config: RunConfig, tree: Mapping[str, Any], origin: ModelConfig | None) -> RunConfig:
+    """The configuration, the positions of a transformer for images of another size over those that it knows."""
+    network = config.model.network
+    if origin is None or not isinstance(network, DiTConfig) or not isinstance(origin.network, DiTConfig):
+        return config
+    if "grid" in _mapping(_mapping(tree, "model"), "network") and network.grid != origin.network.grid:
+        return config
+    known, wanted = (max(each.sample_shape[1:]) // each.network.patch for each in (origin, config.model))  # type: ignore[union-attr]
+    grid = origin.network.grid or (known if known != wanted else 0)
+    return replace(config, model=replace(config.model, network=replace(network, grid=grid)))
 
 
 def check_tree(tree: Mapping[str, Any]) -> RunConfig:
@@ -131,6 +252,7 @@ def resolve(
     shapes: tuple[tuple[int, int], ...] = (),
     before: Mapping[str, Any] | None = None,
     checked: RunConfig | None = None,
+    origin: ModelConfig | None = None,
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the images' shape.
 
@@ -144,6 +266,7 @@ def resolve(
         shapes: (H, W) of all aspect-ratio buckets, where there are several.
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
         checked: what `check_tree` made of the same tree; what it refused is not looked for again.
+        origin: the model whose weights a new run begins with.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
@@ -165,6 +288,7 @@ def resolve(
     train = trees.merge(tree.get("train", {}), {"planned_steps": defaults.planned_steps(longest, before, version)})
     whole = {**tree, "model": model, "train": train, "defaults": version}
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), whole))
+    config = _stretched(config, tree, origin)
     _check_fit(config, checked)
     return config
 

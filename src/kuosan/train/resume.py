@@ -25,6 +25,7 @@ from kuosan.config import as_begun
 from kuosan.errors import Error, setting
 from kuosan.models import latents as codec_folder
 from kuosan.models.codec import apart
+from kuosan.models.grow import require_growth
 from kuosan.models.model import ModelConfig, require_fit
 from kuosan.options import Tree
 from kuosan.regular import read_regular
@@ -32,7 +33,7 @@ from kuosan.storage import checkpoint, files
 from kuosan.storage.files import Lock
 from kuosan.train import budget, memory
 from kuosan.train.budget import Planned
-from kuosan.train.config import RunConfig
+from kuosan.train.config import CHANGEABLE, Course, RunConfig, TrainConfig, read_course
 from kuosan.train.memory import Halving
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 DATA = "data.json"
+CHANGES = "changes.json"  # of settings on the run's way, by step
 LOG = "log.jsonl"
 SAMPLES = "samples"
 GIVEN = "config.before.yaml"  # a configuration written by hand, found where a run begins
@@ -70,9 +72,11 @@ class RunState:
 
     saved: checkpoint.Saved | None = None
     weights: dict[str, Tensor] | None = None  # of --init
+    origin: ModelConfig | None = None  # the model that they are of
     init: str | None = None  # the run whose weights this one began with
     new_data: bool = False  # the images are not those that it was trained on before
     halvings: list[Halving] = field(default_factory=list)  # where memory ran out before
+    course: Course = Course()  # noqa: RUF009 (frozen); where settings changed on its way
     plans: list[Planned] = field(default_factory=list)  # of a time budget
     spent: dict[str, Any] = field(default_factory=dict)  # of it, and how quick the machine was
     notes: list[str] = field(default_factory=list)
@@ -96,7 +100,7 @@ def begun(folder: Path) -> tuple[Tree | None, tuple[checkpoint.Saved, ...]]:
             raise Error(f"{folder} is a file, not a folder; choose another --out.")
         if checkpoint.checkpoints(folder):
             saved = checkpoint.load(folder, parts=())
-            return saved.config, (saved,)
+            return _at_last(saved.config, known_course(folder, saved, [])), (saved,)
         if (folder / CONFIG).is_file():
             return _set_up(folder), ()
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
@@ -142,11 +146,17 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
     if before is not None:
         try:
             found.new_data = bool(known.prints) and asked.fingerprint not in known.prints
-            found.notes += _compare(asked, before, known)
+            begun = saved if saved is not None and not untrained(folder) else None
+            if begun is not None:
+                found.course = known_course(folder, begun, found.notes)
+                before = _at_last(before, found.course)
+            found.notes += _compare(asked, before, known, CHANGEABLE if begun is not None else ())
+            if begun is not None:
+                found.course = _changed(asked.config.train, before, begun.step, found)
         except Error:
             if not untrained(folder):
                 raise
-            known, saved, found.new_data = RunOrigin((), None), None, False
+            known, saved, found.new_data, found.course = RunOrigin((), None), None, False, Course()
             found.notes.append(f"{folder} holds a run of no step yet: it begins again with what is asked for now.")
     found.init = known.init or (None if asked.init is None else str(asked.init))
     found.saved = saved
@@ -156,9 +166,56 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
         found.plans, found.spent = budget.known(folder, saved, found.notes)
     elif asked.init is not None:
         saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit, opened=asked.opened)
-        found.weights = saved.ema
-        found.notes += _init_notes(asked, saved)
+        found.weights, found.origin = saved.ema, trees.build(ModelConfig, saved.config.get("model", {}))
+        require_growth(found.origin, asked.config.model, str(asked.init))
+        found.notes += _init_notes(asked, saved, found.origin)
     return found
+
+
+def known_course(folder: Path, saved: checkpoint.Saved, notes: list[str]) -> Course:
+    """Where the settings of a run changed: by its folder, or where that cannot be read by its save."""
+    path = folder / CHANGES
+    try:
+        with files.explained(path, doing="read"):
+            if path.is_file():
+                return read_course(json.loads(read_regular(path)))
+    except (Error, ValueError, RecursionError) as error:
+        notes.append(f"warning: {path} cannot be read ({error}); what changed after step {saved.step} is not known.")
+    try:
+        return read_course(saved.state.get("changes", []))
+    except (Error, ValueError) as error:
+        raise Error(
+            f"{saved.path}: the changes in state.json are none ({error}): it is damaged; use an earlier checkpoint."
+        ) from None
+
+
+def _at_last(tree: Tree, course: Course) -> Tree:
+    """A save's configuration with what changed after it."""
+    if not course.changes:
+        return tree
+    last = {name: value for name, value in course.plain()[-1].items() if name != "step"}
+    return trees.merge(tree, {"train": last})
+
+
+def _changed(now: TrainConfig, before: Mapping[str, Any], step: int, found: RunState) -> Course:
+    """The course with what is asked for now, which is said where it changes something."""
+    was = trees.build(TrainConfig, before.get("train", {}))
+    names = [name for name in CHANGEABLE if getattr(was, name) != getattr(now, name)]
+    if not names:
+        return found.course
+    changes = ", ".join(f"{name} {_number(getattr(was, name))} -> {_number(getattr(now, name))}" for name in names)
+    found.notes.append(f"from step {step + 1:,} on: {changes}.")
+    return found.course.changed(step, was, now)
+
+
+def _number(value: object) -> str:
+    """A setting as it is typed: 5e-4, 0.1, 32, cosine."""
+    if not isinstance(value, float):
+        return str(value)
+    if not 0 < value < 0.01:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def lock(folder: Path, say: Callable[[str], None]) -> Lock:
@@ -176,10 +233,10 @@ def untrained(folder: Path) -> bool:
     return begun and not (log.is_file() and log.stat().st_size)
 
 
-def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin) -> list[str]:
+def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin, aloud: tuple[str, ...] = ()) -> list[str]:
     """Refuse another configuration, data set or --init than the run's; what else there is to say."""
     folder, now = asked.folder, trees.plain(asked.config)
-    notes = refuse_changes(before, now, str(folder))
+    notes = refuse_changes(before, now, str(folder), tuple(f"train.{name}" for name in aloud))
     if asked.init is not None and known.init != str(asked.init) and checkpoint.checkpoints(folder):
         raise Error(
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
@@ -223,15 +280,18 @@ def _newest(folder: Path, opened: Sequence[checkpoint.Saved]) -> checkpoint.Save
     return checkpoint.load(folder, fits=require_fit, opened=opened)
 
 
-def _init_notes(asked: RunRequest, saved: checkpoint.Saved) -> list[str]:
-    own = trees.plain(asked.config)["model"]
-    theirs = saved.config.get("model", {})
-    keys = [key for key in ("schedule", "prediction", "sigma_data") if own.get(key) != theirs.get(key)]
-    notes = [f"starting from the averaged weights of {asked.init}, step {saved.step}."]
-    with contextlib.suppress(Error):  # an older run's configuration may not be one of today's
-        why = apart(asked.config.model.codec, trees.build(ModelConfig, theirs).codec)
-        notes += [f"note: {asked.init} {why}."] if why and asked.config.model.codec.kind != "pixels" else []
-    return notes + [f"note: those were trained with model.{key} {theirs.get(key)}, now {own[key]}." for key in keys]
+def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) -> list[str]:
+    """Whose weights a run begins with, what it has of that run's model, and what it has not."""
+    new = asked.config.model
+    along = [name for name in ("schedule", "prediction", "sigma_data") if getattr(new, name) == getattr(old, name)]
+    own = [name for name in ("schedule", "prediction", "sigma_data") if name not in along]
+    along = ["network", *along, *(("text",) if new.text == old.text and new.task.text else ())]
+    start = f"starting from the averaged weights of {asked.init}, step {saved.step}, with its {', '.join(along)}."
+    notes = [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged] + [start]
+    why = apart(new.codec, old.codec)
+    notes += [f"note: {asked.init} {why}."] if why and new.codec.kind != "pixels" and new.codec.scale else []
+    mine, theirs = trees.plain(new), trees.plain(old)
+    return notes + [f"note: those were trained with model.{name} {theirs[name]}, now {mine[name]}." for name in own]
 
 
 def write_head(run: Run) -> None:
@@ -260,6 +320,11 @@ def write_head(run: Run) -> None:
         for name in (memory.FILE, budget.FILE):
             with files.explained(folder / name):
                 (folder / name).unlink(missing_ok=True)
+    if run.course.changes:  # before the configuration, which they have changed
+        files.write_atomic(folder / CHANGES, json.dumps(run.course.plain(), indent=1) + "\n")
+    else:
+        with files.explained(folder / CHANGES):
+            (folder / CHANGES).unlink(missing_ok=True)
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
@@ -273,7 +338,7 @@ def _by_hand(path: Path) -> str | None:
     return None
 
 
-# What may change between two starts of the same run: how long, how often and where, never what is learned.
+# What may change between two starts of the same run: how long, how often and where; and, aloud, `CHANGEABLE`.
 FREE_ON_RESUME = (
     "train.max_steps",
     "train.minutes",
@@ -301,8 +366,13 @@ FREE_ON_RESUME = (
 INEXACT = ("train.micro_batch", "compute.")
 
 
-def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) -> list[str]:
+def refuse_changes(
+    stored: Mapping[str, Any], now: Mapping[str, Any], run: str, aloud: tuple[str, ...] = ()
+) -> list[str]:
     """What differs harmlessly between a run's stored configuration and the one given now, in words.
+
+    Args:
+        aloud: keys that may change as well, which others say.
 
     Raises:
         Error: something differs that would make this another run; it names each key with both values and the choices.
@@ -310,7 +380,7 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
     with contextlib.suppress(Error):  # an older run knows nothing of newer settings, which had their defaults
         stored = trees.plain(trees.build(RunConfig, stored))
     changed = trees.differences(stored, now)
-    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME)}
+    fixed = {key: pair for key, pair in changed.items() if not _is_in(key, FREE_ON_RESUME + aloud)}
     if fixed:
         lines = "\n".join(
             f"  {key}: the run has {setting(old)}, now {setting(new)}" for key, (old, new) in fixed.items()
@@ -320,7 +390,7 @@ def refuse_changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: str) 
             f"  Either repeat the run's own values (they are in {run}/config.yaml), start a new run with --out "
             f"ANOTHER, or start a new one from this run's weights with --out ANOTHER --init {run}."
         )
-    return [_said(key, old, new, now) for key, (old, new) in changed.items()]
+    return [_said(key, old, new, now) for key, (old, new) in changed.items() if key not in aloud]
 
 
 def _said(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> str:

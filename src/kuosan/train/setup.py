@@ -24,7 +24,8 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.metrics.image_quality import perceptual_loss
 from kuosan.models import latents as codec_folder
-from kuosan.models.model import build
+from kuosan.models.grow import begun_from
+from kuosan.models.model import ModelConfig, build
 from kuosan.storage import checkpoint
 from kuosan.storage.cache import cache_root
 from kuosan.storage.files import Lock
@@ -176,7 +177,8 @@ def _ready(
         report.fact("resumed", step=state.step, of=train.max_steps or None, folder=str(asked.folder))
         _say_differences(found.saved, facts, report)
     elif found.weights is not None:
-        _initialise(state, found.weights, asked)
+        assert found.origin is not None
+        _initialise(state, found.weights, found.origin, asked, report)
     sizes = Sizes(found.halvings)
     return Run(
         asked.folder,
@@ -196,6 +198,7 @@ def _ready(
             threads=seeds.BESIDE_A_GPU if compute.device.type == "cuda" else 1,
             texts=texts,
             noise_shape=noise_shape(config.train, config.model),
+            sizes=tuple((each.step, each.batch) for each in found.course.changes),
         ),
         objective,
         None,
@@ -209,9 +212,11 @@ def _ready(
             READING: stored_rule(images.plan),
             **facts,
             **({"halvings": sizes.plain()} if sizes.halvings else {}),
+            **({"changes": found.course.plain()} if found.course.changes else {}),
         },
         saved_at=found.saved.step if found.saved is not None else -1,
         sizes=sizes,
+        course=found.course,
         budget=budget,
     )
 
@@ -302,10 +307,13 @@ def _say_differences(saved: checkpoint.Saved, facts: Mapping[str, Any], report: 
             report.fact("other_machine", what=name, before=before, now=now)
 
 
-def _initialise(state: State, weights: Mapping[str, Tensor], asked: RunRequest) -> None:
-    try:
-        state.network.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise Error(f"--init {asked.init}: its network has another shape than this run's: {reason}") from None
+def _initialise(
+    state: State, weights: Mapping[str, Tensor], origin: ModelConfig, asked: RunRequest, report: SilentTraining
+) -> None:
+    """The state with another run's averaged weights, and what was added to them as it begins."""
+    fresh = {name: value.cpu() for name, value in state.network.state_dict().items()}
+    grown = begun_from(weights, fresh, origin, asked.config.model, str(asked.init))
+    if grown.news:
+        report.say(f"new in it: {'; '.join(grown.news)}.")
+    state.network.load_state_dict(grown.weights)
     state.ema.values.copy_(exact(state.parameters.values))

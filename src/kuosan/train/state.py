@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,11 @@ from kuosan.storage.log import Log
 from kuosan.train import memory
 from kuosan.train.batches import BatchStream, LossAwareSampler
 from kuosan.train.budget import Budget, Planned
-from kuosan.train.config import RunConfig, TrainConfig
+from kuosan.train.config import Course, RunConfig, TrainConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Objective
 from kuosan.train.report import SilentTraining, TensorBoard
-
-if TYPE_CHECKING:
-    from kuosan.train.config import TrainConfig
 
 
 class FlatParameters:
@@ -96,7 +93,7 @@ class FlatParameters:
             flat = nn.Parameter(self.values[part])
             flat.grad = self.grads[part]
             if flat.numel():
-                groups.append({"params": [flat], "weight_decay": decay})
+                groups.append({"params": [flat], "weight_decay": decay, "decayed": part.start == 0})
         return groups
 
 
@@ -172,10 +169,12 @@ def _of_share(config: TrainConfig, step: int, plan: Planned) -> float:
             return 1.0
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the same rate."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float) -> None:
+    """Give every group the same rate, and the decayed one its decay."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+        if group["decayed"]:
+            group["weight_decay"] = weight_decay
 
 
 def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
@@ -239,9 +238,14 @@ class EMA:
     """The average of one flat buffer of weights."""
 
     def __init__(self, values: Tensor, width: float) -> None:
-        self.gamma = gamma_of(width) if width else math.inf
+        self.set_width(width)
         self.values = exact(values)
         self.updates = 0
+
+    def set_width(self, width: float) -> None:
+        """The average's relative width from the next update on; 0: the weights themselves."""
+        if getattr(self, "width", None) != width:
+            self.width, self.gamma = width, gamma_of(width) if width else math.inf
 
     def decay(self, n: int) -> float:
         """How much of the average the n-th update keeps (n = 1 keeps nothing)."""
@@ -394,6 +398,12 @@ class Run:
     sizes: memory.Sizes = field(default_factory=memory.Sizes)
     on_disk: tuple[int, dict[str, int]] = (0, {})  # the save that the state followed from, and its counts then
     budget: Budget | None = None  # of time, in place of a number of steps
+    course: Course = Course()  # noqa: RUF009 (frozen); what changed on the way
+
+    @property
+    def train(self) -> TrainConfig:
+        """The settings of the step to come."""
+        return self.course.at(self.state.step, self.config.train)
 
     @property
     def last(self) -> int:
