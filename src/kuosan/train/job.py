@@ -28,7 +28,7 @@ from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train import rules
 from kuosan.train.budget import aim, marks, seconds_now
-from kuosan.train.config import SHORT, RunConfig
+from kuosan.train.config import SHORT, RunConfig, recipe
 from kuosan.train.resolve import check_tree, encoder_named, take_along
 
 if TYPE_CHECKING:
@@ -269,21 +269,6 @@ def _groups(tree: Tree) -> Tree:
     """A configuration file's tree, once each of its top keys is a known group of settings."""
     trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
     return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
-
-
-def recipe(name: str) -> Path:
-    """A YAML file by its path, or one of kuosan's own recipes by its name.
-
-    Raises:
-        Error: neither.
-    """
-    own = Path(__file__).parent.parent / "recipes"
-    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
-        return Path(name)
-    names = sorted(path.stem for path in own.glob("*.yaml"))
-    if name not in names:
-        raise unknown("recipe", name, names)
-    return own / f"{name}.yaml"
 
 
 def _required(out: Path | None) -> Path:
