@@ -417,8 +417,7 @@ class DiTConfig:
         if not is_whole(self.grid, 0):
             raise refused(self, "grid", "whole numbers from 0", "0 counts every token.")
         if self.width % 4:
-            cure = "Use a multiple of 32."
-            raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
+            raise refused(self, "width", "multiples of 4 (sines, cosines of row, column)", "Use a multiple of 32.")
         if self.width % self.heads:
             raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are common.")
 
