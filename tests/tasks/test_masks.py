@@ -10,7 +10,7 @@ import pytest
 
 from kuosan.errors import Error
 from kuosan.seeds import rng
-from kuosan.tasks.task import KINDS, draw_mask
+from kuosan.tasks.task import MASK_KINDS, draw_mask
 
 SIZES = [(8, 8), (8, 61), (64, 64), (96, 40), (33, 1024), (1024, 1024)]
 
@@ -29,7 +29,7 @@ def is_rectangle(shape: np.ndarray) -> bool:
     return bool(shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASK_KINDS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_kind_at_every_size_holds_known_and_new_pixels(kind: str, height: int, width: int) -> None:
     for mask in masks(kind, 2 if height > 64 else 40, height, width):
@@ -37,7 +37,7 @@ def test_every_kind_at_every_size_holds_known_and_new_pixels(kind: str, height: 
         assert set(np.unique(mask)) == {0, 1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MASK_KINDS)
 def test_a_mask_is_a_function_of_its_generator(kind: str) -> None:
     first, again, other = (draw_mask(rng(0, "test/masks", 0, i), 64, 48, (kind,)) for i in (1, 1, 2))
     assert (first == again).all()

@@ -30,7 +30,7 @@ from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import request as restoring
 from kuosan.sample.plan import Choice, choose
 from kuosan.sample.request import BOX, METHODS, Request, Restoration
-from kuosan.tasks.task import KINDS
+from kuosan.tasks.task import MASK_KINDS
 
 if TYPE_CHECKING:
     from kuosan.models.model import ModelConfig
@@ -154,8 +154,8 @@ def masked(mask: str | None) -> tuple[str, ...] | tuple[int, int, int, int] | No
         return left, top, width, height
     kinds = tuple(part.strip() for part in mask.split(","))
     for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("kind of mask", kind, [*KINDS, "x,y,w,h (a box in pixels)"])
+        if kind not in MASK_KINDS:
+            raise unknown("kind of mask", kind, [*MASK_KINDS, "x,y,w,h (a box in pixels)"])
     return kinds
 
 

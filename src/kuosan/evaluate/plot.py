@@ -83,8 +83,8 @@ LABELS = {
 
 
 def _quality(names: Sequence[str]) -> str:
-    """The figure that shows quality by itself: the first there is, KID if possible."""
-    return names[0]
+    """The figure that shows quality by itself: KID if it is there, else the first."""
+    return "kid" if "kid" in names else names[0]
 
 
 def _lines(result: Result, along: str) -> dict[str, list[SettingResult]]:

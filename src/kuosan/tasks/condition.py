@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 import torch
@@ -84,6 +84,8 @@ def condition(
             assert given is not None and given.mask is not None, "an inpainting network is given masks"
             parts = [encode(filled(given.image, given.mask))]
             parts.append(F.adaptive_avg_pool2d(given.mask, (parts[0].shape[-2], parts[0].shape[-1])))
+        case _:
+            assert_never(task)
     return {**cond, "concat": torch.cat(parts, dim=1)}
 
 

@@ -104,21 +104,21 @@ class Labelled:
         return [seed % len(self.class_names) for seed in seeds]
 
 
-KINDS = ("box", "brush", "half", "border", "sparse", "blob")
+MASK_KINDS = ("box", "brush", "half", "border", "sparse", "blob")
 SMALLEST = 8  # pixels a side: below, the shares that the kinds promise are no longer whole pixels
 
 
-def draw_mask(rng: np.random.Generator, height: int, width: int, kinds: Sequence[str] = KINDS) -> np.ndarray:
+def draw_mask(rng: np.random.Generator, height: int, width: int, kinds: Sequence[str] = MASK_KINDS) -> np.ndarray:
     """A mask of one of `kinds`, each as likely: (height, width) uint8, 1 = to generate, 0 = known.
 
     It holds both: one that came out whole is thrown away, and the next is drawn from the same generator.
     Raises: Error for an unknown kind, none at all, or a side below 8.
     """
     if not kinds:
-        raise Error(f"kinds is empty: name at least one of {', '.join(KINDS)}.")
+        raise Error(f"kinds is empty: name at least one of {', '.join(MASK_KINDS)}.")
     for kind in kinds:
         if kind not in _DRAW:
-            raise unknown("kind of mask", kind, KINDS)
+            raise unknown("kind of mask", kind, MASK_KINDS)
     if min(height, width) < SMALLEST:
         raise Error(f"a mask of {height}x{width}: each side must be at least {SMALLEST}; take larger images.")
     draw = _DRAW[kinds[int(rng.integers(len(kinds)))]]
@@ -215,7 +215,7 @@ def _side(rng: np.random.Generator, height: int, width: int, share: float) -> np
     return mask
 
 
-_DRAW = dict(zip(KINDS, (_box, _brush, _half, _border, _sparse, _blob)))
+_DRAW = dict(zip(MASK_KINDS, (_box, _brush, _half, _border, _sparse, _blob)))
 
 
 @dataclass(frozen=True)
@@ -266,16 +266,16 @@ class Inpainting(Labelled):
     """What may be missing; the image with its hole filled smoothly, and the mask, are joined to the noisy one."""
 
     kind: Literal["inpainting"] = "inpainting"
-    masks: tuple[str, ...] = KINDS  # inpainting: what may be missing: box, brush, half, border, sparse, blob
+    masks: tuple[str, ...] = MASK_KINDS  # inpainting: what may be missing: box, brush, half, border, sparse, blob
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "masks", tuple(self.masks))
         if not self.masks:
-            raise Error(f"masks is empty: name at least one of {', '.join(KINDS)}.")
+            raise Error(f"masks is empty: name at least one of {', '.join(MASK_KINDS)}.")
         for name in self.masks:
-            if name not in KINDS:
-                raise unknown("kind of mask", name, KINDS)
+            if name not in MASK_KINDS:
+                raise unknown("kind of mask", name, MASK_KINDS)
 
     def concat_channels(self, channels: int) -> int:
         """How many channels are joined to an image of so many: the one filled smoothly, and the mask."""
