@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import kuosan
+from kuosan.data.pixels import to_uint8
+from kuosan.sample.pipeline import pil_images
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 
@@ -138,3 +142,98 @@ def test_wrong_options_of_sample_are_refused(page: dict[str, dict[str, Any]]) ->
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(kuosan.Error, match="does not exist"):
         kuosan.load(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images of two classes."""
+    home = tmp_path_factory.mktemp("bare") / "my photos"
+    for i in range(12):
+        place = home / ("cat", "dog")[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * i, 90, 200 - 10 * i)).save(place)
+    return home
+
+
+SMALL: dict[str, Any] = {
+    "size": "tiny",
+    "max_steps": 1,
+    "batch": 2,
+    "preview_every": 0,
+    "evaluate_every": 0,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> kuosan.Pipeline:
+    """A model of these classes, by a call with the images alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("home"))
+        run = kuosan.fit(str(labelled), labels=True, **SMALL)
+        assert run == Path("runs/my-photos"), "as the shell calls it"
+        return kuosan.load(run)
+
+
+def test_a_folder_alone_is_trained_on_as_the_shell_does(trained: kuosan.Pipeline) -> None:
+    assert trained.model.config.task.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("at", ["first", "as data"])
+def test_a_data_set_alone_goes_where_it_always_went(
+    at: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [Image.open(path).copy() for path in sorted(labelled.rglob("*.png"))]
+    run = kuosan.fit(images, **SMALL) if at == "first" else kuosan.fit(data=images, **SMALL)
+    assert run == Path("run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("photos", "runs/mine"), "'photos' is a path and no network.*one or the other as data="),
+        (("photos", nn.Identity()), "no network.*the other way round: kuosan.fit\\(network, data, out\\)"),
+        ((), "no images given: pass data="),
+    ],
+)
+def test_a_call_that_mixes_up_its_arguments_is_told_how_to_write_it(arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(kuosan.Error, match=said):
+        kuosan.fit(*arguments)
+
+
+@pytest.mark.parametrize(
+    "classes", [1, "1", "dog", [1], (1, 1), ["dog"], torch.tensor(1), torch.tensor([1, 1]), np.int64(1), np.array([1])]
+)
+def test_classes_are_numbers_or_names_one_or_several(classes: Any, trained: kuosan.Pipeline) -> None:
+    made = trained.sample(2, steps=1, classes=classes)
+    assert torch.equal(made, trained.sample(2, steps=1, classes=("dog",)))
+    assert kuosan.Request(classes=classes).classes[0] in ("1", "dog")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"classes": 1.5}, "names or numbers of classes"),
+        ({"classes": True}, "names or numbers of classes"),
+        ({"classes": 7}, "7"),
+        ({"n": "a red heart"}, r"sample\(4, prompt='a red heart'\)"),
+        ({"output_type": "numpy"}, "unknown output_type 'numpy'.*tensor, pil"),
+    ],
+)
+def test_what_cannot_be_sampled_is_told_how_to_write_it(
+    options: dict[str, Any], said: str, trained: kuosan.Pipeline
+) -> None:
+    with pytest.raises(kuosan.Error, match=said):
+        trained.sample(**options)
+
+
+def test_images_are_pillows_on_request_with_the_bytes_that_the_shell_writes(trained: kuosan.Pipeline) -> None:
+    made = trained.sample(2, steps=1, seed=3, output_type="pil")
+    assert [image.mode for image in made] == ["RGB", "RGB"] and made[0].size == (8, 8)
+    wanted = to_uint8(trained.sample(2, steps=1, seed=3).numpy())
+    assert all((np.asarray(image) == pixels).all() for image, pixels in zip(made, wanted, strict=True))
+    small = torch.zeros(1, 3, 4, 4)
+    (restored,) = trained.restore(small, upscale=2, steps=2, classes=0, output_type="pil")
+    assert restored.size == (8, 8)
+    assert pil_images(torch.zeros(1, 1, 4, 6))[0].mode == "L"

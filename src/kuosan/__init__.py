@@ -153,6 +153,8 @@ def __getattr__(name: str) -> Any:
     name = _BEFORE.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'kuosan' has no attribute {name!r}")
+    if name != "Error":
+        import_module("kuosan.errors").check_system()
     home = import_module(f"kuosan.{_HOMES[name]}")
     # what is no attribute of its home is a module in it that nothing has imported yet
     value = getattr(home, name) if hasattr(home, name) else import_module(f"{home.__name__}.{name}")

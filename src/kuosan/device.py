@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class Compute:
     def __str__(self) -> str:
         numbers = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.dtype)]
         layout = "channels_last" if self.device.type in ("cpu", "cuda") else "contiguous"
-        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else ""
+        threads = f", {plural(self.threads, 'thread')}" if self.device.type == "cpu" else ""
         return f"{self.device} ({self.name}), {numbers}, {layout}{threads}"
 
 
@@ -81,7 +81,9 @@ def _device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Error("device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Error(f"device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s), numbered from 0.")
+        raise Error(
+            f"device {wanted}: this machine has {plural(torch.cuda.device_count(), 'CUDA device')}, numbered from 0."
+        )
     if device.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise Error(
             f"device {wanted}: several processes cannot share one CUDA device; say cuda, and each takes its own."

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
 
 SHOWN = 120  # characters of a value in a message
 MOST = 4000  # characters of a message in the shell
@@ -44,6 +48,15 @@ class Error(Exception):
         super().__init__(_DOUBLED.sub(".", message))
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+def check_system() -> None:
+    """Raises: Error on Windows, whose files can be neither locked nor replaced as runs need it."""
+    if os.name == "nt":
+        raise Error(
+            "kuosan does not run on Windows itself: runs are locked, saved and replaced by POSIX calls. Install it "
+            "inside WSL 2 (wsl --install), where it is on Linux, GPUs included."
+        )
 
 
 class Terminated(KeyboardInterrupt):
@@ -99,6 +112,38 @@ def _printable(part: str) -> str:
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSAFE else char for char in part
     )
+
+
+def pip_install(what: str) -> str:
+    """The command that installs `what` into the Python that runs this: by its own pip, else its module, else uv."""
+    folder = Path(sys.executable).parent
+    pip, python = (_from_here(folder / name) for name in ("pip", Path(sys.executable).name))
+    if (folder / "pip").is_file():
+        return f"{pip} install {what}"
+    return f"{python} -m pip install {what}" if find_spec("pip") else f"uv pip install --python {python} {what}"
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is shortest to type from the working folder."""
+    here = Path.cwd()
+    return quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+_VERBS = {"is": "are", "was": "were", "has": "have"}
+
+
+def plural(count: int, noun: str, verb: str = "", *, of: int | None = None) -> str:
+    """A count with its noun, and its verb: `1 image is`, `5,551 images are`, `1 of 3 images has`."""
+    text = f"{count:,} of {of:,}" if of is not None else f"{count:,}"
+    if (count if of is None else of) != 1:
+        noun = " or ".join(map(_of_many, noun.split(" or ")))
+    return f"{text} {noun}{verb and ' '}{verb if count == 1 else _VERBS.get(verb, verb.removesuffix('s'))}"
+
+
+def _of_many(noun: str) -> str:
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def sentence(error: BaseException) -> str:

@@ -28,12 +28,12 @@ from kuosan.errors import Error, unknown
 Tree = dict[str, Any]
 _EPOCHS = "Steps are counted, not epochs: an epoch is the number of images / --batch."
 _RESUME = "The same command again, or `kuosan train --out RUN`, goes on where the run stopped."
-_LOG = "Every run writes log.jsonl (a row a step) and curve.png into its folder; nothing is sent anywhere."
+_LOG = "Every run writes log.jsonl and log.csv (a row a step) and curve.png into its folder; nothing is sent anywhere."
 _LORA = "There are no adapters yet: --init RUN begins from another run's weights."
 _DATA = "The images are named without an option: kuosan train FOLDER."
 _MODEL = "The run is named without an option: kuosan sample RUN."
 _PROCESSES = "Several processes are started by torchrun: torchrun --nproc-per-node 2 -m kuosan.cli.main train FOLDER."
-_SIZE = "Training takes one number, sampling WIDTHxHEIGHT, as 96x64."
+_SIZE = "Training takes one number or WIDTHxHEIGHT, sampling WIDTHxHEIGHT, as 96x64."
 _PARTS = "It is how many images are computed at once; the rest of --batch is accumulated."
 
 # What other tools call an option of ours, or the first of some that a verb has.
@@ -69,7 +69,8 @@ ELSEWHERE: Mapping[str, tuple[tuple[str, ...], str]] = {
     "gradient_checkpointing": (("micro_batch",), "Nothing is recomputed; fewer images at once take less."),
     **dict.fromkeys(("mixed_precision", "dtype", "bf16", "fp16", "amp"), (("precision",), "It is auto, bf16 or fp32.")),
     **dict.fromkeys(("resume", "resume_from", "resume_from_checkpoint", "resume_checkpoint"), ((), _RESUME)),
-    **dict.fromkeys(("wandb", "report_to", "use_wandb", "tensorboard", "logger", "log_with"), ((), _LOG)),
+    **dict.fromkeys(("report_to", "tensorboard", "logger", "log_with"), (("log_to",), "It is files or tensorboard.")),
+    **dict.fromkeys(("wandb", "use_wandb"), ((), _LOG)),
     **dict.fromkeys(("lora", "lora_rank", "use_lora", "rank"), ((), _LORA)),
     **dict.fromkeys(("data_dir", "dataset", "dataset_name", "train_data_dir", "data_path"), ((), _DATA)),
     **dict.fromkeys(("model_path", "checkpoint", "ckpt", "ckpt_path"), (("init",), _MODEL)),

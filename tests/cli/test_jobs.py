@@ -261,7 +261,7 @@ def test_going_on_says_three_lines_before_it_does(trained: Path) -> None:
     assert said.code == 0 and lines[0].startswith("train.max_steps: 3 -> 4")  # what differs is said besides
     assert lines[1] == f"going on from step 3 of 4: {trained}"
     assert lines[2].startswith("images: ") and lines[2].endswith(" held out, the same as before")
-    assert lines[3].startswith("training: 1 steps left, about ") and "Ctrl-C saves and stops" in lines[3]
+    assert lines[3].startswith("training: 1 step left, about ") and "Ctrl-C saves and stops" in lines[3]
     assert lines[4].startswith("step 4/4")
 
 
@@ -292,3 +292,11 @@ def test_an_opened_model_says_in_a_line_what_it_is(trained: Path) -> None:
     said = repr(load(trained))
     assert said.startswith(f"<Pipeline '{trained}': step ") and ", 3x8x8 images, 0." in said and len(said) < 250
     assert "\n" not in said and "Conv2d" not in said
+
+
+@pytest.mark.parametrize("verb", ["invert", "restore", "reconstruct"])
+@pytest.mark.parametrize("typed", [["--run", "nowhere"], ["--run=nowhere"], ["nowhere"]])
+def test_the_first_word_may_be_typed_as_an_option(tmp_path: Path, verb: str, typed: list[str]) -> None:
+    words = [verb, "image.png", *typed] if len(typed) > 1 or "=" in typed[0] else [verb, *typed, "image.png"]
+    said = refused(*words, *(["--upscale", "2"] if verb == "restore" else []), naming=[])
+    assert "unknown option" not in said.err and ("nowhere" in said.err or "image.png" in said.err)

@@ -95,7 +95,7 @@ def test_what_latents_cannot_do_is_refused_with_the_reason(home: Path) -> None:
         naming=["model.task.scale", "super_resolution"],
     )  # fmt: skip
     grey = ["--channels", "grey", "--out", home / "no"]
-    refused("train", home / "pictures", "--codec", home / "ae", *grey, naming=["3 channel(s)", "--channels rgb"])
+    refused("train", home / "pictures", "--codec", home / "ae", *grey, naming=["3 channels", "--channels rgb"])
 
 
 def test_latents_are_compared_beside_pixels(home: Path, tmp_path: Path) -> None:

@@ -314,3 +314,11 @@ def test_the_runs_copy_of_the_configuration_is_not_needed(run: Path, text: str |
     said = kuosan("train", "--out", run, "--max-steps", 4)
     assert said.code == 0, said
     assert yaml.safe_load(copy.read_text())["model"]["prediction"] == "x0"
+
+
+def test_before_it_starts_the_network_is_shown_and_what_an_odd_size_costs_it() -> None:
+    words = ("--network", "tiny", "--batch", 2, "--dry-run")
+    said = kuosan("train", "portraits", "--size", 32, *words)
+    assert "network: 3 levels of 16 x 16, 8 x 8, 4 x 4 cells, in patches of 2 x 2 pixels" in said.out, said
+    said = kuosan("train", "portraits", "--size", 30, *words)
+    assert "network: 1 level of 15 x 15 cells" in said.out and "30 is no multiple of 4, and 32 would have" in said.out

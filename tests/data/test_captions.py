@@ -47,7 +47,7 @@ def test_images_without_a_caption_are_counted_and_named_where_others_have_one(tm
     assert captions(images) == {"a.png": "a fox", "b.png": None, "c.png": "a red fox in snow", "d.png": None}
     said = "\n".join(images.describe())
     assert "2 of 4 images have a caption, 2 different ones; the longest has 17 characters: c.png -> a red fox" in said
-    assert "2 have no caption, or an empty one: " in said and "b.png" in said
+    assert "2 images have no caption, or an empty one: " in said and "b.png" in said
     assert images.report.summary()["longest_caption"] == 17
     assert sorted(images.batch(range(4)).caption or []) == ["", "", "a fox", "a red fox in snow"]
 
@@ -160,7 +160,7 @@ def test_images_that_no_split_names_are_trained_on_and_counted(tmp_path: Path) -
     images = opened(tmp_path, hold_out=None)
     assert [images.name(int(i)) for i in images.held_out] == ["0.png"]  # by content, a few more would be
     said = "\n".join(images.describe())
-    assert "58 say nothing of their split where others do: they are trained on: " in said
+    assert "58 images say nothing of a split where others do: trained on: " in said
     known = "known are train, training, val, valid, validation, dev, test, testing, held_out"
     assert problems(images) == [("metadata.csv line 3", f"says split 'later': {known}")]
     (tmp_path / "metadata.csv").write_text("file_name,split\n0.png,1\n1.png,2\n")

@@ -160,7 +160,7 @@ def test_the_same_content_twice_is_used_and_on_one_side_of_the_split(tmp_path: P
     keys = [look.key for look in images.scan.looks]
     assert not {keys[i] for i in images.train} & {keys[i] for i in images.held_out}
     assert len(images.report.duplicates) == 60
-    assert any("60 have the same pixels" in line for line in images.describe())
+    assert any("60 images have the same pixels" in line for line in images.describe())
 
 
 def test_grey_images_stored_as_colour_are_seen_as_grey(tmp_path: Path) -> None:

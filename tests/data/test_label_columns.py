@@ -119,8 +119,8 @@ def test_rows_that_cannot_be_used_are_reported_with_their_line(tmp_path: Path) -
         ("metadata.csv line 9", "is not CSV: unexpected end of data"),
     ]
     said = "\n".join(opened(tmp_path).describe())
-    assert "2 have no class: a model with labels learns them under the null label: " in said
-    assert "5 captions or labels not used: metadata.csv line 3 (names 'gone.png'" in said
+    assert "2 images have no class: a model with labels learns such under the null label: " in said
+    assert "5 captions or labels are not used: metadata.csv line 3 (names 'gone.png'" in said
 
 
 @pytest.mark.parametrize("header", ["label,caption", "file_name,label,label", "file_name,file_name", "\x00", ""])
@@ -211,10 +211,10 @@ LABELS = [("0.png", "cat"), ("1.png", "dog"), ("2.png", "cat"), ("3.png", "dog")
         ("file,label", LABELS, {}, ["2 classes: cat 2, dog 2", "labels.csv is read as the list"]),
         ("filename,label", LABELS, {}, ["2 classes: cat 2, dog 2", "labels.csv is read as the list"]),
         ("image;label", LABELS, {}, ["2 classes: cat 2, dog 2"]),
-        ("filename,breed", LABELS, {}, ["1 may be lists of images and are not read", "--label-column", "labels.csv"]),
+        ("filename,breed", LABELS, {}, ["1 file is not read as a list of images", "--label-column", "labels.csv"]),
         ("filename,breed", LABELS, {"label_column": "breed"}, ["2 classes: cat 2, dog 2"]),
-        ("id,label", [("0", "cat")], {}, ["1 may be lists of images and are not read", "file_name, filename or file"]),
-        ("", LABELS, {}, ["1 may be lists of images and are not read", "file_name, filename or file"]),
+        ("id,label", [("0", "cat")], {}, ["1 file is not read as a list of images", "file_name, filename or file"]),
+        ("", LABELS, {}, ["1 file is not read as a list of images", "file_name, filename or file"]),
         ("file,label", [("x.png", "cat")], {}, ["No classes: a list has a column label, but names no image here",
                                                 "names 'x.png', which is not there"]),
     ],

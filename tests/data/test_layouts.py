@@ -103,7 +103,7 @@ CASES: dict[str, Case] = {
         by(2, "train/train/a/1.png", "train/train/b/1.png", "test/test/a/2.png"), held=("test/test/a/2.png",)
     ),
     "an image beside the splits": Case(
-        {**by(1, *PETS), "loose.png": None}, held=PETS[3:], says=("1 say nothing of their split",)
+        {**by(1, *PETS), "loose.png": None}, held=PETS[3:], says=("1 image says nothing of a split",)
     ),
     "COCO's folders of a year": Case(
         of("train2017/1.png", "train2017/2.png", "val2017/3.png", "test2017/4.png"),
@@ -131,7 +131,11 @@ CASES: dict[str, Case] = {
         says=("Folders test, train below the classes are no split, all are trained on",),
     ),
     "hold_out and a test folder": Case(
-        by(1, *PETS), held=(), test=PETS[3:], settings={"hold_out": 0}, says=("The 2 images that it keeps for testing",)
+        by(1, *PETS),
+        held=(),
+        test=PETS[3:],
+        settings={"hold_out": 0},
+        says=("2 images that it keeps for testing: never trained on",),
     ),
     "a split of rows before one of folders": Case(
         of("train/1.png", "train/2.png", "test/3.png"),
@@ -247,10 +251,10 @@ CASES: dict[str, Case] = {
         of("a.png"),
         beside={"b.txt": "nobody", "a.txt": "one"},
         captions={"a.png": "one"},
-        says=("1 are text that is no image's caption: no image beside them has their name: b.txt",),
+        says=("1 file is text that is no image's caption: there is no image of that name beside: b.txt",),
     ),
     "an image without a caption": Case(
-        of("a.png", "b.png"), beside={"a.txt": "one"}, captions={"a.png": "one"}, says=("1 have no caption",)
+        of("a.png", "b.png"), beside={"a.txt": "one"}, captions={"a.png": "one"}, says=("1 image has no caption",)
     ),
     "JSON that is no caption": Case(of("a.png"), beside={"a.json": '{"shapes": []}'}),
     # StyleGAN and EDM
@@ -409,7 +413,7 @@ CASES: dict[str, Case] = {
             "b.txt": "\u4e00\u53ea\u732b\u5728\u7761\u89c9".encode("gbk"),
             "c.txt": b"\x81\x8d",
         },
-        says=("3 captions or labels not used", "nor Windows-1252: save it as UTF-8"),
+        says=("3 captions or labels are not used", "nor Windows-1252: save it as UTF-8"),
     ),
     "NUL bytes in a caption": Case(of("a.png"), beside={"a.txt": "one\0and another text"}, says=("holds NUL bytes",)),
     # numbers as labels
@@ -434,7 +438,7 @@ CASES: dict[str, Case] = {
                 ("b.png", "3.0"), ("c.png", ""), ("d.png", "12"), ("e.png", "nan"), head="file_name,label"
             ),
         },
-        says=("1 labels that say NaN, none or null among numbers are no class",),
+        says=("1 label says NaN, none or null among numbers: no class",),
     ),
     "None as a word among words": Case(
         {"a.png": "None", "b.png": "beard"},
@@ -445,7 +449,7 @@ CASES: dict[str, Case] = {
         of("images/train/1.png", "images/train/2.png", "images/val/3.png"),
         beside={"labels/train/1.txt": "0 0.5 0.5 1 1", "labels/val/3.txt": "0 0.5 0.5 1 1"},
         held=("images/val/3.png",),
-        says=("2 are text that is no image's caption",),
+        says=("2 files are text that is no image's caption",),
     ),
     "splits above images/": Case(
         of("train/images/1.png", "train/images/2.png", "valid/images/3.png"), held=("valid/images/3.png",)

@@ -27,6 +27,7 @@ from made_files import (
 from PIL import Image, ImageCms
 
 from kuosan.data.decoding import FORMATS, decode, read_header
+from kuosan.data.doctor import converted
 from kuosan.data.headers import Refused
 
 Case = tuple[bytes, np.ndarray]  # file, expected (H, W, 1 or 3)
@@ -457,3 +458,31 @@ def test_what_has_no_agreed_meaning_is_refused_by_name(name: str) -> None:
 
 def test_only_the_formats_of_the_list_are_opened() -> None:
     assert set(FORMATS) == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"}
+
+
+@pytest.mark.parametrize(
+    ("note", "one", "many"),
+    [
+        ("transparency laid on the background", "1 image had transparency, laid on white", None),
+        ("turned upright (orientation 6)", "1 image was turned upright (orientation 6)", "were turned upright"),
+        ("first of several frames", "1 image had several frames, the first is used", None),
+        ("colour profile converted to sRGB", "1 image had a colour profile, converted to sRGB", None),
+        ("CMYK converted to sRGB", "1 image was CMYK, converted to sRGB", "were CMYK, converted to sRGB"),
+        ("gamma converted to sRGB", "1 image had gamma of their own, converted to sRGB", None),
+        ("16 bits scaled to 8", "1 image had 16 bits, scaled to 8", None),
+        ("read from 0 (black) to 4095", "1 image was read from 0 (black) to 4095", "were read from 0"),
+        ("floating point, 1 is white", "1 image was floating point, 1 is white", "were floating point"),
+        ("something new", "1 image: something new", "5,551 images: something new"),
+    ],
+)
+def test_what_was_done_to_images_is_said_of_one_and_of_several(note: str, one: str, many: str | None) -> None:
+    assert converted(note, 1, "white") == one
+    text = converted(note, 5551, "white")
+    assert text.startswith("5,551 images") and (many or one.removeprefix("1 image")) in text
+    assert not any(wrong in text for wrong in ("images was", "images has", "image s"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_note_that_decoding_makes_is_a_sentence_about_images(name: str) -> None:
+    said = [converted(note, 2, "white") for note in decode(CASES[name]()[0]).notes]
+    assert not any(text.startswith("2 images:") for text in said), said

@@ -218,7 +218,7 @@ def test_the_setting_range_decides_where_it_is_given(name: str, kind: str, tmp_p
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_arrays_with_nan_are_refused_and_items_with_nan_are_skipped(value: float, tmp_path: Path) -> None:
     values = one(U, value)
-    with pytest.raises(Error, match="1 of 12 images have NaN or infinite values, the first is number 0"):
+    with pytest.raises(Error, match="1 of 12 images has NaN or infinite values, the first is number 0"):
         opened(values, "npz", tmp_path)
     images = opened(values, "items", tmp_path)
     assert len(images) == 11 and "NaN" in images.report.scan.refused[0][1]
@@ -366,7 +366,7 @@ def test_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
 def test_a_label_that_is_none_is_reported() -> None:
     items = [(B[i].astype(np.uint8), torch.eye(3)[i % 3]) for i in range(12)]
     lines = open_images(items, DataConfig(path="mine", hold_out=0)).describe()
-    assert any("12 captions or labels not used: item 0 (has no class" in line for line in lines)
+    assert any("12 captions or labels are not used: item 0 (has no class" in line for line in lines)
 
 
 @pytest.mark.parametrize("range", ["0", "0,0", "a,b", "0,1,2", "nan,1", "", "0;1", 7, None])
@@ -442,6 +442,8 @@ def test_files_of_floats_that_are_nearly_black_are_counted_with_the_cure(tmp_pat
     for i, high in enumerate((0.02, 0.03, 0.2)):
         Image.fromarray(np.linspace(0, high, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / f"{i}.tiff")
     lines = examine(DataConfig(str(tmp_path))).lines()
-    assert "1 floating point, 1 is white." in lines
-    assert any(line.startswith("2 floating point, 1 is white, and nearly black: if another") for line in lines)
+    assert "1 image was floating point, 1 is white." in lines
+    assert any(
+        line.startswith("2 images were floating point, 1 is white, and nearly black: if another") for line in lines
+    )
     assert not any("nearly black" in line for line in examine(DataConfig(str(tmp_path), range="0,0.05")).lines())

@@ -116,6 +116,10 @@ def by_rule(pixels: Array, rule: str, background: tuple[int, int, int]) -> Array
             return scaled(pixels, (0, 0, w, h), (SIZE, SIZE))
         case "centre":
             return window(pixels, SIZE)
+        case "nearest":
+            short, left, top = min(h, w), (w - min(h, w)) // 2, (h - min(h, w)) // 2
+            middles = (2 * np.arange(SIZE) + 1) * short // (2 * SIZE)
+            return pixels[top + middles][:, left + middles]
         case "random_crop":
             return square(pixels, 18)[1:17, 1:17]
         case "pad":
@@ -129,7 +133,7 @@ def by_rule(pixels: Array, rule: str, background: tuple[int, int, int]) -> Array
     raise AssertionError(rule)
 
 
-RULES = ("crop", "pad", "stretch", "centre", "random_crop")
+RULES = ("crop", "pad", "stretch", "centre", "nearest", "random_crop")
 
 
 @pytest.mark.parametrize(("kind", "rule", "background"), list(product(KINDS, RULES, COLOURS)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_files import drawn
 
-from kuosan.data.pixels import fit, is_grey, luma, with_channels
+from kuosan.data.pixels import enlarge, fit, is_grey, luma, with_channels
 
 WHITE = (255, 255, 255)
 
@@ -75,3 +75,20 @@ def test_grey_is_the_luma_of_colour() -> None:
     assert is_grey(np.repeat(pixels[..., :1], 3, 2)) and not is_grey(pixels)
     assert (with_channels(pixels[..., :1], 3) == pixels[..., :1]).all()
     assert with_channels(pixels, 1).shape == (10, 12, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("factor", [2, 3, 7])
+def test_nearest_gives_enlarged_pixel_art_back_and_mixes_nothing(channels: int, factor: int) -> None:
+    art = drawn(16, 16, channels)
+    assert (fit(enlarge(art, factor), 16, "nearest", WHITE) == art).all()
+    assert (fit(art, 16 * factor, "nearest", WHITE) == enlarge(art, factor)).all()
+
+
+@pytest.mark.parametrize(("h", "w", "size"), [(50, 71, 16), (71, 50, 37), (9, 9, 64), (5, 40, 24)])
+def test_nearest_takes_the_pixel_in_which_each_middle_lies(h: int, w: int, size: int) -> None:
+    pixels, side = drawn(h, w), min(h, w)
+    left, top = (w - side) // 2, (h - side) // 2
+    middles = [(2 * i + 1) * side // (2 * size) for i in range(size)]  # in whole numbers
+    wanted = np.array([[pixels[top + y, left + x] for x in middles] for y in middles])
+    assert (fit(pixels, size, "nearest", WHITE) == wanted).all()

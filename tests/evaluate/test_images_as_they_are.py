@@ -208,7 +208,7 @@ def thumbnails(home: Path) -> Sides:
 
 
 def sounds(home: Path) -> Sides:
-    sides = plain(home, ("are counted although", "the mask of zorro.png"))
+    sides = plain(home, ("1 image is counted although", "the mask of zorro.png"))
     Image.fromarray(image(7)).save(home / "made" / "the mask of zorro.png")
     return sides._replace(made=[*sides.made, image(7)])
 
@@ -240,7 +240,7 @@ def repeated_otherwise_packed(home: Path) -> Sides:
     made = [*some(), image(0)]
     put(home / "made", some())
     Image.fromarray(image(0)).save(home / "made" / "again.bmp")
-    return Sides(made, put(home / "real", some(6, 100)), ("1 images repeat another", "again.bmp"))
+    return Sides(made, put(home / "real", some(6, 100)), ("1 image repeats another", "again.bmp"))
 
 
 def shared(home: Path) -> Sides:

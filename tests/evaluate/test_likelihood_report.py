@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,9 @@ def test_the_words_say_what_was_measured_and_why_they_differ(made: Likelihood) -
     assert f"{made.ode.total.value:.3f} ±" in ode and "4 images" in ode and "rademacher" in ode
     for words in ("two models of the data", "60 random steps", "uniform noise of one grey level", "upper bounds"):
         assert words in gap
+    assert gap.count(". ") == 1 and gap.endswith("ODEs with ODEs."), "one sentence behind the difference"
+    alone = replace(made, ode=None, gap=None).sentences()
+    assert alone[0] == bound and alone[1].startswith("Bits/dim are what a lossless code by this model needs")
     assert json.loads(json.dumps(made.plain()))["bound"]["n"] == 6
 
 

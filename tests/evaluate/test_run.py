@@ -326,3 +326,19 @@ def test_differences_of_a_sweep_are_paired_by_seed(run: Path) -> None:
     expected = kid_difference(rows["3"], rows["1"], reference)
     assert second.more["kid"].value == pytest.approx(expected.value, abs=1e-9)
     assert second.more["kid"].error == pytest.approx(expected.error, abs=1e-9)
+
+
+def test_before_training_images_are_read_it_is_said_how_long_that_takes_and_how_to_leave_it_out(run: Path) -> None:
+    options = {name: value for name, value in SMALL.items() if name not in ("metrics", "steps")} | {"n": 20, "steps": 1}
+    heard = Heard()
+    found = measure(run, network=network(), report=heard, **options)
+    (line,) = [text for text in heard.said if text.startswith("memorisation: ")]
+    trained = found.found[0].details["memorisation"]["training_pictures"]
+    assert f"all {trained} training images" in line and " still to be read, about " in line
+    assert line.endswith("(--metrics kid,frechet,prdc leaves it out)")
+    again = Heard()
+    measure(run, network=network(), report=again, **(options | {"steps": 2}))
+    assert not any(text.startswith("memorisation: ") for text in again.said), "all is kept from before"
+    without = Heard()
+    measure(run, network=network(), report=without, **(options | {"steps": 2, "metrics": ("kid", "prdc")}))
+    assert without.said == []

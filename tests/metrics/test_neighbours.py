@@ -125,7 +125,7 @@ def test_chunks_change_nothing_and_equal_rows_are_at_no_distance():
         ((5, 4), (5, 3), 3, "4 and 3 wide"),
         ((5, 4), (5, 4), 5, "k = 5: allowed is 1 to 4"),
         ((5, 4), (5, 4), 0, "k = 0: allowed is 1 to 4"),
-        ((1, 4), (5, 4), 3, "1 images"),
+        ((1, 4), (5, 4), 3, "1 image"),
     ],
 )
 def test_what_has_no_neighbours_is_refused(measure, real, made, k, says):

@@ -44,7 +44,7 @@ def test_merging_names_both_sources():
     ("parts", "says"),
     [
         ([], "0 images"),
-        ([np.zeros((1, 3))], "1 images"),
+        ([np.zeros((1, 3))], "1 image:"),
         ([np.zeros((4, 3)), np.zeros((4, 2))], "3 and 2 wide"),
         ([np.full((4, 3), np.inf)], "not finite: 4 of 4"),
         ([np.zeros(4)], "shape"),

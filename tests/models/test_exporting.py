@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import kuosan as kuosan_api
 from kuosan import config as trees
 from kuosan import load
 from kuosan.errors import Error
-from kuosan.models.export import export
+from kuosan.models.export import export, use
 from kuosan.storage import checkpoint
 from kuosan.train.config import RunConfig
 from kuosan.train.resume import refuse_changes
@@ -103,3 +106,70 @@ def test_what_an_export_says_to_do_next_works(run: Path, tmp_path: Path, monkeyp
     assert made.code == 0, made.err
     assert (tmp_path / "pictures" / "model-dpm_solver_2m-2-seed0" / "seed-00000000.png").is_file()
     assert load(tmp_path / "model").sample(1, steps=1).shape == (1, 3, 8, 8)  # nothing was written into it
+
+
+CLASSES = {"labels": True, "class_names": ["tabby cat", "dog"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ({}, "kuosan sample 'my model' -n 16"),
+        ({"task": CLASSES}, "kuosan sample 'my model' -n 16 --class 'tabby cat' --guidance 3"),
+        ({"task": {**CLASSES, "drop": 0.0}}, "kuosan sample 'my model' -n 16 --class 'tabby cat'"),
+        ({"task": {"text": True, "drop": 0.1}}, "kuosan sample 'my model' \"WHAT TO MAKE\" --guidance 3"),
+        (
+            {"task": {"kind": "super_resolution", "scale": 4, **CLASSES}},
+            "kuosan restore 'my model' IMAGE --upscale 4 --class 'tabby cat' --guidance 3",
+        ),
+        ({"task": {"kind": "inpainting"}}, "kuosan restore 'my model' IMAGE --mask MASK"),
+        ({"network": {"kind": "autoencoder"}}, "kuosan train IMAGES --codec 'my model'"),
+        (
+            {"network": {"kind": "classifier"}, "task": CLASSES},
+            "kuosan sample RUN --classifier 'my model' --class 'tabby cat'",
+        ),
+        ({"network": {"kind": "classifier", "noisy": False}}, "kuosan evaluate RUN --judge 'my model'"),
+        (
+            {"network": {"kind": "own", "name": "Small"}},
+            "kuosan.load('my model', network=Small(...)).sample(16) in Python: its network is your own",
+        ),
+        (
+            {"network": {"kind": "own", "name": "Small"}, "task": {"kind": "super_resolution", "scale": 2}},
+            "kuosan.load('my model', network=Small(...)).restore(images, upscale=2) in Python: its network is your own",
+        ),
+    ],
+)
+def test_a_model_is_used_as_what_it_is(model: dict[str, Any], command: str) -> None:
+    assert use(model, quote("my model"))[1] == command
+
+
+class Small(torch.nn.Conv2d):
+    """A network of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> the same shape."""
+        return super().forward(x)
+
+
+def test_the_export_of_ones_own_network_says_the_python_that_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"max_steps": 1, "batch": 2, "preview_every": 0, "evaluate_every": 0}
+    kuosan_api.fit(Small(), "portraits", out="own", **settings)
+    said = kuosan("export", "own", "model")
+    (line,) = [line for line in said.out.splitlines() if line.startswith("next: ")]
+    code = (
+        line.removeprefix("next: ")
+        .partition(" in Python")[0]
+        .replace("(...)", "()")
+        .replace("sample(16)", "sample(1, steps=1)")
+    )
+    made = eval(code, {"kuosan": kuosan_api, "Small": Small})
+    assert made.shape == (1, 3, 32, 32)
+    assert code.partition(".sample")[0].split(", ")[0] in (tmp_path / "model" / "README.md").read_text().replace(
+        "THIS_FOLDER", "model"
+    )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from kuosan.errors import Error
-from kuosan.networks.config import Size, UNetConfig, default_unet
+from kuosan.networks.autoencoder_config import AutoencoderConfig
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.networks.config import DiTConfig, Size, UNetConfig, default_dit, default_unet, network_line
 from kuosan.networks.unet import parameter_count
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -135,3 +140,60 @@ def test_an_unknown_size_is_refused() -> None:
 def test_configuring_a_network_does_not_import_torch() -> None:
     code = "import sys, kuosan.networks.config, kuosan.convert.diffusers; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("side", "line"),
+    [
+        (8, "2 levels of 8 x 8, 4 x 4 cells, attention at 8 x 8"),
+        (28, "2 levels of 14 x 14, 7 x 7 cells, in patches of 2 x 2 pixels, attention at 14 x 14, 7 x 7"),
+        (32, "3 levels of 16 x 16, 8 x 8, 4 x 4 cells, in patches of 2 x 2 pixels, attention at 16 x 16, 8 x 8"),
+        (48, "3 levels of 24 x 24, 12 x 12, 6 x 6 cells, in patches of 2 x 2 pixels, attention at 12 x 12, 6 x 6"),
+    ],
+)
+def test_a_usual_network_is_shown_in_a_line(side: int, line: str) -> None:
+    assert network_line(default_unet((3, side, side)), (side, side)) == line
+
+
+@pytest.mark.parametrize("side", [14, 15, 26, 30, 36, 44, 52, 60])
+def test_what_an_odd_size_costs_the_network_is_said_with_the_next_size_that_has_it_all(side: int) -> None:
+    network = default_unet((3, side, side))
+    line = network_line(network, (side, side))
+    hindered = " is no multiple of " in line
+    assert hindered == (side != 14), line  # 14 halves to 7, and 3.5 would be too few cells
+    if hindered:
+        size = int(line.partition(", and ")[2].split()[0])
+        assert line.startswith(f"{network.levels} level") and size <= -(-side // 8) * 8
+        assert default_unet((3, size, size)).levels > network.levels
+
+
+@pytest.mark.parametrize(("side", "odd"), [(16, False), (31, True), (32, False), (50, True), (64, False)])
+def test_a_transformers_line_says_where_small_patches_make_many_tokens(side: int, odd: bool) -> None:
+    network = default_dit((3, side, side))
+    line = network_line(network, (side, side))
+    assert line.startswith(f"transformer, {side // network.patch} x {side // network.patch} tokens of ")
+    assert (" is no multiple of " in line) == odd, line
+
+
+def test_a_network_that_was_asked_for_is_shown_without_advice() -> None:
+    network = UNetConfig(channels=32, multipliers=(1,), attention=(False,), groups=8)
+    assert network_line(network, (30, 30)) == "1 level of 30 x 30 cells"
+
+
+@pytest.mark.parametrize("config", [UNetConfig, DiTConfig, AutoencoderConfig, ClassifierConfig])
+def test_every_field_of_a_network_is_on_its_page_with_its_default(config: type) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    assert not [each.name for each in fields(config) if f"`{each.name}`" not in page]
+    if config is not UNetConfig:
+        return
+    section = page.partition("## Fields of `UNetConfig`")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, flags=re.MULTILINE))
+    for each in fields(config):
+        shown = rows[each.name].strip('`" ')
+        default = each.default
+        if isinstance(default, tuple):
+            assert shown == f"({', '.join(str(v)[0] if isinstance(v, bool) else str(v) for v in default)})", each.name
+        elif isinstance(default, float):
+            assert float(shown) == default, each.name
+        else:
+            assert shown == (str(default).lower() if isinstance(default, bool) else str(default)), each.name

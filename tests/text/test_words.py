@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kuosan.errors import Error
+from kuosan.networks.config import ByteText
 from kuosan.text import tokens
 
 
@@ -45,3 +46,17 @@ def test_a_text_too_long_is_refused_with_its_length() -> None:
     assert tokens.longest(["a b c", "a"]) == 8
     with pytest.raises(Error, match="reads 511 at most"):
         tokens.longest(["a " * 600])
+
+
+@pytest.mark.parametrize("length", [2, 9, 32, 512])
+def test_a_length_of_n_reads_the_beginning_and_n_less_one_words(length: int) -> None:
+    fits = "a, " * ((length - 1) // 2) + "b" * ((length - 1) % 2)
+    ByteText(length=length)
+    assert tokens.length(fits) == length and len(tokens.packed([fits], length)[0]) == length
+    with pytest.raises(Error) as error:
+        tokens.packed([f"{fits} c"], length)
+    said = str(error.value)
+    assert f"has {length} words and marks, and this model reads {length - 1} at most (text.length = {length}" in said
+    assert (f"--model.text.length {length + 1} or more" in said) == (length < 512)
+    with pytest.raises(Error, match="at most 512 tokens of a prompt are read, its beginning among them"):
+        ByteText(length=513)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -152,8 +154,26 @@ def outcome(out: Path) -> dict[str, Any]:
     assert not saved.damaged
     rows = [{key: value for key, value in row.items() if key not in TIMES} for row in Log(out / "log.jsonl").rows()]
     assert [row["step"] for row in rows] == list(range(1, saved.step + 1)), "each step has one row"
+    check_table(out)
     parts = {f"{part}/{name}": digest(t) for part in checkpoint.PARTS for name, t in getattr(saved, part).items()}
     return {"step": saved.step, "state": saved.state, "rows": rows, **parts}
+
+
+def check_table(out: Path) -> None:
+    """log.csv has the rows of log.jsonl, each once, with the very numbers."""
+    with open(out / "log.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    flat = [dict(_flat(row)) for row in Log(out / "log.jsonl").rows()]
+    assert [{name: text for name, text in row.items() if text} for row in table] == flat
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) else None
+    if inner is None:
+        yield from [] if value is None else [(name, value if isinstance(value, str) else json.dumps(value))]
+        return
+    for key, each in inner:
+        yield from _flat(each, f"{name}.{key}".lstrip("."))
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

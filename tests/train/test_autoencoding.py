@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
+from kuosan import config as trees
 from kuosan import options, seeds
 from kuosan.data.dataset import Batch
 from kuosan.device import Compute
@@ -26,8 +27,9 @@ from kuosan.storage.log import Log
 from kuosan.train import api
 from kuosan.train.batches import Drawn
 from kuosan.train.config import AutoencoderSettings, TrainConfig
+from kuosan.train.job import recipe
 from kuosan.train.objective import Autoencoding, windows
-from kuosan.train.resolve import resolve
+from kuosan.train.resolve import check_tree, resolve
 from shell import kuosan
 from train.made_runs import Stopping, ask, begin, differences, go, images, outcome
 from train.test_processes import launch
@@ -293,3 +295,34 @@ def test_a_denoiser_is_not_made_of_an_autoencoder() -> None:
 
     with pytest.raises(Error, match="is an autoencoder"):
         Model(ModelConfig((3, 16, 16), replace(TINY)), network()).denoiser()
+
+
+@pytest.mark.parametrize(
+    ("side", "crop", "layers"), [(8, 0, 1), (12, 0, 2), (16, 0, 2), (24, 0, 3), (64, 0, 3), (64, 16, 2)]
+)
+@pytest.mark.parametrize("steps", [2, 400, 20_000])
+def test_an_autoencoder_is_trained_for_as_many_steps_and_of_as_small_images_as_are_asked_for(
+    side: int, crop: int, layers: int, steps: int
+) -> None:
+    tree = {"train": {"objective": "autoencoder", "max_steps": steps, "autoencoder": {"crop": crop}}}
+    config = resolve(tree, (3, side, side))
+    assert isinstance(config.model.network, AutoencoderConfig) and config.model.network.critic_layers == layers
+    assert 0 < config.train.autoencoder.critic_start == steps // 2 < steps
+
+
+@pytest.mark.parametrize("name", ["photographs-f4", "photographs-f8", "emoji-f4"])
+@pytest.mark.parametrize("steps", [None, 400])
+def test_the_recipes_of_autoencoders_may_be_shortened(name: str, steps: int | None) -> None:
+    tree = trees.load(recipe(name))
+    assert tree["train"]["max_steps"] >= 1600
+    own = check_tree(trees.merge(tree, {"train": {"max_steps": steps}} if steps else {})).train
+    if own.autoencoder.critic:
+        assert own.autoencoder.critic_start == (275 if steps else 1100)
+
+
+def test_an_autoencoder_of_small_images_trains_with_its_usual_settings(tmp_path: Path) -> None:
+    words = ["train", "portraits", "--objective", "autoencoder", "--size", 16, "--network", "tiny", "--batch", 2]
+    said = kuosan(*words, "--max-steps", 4, "--features", "random", "--evaluate-pictures", 4, "--out", tmp_path / "ae")
+    assert said.code == 0 and "done: " in said.out, said
+    rows = list(Log(tmp_path / "ae" / "log.jsonl").rows())
+    assert ["critic" in row for row in rows] == [False, False, True, True], "from half of the run on"

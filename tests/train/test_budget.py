@@ -45,7 +45,7 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
-    monkeypatch.setattr(budget, "clock", made)
+    monkeypatch.setattr(budget, "seconds_now", made)
     return made
 
 

@@ -8,7 +8,7 @@ import kuosan
 from kuosan.cli.console import console, say
 from kuosan.cli.evaluate import DRY, Bars, followed, show_report
 from kuosan.cli.flags import Verb
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate.job import CompareJob, follow
 from kuosan.options import Tree
 
@@ -59,7 +59,7 @@ def planned(plan: ComparePlan) -> list[str]:
         )
     answers = len(damaged) * config.variants
     lines.append(
-        f"to make: {config.variants} answer{'s' * (config.variants > 1)} to each image, {answers:,} by each "
+        f"to make: {plural(config.variants, 'answer')} to each image, {answers:,} by each "
         f"contestant, {plan.evaluations:,} network evaluations; kept in {plan.folder}"
     )
     return lines

@@ -59,4 +59,5 @@ VERB = Verb(
     "then count\nwhere no others are given. Exit code 0 if there is something to train on, 1 if not.",
     doctor,
     hidden=NOT_TYPED,
+    place="data",
 )

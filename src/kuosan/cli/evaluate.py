@@ -14,7 +14,8 @@ from kuosan import options
 from kuosan.cli.console import bar, console, duration, say, say_table
 from kuosan.cli.flags import Verb
 from kuosan.cli.sample import list_classes
-from kuosan.errors import Error
+from kuosan.data.config import COLOUR_WORDS
+from kuosan.errors import Error, plural
 from kuosan.evaluate.config import USELESS, configured
 from kuosan.evaluate.job import EvaluateJob, finish, follow
 from kuosan.evaluate.report import FigureTable, Report
@@ -44,7 +45,7 @@ def evaluate(tree: Tree, words: list[str]) -> None:
         every = sum(each.request.n for each in plan.points)
         if plan.points:
             where = plan.home / "pictures"
-            say(f"stopped: {plan.made_now:,} of {every:,} images are kept in {where}; the same command goes on.")
+            say(f"stopped: {plural(plan.made_now, 'image', 'is', of=every)} kept in {where}; the same command goes on.")
         raise
     show(result)
 
@@ -69,7 +70,7 @@ def planned(plan: EvaluatePlan) -> list[str]:
         channels, height, width = model.model.shape
         lines.append(f"compute: {model.compute}")
         lines.append(
-            f"model: {model.name}, step {model.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}"
+            f"model: {model.name}, step {model.step}, {width}x{height} {COLOUR_WORDS[channels]}"
             + (f"; {_points(plan)}" if plan.points else "")
         )
     if plan.network is not None:
@@ -80,6 +81,8 @@ def planned(plan: EvaluatePlan) -> list[str]:
         )
         lines += plan.described
         lines.append(f"measured: {', '.join(plan.metrics) or 'nothing'}, on {network.name} ({network.resizing})")
+    if plan.memorisation is not None:
+        lines.append(plan.memorisation.line(duration))
     if plan.bits is not None:
         config = plan.config
         by_ode = min(config.ode_images, len(plan.bits))
@@ -91,8 +94,8 @@ def planned(plan: EvaluatePlan) -> list[str]:
         images, evaluations = plan.lacking
         kept = sum(each.request.n for each in plan.points) - images
         lines.append(
-            f"to make: {images:,} images, {evaluations:,} network evaluations"
-            + (f"; {kept:,} images are there already" if kept else "")
+            f"to make: {plural(images, 'image')}, {plural(evaluations, 'network evaluation')}"
+            + (f"; {plural(kept, 'image', 'is')} there already" if kept else "")
         )
     lines.append(f"kept in: {plan.home}; the result in {plan.folder}{' (Ctrl-C keeps all)' * bool(plan.points)}")
     return lines
@@ -104,12 +107,13 @@ def _points(plan: EvaluatePlan) -> str:
     if len(points) == 1:
         choice = points[0].choice
         return (
-            f"{n:,} images by {choice.sampler}, {choice.steps} steps"
-            f"{f' ({choice.spacing})' if choice.spacing else ''}, {choice.evaluations} network evaluations each"
+            f"{plural(n, 'image')} by {choice.sampler}, {plural(choice.steps, 'step')}"
+            f"{f' ({choice.spacing})' if choice.spacing else ''}, {plural(choice.evaluations, 'network evaluation')} "
+            "each"
         )
     costs = [each.choice.evaluations for each in points]
     return (
-        f"{len(points)} combinations of {n:,} images from the same seeds, "
+        f"{plural(len(points), 'combination')} of {plural(n, 'image')} from the same seeds, "
         f"{min(costs)} to {max(costs)} network evaluations an image"
     )
 
@@ -164,7 +168,7 @@ class Bars:
 
     def left(self, seconds: float, evaluations: int) -> None:
         """How long the sampling will take."""
-        self.say(f"sampling: about {duration(seconds)} for the {evaluations:,} network evaluations left")
+        self.say(f"sampling: about {duration(seconds)} for the {plural(evaluations, 'network evaluation')} left")
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Move a bar, or say a line now and then."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
+
 import kuosan
 from kuosan.cli.console import say, warn
 from kuosan.cli.flags import Verb
@@ -18,7 +21,11 @@ def export(tree: Tree, words: list[str]) -> None:
     lacking = [name.upper() for name in ("run", "out") if name not in {**tree, **places}]
     if lacking or len(places) < len(words):
         wrong = f"{' and '.join(lacking)} must be given" if lacking else f"{words[-1]!r} is one word too many"
-        raise Error(f"{wrong}: kuosan export RUN OUT.")
+        run = str({**tree, **places}.get("run", "RUN"))
+        example = f"kuosan export {quote(run)} {quote(Path(run).resolve().name + '-model')}"
+        raise Error(
+            f"{wrong}: kuosan export RUN OUT{f', as in {example}' if run != 'RUN' else ''}; OUT is a new folder."
+        )
     job: ExportJob = VERB.build({**tree, **places})
     plan = kuosan.plan(job)
     warn(plan.warnings)
@@ -27,7 +34,7 @@ def export(tree: Tree, words: list[str]) -> None:
             made, step = event.result, plan.saved.step
             about = f"step {step} of {plan.job.run}, weights in {plan.job.precision}"
             say(f"exported: {made.path} ({size_text(made.nbytes)}; {about})")
-            say(f"next: kuosan {made.use}")
+            say(f"next: {made.use}")
 
 
 VERB = Verb(

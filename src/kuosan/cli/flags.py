@@ -32,6 +32,7 @@ class Verb:
         defaults: shown in the place of the dataclass's own.
         keyed: settings may stand in a file too, so messages name them by their keys and not as they are typed.
         hidden: keys, or first parts of keys, that this verb does not take.
+        place: the name of its first word, which may be typed as an option too (--run RUN).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Verb:
     hidden: Collection[str] = ()
     short: Mapping[str, str] = field(default_factory=dict)
     keyed: bool = False
+    place: str = ""
 
     def options(self) -> list[Option]:
         """What it takes, in the order of the dataclass."""
@@ -75,10 +77,19 @@ class Verb:
             self.show(everything="--help-all" in tokens)
             return 0
         try:
-            tree, words = options.parse(tokens, self.job, self.short, hidden=self.hidden)
+            tree, words = options.parse(self._placed(tokens), self.job, self.short, hidden=self.hidden)
             return self.run(tree, words)
         except Error as error:
             raise self._spoken(error) from error
+
+    def _placed(self, tokens: Sequence[str]) -> list[str]:
+        """The tokens with the first word in front, where it was typed as an option."""
+        end = tokens.index("--") if "--" in tokens else len(tokens)
+        for i, token in enumerate(tokens[:end]):
+            name, equals, value = token.partition("=")
+            if self.place and name == f"--{self.place}" and (equals or i + 1 < end):
+                return [value if equals else tokens[i + 1], *tokens[:i], *tokens[i + 1 + (not equals) :]]
+        return list(tokens)
 
     def _spoken(self, error: Error) -> Error:
         """The error with the option as it is typed, where it begins with a setting's key."""

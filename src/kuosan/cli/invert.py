@@ -54,4 +54,5 @@ VERB = Verb(
     "RUN IMAGE [IMAGE ...]",
     "Encode images to noise with the model in RUN (DDIM inversion), decode it again, and say how like they are.",
     invert,
+    place="run",
 )

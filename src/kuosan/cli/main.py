@@ -9,7 +9,7 @@ import sys
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from kuosan.errors import Terminated
+from kuosan.errors import Error, Terminated, check_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,11 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one clear line and exit code 2, a signal one line, never a traceback."""
     # torch's worker threads spin while they wait: on a busy machine that costs 5-25x. Read when libgomp loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        check_system()
+    except Error as error:
+        print(f"kuosan: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     with Signals(last=tokens is None) as signals:
         try:
             from kuosan.cli import verbs

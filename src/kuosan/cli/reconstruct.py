@@ -71,4 +71,5 @@ VERB = Verb(
     "how much smaller latents are, and a sheet of input, reconstruction, difference and latents. RUN is the run of an "
     "autoencoder (kuosan train --objective autoencoder), or of a model of latents; or a checkpoint.",
     reconstruct,
+    place="run",
 )

@@ -9,7 +9,8 @@ import kuosan
 from kuosan.cli.console import bar, counting, say, warn
 from kuosan.cli.flags import Verb
 from kuosan.cli.sample import list_classes
-from kuosan.errors import Error, escaped
+from kuosan.data.config import COLOUR_WORDS
+from kuosan.errors import Error, escaped, plural
 from kuosan.events import Fact, Finished, Progress, Wrote
 from kuosan.options import Tree
 from kuosan.sample import request as requests
@@ -57,11 +58,9 @@ def restore(tree: Tree, words: list[str]) -> int:
         except KeyboardInterrupt:
             if folder is not None:
                 images = done // plan.request.n
-                say(f"stopped: {images} of {len(plan.files)} images are restored, in {folder}.")
+                say(f"stopped: {plural(images, 'image', 'is', of=len(plan.files))} restored, in {folder}.")
             raise
-    say(
-        f"{made.many} image{'s' * (made.many > 1)} in {made.seconds:.1f} s: {made.folder} ({made.sheet}: before, after)"
-    )
+    say(f"{plural(made.many, 'image')} in {made.seconds:.1f} s: {made.folder} ({made.sheet}: before, after)")
     return 1 if plan.wrong else 0
 
 
@@ -79,6 +78,7 @@ VERB = Verb(
         "request.classifier_scale", "request.threshold", "request.clip", "request.image", "request.strength",
         "request.between", "request.size", "request.aspect", "request.exact",
     ),
+    place="run",
 )  # fmt: skip
 
 
@@ -94,13 +94,13 @@ def _say_plan(plan: RestorePlan) -> None:
     how = f" by {requests.METHODS[trajectory.method]}" if trajectory.method else ", as the model was trained"
     gradients = ", each with its gradient (about 3 times the cost)" if trajectory.graded else ""
     say(
-        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {trajectory.steps} steps, "
+        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {COLOUR_WORDS[channels]}; "
+        f"{', '.join(asked.damage) or 'noise'}{how}: {trajectory.sampler}, {plural(trajectory.steps, 'step')}, "
         f"{trajectory.evaluations} "
         f"network evaluations a tile and answer{gradients}"
     )
     count = len(plan.files) + len(plan.wrong)
-    say(f"images: {count}, {request.n} answer{'s' * (request.n > 1)} each")
+    say(f"images: {count}, {plural(request.n, 'answer')} each")
     for text in plan.wrong:
         say(f"left out: {text}")
-    say(f"to make: {plan.many} image{'s' * (plan.many > 1)}, {plan.nfe:,} network evaluations in all, each of one tile")
+    say(f"to make: {plural(plan.many, 'image')}, {plural(plan.nfe, 'network evaluation')} in all, each of one tile")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import kuosan
 from kuosan.cli.console import bar, say, warn
 from kuosan.cli.flags import Verb
+from kuosan.data.config import COLOUR_WORDS
 from kuosan.device import ComputeConfig
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.events import Finished, Progress, Warned, Wrote
 from kuosan.options import Tree
 from kuosan.regular import exists
@@ -113,10 +114,10 @@ def run_job(job: SampleJob, note: str = "") -> Sampled:
                         done: Sampled = event.result
         except KeyboardInterrupt:
             if folder is not None:
-                say(f"stopped: {files} of {n} images are finished, in {folder}.")
+                say(f"stopped: {plural(files, 'image', 'is', of=n)} finished, in {folder}.")
             raise
     say(
-        f"{n} image{'s' * (n > 1)} in {done.seconds:.1f} s ({done.seconds / n:.2f} s each): {done.folder} "
+        f"{plural(n, 'image')} in {done.seconds:.1f} s ({done.seconds / n:.2f} s each): {done.folder} "
         f"(sheet.png{f' of the first {SHEET}' * (n > SHEET)}{', denoising.gif' * job.gif})"
     )
     return done
@@ -134,9 +135,10 @@ def _say_plan(plan: SampleJobPlan) -> None:
         say("no prompt: images of no text; say what to make in quotes behind the run, or with --prompt.")
     say(f"compute: {pipeline.compute}")
     say(
-        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {'grey' if channels == 1 else 'colour'}; "
-        f"{request.n} image{'s' * (request.n > 1)} by {trajectory.sampler}, {trajectory.steps} steps"
-        f"{f' ({trajectory.spacing})' if trajectory.spacing else ''}, {trajectory.evaluations} network evaluations each"
+        f"model: {pipeline.name}, step {pipeline.step}, {width}x{height} {COLOUR_WORDS[channels]}; "
+        f"{plural(request.n, 'image')} by {trajectory.sampler}, {plural(trajectory.steps, 'step')}"
+        f"{f' ({trajectory.spacing})' if trajectory.spacing else ''}, "
+        f"{plural(trajectory.evaluations, 'network evaluation')} each"
     )
 
 

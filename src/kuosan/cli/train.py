@@ -13,7 +13,7 @@ import kuosan
 from kuosan import config as trees
 from kuosan.cli.console import TrainingBars, console, counting, duration, say
 from kuosan.cli.flags import Verb
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.events import Event, Finished, Progress
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
@@ -23,6 +23,7 @@ from kuosan.train.budget import process_began
 from kuosan.train.config import GIVEN, SHORT
 from kuosan.train.job import TrainedRun, TrainJob, TrainOptions, TrainPlan
 from kuosan.train.report import noted
+from kuosan.train.rules import shown_network
 
 LONG = 20 * 60  # seconds; of a longer run the time budget is mentioned
 SETTINGS = ("data", "model", "train", "compute")  # groups of a run's settings
@@ -97,16 +98,19 @@ def _say_plan(plan: TrainPlan) -> None:
         return
     about = f"about {duration(plan.seconds)}, about {size_text(cost.memory)} of memory"
     every, budgeted = config.train.save_every, plan.run.budget is not None
-    saved = f"saved {f'every {every} steps' if every > 0 else 'at every look'}; Ctrl-C saves and stops"
+    looks = f"every {plural(every, 'step')}" if every > 0 else "at every look"
+    saved = f"saved {looks}; Ctrl-C saves and stops"
     if plan.resumed:
-        say(f"training: {'about ' if budgeted else ''}{plan.steps_left} steps left, {about} ({saved})")
+        say(f"training: {'about ' if budgeted else ''}{plural(plan.steps_left, 'step')} left, {about} ({saved})")
         return
     assert config.model.shape is not None
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters for {'x'.join(map(str, config.model.shape))} images"
         f"{_latents(config.model)}, {_purpose(config.model)}"
     )
-    steps = f"{'about ' if budgeted else ''}{plan.steps_left} steps of {config.train.batch}"
+    if network := shown_network(config.model):
+        say(f"network: {network}")
+    steps = f"{'about ' if budgeted else ''}{plural(plan.steps_left, 'step')} of {config.train.batch}"
     say(f"training: {steps} ({plan.epochs:.1f} epochs in all), {about}{_first_look(plan)}")
     say(f"run: {plan.run.folder} ({saved})")
 
@@ -153,20 +157,18 @@ def _say_end(trained: TrainedRun, out: Path) -> None:
             f"{'The same command' if folder == out else f'kuosan train --out {quote(str(folder))}'} goes on from there."
         )
         return
-    say(f"done: {folder}, {step} steps{used}. The curve is {folder / 'curve.png'}.")
+    say(f"done: {folder}, {plural(step, 'step')}{used}. The curve is {folder / 'curve.png'}.")
     if trained.config.train.objective == "classifier":
         _say_accuracy(trained)
         return
     if trained.config.train.objective == "autoencoder":
         _say_reconstruction(trained)
         return
-    task = trained.config.model.task
-    use = {
-        "super_resolution": f"restore {quote(str(folder))} IMAGE --upscale {getattr(task, 'scale', 0)}",
-        "inpainting": f"restore {quote(str(folder))} IMAGE --mask MASK",
-    }.get(task.kind, f"sample {quote(str(folder))} " + ('"WHAT TO MAKE" --guidance 3' if task.text else "-n 16"))
+    from kuosan.models.export import use
+
+    command = use(trees.plain(trained.config.model), quote(str(folder)))[1]
     longer = f"--minutes {2 * minutes:g}" if minutes else f"--max-steps {2 * last}"
-    say(f"next: kuosan {use}   (longer training: the same command with {longer})")
+    say(f"next: {command}   (longer training: the same command with {longer})")
 
 
 def _say_reconstruction(trained: TrainedRun) -> None:

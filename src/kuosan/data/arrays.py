@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kuosan.data.config import DataConfig, rgb, scale_of
+from kuosan.data.config import DataConfig, laid_on, scale_of
 from kuosan.data.headers import read_up_to
 from kuosan.data.pixels import opaque
 from kuosan.data.ranges import RangeReading, Survey
 from kuosan.data.walk import TEST, TRAIN, Entry, Listing
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 
 CHUNK = 1 << 23  # bytes of an array that are unpacked at once
 IMAGES = ("x", "images", "image", "data", "x_train", "train_images", "arr_0")
@@ -101,7 +101,7 @@ class Arrays:
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.path = path
-        self.background = rgb(config.background)
+        self.background = laid_on(config)
         found, others = _load(path, int((config.memory_gib + 1) * 2**30))
         name = next(name for name in IMAGES if name in found)
         label = next((other for other in LABELS if other in found), None)
@@ -136,14 +136,14 @@ class Arrays:
             for i in range(len(images))
         ]
         h, w = self.parts[0][0].shape[1:3]
-        says = f"array {self.path}: {len(entries):,} images of {w}x{h}"
+        says = f"array {self.path}: {plural(len(entries), 'image')} of {w}x{h}"
         return Listing(entries, says=says, in_order=True, notes=tuple(self.notes))
 
     def read(self, entry: Entry, i: int) -> np.ndarray:
         """Pixels (H, W, C) of the i-th."""
         for images, _, _ in self.parts:
             if i < len(images):
-                return opaque(images[i], self.background)
+                return images[i] if self.background is None else opaque(images[i], self.background)
             i -= len(images)
         raise AssertionError(entry)
 
@@ -318,7 +318,9 @@ class Idx:
                 entries.append(Entry(f"{role or TRAIN}[{i}]", label, None, role))
         found = sorted({int(label) for _, labels, _ in self.parts if labels is not None for label in np.unique(labels)})
         h, w = self.parts[0][0].shape[1:3]
-        says = f"IDX {self.path}: {len(entries):,} images of {w}x{h}" + ("" if found else ", no labels beside it")
+        says = f"IDX {self.path}: {plural(len(entries), 'image')} of {w}x{h}" + (
+            "" if found else ", no labels beside it"
+        )
         if self.unused:
             says += f"; {self.unused[0].name} is not used, as hold_out asks for a part of the other file"
         return Listing(entries, says=says, classes=tuple(map(str, found)) or None, in_order=True, notes=self.notes)
@@ -357,7 +359,10 @@ def _labels(images: Path) -> np.ndarray | None:
             if labels.ndim != 1:
                 raise Error(f"{other} has shape {labels.shape}; labels are (N,).")
             if len(labels) != (have := _header(images)[1][0]):
-                raise Error(f"{other} has {len(labels)} labels for {have} images in {images.name} ({count} dims).")
+                raise Error(
+                    f"{other} has {plural(len(labels), 'label')} for {plural(have, 'image')} in {images.name} "
+                    f"({count} dims)."
+                )
             return labels
     return None
 

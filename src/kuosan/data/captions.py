@@ -28,7 +28,7 @@ from kuosan.data.text_files import CAPTIONS, END, Beside, Finder, Match, NoMatch
 from kuosan.data.text_files import caption_text as caption_text
 from kuosan.data.text_files import class_name as class_name
 from kuosan.data.walk import ROLES, VALIDATION, Role
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 UNREAD = ("metadata.parquet",)  # lists that other tools read
@@ -192,7 +192,8 @@ def _inexact(name: str, lines: list[tuple[int, Row]], taken: Found, finder: Find
             _once(name, number, row, match.name, found, beside)
     for image, (_, row) in list(found.items())[:1]:
         beside.notes.append(
-            f"{len(found):,} rows of {name} write an image's name otherwise, such as {row[FILE_NAME]!r} for {image}."
+            f"{plural(len(found), 'row')} of {name} {'writes' if len(found) == 1 else 'write'} an image's name "
+            f"otherwise, such as {row[FILE_NAME]!r} for {image}."
         )
     return found
 

@@ -23,8 +23,11 @@ import numpy as np
 from kuosan.errors import Error, unknown
 from kuosan.options import check, only
 
-Channels = Literal["auto", "rgb", "grey"]
-Resize = Literal["auto", "crop", "pad", "stretch", "centre", "random_crop", "buckets"]
+Channels = Literal["auto", "rgb", "grey", "rgba"]
+Captions = Literal["beside", "file_names", "folder_names"]
+Resize = Literal["auto", "crop", "pad", "stretch", "centre", "nearest", "random_crop", "buckets"]
+
+Shape = tuple[int, int]  # height, width
 
 PORTRAITS = "portraits"  # the path that means: the data set inside the package
 LABEL = "label"  # the column that holds the class where nobody says
@@ -36,6 +39,9 @@ HOLD_OUT = 0.05  # fraction held out where neither the caller nor the data set s
 # Pillow refuses twice its own warning limit by itself; more could not be opened anyway.
 MOST_PIXELS = 178_956_970
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+GREY, RGB, RGBA = 1, 3, 4  # channels of images
+CHANNELS_OF: dict[int, Channels] = {GREY: "grey", RGB: "rgb", RGBA: "rgba"}  # as `channels` is set
+COLOUR_WORDS = {GREY: "grey", RGB: "colour", RGBA: "colour and alpha"}  # as messages say it
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,13 @@ class DataConfig:
 
     Attributes:
         path: `portraits` (inside the package), or a folder, .zip, .tar, IDX (.gz or not), .npz or .npy.
-        size: pixels a side of the square images made; None decides from the data and says so.
-        channels: `rgb`, `grey`, or `auto`: grey where every image is.
+        size: pixels a side of the square images made, or width and height of others, as 64x48; None decides from the
+            data and says so.
+        channels: `rgb`, `grey`, `rgba` (transparency is kept, and images without are opaque), or `auto`: grey where
+            every image is, else rgb.
         resize: `crop` scales the shorter side to `size` and cuts the centre; `pad` fits the longer side and fills
-            with `background`; `stretch` ignores the aspect; `centre` never scales, it cuts or repeats the edges;
+            with `background` (of rgba: with nothing); `stretch` ignores the aspect; `centre` never scales, it cuts or
+            repeats the edges; `nearest` is `crop` for pixel art: it takes the nearest pixel and mixes no colours;
             `random_crop` crops to size * 9/8 and draws the window; `auto` is `centre` where all images share one
             size at most 8 pixels below `size`, else `crop`; `buckets` keeps aspect ratios: each image goes to the
             nearest of several shapes of about size x size pixels.
@@ -61,6 +70,8 @@ class DataConfig:
             header; several at the same time, in `workers` threads, take no more together.
         label_column: the column of metadata.csv, or key of metadata.jsonl, of a data set's dicts or of the portraits'
             attributes, that holds the class.
+        captions: where captions come from: `beside` the images (lists, and files of an image's name), `file_names`
+            or `folder_names`, without underscores, hyphens, numbering and suffix.
         range: the numbers that are black and white in arrays, tensors, files of floats and of 32-bit integers, as
             `0,1`, `-1,1`, `0,255` or `0,4095`; `auto` decides over the whole set and says so, or refuses.
         bucket_step: with buckets: sides are multiples of this; none: an eighth of `size`, as a power of two.
@@ -73,10 +84,12 @@ class DataConfig:
     """
 
     path: str = PORTRAITS
-    size: int | None = None
+    size: int | str | None = field(default=None, metadata={"read": lambda text: read_size(text)})
     channels: Channels = "auto"
     resize: Resize = "auto"
-    background: str = "white"
+    background: str = field(
+        default="white", metadata=only(channels=("auto", "rgb", "grey"), because="rgba images keep their transparency")
+    )
     flip: bool = False
     hold_out: float | None = None
     memory_gib: float = 2.0
@@ -84,6 +97,7 @@ class DataConfig:
     max_pixels: int = 64_000_000
     max_bytes: int = 512 * 2**20
     label_column: str = LABEL
+    captions: Captions = "beside"
     range: str = "auto"
     bucket_step: int | None = field(default=None, metadata=only(resize="buckets"))
     bucket_aspect: float = field(default=BUCKET_ASPECT, metadata=only(resize="buckets"))
@@ -97,14 +111,22 @@ class DataConfig:
                 f"path {self.path!r} is no path: give a folder, a .zip, .tar, IDX, .npz or .npy file, or {PORTRAITS!r}."
             )
         if self.size is not None:
-            _whole("size", self.size, *SIZES, "or leave it out to decide from the data")
+            object.__setattr__(self, "size", read_size(self.size))
+            for side in self.sides:
+                _whole("size", side, *SIZES, "or leave it out to decide from the data")
         for name, value, allowed in (
             ("channels", self.channels, get_args(Channels)),
             ("resize", self.resize, get_args(Resize)),
+            ("captions", self.captions, get_args(Captions)),
         ):
             if value not in allowed:
                 raise unknown(name, value, allowed)
         self._check_buckets()
+        if isinstance(self.size, str) and self.resize in ("buckets", "random_crop"):
+            raise Error(
+                f"size = {self.size} with resize {self.resize}, which makes squares or shapes of about as many pixels: "
+                "give one number, or use resize crop, pad, stretch, centre or nearest."
+            )
         rgb(self.background)
         if not isinstance(self.flip, bool):
             raise Error(f"flip {self.flip!r} must be true or false.")
@@ -121,11 +143,31 @@ class DataConfig:
         if not isinstance(self.label_column, str) or self.label_column in ("", "file_name"):
             raise Error(f"label_column {self.label_column!r} is no column of classes: name one, such as {LABEL!r}.")
 
+    @property
+    def sides(self) -> Shape:
+        """Height and width of a `size` that is given."""
+        assert self.size is not None
+        if not isinstance(self.size, str):
+            return self.size, self.size
+        width, height = self.size.split("x")
+        return int(height), int(width)
+
     def _check_buckets(self) -> None:
         if self.bucket_step is not None:
             _whole("bucket_step", self.bucket_step, 1, SIZES[1], "a multiple of what the network's sides must be")
         _number("bucket_aspect", self.bucket_aspect, 1.0, 8.0)
         check(self)
+
+
+def read_size(size: int | str) -> int | str:
+    """A size as it is stored: one number of squares, else `WxH`. Raises: Error for anything else."""
+    if not isinstance(size, str):
+        return size
+    parts = [part.strip() for part in size.lower().replace("×", "x").split("x")]
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise Error(f"size {size!r} is neither one number of pixels, as 64, nor width x height, as 64x48.")
+    width, height = int(parts[0]), int(parts[-1])
+    return width if width == height else f"{width}x{height}"
 
 
 def rgb(background: str) -> tuple[int, int, int]:
@@ -141,6 +183,11 @@ def rgb(background: str) -> tuple[int, int, int]:
             red, green, blue = bytes.fromhex(background[1:])
             return red, green, blue
     raise unknown("background", background, [*COLOURS, "#rrggbb"])
+
+
+def laid_on(config: DataConfig) -> tuple[int, int, int] | None:
+    """The bytes of what transparent images are laid on; None where they keep their transparency."""
+    return None if config.channels == "rgba" else rgb(config.background)
 
 
 def scale_of(range: str) -> tuple[float, float] | None:
@@ -172,8 +219,6 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise Error(f"{name} {value!r} must be a number from {low:g} to {high:g}.")
 
-
-Shape = tuple[int, int]  # height, width
 
 LEAST_STEP = 4  # pixels: what networks of the smallest images halve twice
 MOST_AREA_ERROR = 0.25  # of size²: a shape of fewer or more pixels is none of about as many

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan.data.arrays import CHANNELS
-from kuosan.data.config import LABEL, DataConfig, rgb, scale_of
+from kuosan.data.config import LABEL, DataConfig, laid_on, scale_of
 from kuosan.data.decoding import decode_image
 from kuosan.data.doctor import CAPTIONS_SHOWN, DataReport, _row
 from kuosan.data.headers import Refused
@@ -36,7 +36,7 @@ from kuosan.data.scan import Progress, Scan, load, scan
 from kuosan.data.sources import find_source
 from kuosan.data.text_files import CAPTIONS, caption_text, class_name
 from kuosan.data.walk import Entry, Listing, Source
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 from kuosan.seeds import Key, rng
 from kuosan.storage.cache import Results
 
@@ -58,7 +58,7 @@ class DatasetSource:
         if len(dataset) == 0:
             raise Error(f"{type(dataset).__name__} is empty: there is nothing to learn from.")
         self.dataset = dataset
-        self.background = rgb(config.background)
+        self.background = laid_on(config)
         self.max_pixels, self.max_bytes = config.max_pixels, config.max_bytes
         self.label_column, self.version = config.label_column, config.layout
         self.scale = scale_of(config.range)
@@ -83,8 +83,8 @@ class DatasetSource:
                 orders[order] = orders.get(order, 0) + 1
             entries.append(Entry(f"item {i}", *self._label_and_caption(item, i)))
         self.numbers = survey.reading(damaged_are_skipped=True)
-        says = f"{type(self.dataset).__name__}: {len(entries):,} items"
-        axes = [f"{count:,} items are read as {order}." for order, count in orders.items()]
+        says = f"{type(self.dataset).__name__}: {plural(len(entries), 'item')}"
+        axes = [f"{plural(count, 'item', 'is')} read as {order}." for order, count in orders.items()]
         return Listing(entries, missing=self.problems, says=says, in_order=True, notes=(*self.numbers.lines, *axes))
 
     def _item(self, i: int) -> Any:
@@ -149,7 +149,8 @@ class DatasetSource:
             image = _image(self._item(i), i)
         if _is_shown(image):
             return decode_image(image, self.background, self.max_pixels, self.scale, self.max_bytes).pixels
-        return opaque(self.numbers.bytes(_values(image, i)[0], halved=True), self.background)
+        pixels = self.numbers.bytes(_values(image, i)[0], halved=True)
+        return pixels if self.background is None else opaque(pixels, self.background)
 
 
 def _is_shown(image: Any) -> bool:

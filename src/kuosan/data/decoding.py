@@ -1,10 +1,10 @@
 """An image file as bytes with the right meaning, or refused with the reason: `decode(content) -> Decoded`.
 
-Meaning: what a good viewer shows, in sRGB. Transparency lies on a background, CMYK and other profiles are converted,
-16 bits are scaled (never clipped), the camera's orientation is applied, an animation gives its first frame. The kind
-of a file is decided by its first bytes, never by its suffix, among a short list of formats; its size is judged from
-the header, before a pixel is decoded. A file is read into layers, colour and how opaque it is, both bytes; files, zip
-members and Pillow images of a data set go the same way.
+Meaning: what a good viewer shows, in sRGB. Transparency lies on a background or is kept, CMYK and other profiles are
+converted, 16 bits are scaled (never clipped), the camera's orientation is applied, an animation gives its first frame.
+The kind of a file is decided by its first bytes, never by its suffix, among a short list of formats; its size is judged
+from the header, before a pixel is decoded. A file is read into layers, colour and how opaque it is, both bytes; files,
+zip members and Pillow images of a data set go the same way.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from kuosan.data.headers import (
     gif_uncovered,
     read_image,
 )
-from kuosan.data.layers import NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
+from kuosan.data.layers import LAID, NO_WHITE, ORIENTATION, TURNS, Layers, Scale, fill
 from kuosan.data.marks import avif_colour, endless_jpeg, png_clear, png_colour, uncover, wide_png
 from kuosan.errors import Error
 
@@ -58,6 +58,8 @@ for _plugin in ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Ppm", "Avif", "Mpo
     import_module(f"PIL.{_plugin}ImagePlugin")
 Found = TypeVar("Found")
 WHITE = (255, 255, 255)
+Background = tuple[int, int, int] | None  # what transparency is laid on; None: it is kept
+KEPT = "transparency kept"  # a note
 GREYS = ("1", "L", "I;16", "F", "I")
 MOST_BYTES = 1 << 29  # of an image's file: 64 megapixels of four 16-bit samples, uncompressed
 
@@ -74,7 +76,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels (H, W, 1 or 3) uint8 in sRGB, and what was done to get them.
+    """Pixels (H, W, 1, 3 or 4) uint8 in sRGB, and what was done to get them; 4: with alpha, not multiplied by it.
 
     `reading` is 2 where the version before this one read such a file otherwise, so that old runs notice; else 1.
     """
@@ -116,7 +118,7 @@ def read_header(
 
 def decode(
     source: bytes | str | Path,
-    background: tuple[int, int, int] = WHITE,
+    background: Background = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
@@ -124,6 +126,7 @@ def decode(
     """The pixels of an image file, upright, on `background`; grey where the file stores grey.
 
     Args:
+        background: None keeps the transparency of files that have it: RGBA, also of grey ones.
         scale: the numbers that are black and white in files of floats or 32-bit integers; none: floats are in [0, 1].
         max_bytes: memory that the format's decoder may take at its peak, judged from the header; the result, and what
             is done to it, take at most a byte a sample and 64 MB beside it.
@@ -139,7 +142,7 @@ def decode(
 def decode_to(
     content: bytes,
     use: Callable[[Decoded], Found],
-    background: tuple[int, int, int] = WHITE,
+    background: Background = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
@@ -168,7 +171,7 @@ def decode_to(
 
 def decode_image(
     image: Image.Image,
-    background: tuple[int, int, int] = WHITE,
+    background: Background = WHITE,
     max_pixels: int = 64_000_000,
     scale: Scale | None = None,
     max_bytes: int = MAX_BYTES,
@@ -207,8 +210,11 @@ def opacity(source: bytes | str | Path, max_pixels: int = 64_000_000, max_bytes:
     return _layers(content, max_pixels, None, max_bytes, Layers.opacity)
 
 
-def _on(background: tuple[int, int, int], layers: Layers) -> Decoded:
-    return Decoded(layers.laid_on(background), layers.mode, tuple(layers.notes), layers.reading)
+def _on(background: Background, layers: Layers) -> Decoded:
+    if background is not None:
+        return Decoded(layers.laid_on(background), layers.mode, tuple(layers.notes), layers.reading)
+    notes = tuple(KEPT if note == LAID else note for note in layers.notes)
+    return Decoded(layers.straight(), layers.mode, notes, layers.reading)
 
 
 def _layers(

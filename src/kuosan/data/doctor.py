@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from kuosan.data.captions import ENDINGS, WORDS
-from kuosan.data.config import HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.config import CHANNELS_OF, COLOUR_WORDS, HOLD_OUT, Buckets, DataConfig, cut, sorted_into
+from kuosan.data.layers import LAID
 from kuosan.data.near_duplicates import Near
 from kuosan.data.scan import Progress, Scan, by_content, scan
 from kuosan.data.sources import find_source
 from kuosan.data.walk import TEST, TRAIN, VALIDATION, Entry, Role
+from kuosan.errors import plural
 from kuosan.storage.cache import Results
 from kuosan.storage.files import write_atomic
 
@@ -44,8 +46,8 @@ def summary(entries: Sequence[Entry]) -> str:
     count, name, text = max(texts, key=lambda item: item[0])
     different = len({caption for _, _, caption in texts})
     return (
-        f"{len(texts):,} of {len(entries):,} images have a caption, {different:,} different ones; the longest has "
-        f"{count:,} characters: {_printable(name)} -> {_shown(text)}"
+        f"{plural(len(texts), 'image', 'has', of=len(entries))} a caption, {plural(different, 'different one')}; the "
+        f"longest has {plural(count, 'character')}: {_printable(name)} -> {_shown(text)}"
     )
 
 
@@ -156,10 +158,10 @@ class DataReport:
             "held_out": len(held),
             "test": len(self.test()),
             "skipped": len(self.scan.refused),
-            "size": self.plan.size,
+            "size": self.config.size if isinstance(self.config.size, str) else self.plan.size,
             "why_this_size": self.plan.why,
             "resize": self.plan.rule,
-            "channels": "grey" if self.plan.channels == 1 else "rgb",
+            "channels": CHANNELS_OF[self.plan.channels],
             **self._buckets(),
             "resized": resized,
             "enlarged": enlarged,
@@ -193,7 +195,7 @@ class DataReport:
             return []
         lines = [f"The images' own split is not used, because hold_out is {self.config.hold_out:g}."]
         if kept := len(self.test()):
-            lines.append(f"The {kept:,} images that it keeps for testing are never trained on all the same.")
+            lines.append(f"{plural(kept, 'image')} that it keeps for testing: never trained on all the same.")
         return lines
 
     def _compared(self) -> dict[str, object]:
@@ -209,7 +211,9 @@ class DataReport:
         if plan.shapes:
             pairs = [(look, plan.shape_of(look)) for look in looks]
             resized = sum((look.height, look.width) != shape for look, shape in pairs)
-            return resized, sum(look.height < h or look.width < w for look, (h, w) in pairs)
+            short = [(look.height < h) + (look.width < w) for look, (h, w) in pairs]
+            enlarged = sum(sides > (plan.rule == "pad") for sides in short)
+            return resized, 0 if plan.rule == "centre" else enlarged
         resized = sum((look.width, look.height) != (plan.size, plan.size) for look in looks)
         shown = max if plan.rule == "pad" else min  # the side that is resized
         enlarged = sum(shown(look.width, look.height) < plan.side for look in looks)
@@ -217,7 +221,7 @@ class DataReport:
 
     def _buckets(self) -> dict[str, object]:
         """With buckets: how many images each holds (width x height), and how much is cut of images."""
-        if not self.plan.shapes:
+        if self.plan.rule != "buckets":
             return {}
         shapes = (self.buckets.shapes[i] for i in self.buckets.of)
         cuts = [cut(shape, look.height, look.width) for shape, look in zip(shapes, self.scan.looks)]
@@ -237,7 +241,7 @@ class DataReport:
         if self.classes:
             counts = [f"{name} {count:,}" for name, count in facts["classes"].items()]  # type: ignore[attr-defined]
             shown = ", ".join(counts[:12]) + (f", and {len(counts) - 12} more" if len(counts) > 12 else "")
-            lines.append(f"{len(counts)} classes: {shown}.")
+            lines.append(f"{plural(len(counts), 'class')}: {shown}.")
         elif self.scan.listing.columns:
             lines.append(self._columns())
         lines += [*self.scan.listing.notes, *self._aside(), summary(self.scan.entries)]
@@ -247,7 +251,8 @@ class DataReport:
         mirrored = "Half are mirrored, drawn at random (flip)."
         lines.append(mirrored if self.config.flip else "Not mirrored; set flip if left and right may swap.")
         for note, count in facts["converted"].items():  # type: ignore[attr-defined]
-            lines.append(f"{count:,} {note}.")
+            cure = " Set channels to rgba to keep it." * (note == LAID)
+            lines.append(f"{converted(note, count, self.config.background)}.{cure}")
         return lines + self._noted()
 
     def _noted(self) -> list[str]:
@@ -256,39 +261,40 @@ class DataReport:
         why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
         own = by_content(self.config, self.scan.entries)
         apart = ", never split apart" if own else ""
-        parted = "near duplicates lie on both sides of the split" + (
+        parted = "on both sides of the split" + (
             ", as each resembles an image of another group (nobody is moved)"
             if own
-            else " that the data set has, and stay"
+            else " that the data set has, unmoved"
         )
+        same = f"the same {'pixels' if self.scan.by_pixels else 'content'} as another (used{apart})"
         found = (
-            (
-                self.duplicates,
-                f"have the same {'pixels' if self.scan.by_pixels else 'content'} as another (used{apart})",
-            ),
-            (self.parted(), parted),
-            (self._without_class(), "have no class: a model with labels learns them under the null label"),
-            (self._without_split(), "say nothing of their split where others do: they are trained on"),
-            (without(self.scan.entries), "have no caption, or an empty one"),
-            (self._orphans(), "are text that is no image's caption: no image beside them has their name"),
+            (self.duplicates, ("image", "has"), same),
+            (self.parted(), ("near duplicate", "lies"), parted),
+            (self._without_class(), ("image", "has"), "no class: a model with labels learns such under the null label"),
+            (self._without_split(), ("image", "says"), "nothing of a split where others do: trained on"),
+            (without(self.scan.entries), ("image", "has"), "no caption, or an empty one"),
+            (self._orphans(), ("file", "is"), "text that is no image's caption: there is no image of that name beside"),
             (
                 self._lists(),
-                "may be lists of images and are not read (a list names each image in a column file_name, filename or "
-                f"file and has a column text, split or {self.config.label_column}, or the one that --label-column "
-                "names; beside a metadata.csv or .jsonl no other is read)",
+                ("file", "is"),
+                "not read as a list of images (a list names each image in a column file_name, filename or file and "
+                f"has a column text, split or {self.config.label_column}, or the one that --label-column names; beside "
+                "a metadata.csv or .jsonl no other is read)",
             ),
-            (self.scan.listing.missing, "captions or labels not used"),
-            (self.scan.refused, f"skipped ({why})"),
+            (self.scan.listing.missing, ("caption or label", "is"), "not used"),
+            (self.scan.refused, (), f"skipped ({why})"),
         )
-        return self._near_line() + [f"{len(pairs):,} {what}: {_few(pairs)}" for pairs, what in found if pairs]
+        counts = [plural(len(pairs), *noun) if noun else f"{len(pairs):,}" for pairs, noun, _ in found]
+        lines = [f"{count} {what}: {_few(pairs)}" for count, (pairs, _, what) in zip(counts, found) if pairs]
+        return self._near_line() + lines
 
     def _near_line(self) -> list[str]:
         found, names = [] if self.near is None else self.near.groups, [entry.name for entry in self.scan.entries]
         crowded = 0 if self.near is None else self.near.found.crowded
         many = (
-            f"{crowded:,} image{'s are' if crowded > 1 else ' is'} at a glance like so many others that "
-            f"{'they are' if crowded > 1 else 'it is'} compared with the nearest alone: copies among them may lie on "
-            "both sides of the split."
+            f"{plural(crowded, 'image', 'is')} at a glance like so many others that "
+            f"{'they are' if crowded > 1 else 'it is'} "
+            "compared with the nearest alone: copies among them may lie on both sides of the split."
         )
         return self._groups_line(found, names) + ([many] if crowded else [])
 
@@ -302,7 +308,7 @@ class DataReport:
         if self.config.hold_out == 0:
             kept = "all are trained on"
         shown = [(names[ids[0]], ", ".join(names[i] for i in ids[1:4]) + " ..." * (len(ids) > 4)) for ids in found]
-        return [f"{count:,} group{'s' * (count > 1)} of near duplicates, {many:,} images; {kept}: {_few(shown)}"]
+        return [f"{plural(count, 'group')} of near duplicates, {plural(many, 'image')}; {kept}: {_few(shown)}"]
 
     def _without_class(self) -> list[tuple[str, str]]:
         """The images that have no class where others have one."""
@@ -327,28 +333,34 @@ class DataReport:
             marked = not facts["test"] and all(entry.held_out for entry in self.scan.entries)
             held += " (their split holds out every one, so all are used)" if marked else " (too few images)"
         kept = f", {facts['test']:,} kept for testing (never trained on)" if facts["test"] else ""
-        return f"{facts['used']:,} images used: {facts['train']:,} to train on, {held}{kept}."
+        return f"{plural(len(self.scan.entries), 'image')} used: {facts['train']:,} to train on, {held}{kept}."
 
     def _size(self, facts: dict[str, object]) -> str:
         plan, count, buckets = self.plan, facts["used"], facts.get("buckets")
-        colour = "grey" if plan.channels == 1 else "colour"
+        colour, filled = COLOUR_WORDS[plan.channels], self.config.background if plan.background else "transparency"
         done = {
             "crop": "shorter side scaled, centre cut",
-            "pad": f"longer side scaled, rest filled with {self.config.background}",
+            "pad": f"longer side scaled, rest filled with {filled}",
             "stretch": "stretched, aspect ignored",
+            "nearest": "shorter side scaled to the nearest pixels, centre cut",
             "centre": "not scaled; cut, or edges repeated, about the centre",
             "buckets": "scaled to cover theirs, centre cut",
         }[plan.rule]
+        if plan.shapes and plan.rule in ("crop", "nearest"):
+            done = done.replace("shorter side scaled", "scaled to cover it")
         if plan.side != plan.size:
             done += f" at {plan.side}, a window drawn at random"
         changed = f"{facts['resized']:,} of {count:,} resized to it ({done})" if facts["resized"] else "none resized"
-        small = f"; {facts['enlarged']:,} are smaller and were enlarged" if facts["enlarged"] else ""
+        enlarged = int(str(facts["enlarged"]))
+        be = ("is", "was") if enlarged == 1 else ("are", "were")
+        small = f"; {enlarged:,} {be[0]} smaller and {be[1]} enlarged" if enlarged else ""
         if not isinstance(buckets, dict):
-            return f"Size {plan.size}x{plan.size}, {colour} ({plan.why}): {changed}{small}."
+            shape = plan.shapes[0] if plan.shapes else (plan.size, plan.size)
+            return f"Size {_text(shape)}, {colour} ({plan.why}): {changed}{small}."
         every = ", ".join(f"{shape} {held:,}" for shape, held in buckets.items())
         lost = f"at most {facts['cut_at_most']:.1%} of an image is cut, {facts['cut_on_average']:.1%} on average"
         return (
-            f"{len(buckets)} bucket{'s' * (len(buckets) > 1)} of about {plan.size}x{plan.size} pixels, {colour} "
+            f"{plural(len(buckets), 'bucket')} of about {plan.size}x{plan.size} pixels, {colour} "
             f"({plan.why}): {every}; {changed}, {lost}{small}."
         )
 
@@ -414,6 +426,32 @@ def _few(pairs: list[tuple[str, str]]) -> str:
     more = f"; and {len(pairs) - SHOWN:,} more" if len(pairs) > SHOWN else ""
     shown = "; ".join(f"{name} ({reason})" if reason else name for name, reason in pairs[:SHOWN])
     return shown.encode("utf-8", "backslashreplace").decode() + more + "."  # names may be no text at all
+
+
+# What was done to an image on its way to sRGB bytes, of several: how it is counted. Another note stands behind a colon.
+_DONE = (
+    ("transparency laid on the background", "had transparency, laid on {background}"),
+    ("transparency kept", "had transparency, kept"),
+    ("colour profile converted to sRGB", "had a colour profile, converted to sRGB"),
+    ("colour profile not usable, taken as sRGB", "had a colour profile that is not usable, taken as sRGB"),
+    ("without the marker at its end, and whole all the same", "had no marker at the end, whole all the same"),
+    ("first of several frames", "had several frames, the first is used"),
+    ("values beyond range clipped", "had values beyond range, clipped"),
+    (r"(turned upright .*)", "{be} {0}"),
+    (r"(\d+ bits) scaled to 8", "had {0}, scaled to 8"),
+    (r"(CMYK|Lab) converted to sRGB", "{be} {0}, converted to sRGB"),
+    (r"(gamma|code points) converted to sRGB", "had {0} of their own, converted to sRGB"),
+    (r"(floating point, .*|read from .*)", "{be} {0}"),
+)
+
+
+def converted(note: str, count: int, background: str) -> str:
+    """What was done to `count` images, in words: `5,551 images had transparency, laid on white`."""
+    for pattern, said in _DONE:
+        if found := re.fullmatch(pattern, note, re.DOTALL):
+            done = said.format(*found.groups(), background=background, be="was" if count == 1 else "were")
+            return f"{plural(count, 'image')} {done}"
+    return f"{plural(count, 'image')}: {note}"
 
 
 def _kind(reason: str) -> str:

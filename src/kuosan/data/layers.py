@@ -39,6 +39,7 @@ VIEWS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # the upright image as
 INTENT, BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 SRGB = ImageCms.createProfile("sRGB")
 Scale = tuple[float, float]  # the numbers that are black and white, where a file's own say nothing of it
+LAID = "transparency laid on the background"  # a note
 NO_WHITE = "nobody has agreed which value is white; save it as 8 or 16 bits"
 
 
@@ -80,7 +81,7 @@ class Layers:
         """Both layers as bytes in sRGB."""
         first = next(self.parts())
         if first.alpha is not None:
-            self.notes.append("transparency laid on the background")
+            self.notes.append(LAID)
         convert = self._profiled(first) if self.profile and self.space is None else None
         parts, space, divide = self.parts, self.space, self.premultiplied
 
@@ -106,6 +107,24 @@ class Layers:
         out: np.ndarray | None = None
         for top, left, colour, alpha in self.parts():
             pixels = colour if alpha is None else laid_on(colour, alpha, background)
+            if out is None:
+                out = self.room(pixels.shape[2])
+            view = VIEWS[self.turn](out) if self.turn in VIEWS else out
+            view[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        assert out is not None
+        return out
+
+    def straight(self) -> np.ndarray:
+        """The finished image with its alpha: (H, W, 4) uint8, upright; (H, W, 1 or 3) where it says nothing of it.
+
+        Colour is as it was before alpha; where alpha is 0 nobody sees it, and it is 0.
+        """
+        out: np.ndarray | None = None
+        for top, left, colour, alpha in self.parts():
+            pixels = colour
+            if alpha is not None:
+                hidden = np.where(alpha > 0, colour, np.uint8(0))
+                pixels = np.concatenate([np.broadcast_to(hidden, (*alpha.shape[:2], 3)), alpha], 2)
             if out is None:
                 out = self.room(pixels.shape[2])
             view = VIEWS[self.turn](out) if self.turn in VIEWS else out

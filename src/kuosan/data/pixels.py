@@ -2,9 +2,16 @@
 
 An image resized to its shape: antialiased bicubic (Keys 1981, a = -0.5, widened by the factor when shrinking).
 
-Eight-bit images, the only place where images are bytes on their way out: (H, W, C) uint8, C 1 or 3.
+Eight-bit images, the only place where images are bytes on their way out: (H, W, C) uint8, C 1, 3 or 4.
 
 u = round((x + 1) * 127.5), and back x = u / 127.5 - 1: every byte survives the round trip.
+
+Four channels are colour and alpha. As bytes the colour is straight, and 0 where alpha a is 0; in [-1, 1] it is
+multiplied by alpha, so that nothing is said of what nobody sees, and where a = 0 all four are -1 (Porter & Duff 1984):
+
+    p = c a / 255,    x = (p / 127.5 - 1, a / 127.5 - 1),    and back c = round(255 p / a), at most 255
+
+in float32, where all pairs of bytes (c, a > 0) survive; in 8 bits a low alpha would leave few colours.
 """
 
 from __future__ import annotations
@@ -29,7 +36,9 @@ from kuosan.storage.files import write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
+BICUBIC = Image.Resampling.BICUBIC
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG
+CHECKER, CHECKER_GREYS = 8, (204, 255)  # pixels a side of a square below transparent images; the two greys
 
 
 BAND = 1 << 20  # values that are worked on at once: a few megabytes of float64
@@ -85,6 +94,15 @@ def laid_on(colour: np.ndarray, alpha: np.ndarray, background: tuple[int, int, i
     return out
 
 
+def on_checkerboard(images: np.ndarray) -> np.ndarray:
+    """Images (..., H, W, 4) uint8 on squares of two greys, as image editors show transparency: (..., H, W, 3)."""
+    h, w = images.shape[-3:-1]
+    rows, columns = np.arange(h)[:, None] // CHECKER, np.arange(w) // CHECKER
+    under = np.where((rows + columns) % 2, *CHECKER_GREYS)[..., None]
+    share = images[..., 3:] / 255.0
+    return rounded(share * images[..., :3] + (1 - share) * under)
+
+
 def opaque(pixels: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     """Pixels (H, W, 1, 3 or 4) with a fourth channel, if there is one, laid on `background`."""
     return laid_on(pixels[..., :3], pixels[..., 3:], background) if pixels.shape[2] == 4 else pixels
@@ -117,47 +135,79 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Whether red, green and blue agree in every pixel of (H, W, 1 or 3)."""
-    return pixels.shape[2] == 1 or bool((pixels == pixels[..., :1]).all())
+    """Whether red, green and blue agree in every pixel of (H, W, 1, 3 or 4)."""
+    return pixels.shape[2] == 1 or bool((pixels[..., :3] == pixels[..., :1]).all())
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Pixels (H, W, 1 or 3) as (H, W, channels)."""
+    """Pixels (H, W, 1 or 3) as (H, W, channels); a fourth is opaque. (H, W, 4) stay."""
     if pixels.shape[2] == channels:
         return pixels
+    assert pixels.shape[2] != 4, "alpha is laid on a background where the file is read"
+    if channels == 4:
+        alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        return np.concatenate([with_channels(pixels, 3), alpha], 2)
     return luma(pixels) if channels == 1 else np.repeat(pixels, 3, axis=2)
 
 
-def fit(pixels: np.ndarray, size: int, rule: str, background: tuple[int, int, int]) -> np.ndarray:
-    """Pixels (H, W, C) uint8 as (size, size, C) by `rule`: crop, pad, stretch or centre.
+def least_channels(pixels: np.ndarray, grey: bool) -> np.ndarray:
+    """The same image, (H, W, C), without an alpha that is whole everywhere; where `grey`, in one channel if it is."""
+    if pixels.shape[2] == 4 and bool((pixels[..., 3] == 255).all()):
+        pixels = pixels[..., :3]
+    return np.ascontiguousarray(pixels[..., :1] if grey and pixels.shape[2] < 4 and is_grey(pixels) else pixels)
 
-    `crop` scales the central square only, so a 1 x 20,000 strip costs no more than a square.
+
+def fit(
+    pixels: np.ndarray, size: int | tuple[int, int], rule: str, background: tuple[int, int, int] | None
+) -> np.ndarray:
+    """Pixels (H, W, C) uint8 at a side, or at (height, width), by `rule`: crop, nearest, pad, stretch or centre.
+
+    `pad` without a background fills with nothing, and so has four channels. `crop` scales the central square only, so
+    a 1 x 20,000 strip costs no more than a square.
     """
     h, w = pixels.shape[:2]
+    height, width = (size, size) if isinstance(size, int) else size
     match rule:
-        case "crop":
-            return cover(pixels, size, size)
+        case "crop" | "nearest":
+            return cover(pixels, height, width, nearest=rule == "nearest")
         case "pad":
-            wide, high = max(1, round(size * w / max(h, w))), max(1, round(size * h / max(h, w)))
-            sheet = np.empty((size, size, pixels.shape[2]), np.uint8)
-            sheet[:] = background if pixels.shape[2] == 3 else luma(np.array([[background]]))[0, 0]
-            top, left = (size - high) // 2, (size - wide) // 2
-            sheet[top : top + high, left : left + wide] = _scale(pixels, (0, 0, w, h), wide, high)
+            wider = w * height >= h * width
+            wide, high = (width, width * h / w) if wider else (height * w / h, height)
+            wide, high = max(1, round(wide)), max(1, round(high))
+            channels = pixels.shape[2] if background is not None else 4
+            sheet = np.zeros((height, width, channels), np.uint8)
+            if background is not None:
+                sheet[:] = background if channels == 3 else luma(np.array([[background]]))[0, 0]
+            top, left = (height - high) // 2, (width - wide) // 2
+            scaled = _scale(pixels, (0, 0, w, h), wide, high)
+            sheet[top : top + high, left : left + wide] = with_channels(scaled, channels)
             return sheet
         case "stretch":
-            return _scale(pixels, (0, 0, w, h), size, size)
+            return _scale(pixels, (0, 0, w, h), width, height)
         case "centre":
-            return _window(_window(pixels, size, 0), size, 1)
+            return _window(_window(pixels, height, 0), width, 1)
     raise AssertionError(rule)
 
 
-def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels (H, W, C) uint8 scaled until they cover (height, width), and the centre of them: the least that is cut."""
+def cover(pixels: np.ndarray, height: int, width: int, nearest: bool = False) -> np.ndarray:
+    """Pixels (H, W, C) uint8 scaled until they cover (height, width), and the centre of them: the least that is cut.
+
+    With `nearest` every pixel is one of the image's, of pixel art: that in which its middle lies.
+    """
     h, w = pixels.shape[:2]
     wide = w if w * height <= h * width else _whole(h * width / height)
     high = h if wide < w else _whole(w * height / width)
     left, top = int(w - wide) // 2, int(h - high) // 2
-    return _scale(pixels, (left, top, left + wide, top + high), width, height)
+    box = (left, top, left + wide, top + high)
+    return _picked(pixels, box, width, height) if nearest else _scale(pixels, box, width, height)
+
+
+def _picked(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int, high: int) -> np.ndarray:
+    """The pixels of a box in which the middles of (high, wide) lie."""
+    left, top, right, bottom = box
+    rows = (top + (np.arange(high) + 0.5) * ((bottom - top) / high)).astype(np.int64)
+    columns = (left + (np.arange(wide) + 0.5) * ((right - left) / wide)).astype(np.int64)
+    return pixels[rows[:, None], columns]
 
 
 def _whole(side: float) -> float:
@@ -169,9 +219,53 @@ def _scale(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int
     left, top, right, bottom = box
     if (right - left, bottom - top) == (wide, high):
         return pixels[int(top) : int(bottom), int(left) : int(right)]
+    if pixels.shape[2] == 4:
+        return _scale_clear(pixels, box, wide, high)
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    scaled = np.asarray(Image.fromarray(flat).resize((wide, high), Image.Resampling.BICUBIC, box=box))
+    scaled = np.asarray(Image.fromarray(flat).resize((wide, high), BICUBIC, box=box))
     return scaled[..., None] if scaled.ndim == 2 else scaled
+
+
+def _scale_clear(pixels: np.ndarray, box: tuple[float, float, float, float], wide: int, high: int) -> np.ndarray:
+    """The same of (H, W, 4): colour times alpha and alpha are scaled, so that no hidden colour reaches an edge.
+
+    In floats, a channel and a band of rows at a time: a large image in floats would take sixteen bytes a pixel.
+    """
+    if len(pixels) * wide > pixels.shape[1] * high:  # along columns first, for the least between
+        across = _scale_clear(pixels.swapaxes(0, 1), (box[1], box[0], box[3], box[2]), high, wide)
+        return across.swapaxes(0, 1)
+    (left, right), (top, bottom) = _seen(box[0], box[2], wide), _seen(box[1], box[3], high)
+    pixels = pixels[top:bottom, left:right]
+    between, made = np.empty(pixels.shape[:1] + (wide,), np.float32), np.empty((high, wide, 4), np.float32)
+    for i in range(4):
+        for rows in bands(pixels, BAND):
+            part = pixels[rows]
+            plane = part[..., i] * (part[..., 3] / np.float32(255) if i < 3 else np.float32(1))
+            span = (box[0] - left, 0, box[2] - left, len(part))
+            between[rows] = np.asarray(Image.fromarray(plane).resize((wide, len(part)), BICUBIC, box=span))
+        down = (0, box[1] - top, wide, box[3] - top)
+        made[..., i] = np.asarray(Image.fromarray(between).resize((wide, high), BICUBIC, box=down))
+    made *= np.minimum(1, 255 / np.maximum(made[..., 3:], 1))  # alpha swings over at an edge, and colour with it
+    return straight(made)
+
+
+def _seen(low: float, high: float, size: int) -> tuple[int, int]:
+    """From where to where bicubic looks at an axis of which `low` to `high` become `size` pixels."""
+    reach = 2 * max((high - low) / size, 1.0) + 2
+    return max(0, int(low - reach)), int(np.ceil(high + reach))
+
+
+def straight(premultiplied: np.ndarray) -> np.ndarray:
+    """Colour times alpha and alpha in [0, 255], (..., 4) float, as bytes with straight colour; beyond is clipped.
+
+    Colour is divided by alpha before that is rounded, so that a colour is the same however faint.
+    """
+    out: np.ndarray = np.zeros(premultiplied.shape, np.uint8)
+    alpha = np.clip(premultiplied[..., 3:], 0, 255)
+    divided = premultiplied[..., :3] * (np.float32(255) / np.maximum(alpha, np.float32(0.5)))
+    out[..., 3:] = rounded(alpha)
+    out[..., :3] = np.where(out[..., 3:] > 0, rounded(np.clip(divided, 0, 255)), np.uint8(0))
+    return out
 
 
 def _window(pixels: np.ndarray, size: int, axis: int) -> np.ndarray:
@@ -189,18 +283,25 @@ MOST_CHUNKS = 100_000
 def to_uint8(x: np.ndarray) -> np.ndarray:
     """Images in [-1, 1], (..., C, H, W), as bytes, (..., H, W, C); values beyond are clipped.
 
+    Of four channels colour is divided by alpha.
+
     Raises:
         Error: a value is NaN or infinite.
     """
     x = np.asarray(x, dtype=np.float32)
     if not np.isfinite(x).all():
         raise Error("an image holds NaN or infinite values, so there is nothing to write: the model has diverged.")
+    if x.shape[-3] == 4:
+        return straight(np.moveaxis((x + 1) * np.float32(127.5), -3, -1))
     return np.moveaxis(np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8), -3, -1)
 
 
 def from_uint8(images: np.ndarray) -> np.ndarray:
-    """Bytes (..., H, W, C) as float32 in [-1, 1], (..., C, H, W)."""
+    """Bytes (..., H, W, C) as float32 in [-1, 1], (..., C, H, W); of four channels colour is multiplied by alpha."""
     x = np.ascontiguousarray(np.moveaxis(images, -1, -3)).astype(np.float32)
+    if images.shape[-1] == 4:
+        x[..., :3, :, :] *= x[..., 3:, :, :]  # whole numbers below 2^16: exact
+        x[..., :3, :, :] /= 255
     x /= 127.5
     x -= 1
     return x
@@ -208,6 +309,8 @@ def from_uint8(images: np.ndarray) -> np.ndarray:
 
 def as_written(x: Tensor) -> Tensor:
     """Images in [-1, 1] as 8 bits will hold them: what `from_uint8(to_uint8(x))` gives, on x's device."""
+    if x.shape[-3] == 4:
+        return x.new_tensor(from_uint8(to_uint8(x.detach().cpu().numpy())))
     return x.add(1).mul(127.5).round().clamp(0, 255).div(127.5).sub(1)
 
 
@@ -232,7 +335,10 @@ def grid(
         least: pixels that each takes across at least, so that a label has room.
         labels: a text above each image, in their order; those of the first row alone are heads of the columns.
         titles: a text above each row, as wide as the sheet.
+
+    Transparent images lie on a checkerboard, and C is 3.
     """
+    images = [on_checkerboard(each) if each.shape[2] == 4 else each for each in images]
     count = len(images)
     columns = min(count, columns or int(np.ceil(np.sqrt(count))))
     rows = [images[i : i + columns] for i in range(0, count, columns)]
@@ -386,5 +492,5 @@ def save_gif(path: str | Path, frames: Sequence[np.ndarray], milliseconds: int =
 
 
 def _pillow(image: np.ndarray) -> Image.Image:
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3), image.shape
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3, 4), image.shape
     return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))

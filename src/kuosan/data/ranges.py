@@ -13,7 +13,7 @@ import numpy as np
 
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import bands, eight_bits, pieces, rounded
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 
 Scale = tuple[float, float]  # the numbers that are black and white
 UNIT, SIGNED, BYTES, WIDE = (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0)
@@ -161,7 +161,8 @@ class Survey:
         for name, tally in sorted(self.tallies.items()):
             if tally.unknown and not damaged_are_skipped:
                 raise Error(
-                    f"{self.what} holds floats from nan to nan: {tally.unknown:,} of {tally.images:,} images have "
+                    f"{self.what} holds floats from nan to nan: "
+                    f"{plural(tally.unknown, 'image', 'has', of=tally.images)} "
                     f"NaN or infinite values, the first is number {tally.first_unknown}: leave them out, or mend them."
                 )
             if tally.low > tally.high:
@@ -185,7 +186,9 @@ class Survey:
         low, high = tally.low, tally.high
         if _fits(tally, BYTES) and high >= 192:
             if tally.dim:
-                raise self._refused(tally, f"{tally.dim:,} images hold nothing above 1, as if in [0, 1]", (0, 255))
+                raise self._refused(
+                    tally, f"{plural(tally.dim, 'image', 'holds')} nothing above 1, as if in [0, 1]", (0, 255)
+                )
             return BYTES
         if _fits(tally, UNIT):
             if 0 < high * NEARLY_BLACK <= 1:
@@ -195,7 +198,9 @@ class Survey:
         if _fits(tally, SIGNED) and signed:
             if tally.from_zero or tally.unlike >= max(1, LITTLE * tally.images):
                 raise self._refused(
-                    tally, f"{tally.unlike:,} images hold no number below 0, as if in [0, 1], others do", (-1, 1)
+                    tally,
+                    f"{plural(tally.unlike, 'image', 'holds')} no number below 0, as if in [0, 1], others do",
+                    (-1, 1),
                 )
             return SIGNED
         raise self._refused(tally, "they fit none of [0, 1], [-1, 1] and [0, 255] well", (low, high))
@@ -242,7 +247,7 @@ class Survey:
         if self.scale is None and black == 0 < tally.high <= white / 2:
             text += f" None is above {tally.high:g}: if that is white, set --range=0,{tally.high:g}."
         if self.scale is None and scale == SIGNED and tally.unlike:
-            text += f" {tally.unlike:,} images hold no number below 0."
+            text += f" {plural(tally.unlike, 'image', 'holds')} no number below 0."
         return text
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from kuosan import config as trees
-from kuosan.data.config import DataConfig, rgb, scale_of
-from kuosan.data.decoding import Decoded, decode
+from kuosan.data.config import CHANNELS_OF, DataConfig, laid_on, read_size, scale_of
+from kuosan.data.decoding import KEPT, Decoded, decode
 from kuosan.data.headers import Refused
 from kuosan.data.pixels import cover, fit, is_grey, with_channels
 from kuosan.data.scan import ResizePlan, decide
@@ -30,6 +30,7 @@ RULES = {
     "crop": "shorter side scaled, centre cut",
     "pad": "longer side scaled, the rest filled",
     "stretch": "stretched, aspect ignored",
+    "nearest": "shorter side scaled to the nearest pixels, centre cut",
     "centre": "not scaled; cut, or edges repeated, about the centre",
 }
 
@@ -66,13 +67,13 @@ class Reading:
         return cls(trees.build(DataConfig, config.get("data", {})), stored if stored in RULES else None)
 
     @property
-    def background(self) -> tuple[int, int, int]:
-        """What transparency lies on, in bytes."""
-        return rgb(self.data.background)
+    def background(self) -> tuple[int, int, int] | None:
+        """What transparency lies on, in bytes; None where it is kept."""
+        return laid_on(self.data)
 
     def on_black(self) -> Reading:
         """The same for a mask, around which nothing is marked; the rule must not depend on what it holds."""
-        return replace(self, data=replace(self.data, background="black"))
+        return replace(self, data=replace(self.data, background="black", channels="grey"))
 
     def decoded(self, source: bytes | Path) -> Decoded:
         """A file's own pixels, at its own size, on the run's background and in its `range`.
@@ -83,7 +84,7 @@ class Reading:
         """
         scale = scale_of(self.data.range)
         found = decode(source, self.background, self.data.max_pixels, scale, self.data.max_bytes)
-        on = f"transparency laid on {self.data.background}, as in training"
+        on = KEPT if self.background is None else f"transparency laid on {self.data.background}, as in training"
         return Decoded(
             found.pixels, found.mode, tuple(on if "transparency" in note else note for note in found.notes)
         )  # fmt: skip
@@ -99,8 +100,9 @@ class Reading:
             made = fit(pixels, side, "crop", self.background)[spare : spare + size[0], spare : spare + size[0]]
             words = f"cut to the centre at {side}, and of that the middle"
         else:
-            made = fit(pixels, size[0], rule, self.background)
-            words = RULES[rule] + (f" with {self.data.background}" if rule == "pad" else "")
+            made = fit(pixels, size, rule, self.background)
+            filled = self.data.background if self.background is not None else "transparency"
+            words = RULES[rule] + (f" with {filled}" if rule == "pad" else "")
         if before == size and self.data.resize != "random_crop":
             return Shown(made, ())
         verb = "scaled" if rule != "centre" else "cut or padded"
@@ -124,18 +126,25 @@ class Reading:
         """The settings that read the images at `path` as this run's, for a model of `shape` (C, H, W)."""
         size = self.data.size or 1 << round(log2(shape[1] * shape[2]) / 2)
         if self.data.resize != "buckets":
-            if shape[1] != shape[2]:
+            if not self.takes((shape[1], shape[2])):
                 raise Error(f"images of {shape[2]}x{shape[1]} were never trained on by a run of squares.")
-            size = shape[1]
+            size = read_size(f"{shape[2]}x{shape[1]}")
         rule = self.rule if self.data.resize == "auto" and self.rule not in (None, "centre") else self.data.resize
         tree = trees.plain(self.data) | {"path": path or self.data.path, "size": size, "resize": rule}
-        tree |= {"channels": "grey" if shape[0] == 1 else "rgb", "hold_out": None, "flip": False}
+        tree |= {"channels": CHANNELS_OF[shape[0]], "hold_out": None, "flip": False}
+        tree |= {"captions": "beside"} if path else {}  # of other images, whose names mean what they will
         return trees.build(DataConfig, tree)
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether training could show images of a size (H, W)."""
+        return self.data.resize == "buckets" or size[0] == size[1] or (bool(self.data.size) and self.data.sides == size)
 
     def _rule(self, before: tuple[int, int], size: tuple[int, int]) -> str:
         """The rule for one image; `cover` where the model's own shape is one of several."""
-        if self.data.resize == "buckets" or size[0] != size[1]:
+        if self.data.resize == "buckets" or (size[0] != size[1] and not isinstance(self.data.size, str)):
             return "cover"
+        if isinstance(self.data.size, str) and self.data.resize == "auto":
+            return "crop"
         if self.data.resize != "auto":
             return self.data.resize
         if self.rule not in (None, "centre"):

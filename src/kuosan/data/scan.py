@@ -18,19 +18,32 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import PIL
 
-from kuosan.data.config import SIZES, DataConfig, Shape, default_step, nearest, rgb, scale_of, shapes
+from kuosan.data.config import (
+    GREY,
+    RGB,
+    RGBA,
+    SIZES,
+    DataConfig,
+    Shape,
+    default_step,
+    laid_on,
+    nearest,
+    scale_of,
+    shapes,
+)
 from kuosan.data.decoding import Decoded, decode_to, read_header
 from kuosan.data.footprint import FILES
 from kuosan.data.headers import Refused
 from kuosan.data.near_duplicates import VERSION, Near, View
-from kuosan.data.pixels import cover, fit, is_grey, with_channels
-from kuosan.data.walk import Entry, Listing, Look, Source, understood
+from kuosan.data.pixels import cover, fit, is_grey, least_channels, opaque, with_channels
+from kuosan.data.walk import Entry, Listing, Look, Source, captioned, understood
 from kuosan.storage.cache import Results
 from kuosan.storage.files import write_atomic
 
@@ -41,6 +54,7 @@ DEFAULT_SIZE = 64  # pixels a side at most where nobody says: what a CPU can lea
 CHUNK = 256  # results that may wait for the slowest
 LOOKING, DECODING, COMPARING = "looking at files", "decoding images", "comparing images"
 REMEMBERED = 5_000  # images from which on near duplicates are kept for the next time; fewer are compared in seconds
+BETWEEN = (128, 128, 128)  # what transparent images lie on to be compared: neither black nor white ones vanish
 BORDER = 8  # pixels that `auto` adds around small images of one size, 28 -> 32, instead of scaling them
 
 
@@ -48,16 +62,16 @@ BORDER = 8  # pixels that `auto` adds around small images of one size, 28 -> 32,
 class ResizePlan:
     """What is done to every image: `side` pixels are stored of which `size` are shown (random_crop), by `rule`.
 
-    With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels.
+    With buckets, each goes to the nearest of `shapes` instead, all of about size x size pixels; of no squares one.
     """
 
     size: int
     side: int
     rule: str
     channels: int
-    background: tuple[int, int, int]
+    background: tuple[int, int, int] | None  # None: transparency is kept
     why: str = ""
-    shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets
+    shapes: tuple[Shape, ...] = ()  # (H, W) of all buckets, or of all images where they are no squares
 
     def shape_of(self, look: Look) -> Shape:
         """(H, W) that is stored of an image."""
@@ -167,8 +181,16 @@ def _compared(looks: list[Look], memory: Results | None, name: str, progress: Pr
 
 def _name(config: DataConfig, looks: list[Look]) -> str:
     """What a comparison is kept by: the files' content, how they are decoded, and by which versions."""
-    how = (VERSION, PIL.__version__, config.background, config.range, config.max_pixels, config.max_bytes)
+    how: tuple[object, ...] = (
+        VERSION,
+        PIL.__version__,
+        config.background,
+        config.range,
+        config.max_pixels,
+        config.max_bytes,
+    )
     filled = config.size if config.resize == "pad" else 0  # grey on a coloured background is seen as colour
+    how = (*how, *["rgba"] * (config.channels == "rgba"))
     digest = blake2b(repr((*how, filled)).encode(), digest_size=16)
     for look in looks:
         digest.update(look.key.encode() or b"-")
@@ -190,7 +212,8 @@ def _finish(
         store = None if store is None else store.grey()
     bad = [(entry.name, look.reason) for entry, look in zip(listing.entries, looks) if look.reason]
     entries, notes = understood(listing, [listing.entries[i] for i in places], config.layout)
-    listing = replace(listing, notes=(*notes, *listing.notes))
+    entries, named = captioned(listing, entries, config)
+    listing = replace(listing, notes=(*notes, *named, *listing.notes))
     refused = sorted([*listing.skipped, *bad])
     return Scan(listing, plan, entries, kept, places, refused, store, config.split_version > 1)
 
@@ -214,21 +237,20 @@ def content_key(content: bytes | np.ndarray) -> str:
 def decide(config: DataConfig, heads: list[Look]) -> ResizePlan:
     """Size, rule and channels from the settings and, where they leave it open, from what is there."""
     sizes = {(head.width, head.height) for head in heads}
-    size, why = config.size, "as set"
-    if size is None:
-        size, why = _size(heads, sizes)
+    every: tuple[Shape, ...] = (config.sides,) if isinstance(config.size, str) else ()
+    size, why = _size(heads, sizes) if config.size is None else (round(prod(config.sides) ** 0.5), "as set")
     rule = config.resize
     if rule == "auto":
-        near = len(sizes) == 1 and all(0 <= size - side <= BORDER for pair in sizes for side in pair)
+        near = len(sizes) == 1 and all(0 <= size - side <= BORDER for pair in sizes for side in pair) and not every
         rule = "centre" if near else "crop"
     side = size
     if rule == "random_crop":
         side, rule = size * 9 // 8, "crop"
     grey = config.channels == "grey" or (config.channels == "auto" and bool(heads) and all(head.grey for head in heads))
-    every: tuple[Shape, ...] = ()
     if rule == "buckets":
         every = shapes(size, config.bucket_step or default_step(size), config.bucket_aspect)
-    return ResizePlan(size, side, rule, 1 if grey else 3, rgb(config.background), why, every)
+    channels = RGBA if config.channels == "rgba" else GREY if grey else RGB
+    return ResizePlan(size, side, rule, channels, laid_on(config), why, every)
 
 
 def _size(heads: list[Look], sizes: set[tuple[int, int]]) -> tuple[int, str]:
@@ -262,7 +284,7 @@ def _looked_at(content: bytes | np.ndarray, config: DataConfig) -> Look:
     """What one file or array is."""
     if isinstance(content, np.ndarray):
         h, w, c = content.shape
-        return Look("", content_key(content), w, h, "L" if c == 1 else "RGB", c == 1)
+        return Look("", content_key(content), w, h, {GREY: "L", RGB: "RGB", RGBA: "RGBA"}[c], c == GREY)
     if not content:
         raise Refused("empty file")
     header = read_header(content, config.max_pixels, scale_of(config.range), config.max_bytes)
@@ -288,8 +310,9 @@ def _pixels(
         found = replace(head, grey=is_grey(pixels), notes=decoded.notes, reading=decoded.reading)
         if config.split_version == 1:
             return found
-        own = np.ascontiguousarray(whole[..., :1] if found.grey and is_grey(whole) else whole)
-        return replace(found, pixels=content_key(own), view=View.of(own).packed() if compared else b"")
+        own = least_channels(whole, found.grey)
+        view = View.of(opaque(own, BETWEEN)).packed() if compared else b""
+        return replace(found, pixels=content_key(own), view=view)
 
     try:
         return _decoded(source, entry, i, head, config, plan, look, known=bool(head.pixels))
@@ -333,9 +356,9 @@ def _decoded(
 
 
 def _shaped(pixels: np.ndarray, head: Look, plan: ResizePlan) -> np.ndarray:
-    if plan.shapes:
+    if plan.rule == "buckets":
         return cover(pixels, *plan.shape_of(head))
-    return fit(pixels, plan.side, plan.rule, plan.background)
+    return fit(pixels, plan.shape_of(head), plan.rule, plan.background)
 
 
 def _each(
@@ -374,6 +397,8 @@ class ScanCache:
             "range": config.range,
             "split_version": config.split_version,
         }
+        if config.channels == "rgba":
+            self.head["channels"] = "rgba"  # the others find the same pixels in a file
         if config.max_bytes != DataConfig.max_bytes:
             self.head["max_bytes"] = config.max_bytes
         self.rows: dict[str, dict[str, Any]] = {}

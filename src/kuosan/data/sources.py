@@ -32,7 +32,7 @@ from kuosan.data.config import LABEL, PORTRAITS, DataConfig
 from kuosan.data.headers import Refused, read_image
 from kuosan.data.text_files import CAPTIONS, IMAGES, Beside, Read
 from kuosan.data.walk import TRAIN, VALIDATION, Entry, Listing, Role, Skipped, Source, Stamps, walk
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 
 BYTES_A_PIXEL = 8  # RGBA of 16 bits: a file longer than this times max_pixels holds no image that is let in
 # What img2dataset writes beside each shard
@@ -156,7 +156,7 @@ def _listing(
         entries,
         sorted(skipped),
         beside.problems,
-        f"{what}: {len(entries) + len(skipped):,} files",
+        f"{what}: {plural(len(entries) + len(skipped), 'file')}",
         by_folder=True,
         columns=_columns(beside),
         notes=tuple(beside.notes),

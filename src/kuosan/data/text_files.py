@@ -26,6 +26,7 @@ from typing import NamedTuple, TypeVar
 
 from kuosan.data.config import LABEL
 from kuosan.data.walk import Role
+from kuosan.errors import plural
 
 IMAGES = (  # common names of image files; what they are, their bytes say
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp"),
@@ -320,7 +321,7 @@ class Beside:
         lost = sum(called[label] is None for label in self.labels.values())
         self.labels = {name: new for name, label in self.labels.items() if (new := called[label]) is not None}
         if lost:
-            self.notes.append(f"{lost:,} labels that say NaN, none or null among numbers are no class.")
+            self.notes.append(f"{plural(lost, 'label', 'says')} NaN, none or null among numbers: no class.")
         for encoding, names in self.encodings.items():
-            which = f"{len(names):,} file{'s are' if len(names) > 1 else ' is'} read as {encoding}"
+            which = f"{plural(len(names), 'file', 'is')} read as {encoding}"
             self.notes.append(f"{which}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}.")

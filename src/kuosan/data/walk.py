@@ -19,16 +19,19 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 
-from kuosan.errors import Error
+from kuosan.data.config import DataConfig
+from kuosan.errors import Error, plural
 
 Stamps = dict[str, tuple[int, int]]  # name -> (bytes, modification time or checksum)
 Skipped = list[tuple[str, str]]  # (name, reason)
@@ -216,6 +219,14 @@ SHARD_NAME = re.compile(
 SHARD_DIGITS = 3  # a folder that is a number of fewer digits, or without a leading zero, is a class
 REPEATS = re.compile(r"(\d+)_.+")  # how kohya's trainers say that a folder counts several times
 TAR = ".tar"
+# Endings of names that are no words: what systems and cameras put there, numbers, pixel sizes, hashes
+_COPY = re.compile(r"\s+(copy|copie|kopie|copia)(\s*\(?\d+\)?)?$", re.I)
+_TAIL = re.compile(r"(^|\s)(\(\d+\)|#?\d+|@\d+x|\d+x\d+|v\d+|(?=[0-9a-f]*\d)[0-9a-f]{8,})$|@\dx$", re.I)
+_HEAD = re.compile(r"^(0\d*|\d{3,}|\d+[.)])(\s+|$)")
+_CAMERA = re.compile(
+    r"(img|dsc[nf]?|dcim|pxl|mvi|p|image|photo|pic(ture)?|frame|sample|file|scan|screenshot|untitled)\d*", re.I
+)
+_ENDING = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic|ppm|pgm|pbm|pnm|jfif)$", re.I)
 TESTED, HELD_OUT = "kept for testing and never trained on", "held out and never trained on"
 PURPOSE = {TRAIN: "to train on", VALIDATION: "held out for validation"}
 SHOWN = 4
@@ -355,21 +366,80 @@ class _Reading:
 
     def _say_repeats(self, name: str, what: str) -> None:
         number = name.partition("_")[0]
-        self.notes.append(f"{name} may mean {number} repeats (kohya's trainers): each image counts once. {what}.")
+        self.notes.append(
+            f"{name} may mean {plural(int(number), 'repeat')} (kohya's trainers): each image counts once. {what}."
+        )
 
     def _say_unknown(self, ids: list[int], roles: list[Role | None]) -> None:
         folders = sorted({self.parts[i][0] for i in ids})
         if folders:
             self.notes.append(
-                f"{len(ids):,} images for validation or testing lie in folders that are no class of those trained on "
-                f"({_few(folders)}): they have no class."
+                f"{plural(len(ids), 'image')} for validation or testing {'lies' if len(ids) == 1 else 'lie'} in "
+                "folders that "
+                f"are no class of those trained on ({_few(folders)}), and {'has' if len(ids) == 1 else 'have'} no "
+                "class."
             )
 
     def _say_outside(self, ids: list[int], names: Sequence[str]) -> None:
         outside = [names[i] for i in ids if not self.parts[i]]
         if len({self.parts[i][0] for i in ids if self.parts[i]}) > 1:
-            self.notes.append(f"Folders are no classes, because {len(outside):,} images lie outside of them.")
+            self.notes.append(
+                f"Folders are no classes, because {plural(len(outside), 'image', 'lies')} outside of them."
+            )
             self.notes[-1] = self.notes[-1][:-1] + f": {_few(outside)}."
+
+
+def captioned(listing: Listing, entries: list[Entry], config: DataConfig) -> tuple[list[Entry], tuple[str, ...]]:
+    """The images with captions from where `config` says, and what is to be said of that.
+
+    Raises:
+        Error: there are no names of files, in an array say.
+    """
+    if config.captions == "beside" or not entries:
+        return entries, ()
+    if not listing.by_folder:
+        raise Error(
+            f"captions = {config.captions}: the images of {config.path} are no files with names. Leave it out, or give "
+            "a folder, zip or tar."
+        )
+    of = caption_of_file if config.captions == "file_names" else caption_of_folder
+    found = [replace(entry, caption=of(entry.name)) for entry in entries]
+    beside, named = (sum(entry.caption is not None for entry in each) for each in (entries, found))
+    what = "names of files" if config.captions == "file_names" else "names of folders"
+    notes = [f"Captions are the {what} ({plural(named, 'image', 'has', of=len(found))} one)."]
+    if beside:
+        notes.append(
+            f"{plural(beside, 'caption', 'is')} beside the images and not used, as captions = {config.captions}."
+        )
+    return found, tuple(notes)
+
+
+def caption_of_file(name: str) -> str | None:
+    """The words of a file's name: `0012_red-fox (2).png` is `red fox`; None where there are but numbers."""
+    stem = name.rsplit("/", 1)[-1]
+    stem = posixpath.splitext(stem)[0]
+    while (shorter := _ENDING.sub("", stem)) != stem:
+        stem = shorter
+    return _words(stem)
+
+
+def caption_of_folder(name: str) -> str | None:
+    """The words of the folder that an image lies in; splits, shards and tars are passed over upwards."""
+    for folder in reversed(name.split("/")[:-1]):
+        if folder.lower().endswith(TAR) or _role(folder) or SHARD_NAME.fullmatch(folder):
+            continue
+        return _words(folder.partition("_")[2] if REPEATS.fullmatch(folder) else folder)
+    return None
+
+
+def _words(text: str) -> str | None:
+    """Text without what is no word in a name; None where nothing is left, or a camera's name alone."""
+    text = unicodedata.normalize("NFC", unquote(text))
+    text = " ".join(re.sub(r"[_+~-]+", " ", text).split())
+    before = ""
+    while text != before:
+        before, text = text, _TAIL.sub("", _COPY.sub("", _HEAD.sub("", text, count=1))).strip(" .,;-")
+    return text if text and not _CAMERA.fullmatch(text) and any(map(str.isalpha, text)) else None
 
 
 def _shared(folders: list[list[str]]) -> int:

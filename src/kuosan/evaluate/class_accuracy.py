@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kuosan.data.pixels import from_uint8
 from kuosan.errors import Error
 from kuosan.metrics.estimate import Agreement, Estimate, agreement
 from kuosan.networks.classifier_config import ClassifierConfig
@@ -58,7 +59,7 @@ class Judge:
         """Logits of uint8 images (B, C, H, W): (B, classes) float32."""
         found = []
         for part in torch.split(images, BATCH):
-            x = part.to(self.run.compute.device).float() / 127.5 - 1
+            x = torch.from_numpy(from_uint8(part.movedim(1, -1).numpy())).to(self.run.compute.device)
             found.append(self.run.model.network(x).float().cpu())
         return torch.cat(found)
 

@@ -32,7 +32,7 @@ from kuosan.evaluate.report import TABLE
 from kuosan.evaluate.train_overlap import Chosen, Schooling
 from kuosan.events import Event, Fact, Finished, Progress, Wrote
 from kuosan.metrics.image_quality import perceptual
-from kuosan.models.model import ModelConfig
+from kuosan.models.model import ModelConfig, require_opaque
 from kuosan.sample import pipeline
 from kuosan.sample.constraint import conditioning_of
 from kuosan.sample.generate import frames_of, resolve_request
@@ -204,6 +204,8 @@ def _one_shape(models: dict[str, ModelConfig]) -> tuple[int, int, int]:
         raise Error(f"the contestants make images of several shapes ({each}): compare those of one shape.")
     shape = next(iter(shapes.values()))
     assert shape is not None, "a trained model knows its shape"
+    for model in models.values():
+        require_opaque(model, "a comparison", "its measures know colours alone; look at the sheet of kuosan restore")
     return shape
 
 

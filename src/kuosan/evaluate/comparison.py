@@ -22,7 +22,7 @@ import kuosan
 from kuosan import config as trees
 from kuosan import options
 from kuosan.device import ComputeConfig
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
 from kuosan.metrics.estimate import Estimate, mean
 from kuosan.metrics.features.names import FEATURES
@@ -395,8 +395,8 @@ class Comparison(ReportedResult):
         colour = "grey" if channels == 1 else "colour"
         own = self.settings
         lines = [
-            f"{len(self.images):,} images of {own['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
-            f"{colour}, {self.damage}; {own['variants']} answers each, from seed {own['seed']}.",
+            f"{plural(len(self.images), 'image')} of {own['pictures']} ({self.fingerprint[:12]}), {width}x{height} "
+            f"{colour}, {self.damage}; {plural(own['variants'], 'answer')} each, from seed {own['seed']}.",
             *(f"{note[0].upper()}{note[1:]}." for note in self.notes),
             *(described(one) for one in self.contestants),
             f"Perceptual: {self.features['name']} (weights {self.features['hash'][:12]}), {self.features['resizing']}.",

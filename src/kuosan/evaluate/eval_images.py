@@ -6,7 +6,7 @@ model against one data set sees the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +19,13 @@ from kuosan.data.config import PORTRAITS, DataConfig
 from kuosan.data.dataset import Images, open_images
 from kuosan.data.pixels import to_uint8
 from kuosan.data.scan import Progress
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate.config import HELD_OUT, TRAIN
 from kuosan.evaluate.images import ImageFiles
 from kuosan.seeds import rng
 from kuosan.storage.cache import NEAR, Results
 
+BASELINE = 1000  # held-out images of memorisation's baseline, or as many as are made
 LEAST = 3  # images a side; fewer have no distance
 RUN, LARGEST = 64, 2**28  # images, and bytes, that are read at once
 CELL = 256  # pixels a side of what is shown of images of several sizes, at most
@@ -203,3 +204,27 @@ def sides(images: Images | ImageFiles, against: str, real: int | None, n: int) -
         return reference, (widest, reference)
     one, other = (Side.of(what, images, order, begin, half) for begin in (0, half))
     return reference, (replace(one, what=f"of the {what}"), replace(other.without(one), what="others of them"))
+
+
+@dataclass(frozen=True)
+class MemorisationCost:
+    """What looking for copies reads that is not kept from before."""
+
+    training: int  # images that were trained on, all of which are compared with
+    images: int  # images still to be read, held-out ones among them
+    seconds: float  # that takes, about, by reading a few of them
+    metrics: tuple[str, ...]  # all the others
+
+    def line(self, took: Callable[[float], str]) -> str:
+        """What is said before it begins; `took` writes a time."""
+        others = ",".join(self.metrics) or "none"
+        return (
+            f"memorisation: compares with all {plural(self.training, 'training image')}; {self.images:,} still to be "
+            f"read, about {took(max(1.0, self.seconds))} (--metrics {others} leaves it out)"
+        )
+
+
+def memorisation_sides(own: Images, n: int) -> tuple[Side, Side]:
+    """All training images, and the held-out ones that are the baseline of n made ones."""
+    train = Side.of("training images", own, shuffled(own, TRAIN))
+    return train, Side.of("held-out images", own, shuffled(own, HELD_OUT), 0, max(n, BASELINE))

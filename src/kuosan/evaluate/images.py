@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from kuosan.data.config import LABEL, LAYOUT, DataConfig, nearest, scale_of
+from kuosan.data.config import GREY, LABEL, LAYOUT, RGB, RGBA, Channels, DataConfig, nearest, scale_of
 from kuosan.data.decoding import decode, read_header
 from kuosan.data.doctor import DataReport
 from kuosan.data.headers import PNG, Refused, png_chunks
@@ -318,7 +318,9 @@ def open_images(
     Raises:
         Error: nothing is there, or no image that can be used.
     """
-    config = DataConfig(path, label_column=label_column, range=_settings(reading).range)
+    own = _settings(reading)
+    channels: Channels = "rgba" if own.channels == "rgba" else "auto"
+    config = DataConfig(path, label_column=label_column, range=own.range, channels=channels)
     source = find_source(config)
     listing = source.listing()
     size = None if shape is None else (shape[1], shape[2])
@@ -350,9 +352,9 @@ def open_images(
     entries = [listing.entries[i] for i, _ in good]
     entries, _ = understood(listing, entries, LAYOUT)
     facts = tuple(fact for _, fact in good)
-    channels = shape[0] if shape is not None else 1 if all(fact.grey for fact in facts) else 3
+    count = shape[0] if shape is not None else GREY if all(fact.grey for fact in facts) else RGB
     return ImageFiles(
-        path, source, tuple(entries), tuple(i for i, _ in good), facts, channels, reading, size,
+        path, source, tuple(entries), tuple(i for i, _ in good), facts, count, reading, size,
         tuple(sorted([*left.items(), *(pair for pair in refused if _image(*pair))])), tuple(sorted(sound)),
         {place: kept[fact.name] for place, fact in enumerate(facts) if fact.name in kept}, listing,
     )  # fmt: skip
@@ -393,7 +395,9 @@ def _looked(
                 kind, recipe = _format(content, reading), recipe_key(content)
         except Refused as reason:
             return str(reason)
-        print_of = sha256(repr(pixels.shape[:2]).encode() + with_channels(pixels, 3).tobytes()).hexdigest()[:32]
+        print_of = sha256(
+            repr(pixels.shape[:2]).encode() + with_channels(pixels, RGB if pixels.shape[2] < RGBA else RGBA).tobytes()
+        ).hexdigest()[:32]
         return ImageFact(entry.name, own[1], own[0], kind, mode, is_grey(pixels), notes, content_key(content), print_of,
                     recipe), pixels  # fmt: skip
 
@@ -421,13 +425,15 @@ def _shown(
 ) -> tuple[np.ndarray, tuple[int, int], tuple[str, ...], str]:
     """Pixels (H, W, C), the file's own (H, W), what was done, and its mode."""
     if isinstance(content, np.ndarray):
-        pixels, notes, mode = content, tuple[str, ...](), "L" if content.shape[2] == 1 else "RGB"
+        pixels, notes, mode = content, tuple[str, ...](), {GREY: "L", RGB: "RGB", RGBA: "RGBA"}[content.shape[2]]
     else:
         decoded = decode(content) if reading is None else reading.decoded(content)
         pixels, notes, mode = decoded.pixels, decoded.notes, decoded.mode
     own = (pixels.shape[0], pixels.shape[1])
     if reading is not None and size is not None:
         pixels = reading.fitted(pixels, size).pixels
+    if reading is not None and reading.background is None:
+        pixels = with_channels(pixels, RGBA)
     return pixels, own, tuple("transparency laid on white" if _on(note, reading) else note for note in notes), mode
 
 

@@ -26,12 +26,12 @@ from kuosan.diffusion import guidance, registry
 from kuosan.diffusion.likelihood import Probe, dequantised, log_density, ode_bits, span, variational_bound
 from kuosan.diffusion.loss import Chain, chain, discrete_chain
 from kuosan.diffusion.schedule import Discrete, join
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate.config import HELD_OUT, EvaluateConfig
 from kuosan.evaluate.eval_images import Side, shuffled
 from kuosan.events import Event, Progress
 from kuosan.metrics.estimate import Estimate
-from kuosan.models.model import require_pixels, require_whole, require_wordless
+from kuosan.models.model import require_opaque, require_pixels, require_whole, require_wordless
 from kuosan.sample import pipeline
 from kuosan.storage import checkpoint
 from kuosan.storage.files import write_atomic
@@ -49,6 +49,12 @@ STEPS = 1000  # of the chain of a schedule that has no steps of its own
 FIRST = 0.01  # sigma/alpha of its least noise, as DDPM's; a grey level is 2/255
 FAINT = 1e-3  # alpha/sigma of the level below pure noise, where a chain begins there
 HALVED = 8  # images on which the ODE is solved with half the steps as well
+
+# What the figures mean, in one sentence where they are printed; of the bound alone its beginning.
+MEANING = (
+    "Bits/dim are what a lossless code by this model needs at most for one value of an 8-bit image (less is better, 8 "
+    "is uncompressed)"
+)
 
 
 @dataclass(frozen=True)
@@ -97,27 +103,26 @@ class Likelihood:
         return asdict(self)
 
     def sentences(self) -> list[str]:
-        """The figures, what they are of, and why they differ."""
+        """The figures, what they are of, and in one sentence what they mean."""
         b = self.bound
         lines = [
-            f"bits/dim by the variational bound: {said(b.total)} on {b.n:,} images ({b.chain} steps, variance "
-            f"{b.variance}): prior {b.prior.value:.4f}, steps {b.steps.value:.3f}, decoder {b.decoder.value:.3f}."
+            f"bits/dim by the variational bound: {said(b.total)} on {plural(b.n, 'image')} "
+            f"({plural(b.chain, 'step')}, variance {b.variance}): prior {b.prior.value:.4f}, steps "
+            f"{b.steps.value:.3f}, decoder {b.decoder.value:.3f}."
         ]
         if self.ode is None or self.gap is None:
-            return lines
+            return [*lines, MEANING + "."]
         o = self.ode
-        lines.append(
-            f"bits/dim by the probability-flow ODE: {said(o.total)} on {o.n:,} images ({o.steps} Runge-Kutta steps, "
-            f"{o.probes} {o.probe} probe(s); half the steps change an image's by {o.solver_error:.4f})."
-        )
-        lines.append(
-            f"Bound minus ODE: {said(self.gap)}. They are two models of the data with one network: a chain of "
-            f"{b.chain} random steps with variance {b.variance}, whose bound counts each step's mismatch and whose "
-            f"last step gives 8-bit images their probability; and a deterministic flow, whose density is taken at "
-            f"images with uniform noise of one grey level, its own last noise of {o.first:.3g} left in. Both are "
-            f"upper bounds."
-        )
-        return lines
+        return [
+            *lines,
+            f"bits/dim by the probability-flow ODE: {said(o.total)} on {plural(o.n, 'image')} "
+            f"({plural(o.steps, 'Runge-Kutta step')}, {plural(o.probes, f'{o.probe} probe')}; half the steps change an "
+            f"image's by {o.solver_error:.4f}).",
+            f"Bound minus ODE: {said(self.gap)}. {MEANING}; the two are upper bounds for two models of the data with "
+            f"one network, a chain of {plural(b.chain, 'random step')} with variance {b.variance} and a flow without "
+            f"noise, whose density is taken at images with uniform noise of one grey level, its last noise of "
+            f"{o.first:.3g} left in: compare bounds with bounds, ODEs with ODEs.",
+        ]
 
 
 @dataclass(frozen=True)
@@ -303,6 +308,7 @@ def classes(model: Model, labels: ArrayLike | None, n: int) -> Tensor | None:
     require_whole(model.config, "a likelihood")
     require_pixels(model.config, "a likelihood")
     require_wordless(model.config, "a likelihood")
+    require_opaque(model.config, "a likelihood", "its densities are of bytes: measure KID instead")
     task = model.config.task
     if not task.labels:
         if labels is not None:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,20 +23,20 @@ import torch
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.config import DataConfig
+from kuosan.data.config import RGBA, DataConfig
 from kuosan.device import choose as choose_compute
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate import config as sweep
 from kuosan.evaluate import eval_images, likelihood, remarks, result, sampling
 from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
-from kuosan.evaluate.eval_images import Side
+from kuosan.evaluate.eval_images import MemorisationCost, Side, memorisation_sides
 from kuosan.evaluate.images import ImageFiles, open_images
 from kuosan.evaluate.sampling import PointPlan, about, image_cache, images_of, key, lacking
 from kuosan.events import Event, Progress
 from kuosan.metrics.features import features
 from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
-from kuosan.models.model import require_pixels, require_whole, require_wordless
+from kuosan.models.model import require_opaque, require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.sample import pipeline, sizes
 from kuosan.sample.plan import check_guides, with_levels
@@ -91,11 +92,15 @@ class FeatureCaches:
                 passing = tempfile.mkdtemp(prefix="kuosan-features-")
                 weakref.finalize(self, shutil.rmtree, passing, ignore_errors=True)
                 folder = Path(passing) / reader.name
-            key = {"network": reader.name, "hash": reader.hash, "of": of}
-            columns = {"rows": (np.float32, (reader.dim,))}
-            self.caches[place] = RowCache(folder.parent, "features", key, None, columns, at=folder)
+            self.caches[place] = _row_cache(folder, reader, of)
             self.caches[place].adopt("*.npy", partial(_older, dim=reader.dim))
         return self.caches[place]
+
+
+def _row_cache(folder: Path, reader: Reader, of: str) -> RowCache:
+    """What a reader makes of some images, kept in a folder."""
+    key = {"network": reader.name, "hash": reader.hash, "of": of}
+    return RowCache(folder.parent, "features", key, None, {"rows": (np.float32, (reader.dim,))}, at=folder)
 
 
 def rows(
@@ -115,7 +120,7 @@ def rows(
         what: this work, in words.
         memory: what this evaluation has read, to which is added.
     """
-    cache = memory.at(folder / f"{network.name}-{network.hash[:12]}", network, folder.name)
+    cache = memory.at(folder / f"{network.name.replace(' ', '-')}-{network.hash[:12]}", network, folder.name)
     for gap in cache.missing(begin, end):
         at = gap.start
         while at < gap.stop:
@@ -157,6 +162,7 @@ def _older(path: Path, dim: int) -> Older:
 
 FOLDER = "evaluations"
 FEW = 10_000  # training images up to which memorisation is looked for where no metric is named: it reads them all
+TIMED = 16  # images that are read to say how long all of them take
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,7 @@ class EvaluatePlan:
     judge: Judge | None = None
     warnings: tuple[str, ...] = ()
     described: tuple[str, ...] = ()  # what was done to the images of both sides, in sentences
+    memorisation: MemorisationCost | None = None  # None: it is not measured, or all is kept from before
     memory: FeatureCaches = field(default_factory=FeatureCaches, repr=False)  # rows that were read
 
     @property
@@ -226,7 +233,35 @@ def open_evaluation(
     if model is None and not is_run(job.target):
         return _of_images(job, network or features(job.features), progress)
     network = (network or features(job.features)) if job.settings.sampled else None
-    return _of_model(job, model, points, foreseen, network, progress)
+    plan = _of_model(job, model, points, foreseen, network, progress)
+    return replace(plan, memorisation=_memorisation_cost(plan))
+
+
+def _memorisation_cost(plan: EvaluatePlan) -> MemorisationCost | None:
+    """What looking for copies still reads; a few images are read, and forgotten, to know how long that takes."""
+    if "memorisation" not in plan.metrics or plan.own is None or plan.network is None:
+        return None
+    network, sides = plan.network, memorisation_sides(plan.own, plan.config.request.n)
+    lacking = sum(side.end - side.begin - _kept_of(plan, side, network) for side in sides)
+    if lacking <= 0:
+        return None
+    some = next(iter(sides[0].parts(sides[0].begin, sides[0].begin + 2)))
+    network(torch.from_numpy(some))  # the first call is slower
+    n, begin = min(TIMED, len(sides[0])), time.perf_counter()
+    for part in sides[0].parts(sides[0].begin, sides[0].begin + n):
+        network(torch.from_numpy(part))
+    seconds = lacking * (time.perf_counter() - begin) / n
+    others = tuple(name for name in plan.metrics if name not in ("memorisation", "labels"))
+    return MemorisationCost(len(sides[0]), lacking, seconds, others)
+
+
+def _kept_of(plan: EvaluatePlan, side: Side, reader: Reader) -> int:
+    """How many rows of a side are kept from before; nothing is written to know it."""
+    place = plan.home / "features" / side.key / f"{reader.name}-{reader.hash[:12]}"
+    if not reader.hash or not place.is_dir():
+        return 0
+    missing = _row_cache(place, reader, side.key).missing(side.begin, side.end)
+    return side.end - side.begin - sum(map(len, missing))
 
 
 def _of_model(
@@ -246,6 +281,9 @@ def _of_model(
     if config.likelihood:
         require_pixels(model.model.config, "a likelihood")
         require_wordless(model.model.config, "a likelihood")
+        require_opaque(model.model.config, "a likelihood", "its densities are of bytes: measure KID instead")
+    if network is not None and model.model.shape[0] == RGBA:
+        network = network.twice()
     known = foreseen.model == model.model.config
     choices = foreseen.choices if known else sweep.check_sweep(model.model.config, points)
     size = choices[0].size  # which all points share
@@ -408,7 +446,7 @@ def _of_images(job: EvaluateJob, network: FeatureNetwork, progress: OnProgress) 
     theirs = open_images(target, progress=progress)
     made = Side.of(f"images of {target}", theirs, eval_images.shuffled(theirs, "all"), 0, config.request.n)
     if len(made) < eval_images.LEAST:
-        raise Error(f"{target} holds {len(made)} images, too few for a distance.")
+        raise Error(f"{target} holds {plural(len(made), 'image')}, too few for a distance.")
     reference, floor = eval_images.sides(images, config.against, config.real, len(made))
     judge = None
     if config.judge is not None:

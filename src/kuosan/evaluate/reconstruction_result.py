@@ -34,7 +34,7 @@ from kuosan.data.headers import Refused, is_known, read_image
 from kuosan.data.pixels import is_grey, with_channels
 from kuosan.data.reading import Reading
 from kuosan.data.scan import Progress
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate import eval_images, train_overlap
 from kuosan.evaluate.config import HELD_OUT, ReconstructionConfig
 from kuosan.evaluate.report import FigureTable, Report, ReportedResult, figure
@@ -82,7 +82,7 @@ def open_inputs(
     path = Path(config.images).expanduser()
     if config.images != PORTRAITS and path.is_file() and (content := _image(path)) is not None:
         return _file(config, path, content, shape[0], next(iter(runs.values())).reading)
-    if wanted[1] != wanted[2] and next(iter(runs.values())).data.get("resize") != "buckets":
+    if not next(iter(runs.values())).reading.takes((wanted[1], wanted[2])):
         raise Error(
             f"the run's images are {wanted[2]}x{wanted[1]}, and others are taken as squares: say of which --size."
         )
@@ -312,7 +312,7 @@ class Reconstructed(ReportedResult):
         """What the figures are of, in sentences."""
         channels, height, width = self.shape
         colour = "grey" if channels == 1 else "colour"
-        many = f"{len(self.images):,} image{'s' * (len(self.images) > 1)}"
+        many = f"{plural(len(self.images), 'image')}"
         shown = f"{width}x{height} {colour}{self.tiles and ', '}{self.tiles}"
         lines = [
             f"{self.run}, step {self.step:,}, weights {self.weights[:12]}.",

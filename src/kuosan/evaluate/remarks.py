@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kuosan.errors import plural
 from kuosan.evaluate.eval_images import Side
 from kuosan.evaluate.images import SHOWN, ImageFiles
 from kuosan.evaluate.train_overlap import counted, resized_notes
@@ -74,7 +75,7 @@ def _rule_of(images: ImageFiles) -> str:
     reading = images.reading
     assert reading is not None
     rule = reading.data.resize if reading.data.resize != "auto" or reading.rule is None else reading.rule
-    return f"{rule}, transparency on {reading.data.background}"
+    return f"{rule}, transparency {'kept' if reading.background is None else f'on {reading.data.background}'}"
 
 
 def warnings(made: Side | None, reference: Side, n: int, metrics: Sequence[str]) -> list[str]:
@@ -107,11 +108,13 @@ def _counting(side: Side, images: ImageFiles) -> list[str]:
     """What was left out, what only sounds like no sample, repeats, several recipes, an unfinished set."""
     found = []
     if images.left_out:
-        found.append(f"{images.path}: {len(images.left_out):,} files are not counted: {_named(images.left_out)}")
+        found.append(
+            f"{images.path}: {plural(len(images.left_out), 'file', 'is')} not counted: {_named(images.left_out)}"
+        )
     if images.sound:
         found.append(
-            f"{images.path}: {len(images.sound):,} images are counted although they are called as what is no sample: "
-            f"{_named([(name, '') for name in images.sound])}; move them away if they are none"
+            f"{images.path}: {plural(len(images.sound), 'image', 'is')} counted although called as what is no sample: "
+            f"{_named([(name, '') for name in images.sound])}; move away what is none"
         )
     first: dict[str, str] = {}
     again = [
@@ -121,13 +124,16 @@ def _counting(side: Side, images: ImageFiles) -> list[str]:
     ]
     if again:
         pairs = [(name, f"as {other}") for name, other in again]
-        found.append(f"{images.path}: {len(again):,} images repeat another and are counted: {_named(pairs)}")
+        found.append(
+            f"{images.path}: {plural(len(again), 'image', 'repeats')} another, and counted all the same: "
+            f"{_named(pairs)}"
+        )
     recipes = Counter(fact.recipe for fact in images.facts)
     if len(recipes) > 1:
         plain = f", and {recipes['']:,} without a recipe" if recipes[""] else ""
         kinds = [count for recipe, count in recipes.most_common() if recipe]
         found.append(
-            f"{images.path} holds images of {len(kinds)} recipe{'s' * (len(kinds) > 1)} "
+            f"{images.path} holds images of {plural(len(kinds), 'recipe')} "
             f"({', '.join(f'{count:,}' for count in kinds[:SHOWN])} images){plain}: they are measured as one set"
         )
     base = Path(images.path).expanduser()
@@ -136,7 +142,7 @@ def _counting(side: Side, images: ImageFiles) -> list[str]:
     moving = [fact.name for fact in images.facts if "first of several frames" in fact.notes]
     if moving:
         found.append(
-            f"{images.path}: of {len(moving):,} animations the first frame is counted: "
+            f"{images.path}: of {plural(len(moving), 'animation')} the first frame is counted: "
             f"{_named([(name, '') for name in moving])}"
         )
     return found
@@ -187,7 +193,8 @@ def _shared(made: Side, reference: Side) -> list[str]:
     if both:
         named = _named([(one.facts[i].name, "") for i in both])
         found.append(
-            f"{len(both):,} of the {len(made):,} {MADE} are images of the reference, too ({named}): the sides are no "
+            f"{len(both):,} of the {len(made):,} {MADE} {'is an image' if len(both) == 1 else 'are images'} of the "
+            f"reference, too ({named}): the sides are no "
             f"independent sets, and the figures flatter"
         )
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 import kuosan
 from kuosan import config as trees
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.evaluate.config import shown
 from kuosan.evaluate.report import FigureTable, Report, ReportedResult, Section, figure
 from kuosan.metrics.estimate import Estimate, reach
@@ -118,7 +118,7 @@ class SettingResult:
         for name in (*self.setting, "n", "seed", "batch"):
             other.pop(name, None)
         words = (f"{name} {shown(tuple(value) if isinstance(value, list) else value)}" for name, value in other.items())
-        captions = f" By {self.captions:,} captions of the images compared with." if self.captions else ""
+        captions = f" By {plural(self.captions, 'caption')} of the images compared with." if self.captions else ""
         return (f" Made with {', '.join(words)}." if other else "") + captions
 
 
@@ -204,7 +204,7 @@ class Result(ReportedResult):
             first, network = self.found[0], self.features
             seeds = f" (seeds {first.seeds[0]} to {first.seeds[1]})" if first.seeds else ""
             lines += [
-                f"{first.n:,} images{seeds} against {self.real:,} {self.against}.{first.made()}",
+                f"{plural(first.n, 'image')}{seeds} against {self.real:,} {self.against}.{first.made()}",
                 f"Features {network['name']} (weights {network['hash'][:12]}), {self.resize}; {self.file_format}.",
             ]
         lines += self.remarks

@@ -23,8 +23,8 @@ from kuosan.errors import Error
 from kuosan.evaluate import likelihood, plot, remarks
 from kuosan.evaluate import result as measures
 from kuosan.evaluate.class_accuracy import share
-from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig, configured
-from kuosan.evaluate.eval_images import Side, shuffled
+from kuosan.evaluate.config import EvaluateConfig, configured
+from kuosan.evaluate.eval_images import memorisation_sides
 from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish, follow
 from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
@@ -34,6 +34,7 @@ from kuosan.evaluate.sampling import images_of, make, seconds_an_image
 from kuosan.events import Event, Finished, Wrote
 from kuosan.metrics import memorisation
 from kuosan.metrics.kid import kid_difference
+from kuosan.sample.pipeline import spoken
 from kuosan.sample.write import SIDE
 from kuosan.storage import outputs
 
@@ -69,12 +70,15 @@ def measure(
     model = None if isinstance(target, str | Path) else target
     job = EvaluateJob.of(str(target) if model is None else model.name, config)
     plan = plan_evaluate(job, follow(report), model=model, network=network)
+    if plan.memorisation is not None:
+        report.say(plan.memorisation.line(lambda seconds: f"{seconds:.0f} s"))
     found: Result = finish(run_evaluate(plan), report)
     return found
 
 
 def nested(options: dict[str, Any]) -> dict[str, Any]:
     """Settings by their own names as a tree: those of the request and of compute in their groups."""
+    options = spoken(options)
     usual = trees.plain(EvaluateConfig())
     tree: dict[str, Any] = {}
     for name, value in options.items():
@@ -266,7 +270,6 @@ def _draw(plan: EvaluatePlan, result: Result) -> None:
 
 
 SHOWN = 16  # images on the sheet
-MOST = 1000  # held-out images of the baseline, or as many as are made
 
 
 def add_memorisation(
@@ -283,8 +286,7 @@ def add_memorisation(
     """
     own = plan.own
     assert own is not None
-    train = Side.of("training images", own, shuffled(own, TRAIN))
-    held = Side.of("held-out images", own, shuffled(own, HELD_OUT), 0, max(found.n, MOST))
+    train, held = memorisation_sides(own, found.n)
     held_rows = yield from side_rows(plan, held, network)
     train_rows = yield from side_rows(plan, train, network)
     compared = memorisation.memorisation(made, held_rows, train_rows)

@@ -22,7 +22,7 @@ from kuosan.data.dataset import Images, open_images
 from kuosan.data.reading import FACT, RULES, Reading
 from kuosan.data.scan import Progress, content_key
 from kuosan.data.walk import Look
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.storage.cache import NEAR, Results
 
 SHOWN = 3  # images that a refusal names
@@ -103,18 +103,21 @@ def chosen(
     notes += said
     if config.unseen and seen:
         order = np.array([i for i in order if int(i) not in seen], np.int64)
-        notes.append(f"{len(seen):,} images are left out: they were trained on")
+        notes.append(
+            f"{plural(len(seen), 'image', 'is')} left out: {'it was' if len(seen) == 1 else 'they were'} trained on"
+        )
     if len(order) < 2:
-        raise Error(f"{config.images} has {len(order)} such images; at least 2 are needed: name others.")
+        raise Error(f"{config.images} has {plural(len(order), 'such image')}; at least 2 are needed: name others.")
     if len(order) < config.n:
-        notes.append(f"there are {len(order):,} such images, not {config.n:,}: all are taken")
+        notes.append(f"there are {plural(len(order), 'such image')}, not {config.n:,}: all are taken")
     ids = order[: config.n]
     if seen and not config.unseen:
         notes.append(_refused(config, images, seen, len(ids)))
     small = sum(min(look.width, look.height) < shape[1] for look in (images.scan.looks[i] for i in ids))
     if small:
         notes.append(
-            f"{small:,} of them are smaller than {shape[2]}x{shape[1]} and were enlarged: their truth is smooth"
+            f"{plural(small, 'image', 'is')} smaller than {shape[2]}x{shape[1]}, and enlarged: the truth is smooth "
+            "there"
         )
     return Chosen(images, ids, (*notes, *read))
 
@@ -130,12 +133,12 @@ def _opened(
     own = _reading(config, shape, runs)
     images = open_images(own.config(config.images, shape), progress=progress, memory=Results.at(own.data.cache, NEAR))
     notes = []
-    if len(images.buckets.shapes) > 1 or images.plan.shapes:
+    if images.plan.rule == "buckets":
         few = images.only((shape[1], shape[2])) if (shape[1], shape[2]) in images.buckets.shapes else None
         if few is None:
             raise Error(f"{config.images} gives no images of {shape[2]}x{shape[1]}, which the models make: {cure}.")
         notes.append(
-            f"of {len(images):,} images only those that training would resize to {shape[2]}x{shape[1]} are used"
+            f"of {plural(len(images), 'image')} only those that training would resize to {shape[2]}x{shape[1]} are used"
         )
         images = few
     if images.shape != shape:
@@ -146,7 +149,7 @@ def _opened(
 def _reading(config: ImageChoice, shape: tuple[int, int, int], runs: Mapping[str, Schooling]) -> Reading:
     """The first run's reading. Raises: Error for a shape that it never had."""
     reading = next(iter(runs.values())).reading if runs else Reading()
-    if reading.data.resize != "buckets" and shape[1] != shape[2]:
+    if not reading.takes((shape[1], shape[2])):
         raise Error(f"these models make images of {shape[2]}x{shape[1]}; only square ones can be compared.")
     usual = DataConfig()  # of whichever run comes first: others' images are understood as they are today
     data = replace(reading.data, label_column=LABEL, layout=usual.layout, split_version=usual.split_version)
@@ -183,7 +186,8 @@ def resized_notes(images: Images) -> list[str]:
         notes.append(f"resized to {width}x{height} as in training ({rule}) from {shown}")
     clear = sum(any("transparency" in note for note in look.notes) for look in looks)
     if clear:
-        notes.append(f"transparency of {clear:,} laid on {images.config.background}")
+        done = "kept" if plan.background is None else f"laid on {images.config.background}"
+        notes.append(f"{plural(clear, 'image')} had transparency, {done}")
     return notes
 
 
@@ -257,7 +261,8 @@ def _refused(config: ImageChoice, images: Images, seen: Mapping[int, str], n: in
     runs = ", ".join(dict.fromkeys(seen.values()))
     few = ", ".join(images.name(i) for i in list(seen)[:SHOWN])
     more = f" and {len(seen) - SHOWN:,} more" if len(seen) > SHOWN else ""
-    said = f"{len(seen):,} of the {n:,} images were trained on by {runs} ({few}{more})"
+    were = "was" if len(seen) == 1 else "were"
+    said = f"{len(seen):,} of the {plural(n, 'image')} {were} trained on by {runs} ({few}{more})"
     if config.force:
         return f"warning: {said}, so that the figures flatter"
     raise Error(

@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.seeds import rng
 
 Array = NDArray[np.float64]
@@ -101,7 +101,7 @@ def checked_rows(x: ArrayLike, *, least: int, metric: str) -> Array:
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise Error(f"{metric} takes features (N, D), one row an image; got shape {rows.shape}.")
     if len(rows) < least:
-        raise Error(f"{metric} of {len(rows)} images: at least {least} a side are needed.")
+        raise Error(f"{metric} of {plural(len(rows), 'image')}: at least {least} a side are needed.")
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows)).any(axis=1).sum())
         raise Error(f"{metric} of features that are not finite: {bad} of {len(rows)} rows.")

@@ -25,7 +25,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.metrics.estimate import Array, Estimate, checked, checked_rows
 from kuosan.seeds import rng
 from kuosan.storage.files import explained, write_atomic
@@ -185,7 +185,7 @@ def gather(parts: Iterable[ArrayLike], about: About = About()) -> Statistics:
             here = _of(rows, about)
             total = here if total is None else merge(total, here)
     if total is None or total.n < 2:
-        raise Error(f"statistics of {0 if total is None else total.n} images: at least 2 are needed.")
+        raise Error(f"statistics of {plural(0 if total is None else total.n, 'image')}: at least 2 are needed.")
     return total
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from kuosan import limits
-from kuosan.errors import Error
+from kuosan.data.config import CHANNELS_OF
+from kuosan.errors import Error, plural
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ class Latents:
         channels, height, width = shape
         name = f"the autoencoder {self.run}" if self.run else "this autoencoder"
         if channels != self.network.in_channels:
-            colour = "grey" if self.network.in_channels == 1 else "rgb"
+            colour = CHANNELS_OF.get(self.network.in_channels, "rgb")
             raise Error(
-                f"{name} takes images of {self.network.in_channels} channel(s), these have {channels}: set "
+                f"{name} takes images of {plural(self.network.in_channels, 'channel')}, these have {channels}: set "
                 f"--channels {colour}, or name another --codec."
             )
         if height % self.factor or width % self.factor:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote, split
 from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan import config as trees
@@ -63,7 +64,7 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What was written: its folder, its bytes, and what it is used for as arguments of `kuosan`."""
+    """What was written: its folder, its bytes, and the command that uses it."""
 
     path: Path
     nbytes: int
@@ -90,8 +91,6 @@ def plan_export(job: ExportJob) -> ExportPlan:
 
 def run_export(plan: ExportPlan) -> Iterator[Event]:
     """Write the folder. Raises: Error: it is there meanwhile, or cannot be written; the run's codec is gone."""
-    from shlex import quote
-
     out = export(plan.saved, plan.job.out, bf16=plan.job.precision == "bf16", card=plan.card)
     yield Wrote(out)
     nbytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -162,13 +161,39 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def use(model: Mapping[str, Any], folder: str) -> tuple[str, str]:
-    """What an exported model is used for: in words, a sentence's beginning; and as arguments of `kuosan`."""
-    kind, task = model.get("network", {}).get("kind"), model.get("task", {}).get("kind")
+    """What a model is used for: in words, a sentence's beginning; and the command, or the Python where none can be."""
+    network, task = model.get("network", {}), model.get("task", {})
+    kind, goal = network.get("kind"), task.get("kind", "generation")
+    names = [str(name) for name in task.get("class_names") or ()] if task.get("labels") else []
     if kind == "autoencoder":
-        return "Train on its latents", f"train IMAGES --codec {folder}"
+        return "Train on its latents", f"kuosan train IMAGES --codec {folder}"
+    if kind == "classifier" and not network.get("noisy", True):
+        return "Judge by it", f"kuosan evaluate RUN --judge {folder}"
     if kind == "classifier":
-        return "Guide by it", f"sample RUN --classifier {folder}"
-    return "Use it", f"sample {folder}" if task in (None, "generation") else f"restore {folder} IMAGE"
+        return "Guide by it", f"kuosan sample RUN --classifier {folder} --class {quote(names[0]) if names else 'NAME'}"
+    if kind == "own":
+        call = "sample(16)" if goal == "generation" else "restore(images, mask)"
+        if goal == "super_resolution":
+            call = f"restore(images, upscale={task.get('scale')})"
+        module = f"network={network.get('name') or 'YourNetwork'}(...)"
+        return "Use it", f"kuosan.load({_unquoted(folder)!r}, {module}).{call} in Python: its network is your own"
+    led = "" if task.get("drop") == 0 else f" --guidance {GUIDANCE}"
+    conditioned = f" --class {quote(names[0])}{led}" if names else ""
+    if goal == "super_resolution":
+        return "Use it", f"kuosan restore {folder} IMAGE --upscale {task.get('scale')}{conditioned}"
+    if goal == "inpainting":
+        return "Use it", f"kuosan restore {folder} IMAGE --mask MASK{conditioned}"
+    if task.get("text"):
+        return "Use it", f'kuosan sample {folder} "WHAT TO MAKE"{led}'
+    return "Use it", f"kuosan sample {folder} -n 16{conditioned}"
+
+
+GUIDANCE = 3  # a usual scale
+
+
+def _unquoted(folder: str) -> str:
+    """A folder's name as it is, of one that was quoted for a shell."""
+    return (split(folder) or [folder])[0]
 
 
 def _card(tree: Mapping[str, Any], saved: Saved) -> str:
@@ -184,7 +209,7 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
         f"conditioned on {captions.get(model.get('text', {}).get('kind', 'none'), 'no captions')}; {saved.step:,} "
         f"steps of {train.get('batch')} images of {tree.get('data', {}).get('path')}.",
         "",
-        f"Its averaged weights. {purpose} with `kuosan {arguments}`; config.yaml holds every setting it was "
+        f"Its averaged weights. {purpose} with `{arguments}`; config.yaml holds every setting it was "
         "trained with. Say here whose",
         "images it learned from and under which licence.",
     ]

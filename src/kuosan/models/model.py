@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kuosan import config as trees
 from kuosan import limits
+from kuosan.data.config import RGBA
 from kuosan.diffusion.schedule import Discrete, Flow, Karras, OwnDiscrete
 from kuosan.errors import Error, shown
 from kuosan.models.codec import PIXELS, Codec, Latents, Pixels
@@ -148,6 +149,12 @@ def require_wordless(config: ModelConfig, what: str) -> None:
             f"{what} of a model conditioned on captions is not built yet: it would need each image's caption. "
             f"Use a model that was trained without --text."
         )
+
+
+def require_opaque(config: ModelConfig, what: str, why: str) -> None:
+    """Raises: Error for a model of images with alpha; `what` knows colours alone, and `why` says what to do."""
+    if config.shape is not None and config.shape[0] == RGBA:
+        raise Error(f"{what} of a model of images with alpha (channels rgba) is not built: {why}.")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from kuosan import limits
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, plural, unknown
 from kuosan.networks.config import Origin, Size, check_counts, is_whole, refused
 
 
@@ -110,16 +110,18 @@ class AutoencoderConfig:
         """
         count, height, width = shape
         if count != self.in_channels:
-            raise Error(f"this autoencoder takes images of {self.in_channels} channel(s), not {count}.")
+            raise Error(f"this autoencoder takes images of {plural(self.in_channels, 'channel')}, not {count}.")
         if height % self.factor or width % self.factor:
             raise _indivisible(height, width, self.factor)
         return self.latent_channels, height // self.factor, width // self.factor
 
 
 def default_autoencoder(
-    shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, discriminator: bool = False
+    shape: tuple[int, int, int], size: Size = "small", factor: int = 4, *, discriminator: bool = False, crop: int = 0
 ) -> AutoencoderConfig:
     """An autoencoder for images of `shape` (C, H, W) whose latents are `factor` times smaller a side.
+
+    Its discriminator has three layers, fewer where less than 24 pixels a side are seen: those of the image, or `crop`.
 
     Raises: `Error` for an unknown size, a factor that is no power of two from 2, or sides that are no multiples of it.
     """
@@ -139,7 +141,14 @@ def default_autoencoder(
         middle_attention=max(height, width) // factor <= _ATTENDED,
         groups=plan.groups,
         critic_channels=plan.discriminator if discriminator else 0,
+        critic_layers=most_layers(crop or min(height, width)) if discriminator else 3,
     )
+
+
+def most_layers(side: int) -> int:
+    """Layers of a discriminator that sees `side` pixels, three at most: behind its halvings two convolutions take one
+    cell each, so that it needs 3 · 2^layers."""
+    return max(1, min(3, (side // 3).bit_length() - 1))
 
 
 def _indivisible(height: int, width: int, factor: int) -> Error:

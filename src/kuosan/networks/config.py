@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from kuosan import limits
-from kuosan.errors import Error, shown, unknown
+from kuosan.errors import Error, plural, shown, unknown
 
 
 def refused(config: object, field: str, allowed: str, cure: str) -> Error:
@@ -42,8 +42,8 @@ def check_counts(config: object, fields: Iterable[str]) -> None:
 
 def check_conditioning(config: UNetConfig | DiTConfig) -> None:
     """Refuse impossible conditioning inputs: label, context, concat. Raises: Error."""
-    for name in ("classes", "concat_channels"):
-        if not is_whole(getattr(config, name), 0):
+    for name in ("classes", "concat_channels", "grid"):
+        if not is_whole(getattr(config, name, 0), 0):
             raise refused(config, name, "whole numbers from 0", f"Set {name} to 0 for a network without that input.")
     if config.concat_skip and config.concat_channels < config.out_channels:
         raise refused(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
@@ -185,8 +185,8 @@ def _check_numbers(config: UNetConfig) -> None:
     if config.context_attention not in get_args(ContextAttention):
         raise unknown("context_attention", config.context_attention, get_args(ContextAttention))
     if config.context_attention == "cross" and (config.transformer_depth, config.transformer_mlp) != (1, 4):
-        cure = "Leave transformer_depth and transformer_mlp out: cross has no transformer."
-        raise refused(config, "context_attention", "transformer with these", cure)
+        cure = "Leave those out: cross has no transformer."
+        raise refused(config, "context_attention", "transformer with transformer_depth and transformer_mlp", cure)
     if config.context_width is not None and not (
         config.context_vector or config.middle_attention or any(config.attention)
     ):
@@ -299,6 +299,57 @@ def _cells(height: int, width: int, latent: bool, step: int) -> tuple[int, int]:
     return patch, levels
 
 
+def _unhindered(side: int, latent: bool) -> tuple[int, int]:
+    """The patch and the levels that `_cells` would give if every number of cells could be halved."""
+    patch = 1 if latent or side < _PATCHED else 2
+    while side > _FINEST * patch:
+        patch *= 2
+    cells, levels = side / patch, 1
+    while cells >= 2 * _LEAST and (levels < _DEFAULT_LEVELS or cells > _COARSEST):
+        cells, levels = cells / 2, levels + 1
+    return patch, levels
+
+
+def network_line(
+    network: UNetConfig | DiTConfig, sides: tuple[int, int], *, latent: bool = False, step: int = 0
+) -> str:
+    """What images of `sides` (H, W) are cut into and halved to, in words; and what odd sides cost the usual network.
+
+    Args:
+        step: as of `default_unet`.
+    """
+    what, side = "cells" if latent else "pixels", max(sides)
+    if isinstance(network, DiTConfig):
+        shown = " x ".join(str(each // network.patch) for each in sides)
+        usual = 1 << math.ceil(math.log2(max(1.0, side / _TOKENS_A_SIDE)))
+        text = f"transformer, {shown} tokens of {network.patch} x {network.patch} {what}"
+        if network.patch < usual and any(each % usual for each in sides) and not any(s % network.patch for s in sides):
+            return f"{text}: {_odd(sides, step, usual)} would have patches of {usual}, a quarter of the tokens or less"
+        return text
+    cells = [tuple(each // (network.patch << level) for each in sides) for level in range(network.levels)]
+    attending = [f"{h} x {w}" for (h, w), on in zip(cells, network.attention) if on]
+    text = f"{plural(network.levels, 'level')} of {', '.join(f'{h} x {w}' for h, w in cells)} cells"
+    text += f", in patches of {network.patch} x {network.patch} {what}" if network.patch > 1 else ""
+    text += f", attention at {', '.join(attending)}" if attending else ""
+    patch, levels = _unhindered(side, latent)
+    given = (network.patch, network.levels)
+    try:
+        usual_here = _cells(*sides, latent, step)
+    except Error:
+        return text
+    if given == usual_here and given != (patch, levels):
+        more = f"would have {levels} levels or more, in patches of {patch} x {patch}"
+        return f"{text}: {_odd(sides, step, patch << (levels - 1))} {more}"
+    return text
+
+
+def _odd(sides: tuple[int, int], step: int, wanted: int) -> str:
+    """Why sides cannot be divided as usual, and the next that can."""
+    up = "x".join(str(-(-each // wanted) * wanted) for each in dict.fromkeys(sides))
+    odd = next((each for each in (*sides, step) if each % wanted), step)
+    return f"{odd} is no multiple of {wanted}, and {up}"
+
+
 def _cells_1(height: int, width: int) -> tuple[int, int]:
     """The same of version 1. Raises: Error."""
     side, patch = max(height, width), 1
@@ -363,8 +414,6 @@ class DiTConfig:
         limits.check(self)
         check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
         check_conditioning(self)
-        if not is_whole(self.grid, 0):
-            raise refused(self, "grid", "whole numbers from 0", "0 counts every token.")
         if self.width % 4:
             cure = "Use a multiple of 32."
             raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
@@ -431,7 +480,7 @@ class ByteText:
     """A transformer over words, each read byte by byte, trained together with the network that it conditions."""
 
     kind: Literal["bytes"] = "bytes"
-    length: int = 0  # bytes: tokens (words, marks) of a prompt at most; 0 in a new run: the longest caption's
+    length: int = 0  # bytes: tokens of a prompt at most, its beginning and each word or mark; 0: the longest caption's
     width: int = 192  # bytes: channels of a token's features
     depth: int = 3  # bytes: transformer blocks
     heads: int = 6  # bytes: attention heads; must divide width
@@ -441,7 +490,10 @@ class ByteText:
             if not is_whole(getattr(self, name), low):
                 raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
         if self.length > LONGEST:
-            raise Error(f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read.")
+            raise Error(
+                f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read, its "
+                "beginning among them."
+            )
         limits.check(self)
         if self.width % self.heads:
             raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 
 from kuosan import seeds
+from kuosan.data.config import RGBA
 from kuosan.diffusion import registry, restoration
 from kuosan.diffusion.grids import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.models.codec import PIXELS, Codec
 from kuosan.sample import constraint, sizes
 from kuosan.sample.guidance_models import Guides, check, guided
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 NOBODY = Guides()
 EXACT_BATCH = 8  # every batch of an exact request is padded to this
+# Alpha of made images, 0 to 1, that is as good as none and as good as whole: what lies between is the edge.
+# Measured on icons and on images of a model of them (docs/data.md): below and above lies haze.
+CLEAR, SOLID = 1 / 8, 7 / 8
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,17 @@ def sample(
     return torch.cat(images)
 
 
+def snap_alpha(x: Tensor) -> Tensor:
+    """Made images (..., 4, H, W) in [-1, 1] without haze: alpha below `CLEAR` is 0, above `SOLID` 1, colour within it.
+
+    Outside of a shape all channels are -1; between the two alpha stays as it is. What is snapped stays so.
+    """
+    alpha = x[..., 3:, :, :].add(1).div(2)
+    edge = alpha.clamp(0, 1).masked_fill(alpha < CLEAR, 0.0).masked_fill(alpha > SOLID, 1.0)
+    colour = x[..., :3, :, :].add(1).div(2) * (edge / alpha.clamp(CLEAR, 1))
+    return torch.cat([colour.clamp(min=0).minimum(edge), edge], -3).mul(2).sub(1)
+
+
 def image_noise(seeds_: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """The noise that images of these seeds start from: (len(seeds_), *shape) standard normal."""
     return seeds.normal([(seed, "sample/start", 0, 0) for seed in seeds_], shape)
@@ -233,6 +248,7 @@ def _batch(asked: Sampling, rows: range, size: int) -> Iterator[Frame]:
         last = step.x
         if i == steps:  # one by one on a processor, where that costs little
             image = model.codec.finish(last.float(), alone=device.type == "cpu" or request.exact)
+            image = snap_alpha(image) if model.shape[0] == RGBA else image
             last = constraint.finish(image, given, measurement)
         yield Frame(rows[0], i, steps, level, step.x0[:keep].float(), last[:keep].float(), model.codec)
 
@@ -287,7 +303,7 @@ def _check_shapes(model: Model, request: Request, start: Tensor | None, noise: T
     if start is not None and tuple(start.shape) not in (model.shape, (request.n, *model.shape)):
         raise Error(
             f"the image to start from has shape {tuple(start.shape)}; this model makes {model.shape}: "
-            f"resize it to {model.shape[1]} x {model.shape[2]} with {model.shape[0]} channel(s)."
+            f"resize it to {model.shape[1]} x {model.shape[2]} with {plural(model.shape[0], 'channel')}."
         )
     if start is None and request.image is not None:
         raise Error(f"the request starts from {request.image!r}, but no pixels were given: pass them as start=.")

@@ -238,8 +238,8 @@ def _channels(model: Model, asked: Restoration, pixels: np.ndarray, notes: list[
         notes.append("grey, restored by a model of colour")
     if channels == 1 and pixels.shape[2] == 3 and is_grey(pixels):
         pixels = pixels[..., :1]
-    if channels not in (1, 3):
-        raise Error(f"{name}: this model's images have {channels} channels; images in files have 1 or 3.")
+    if channels not in (1, 3, 4):
+        raise Error(f"{name}: this model's images have {channels} channels; images in files have 1, 3 or 4.")
     return with_channels(pixels, channels)
 
 

@@ -118,17 +118,20 @@ def run_invert(plan: InvertPlan) -> Iterator[Event]:
     Raises:
         Error: a folder that cannot be written, or an inversion that diverged.
     """
-    from kuosan.data.pixels import save_png, to_uint8
+    from kuosan.data.config import RGBA
+    from kuosan.data.pixels import from_uint8, save_png, to_uint8
 
     job, names = plan.job, plan.names()
     with _claim(plan) as output:
         folder = output.folder
         yield Wrote(folder)
         if job.between is not None:
+            from kuosan.sample.generate import snap_alpha
             from kuosan.sample.inversion import on_the_way
             from kuosan.sample.write import sheet
 
             made = on_the_way(plan.way, plan.x0, job.between)
+            made = snap_alpha(made) if made.shape[1] == RGBA else made
             for name, image in zip(names, to_uint8(made.numpy())):
                 save_png(folder / name, image)
                 yield Wrote(folder / name)
@@ -141,7 +144,10 @@ def run_invert(plan: InvertPlan) -> Iterator[Event]:
 
         noise = plan.way.encode(plan.x0)
         back, before = to_uint8(plan.way.decode(noise).clamp(-1, 1).numpy()), to_uint8(plan.x0.numpy())
-        values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
+        if plan.x0.shape[1] == RGBA:  # as bytes, colours that hardly show would count as much as any
+            values = psnr(torch.from_numpy(from_uint8(back)), torch.from_numpy(from_uint8(before)))
+        else:
+            values = psnr(*(torch.from_numpy(bytes_).movedim(-1, 1) for bytes_ in (back, before)))
         for name, image, value, original in zip(names, back, values, job.images):
             save_png(folder / name, image)
             yield Wrote(folder / name)

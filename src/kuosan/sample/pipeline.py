@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
+from PIL import Image
 from torch import nn
 
 from kuosan import config as trees
 from kuosan.data.headers import Refused
-from kuosan.data.pixels import from_uint8
+from kuosan.data.pixels import from_uint8, to_uint8
 from kuosan.data.reading import OLDER, Reading, refused
 from kuosan.device import Compute, ComputeConfig, choose
 from kuosan.errors import Error, shown, unknown
@@ -30,7 +31,7 @@ from kuosan.sample.generate import sample
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.plan import SamplePlan, plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint, require_start
-from kuosan.sample.request import Request
+from kuosan.sample.request import Request, class_words
 from kuosan.storage import checkpoint, manifest, tensors
 from kuosan.text.tokens import TextEncoderConfig
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from kuosan.sample.generate import Frame
     from kuosan.storage.checkpoint import Saved
     from kuosan.text.encoder import TextEncoder
+
+
+OUTPUTS = ("tensor", "pil")  # what `sample` and `restore` return
 
 
 @torch.no_grad()
@@ -183,6 +187,12 @@ class Pipeline:
             reference=_weights(helpers, "reference"),
         )
 
+    @overload
+    def sample(self, n: int = 16, *, output_type: Literal["tensor"] = "tensor", **options: Any) -> Tensor: ...
+
+    @overload
+    def sample(self, n: int = 16, *, output_type: Literal["pil"], **options: Any) -> list[Image.Image]: ...
+
     def sample(
         self,
         n: int = 16,
@@ -192,11 +202,15 @@ class Pipeline:
         steps: int | None = None,
         start: Tensor | None = None,
         on_step: Callable[[Frame], None] | None = None,
+        output_type: str = "tensor",
         **options: Any,
-    ) -> Tensor:
-        """New images: (n, C, H, W) float32 in [-1, 1]. Further options are those of `Request`.
+    ) -> Tensor | list[Image.Image]:
+        """New images: (n, C, H, W) float32 in [-1, 1]; of four channels colour times alpha, and alpha.
+
+        Further options are those of `Request`. `kuosan.data.pixels.to_uint8` makes RGBA bytes of four channels.
 
         Args:
+            output_type: `pil` returns a list of Pillow images, with the bytes that `kuosan sample` would write.
             prompts: of a text model, a text or several that take turns (`prompt` is understood too).
             start: (C, H, W) or (n, C, H, W) in [-1, 1], to start from instead of from noise, with `strength=`.
             on_step: called with a `Frame` after every denoising step.
@@ -204,12 +218,34 @@ class Pipeline:
         Raises:
             Error: what this model cannot be sampled with.
         """
+        _check_output(output_type)
+        if isinstance(n, str):
+            raise Error(
+                f"n = {shown(n)} is how many images are made, first of all: sample(4, prompt={n!r}); a class is "
+                f"sample(4, classes={n!r})."
+            )
         tree = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, **spoken(options)}
         if start is not None:
             tree.setdefault("image", "a tensor")
         request = trees.build(Request, tree)
         refuse_to_itself(self.model.config, request)
-        return sample(self.model, request, start=start, guides=guides_of(self.helpers(request)), on_step=on_step)
+        made = sample(self.model, request, start=start, guides=guides_of(self.helpers(request)), on_step=on_step)
+        return _as_asked(made, output_type)
+
+    @overload
+    def restore(
+        self,
+        images: Tensor,
+        mask: Tensor | None = None,
+        *,
+        output_type: Literal["tensor"] = "tensor",
+        **options: Any,
+    ) -> Tensor: ...
+
+    @overload
+    def restore(
+        self, images: Tensor, mask: Tensor | None = None, *, output_type: Literal["pil"], **options: Any
+    ) -> list[Image.Image]: ...
 
     def restore(
         self,
@@ -221,8 +257,9 @@ class Pipeline:
         sampler: str | None = None,
         steps: int | None = None,
         on_step: Callable[[Frame], None] | None = None,
+        output_type: str = "tensor",
         **options: Any,
-    ) -> Tensor:
+    ) -> Tensor | list[Image.Image]:
         """Restored images: (B, C, H, W) float32 in [-1, 1]. Further options are those of `Restoration` and `Request`.
 
         Row i has seed + i; for several answers to one image, repeat it.
@@ -230,6 +267,7 @@ class Pipeline:
         Args:
             images: (B, C, h, w) in [-1, 1], with what is wrong with them: `upscale=4`, `deblur=2`, `colorise=True`.
             mask: (B or 1, 1, h, w), 1 where an image is to be generated.
+            output_type: `pil` returns a list of Pillow images.
             operator: a linear map of one's own that `images` are the result of (see `diffusion.operators`).
 
         Raises:
@@ -238,6 +276,7 @@ class Pipeline:
         from kuosan.sample import inputs
         from kuosan.sample import request as restoration
 
+        _check_output(output_type)
         options = spoken(options)
         own = {name: options.pop(name) for name in restoration.NAMES if name in options}
         own |= {"mask": None if mask is None else "a tensor", "operator": operator and type(operator).__name__}
@@ -255,7 +294,7 @@ class Pipeline:
             request = replace(request, batch=max(1, request.batch // model.network.tile_count(*model.sample_shape[1:])))
         guides = guides_of(self.helpers(request))
         made = sample(model, request, guides=guides, given=given, measurement=measurement, on_step=on_step)
-        return made.clamp(-1, 1)  # methods act after the bound on the prediction
+        return _as_asked(made.clamp(-1, 1), output_type)  # methods act after the bound on the prediction
 
     def encode(self, images: Tensor, *, tile: int | None = None, overlap: int | None = None) -> Tensor:
         """Latents of images (B, C, H, W), of an autoencoder or as a model of them denoises; see `sample.coding`."""
@@ -333,8 +372,30 @@ def of_saved(
     return Pipeline(ready, compute, str(run), saved.step, sha256, saved.damaged, reading, noise)
 
 
+def pil_images(images: Tensor) -> list[Image.Image]:
+    """Images (n, C, H, W) in [-1, 1] as Pillow has them, with the bytes that a PNG of each would hold."""
+    pixels = to_uint8(images.detach().float().cpu().numpy())
+    return [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in pixels]
+
+
+def _as_asked(images: Tensor, output_type: str) -> Tensor | list[Image.Image]:
+    return pil_images(images) if output_type == "pil" else images
+
+
+def _check_output(output_type: str) -> None:
+    if output_type not in OUTPUTS:
+        raise unknown("output_type", output_type, OUTPUTS)
+
+
 def spoken(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with `prompts` as a request has them, from one text or several, also by the name that diffusers uses."""
+    """Options with `prompts` as a request has them, from one text or several, also by the name that diffusers uses.
+
+    Classes may be numbers, one or several; `class_` and `class_labels` are understood.
+    """
+    for name in ("classes", "class_", "class_labels"):
+        if name in options:
+            rest = {key: value for key, value in options.items() if key != name}
+            options = {**rest, "classes": class_words(options[name])}
     for name in ("prompt", "prompts"):
         if name in options:
             said = options[name]

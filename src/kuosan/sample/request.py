@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from kuosan import options
+from kuosan.data.config import RGBA
 from kuosan.diffusion import registry
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.options import SET, one_of, only
 from kuosan.tasks import Inpainting, SuperResolution
 
@@ -151,6 +154,8 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
         Error: a model trained for other damage than this.
     """
     task, chosen = config.task, asked.method
+    if config.shape is not None and config.shape[0] == RGBA:
+        _check_clear(asked)
     if task.kind != "generation" and asked.method is None and asked.jumps is not None:
         raise Error(f"jumps = {asked.jumps} belongs to the methods ddnm and repaint, and none is named; leave it out.")
     if isinstance(task, SuperResolution):
@@ -185,6 +190,20 @@ def method(config: ModelConfig, asked: Restoration) -> str | None:
     if chosen == "pigdm":
         _check_pigdm(config, asked)
     return chosen
+
+
+def _check_clear(asked: Restoration) -> None:
+    """Refuse what has no meaning for a model of images with alpha. Raises: Error."""
+    if asked.mask == "alpha":
+        raise Error(
+            "mask alpha: this model's images have alpha themselves (channels rgba), so a clear pixel is known to be "
+            "clear, and is no hole. Give a mask file (white is generated), or a box x,y,w,h."
+        )
+    if asked.colorise:
+        raise Error(
+            "colorise: this model's images have alpha (channels rgba), and grey is made of colours alone; use a model "
+            "trained with --channels rgb."
+        )
 
 
 def implied(config: ModelConfig, damage: Mapping[str, Any]) -> int | None:
@@ -273,6 +292,23 @@ _GUIDED = only(guidance=SET)
 _FREE = only(restoration=None, otherwise="on a restoration: the image has its size; leave it out")
 
 
+def class_words(classes: object) -> tuple[str, ...]:
+    """Classes as a request has them: of one or several, by name or by number; numbers may be numpy's or a tensor's.
+
+    Raises:
+        Error: neither.
+    """
+    if classes is None or isinstance(classes, str):
+        return () if classes is None else (classes,)
+    listed = classes.tolist() if hasattr(classes, "tolist") else classes
+    found: list[str] = []
+    for each in listed if isinstance(listed, Iterable) else [listed]:
+        if isinstance(each, bool) or not isinstance(each, str | SupportsIndex):
+            raise Error(f"classes = {shown(classes)} is not allowed: names or numbers of classes, one or several.")
+        found.append(each if isinstance(each, str) else str(index(each)))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Request:
     """A request for images. Image i is drawn from seed + i alone, whatever stands beside it in its batch.
@@ -341,7 +377,7 @@ class Request:
     def __post_init__(self) -> None:
         # a recipe holds our own name of a sampler; what is none is refused where the request meets a model
         object.__setattr__(self, "sampler", registry.SPELLINGS.get(registry.plain(self.sampler), self.sampler))
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", class_words(self.classes))
         object.__setattr__(self, "prompts", tuple(self.prompts))
         _check_finite(self)
         options.check(self)

@@ -26,7 +26,16 @@ from PIL import Image
 from torch import Tensor
 
 from kuosan import config as trees
-from kuosan.data.pixels import enlarge, grid, read_png_text, save_gif, save_png, to_uint8, with_channels
+from kuosan.data.pixels import (
+    enlarge,
+    grid,
+    on_checkerboard,
+    read_png_text,
+    save_gif,
+    save_png,
+    to_uint8,
+    with_channels,
+)
 from kuosan.errors import Error
 from kuosan.sample import embedded
 from kuosan.sample.generate import Frame
@@ -59,11 +68,13 @@ def line(source: Tensor, answers: Tensor) -> list[np.ndarray]:
 def cell(image: Tensor | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """One image at a size (width, height), (h, w, 3) uint8: its pixels as squares where it is enlarged, else averaged.
 
-    `image` is (C, H, W) in [-1, 1], or (H, W, C) uint8.
+    Transparent ones lie on a checkerboard. `image` is (C, H, W) in [-1, 1], or (H, W, C) uint8.
     """
-    pixels = with_channels(to_uint8(image.cpu().float().numpy()) if isinstance(image, Tensor) else image, 3)
+    pixels = to_uint8(image.cpu().float().numpy()) if isinstance(image, Tensor) else image
+    pixels = pixels if pixels.shape[2] == 4 else with_channels(pixels, 3)
     how = Image.Resampling.NEAREST if pixels.shape[1] <= size[0] else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(pixels).resize(size, how))
+    shown = np.asarray(Image.fromarray(pixels).resize(size, how))
+    return on_checkerboard(shown) if shown.shape[2] == 4 else shown
 
 
 def shown_at(height: int, width: int, factor: int) -> tuple[int, int]:

@@ -2,12 +2,16 @@
 
 Every row has its `step`. A checkpoint flushes the log first; resuming from it drops the rows after its step, which the
 repeated steps write again. Where lines are damaged, the good rows stay, and the file as it was is kept beside.
+
+The same rows as a table, log.csv beside log.jsonl: a column a value. The log is the truth, the table is made of it.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
+import csv
+import io
 import itertools
 import json
 import math
@@ -25,10 +29,14 @@ class Log:
     """An appender to the JSON-lines file `path`; a row is on its way to the disk when `append` returns.
 
     Opening it cuts off a last line that a crash left unfinished; a whole row that lacks only its line end gets one.
+
+    Args:
+        table: also keep its rows as CSV beside it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, table: bool = False) -> None:
         self.path, self._handle = Path(path), -1
+        self._table = Table(self) if table else None
         with explained(self.path):
             new = not self.path.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +61,15 @@ class Log:
                 with contextlib.suppress(OSError):  # half a line would spoil the next row
                     os.ftruncate(self._handle, size)
                 raise
+        if self._table is not None:
+            self._table.append(row)
 
     def flush(self) -> None:
         """Wait until the disk has every row; call it before the checkpoint that vouches for them."""
         with explained(self.path):
             os.fsync(self._handle)
+        if self._table is not None:
+            self._table.settle()
 
     def truncate_after(self, step: int) -> str | None:
         """Drop the rows of later steps; returns a sentence where other lines had to go too.
@@ -67,6 +79,13 @@ class Log:
 
         Raises: Error where the disk does not allow it; the log is then as it was.
         """
+        try:
+            return self._truncated(step)
+        finally:
+            if self._table is not None:
+                self._table.make()
+
+    def _truncated(self, step: int) -> str | None:
         with explained(self.path), open(self.path, "rb") as stream:
             looks = [(*_look(line), len(line)) for line in stream]
         lines = [(own, size) for own, _, size in looks]
@@ -92,7 +111,7 @@ class Log:
         write_atomic(self.path, b"".join(content[ends[i] : ends[i + 1]] for i in kept))
         self._open()
         return (
-            f"{self.path}: line{'s' * (len(dropped) > 1)} {', '.join(map(str, dropped[:5]))}"
+            f"{self.path}: {'line' if len(dropped) == 1 else 'lines'} {', '.join(map(str, dropped[:5]))}"
             f"{f' and {len(dropped) - 5} more' if len(dropped) > 5 else ''} damaged, repeated or out of order: the "
             f"{len(kept)} good rows are kept, the file as it was is {aside.name}."
         )
@@ -148,6 +167,93 @@ class Log:
         if size < os.fstat(self._handle).st_size:
             os.ftruncate(self._handle, size)
             os.fsync(self._handle)
+
+
+class Table:
+    """A log's rows as CSV: `loss`, `held_out.loss`, `held_out.by_noise.1`, a column a number or text, empty where none.
+
+    A table that does not match the log (a new column, a file that was cut or deleted, a full disk) is made again from
+    it: at once, or with the next save. That it cannot be written never ends a training.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log, self.columns, self.size = (
+            log,
+            list[str](),
+            -1,
+        )  # bytes that the file should have; -1: to be made again
+
+    @property
+    def path(self) -> Path:
+        """Where it lies: wherever the log does."""
+        return self.log.path.with_suffix(".csv")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; its numbers are the log's, digit for digit."""
+        flat = dict(_flat(_finite(row)))
+        if self.size < 0:
+            return
+        try:
+            if not flat.keys() <= {*self.columns} or os.stat(self.path).st_size != self.size:
+                self.make()
+                return
+            text = _csv_line([flat.get(name, "") for name in self.columns]).encode()
+            with open(self.path, "ab") as stream:
+                stream.write(text)
+            self.size += len(text)
+        except FileNotFoundError:
+            self.make()
+        except OSError:  # a full disk, say
+            self.size = -1
+
+    def make(self) -> None:
+        """The whole table, of the log's rows."""
+        self.size = -1
+        with contextlib.suppress(Error, OSError):
+            found = [dict(_flat(row)) for row in self.log.rows()]
+            self.columns = list(dict.fromkeys(name for row in found for name in row)) or ["step", "loss"]
+            lines = [_csv_line(self.columns), *(_csv_line([row.get(c, "") for c in self.columns]) for row in found)]
+            content = "".join(lines).encode()
+            write_atomic(self.path, content)
+            self.size = len(content)
+
+    def settle(self) -> None:
+        """Make it again if it does not match."""
+        there = -2
+        with contextlib.suppress(OSError):
+            there = os.stat(self.path).st_size
+        if there != self.size:
+            self.make()
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row by their columns, without those that are unknown."""
+    return {name: float(text) for name, text in _flat(_finite(row)) if name != "step" and _is_number(text)}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names and texts of what a row holds, lists counted from 1."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value, 1):
+            yield from _flat(inner, f"{name}.{i}")
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def _csv_line(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 def _finite(value: Any) -> Any:

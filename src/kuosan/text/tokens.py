@@ -198,8 +198,9 @@ def too_long(text: str, count: int, longest: int) -> Error:
     """The sentence about a text of too many tokens."""
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return Error(
-        f"the text {shown!r} has {count - 1} words and marks, and this model reads {longest - 1} at most: shorten it"
-        + (", or train with a larger --model.text.length." if longest < LONGEST else ".")
+        f"the text {shown!r} has {count - 1} words and marks, and this model reads {longest - 1} at most"
+        f" (text.length = {longest}, its beginning among them): shorten it"
+        + (f", or train with --model.text.length {count} or more." if count <= LONGEST else ".")
     )
 
 

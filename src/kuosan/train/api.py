@@ -57,7 +57,7 @@ class TrainingSetup:
     autoencoder: Held | None = None  # of a model of latents
     note: str | None = None  # what is to be said once the run starts
     saves: Sequence[Saved] = ()  # read before, without their tensors: the one to go on from, the one of --init
-    begun: float = field(default_factory=lambda: budgets.clock())  # since when a time budget is used
+    begun: float = field(default_factory=lambda: budgets.seconds_now())  # since when a time budget is used
 
 
 def prepare(
@@ -83,12 +83,12 @@ def prepare(
         checked: what `check_tree` made of the tree, if it was checked already.
         origin: the configuration of the run whose weights a new one begins with.
         saves: those that were read already, without their tensors.
-        begun: by `budget.clock`, since when a time budget is used; None: since now.
+        begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
 
     Raises:
         Error: no usable images, or a configuration that cannot be trained.
     """
-    begun = budgets.clock() if begun is None else begun
+    begun = budgets.seconds_now() if begun is None else begun
     if before is NOT_READ:
         before, saves = resume.begun(out)  # a folder of something else is refused before the images are read
     checked = checked or check_tree(tree)

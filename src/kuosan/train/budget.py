@@ -4,13 +4,14 @@ A step's rate follows from the share of the run that is done, which grows evenly
 
     share(step) = begun + (1 - begun) · (step - first) / (last - first)
 
-Where the machine becomes slower or faster, the rest is planned again: another `last`, the share going on where it is. A
-clock decides on a plan once. From then on it is step numbers, in the run's folder (`budget.json`) before its first step
-is taken and in every later save: whoever goes on from an earlier save takes the same steps at the same rates, whatever
-the clock says then.
+Where the machine becomes slower or faster, the rest is planned again: another `last`, the share going on where it is.
+The time decides on a plan once. From then on it is step numbers, in the run's folder (`budget.json`) before its first
+step is taken and in every later save: whoever goes on from an earlier save takes the same steps at the same rates,
+whatever the time says then.
 
-What counts is time by a clock that nobody sets: all of the process from its start (images, measuring, saves, looks),
-and of processes before it what the save knows. Steps that a kill lost do not count, nor does sleep of the machine.
+What counts is time that no setting of the date changes: all of the process from its start (images, measuring, saves,
+looks), and of processes before it what the save knows. Steps that a kill lost do not count, nor does sleep of the
+machine.
 
 Torch-free.
 """
@@ -57,21 +58,26 @@ OVER = 0.1  # of the budget, by which a look at the end may be too late
 FALLING = 0.04  # of the budget, which may be used beyond it so that the rate falls
 
 
-def clock() -> float:
-    """Seconds, of a clock that nobody sets."""
+def _since_boot() -> float:
+    """Seconds since the machine started, its sleep among them."""
+    return float(Path("/proc/uptime").read_text("ascii").split()[0])
+
+
+def seconds_now() -> float:
+    """Seconds since some moment in the past, which no setting of the date changes."""
     return time.monotonic()
 
 
 def process_began() -> float:
-    """When this process began, by `clock`: as the system says, or at least as long ago as it has computed.
+    """When this process began, by `seconds_now`: as the system says, or at least as long ago as it has computed.
 
     Now, of one so old that it did something else before.
     """
     age = time.process_time()
     with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = max(age, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
-    return clock() - (age if age < OLD else 0.0)
+        age = max(age, _since_boot() - ticks / os.sysconf("SC_CLK_TCK"))
+    return seconds_now() - (age if age < OLD else 0.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Budget:
     minutes: float
     plans: list[Planned] = field(default_factory=list)  # by (retry, step)
     before: float = 0.0  # seconds used by earlier processes
-    begun: float = field(default_factory=lambda: clock())
+    begun: float = field(default_factory=lambda: seconds_now())
     step_seconds: float = 0.0  # measured before the training; 0: not measured
     look_steps: float | None = None  # what the last look took, in steps of then; None: none was taken
     retry: int = 0  # as the state has it
@@ -128,7 +134,7 @@ class Budget:
     @property
     def used(self) -> float:
         """Seconds used of it."""
-        return self.before + clock() - self.begun
+        return self.before + seconds_now() - self.begun
 
     @property
     def pace(self) -> float:
@@ -171,7 +177,7 @@ class Budget:
 
     def step_taken(self) -> None:
         """A step has ended."""
-        now = clock()
+        now = seconds_now()
         seconds, self.ticked = now - self.ticked, now
         kept = max(SLOWEST, math.exp(-seconds / (LATELY * self.seconds)))
         self.taken += 1
@@ -180,7 +186,7 @@ class Budget:
 
     def step_over(self, looked: bool) -> None:
         """What came behind a step has ended: a look, or its row of the log, which is a part of the step."""
-        now = clock()
+        now = seconds_now()
         seconds, self.ticked = now - self.ticked, now
         if looked:
             self.look_steps, self.looked = seconds / max(self.pace, 1e-6), self.looked + 1
@@ -273,7 +279,7 @@ def is_off(budget: Budget, train: TrainConfig, step: int) -> bool:
 
 
 def next_plan(budget: Budget, train: TrainConfig, step: int, reason: str) -> Planned:
-    """The rest of the run from a step on, by the clock and by what steps took."""
+    """The rest of the run from a step on, by the time left and by what steps took."""
     found, used = aim(budget, train, step), budget.used
     share = reached = 0.0
     if budget.plans:

@@ -130,6 +130,7 @@ class TrainConfig:
         default=16, metadata={"key": "preview_pictures", **only(objective=("diffusion", "autoencoder"))}
     )  # images in a preview
     preview_steps: int = field(default=20, metadata=_DENOISED)  # DPM-Solver++ steps of a preview
+    log_to: Literal["files", "tensorboard"] = "files"  # log.jsonl and log.csv, or these and TensorBoard's files as well
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
     planned_minutes: float = field(
         default=0.0, metadata={"option": False}
@@ -186,7 +187,7 @@ _WHOLE = {
 }
 
 
-# What is allowed besides under a time budget: no number of steps, and looks by the clock.
+# What is allowed besides under a time budget: no number of steps, and looks by time.
 _BUDGETED = {"max_steps": 0, "save_every": -1, "evaluate_every": -1, "preview_every": -1}
 
 
@@ -337,7 +338,7 @@ def budget_row(pixels: int, minutes: float) -> BudgetRow:
 
 
 def under_budget(tree: Mapping[str, Any]) -> Tree:
-    """A tree with a time budget, with what follows from it: no number of steps, and looks by the clock."""
+    """A tree with a time budget, with what follows from it: no number of steps, and looks by time."""
     looks = dict.fromkeys(("save_every", "evaluate_every", "preview_every"), -1)
     return merge({"train": looks}, tree, {"train": {"max_steps": 0}})
 

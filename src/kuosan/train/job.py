@@ -27,9 +27,9 @@ from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train import rules
-from kuosan.train.budget import aim, clock, marks
+from kuosan.train.budget import aim, marks, seconds_now
 from kuosan.train.config import SHORT, RunConfig
-from kuosan.train.resolve import check_tree, encoder_named, take_along
+from kuosan.train.resolve import check_tree, encoder_named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ class TrainJob:
         settings: what was said of a `RunConfig`, as a tree; the rest follows from the images, the run or the defaults.
         module: a network of one's own.
         dataset: a torch Dataset in place of a path.
-        begun: since when a time budget is used, by `budget.clock`; None: since the job is planned.
+        begun: since when a time budget is used, by `budget.seconds_now`; None: since the job is planned.
         measure: time a step before the training begins, so that the plan knows what it will cost.
     """
 
@@ -222,20 +222,19 @@ def settle(job: TrainJob) -> SettledJob:
         before, saves = begun(out)
     origin = None
     if job.init is not None:
-        tree, origin = _begun_from(job, out, before, tree)
+        from kuosan.train.resume import take_along_from
+
+        own, sized = job.module is not None, job.network is not None
+        tree, origin = take_along_from(job.init, out, before, tree, own=own, sized=sized)
         saves = (*saves, *((origin,) if origin is not None else ()))
         _refuse_own(tree, job)
         checked = check_tree(tree)
-    if before is not None and not _untouched(out):
-        rules.check_length_kept(out, before, tree, job.settings)
+    if before is not None:
+        from kuosan.train.resume import untrained
+
+        if not untrained(out):  # a run of no step may begin again with something else
+            rules.check_length_kept(out, before, tree, job.settings)
     return SettledJob(out, dict(tree), before, checked, typed, saves, None if origin is None else origin.config)
-
-
-def _untouched(out: Path) -> bool:
-    """Whether a run has no step yet, so that it may begin again with something else."""
-    from kuosan.train.resume import untrained
-
-    return untrained(out)
 
 
 def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
@@ -244,19 +243,6 @@ def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
             "model.network.kind = own: a network of your own is given from Python: "
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
-
-
-def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Saved | None]:
-    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
-    more."""
-    from kuosan.storage import checkpoint
-
-    assert job.init is not None
-    how = {"own": job.module is not None, "sized": job.network is not None}
-    if before is not None and not (_untouched(out) and is_there(job.init)):
-        return take_along(tree, before, str(job.init), begun=True, **how), None
-    origin = checkpoint.load(job.init, parts=())
-    return take_along(tree, origin.config, str(job.init), **how), origin
 
 
 def is_there(path: Path) -> bool:
@@ -335,7 +321,7 @@ def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -
     Raises:
         Error: whatever is impossible.
     """
-    begun = clock() if job.begun is None else job.begun
+    begun = seconds_now() if job.begun is None else job.begun
     settled = settle(job)
     return _opened(job, settled, on_event or (lambda event: None), begun)
 
@@ -410,9 +396,9 @@ def run_train(plan: TrainPlan) -> Iterator[Event]:
 
 
 def fit(
-    network: nn.Module | None = None,
+    network: nn.Module | str | Path | None = None,
     data: Dataset[Any] | str | Path | None = None,
-    out: str | Path = "run",
+    out: str | Path | None = None,
     *,
     report: TrainingReport | None = None,
     size: Size | None = None,
@@ -427,15 +413,22 @@ def fit(
 
     Args:
         network: called as network(x, t) with x (B, C, H, W) float32, t (B,) float32; None builds the U-Net, or a
-            transformer if `**{"network.kind": "dit"}`.
+            transformer if `**{"network.kind": "dit"}`. Images alone may stand here too: `fit("photos")` trains as
+            `kuosan train photos` does, into runs/photos.
         data: a Dataset of images (tensors (C, H, W) in [0, 1] or uint8, PIL images, or tuples that begin with one),
             or a path as the shell takes it.
+        out: the run's folder; "run" if not given, runs/NAME where a path of images is all that stands first.
         settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
         size: of kuosan's network, tiny to large; small if none. The images' is `**{"data.size": 64}`.
 
     Raises:
         Error: whatever the shell's `train` refuses.
     """
+    if network is not None and not callable(network):
+        network, data, out = _images_first(network, data, out)
+    elif out is None:
+        out = "run"
+    assert network is None or not isinstance(network, str | Path)
     if network is not None and size is not None:
         raise Error(
             f"size = {size!r} is of kuosan's networks, and a network of your own was given: leave it out. "
@@ -458,7 +451,7 @@ def fit(
     if isinstance(data, str | Path):
         tree.setdefault("data", {})["path"] = str(data)
     job = TrainJob(
-        Path(out),
+        None if out is None else Path(out),
         network=size,
         init=None if init is None else Path(init),
         accept_new_data=accept_new_data,
@@ -468,6 +461,19 @@ def fit(
         measure=False,
     )
     return _reported(job, report)
+
+
+def _images_first(first: Any, data: Any, out: str | Path | None) -> tuple[nn.Module | None, Any, str | Path | None]:
+    """Network, data and folder of a call whose first argument is no network, but images. Raises: Error: two of them."""
+    if data is not None:
+        what = "a path" if isinstance(first, str | Path) else f"a {type(first).__name__}"
+        turn = "the other way round: kuosan.fit(network, data, out)" if callable(data) else "one or the other as data="
+        raise Error(
+            f"network = {shown(first)} is {what} and no network, which is called as network(x, t); data = "
+            f"{shown(data)} is given as well: give them {turn}. Settings have names: kuosan.fit(data=IMAGES, out=RUN, "
+            "max_steps=1000)."
+        )
+    return None, first, out if out is not None or isinstance(first, str | Path) else "run"
 
 
 def _reported(job: TrainJob, report: TrainingReport | None) -> Path:

@@ -238,7 +238,7 @@ class LatentImages(Images):
         return {
             "autoencoder": self.encoding.sha256,
             "pictures": digest.hexdigest(),
-            "resize": [*side, plan.rule, plan.channels, *plan.background],
+            "resize": [*side, plan.rule, plan.channels, *(plan.background or ())],
             "flip": self.config.flip,
             "computed": [compute.device.type, str(compute.dtype)],
         }

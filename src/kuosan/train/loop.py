@@ -268,6 +268,8 @@ def preview(run: Run) -> None:
         path = in_parts(run, "preview", most, lambda size: monitor.preview(run.state.averaged(), step, size))
         if path is not None:
             run.report.preview(step, run.last, path)
+            if run.board is not None:
+                run.board.preview(step, path)
     except Error as error:
         run.report.say(f"warning: no preview of step {step}: {error}")
 
@@ -317,7 +319,7 @@ def plan_first(run: Run) -> None:
         old = budget.plans[-1]
         budget.forget_later(step)
         _plan(run, "minutes", old)
-    budget.ticked = budgets.clock()
+    budget.ticked = budgets.seconds_now()
 
 
 def plan_again(run: Run) -> None:

@@ -28,7 +28,7 @@ from kuosan.diffusion.loss import Chain, bound_loss, discrete_chain, hybrid_loss
 from kuosan.diffusion.network import call, settled
 from kuosan.diffusion.registry import Weight
 from kuosan.diffusion.schedule import Discrete
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.models.codec import PIXELS
 from kuosan.networks.autoencoder import generator_loss, hinge_loss
 from kuosan.networks.classifier_config import ClassifierConfig
@@ -237,7 +237,8 @@ def check_labels(images: Images) -> None:
     without = [i for i, label in enumerate(images.labels) if label < 0]
     if without:
         raise Error(
-            f"{len(without)} of {len(images)} images have no class ({images.name(without[0])}): a classifier "
+            f"{plural(len(without), 'image', 'has', of=len(images))} no class ({images.name(without[0])}): a "
+            "classifier "
             f"needs one of each. Give them a class, or move them out of the data."
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 from kuosan.errors import escaped
 from kuosan.events import Event, Fact, Preview, Progress, Warned, Wrote
 from kuosan.storage.files import write_atomic
+from kuosan.storage.log import numbers
 
 if TYPE_CHECKING:
     from kuosan.data.dataset import Images
@@ -117,6 +119,47 @@ class Lines(SilentTraining):
         """Print the row now and then."""
         if row["step"] % self.every == 0 or row["step"] == max_steps:
             _print(f"step {row['step']}/{max_steps}  loss {row['loss']:.4f}  {row['images_per_s']:.1f} images/s")
+
+
+class TensorBoard:
+    """A run's rows and previews as TensorBoard reads them, in RUN/tensorboard: the numbers that log.jsonl has.
+
+    A run that goes on hides what was written of steps after its save, so each step counts once. What cannot be written
+    ends no training: log.jsonl has it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self._open(step)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A step's numbers, each under its name in log.csv."""
+        with suppress(OSError):
+            for name, value in numbers(row).items():
+                self._writer.add_scalar(name.replace(".", "/"), value, row["step"])
+
+    def preview(self, step: int, path: Path) -> None:
+        """A grid of images."""
+        from PIL import Image
+
+        with suppress(OSError), Image.open(path) as image:
+            self._writer.add_image("preview", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self._writer.flush()
+
+    def back_to(self, step: int) -> None:
+        """Hide the rows of later steps, which are taken again."""
+        self.close()
+        self._open(step)
+
+    def close(self) -> None:
+        """Write what waits."""
+        with suppress(OSError):
+            self._writer.close()
+
+    def _open(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
 
 def noted(event: Event) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kuosan import config as trees
+from kuosan.data.config import RGBA
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
@@ -44,7 +45,7 @@ def network_tree(
         return network | _patch(asked, network["patch"], (*shape[1:], step))
     if tree.get("train", {}).get("objective") == "autoencoder":
         settings = trees.build(AutoencoderSettings, tree["train"].get("autoencoder", {}))
-        return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0))
+        return trees.plain(default_autoencoder(shape, size, discriminator=settings.critic > 0, crop=settings.crop))
     said = tree.get("model", {})
     text = trees.build(ModelConfig, {"text": said.get("text", {}), "task": tree_of_task}).text
     conditioning: dict[str, Any] = {"classes": classes, "context_width": width(text)}
@@ -231,6 +232,7 @@ def check_tree(tree: Mapping[str, Any]) -> RunConfig:
     said = tree.get("model", {})
     model = {key: value for key, value in said.items() if key not in ("network", "shape")} | prediction(said)
     config = trees.build(RunConfig, trees.merge(trees.plain(RunConfig()), {**tree, "model": model}))
+    rules.check_log_to(config.train)
     _check_training(config)
     return config
 
@@ -348,8 +350,10 @@ def _check_fit(config: RunConfig, checked: RunConfig | None) -> None:
     rules.check_network_fit(model, model.network)
 
 
-def _check_text(model: ModelConfig, train: TrainConfig) -> None:
+def _check_text(model: ModelConfig, train: TrainConfig, captions: str) -> None:
     """Refuse settings of text without text, and text that a network cannot take. Raises: Error."""
+    if captions != "beside" and model.text.kind == "none":
+        raise Error(f"data.captions = {captions} has no effect without text: say --text bytes, or leave it out.")
     if train.uncaptioned != "refuse" and model.text.kind == "none":
         raise Error(f"train.uncaptioned = {train.uncaptioned} has no effect without text: say --text, or leave it out.")
     if model.task.text and model.text.kind == "none":
@@ -363,7 +367,9 @@ def _check_text(model: ModelConfig, train: TrainConfig) -> None:
 
 def _check_training(config: RunConfig, checked: RunConfig | None = None) -> None:
     model, train = config.model, config.train
-    _check_text(model, train)
+    _check_text(model, train, config.data.captions)
+    if config.data.channels == "rgba" or (model.shape is not None and model.shape[0] == RGBA):
+        rules.check_clear(train, model)
     rules.check_codec(train, model)
     if train.objective == "classifier":
         rules.check_classifier(train, model, USUAL_PREDICTION[model.schedule.kind])

@@ -35,6 +35,7 @@ from kuosan.train import budget, memory
 from kuosan.train.budget import Planned
 from kuosan.train.config import CHANGEABLE, Course, RunConfig, TrainConfig, read_course
 from kuosan.train.memory import Halving
+from kuosan.train.resolve import take_along
 
 if TYPE_CHECKING:
     from kuosan.train.state import Run
@@ -280,6 +281,17 @@ def _newest(folder: Path, opened: Sequence[checkpoint.Saved]) -> checkpoint.Save
     return checkpoint.load(folder, fits=require_fit, opened=opened)
 
 
+def take_along_from(
+    init: Path, out: Path, before: Tree | None, tree: Mapping[str, Any], **how: bool
+) -> tuple[Tree, checkpoint.Saved | None]:
+    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
+    more. Raises: Error: there is no such save, or it is trained for something else."""
+    if before is not None and not (untrained(out) and init.exists()):
+        return take_along(tree, before, str(init), begun=True, **how), None
+    origin = checkpoint.load(init, parts=())
+    return take_along(tree, origin.config, str(init), **how), origin
+
+
 def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) -> list[str]:
     """Whose weights a run begins with, what it has of that run's model, and what it has not."""
     new = asked.config.model
@@ -349,6 +361,7 @@ FREE_ON_RESUME = (
     "train.preview_every",
     "train.preview_pictures",
     "train.preview_steps",
+    "train.log_to",
     "train.micro_batch",
     "compute.",
     "model.codec.run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from math import gcd, lcm, sqrt
 from pathlib import Path
 from shlex import quote
@@ -12,8 +13,10 @@ from kuosan import config as trees
 from kuosan.config import build, merge
 from kuosan.diffusion.registry import check_weight
 from kuosan.diffusion.schedule import Discrete
-from kuosan.errors import Error
+from kuosan.errors import Error, pip_install, plural
 from kuosan.metrics.features.names import perceptual_features
+from kuosan.networks.autoencoder_config import most_layers
+from kuosan.networks.config import network_line
 from kuosan.options import Tree
 from kuosan.sample.sizes import factor
 from kuosan.tasks import SuperResolution
@@ -75,6 +78,34 @@ def check_length_kept(out: Path, before: Mapping[str, Any], tree: Mapping[str, A
         raise Error(
             f"train.minutes = {now:g}, but {out} was begun with a number of steps: say --max-steps for a longer run, "
             f"or begin another with --out ANOTHER --init {quote(str(out))} --minutes {now:g}."
+        )
+
+
+def check_log_to(train: TrainConfig) -> None:
+    """Raises: Error: TensorBoard's files are asked for, and its package is not there."""
+    if train.log_to == "tensorboard" and find_spec("tensorboard") is None:
+        raise Error(
+            f"train.log_to = tensorboard needs the Python package tensorboard, not installed here: "
+            f"{pip_install('tensorboard')}. log.jsonl and log.csv are written without it: leave --log-to out."
+        )
+
+
+def check_clear(train: TrainConfig, model: ModelConfig) -> None:
+    """Refuse what knows no alpha beside channels rgba. Raises: Error."""
+    if train.objective == "autoencoder":
+        raise Error(
+            "data.channels = rgba with objective autoencoder is not built: its perceptual distance knows colours "
+            "alone. Train a model of pixels, or use --channels rgb."
+        )
+    if isinstance(model.task, SuperResolution) and model.task.jpeg:
+        raise Error(
+            f"model.task.jpeg = {model.task.jpeg} with data.channels = rgba: a JPEG file holds no alpha; leave it out, "
+            "or use --channels rgb."
+        )
+    if train.objective == "diffusion" and train.loss != "simple":
+        raise Error(
+            f"train.loss = {train.loss} with data.channels = rgba: the bound is of bytes, and colour times alpha is "
+            "none; use loss simple."
         )
 
 
@@ -207,7 +238,7 @@ def check_autoencoder_fit(train: TrainConfig, model: ModelConfig) -> None:
         )
     least = 3 << network.critic_layers  # behind the halvings two convolutions take one cell each
     if network.critic_channels and min(seen) < least:
-        layers = max(1, (min(seen) // 3).bit_length() - 1)
+        layers = most_layers(min(seen))
         raise Error(
             f"images of {seen[0]} x {seen[1]} are too small for a discriminator of {network.critic_layers} layers, "
             f"which needs {least} pixels a side: use --critic-layers {layers}, or --train.autoencoder.critic 0."
@@ -323,9 +354,21 @@ def check_buckets(model: ModelConfig) -> None:
     if wrong:
         more = ", ..." if len(wrong) > SHOWN else ""
         raise Error(
-            f"{len(wrong)} of {len(model.shapes)} buckets ({', '.join(wrong[:SHOWN])}{more}) do not fit this model: "
+            f"{plural(len(wrong), 'bucket', of=len(model.shapes))} ({', '.join(wrong[:SHOWN])}{more}) do not fit this "
+            "model: "
             f"sides must be multiples of {whole}. Set --data.bucket-step {whole}, and --data.size to a multiple of it."
         )
+
+
+def shown_network(model: ModelConfig) -> str | None:
+    """The network in a line, and what the images' size made of it; None of one of the caller's, or an autoencoder."""
+    network, shape = model.network, model.shape
+    plain = network.encoder if network.kind == "classifier" else network
+    if shape is None or not (plain.kind == "unet" or plain.kind == "dit"):
+        return None
+    cells = model.codec.sample_shape(square(shape, model.shapes))
+    step = common_step(model.shapes) // model.codec.factor
+    return network_line(plain, cells[1:], latent=model.codec.kind != "pixels", step=step)
 
 
 def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> None:
@@ -337,12 +380,13 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
             twice = " and a variance is learned" if wanted > cells[0] else ""
             cure = "leave it out, or set data.channels" if model.codec.kind == "pixels" else "leave it out"
             raise Error(
-                f"model.network.{name} = {getattr(network, name)}, but {what} have {cells[0]} channel(s)"
+                f"model.network.{name} = {getattr(network, name)}, but {what} have {plural(cells[0], 'channel')}"
                 f"{twice}: {wanted} are needed; {cure}."
             )
     if network.classes != len(model.task.class_names):
         raise Error(
-            f"model.network.classes = {network.classes}, but {len(model.task.class_names)} classes are trained "
+            f"model.network.classes = {network.classes}, but {plural(len(model.task.class_names), 'class', 'is')} "
+            "trained "
             f"on: leave it out; --labels sets it from the data."
         )
     if network.context_width != width(model.text):
@@ -354,7 +398,7 @@ def check_network_fit(model: ModelConfig, network: UNetConfig | DiTConfig) -> No
     if network.concat_channels != wanted:
         raise Error(
             f"model.network.concat_channels = {network.concat_channels}, but task {model.task.kind} joins "
-            f"{wanted} channel(s) to {what}: leave it out; it follows from the task."
+            f"{plural(wanted, 'channel')} to {what}: leave it out; it follows from the task."
         )
     if network.concat_skip and model.prediction != "x0":
         raise Error(

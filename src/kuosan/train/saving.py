@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kuosan.config import plain
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.storage import checkpoint
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _written(run: Run, must: bool) -> bool:
                 raise Error(f"{error} Step {run.state.step} is not saved.{kept}", exit_code=74) from error
             if not must:
                 every = run.config.train.save_every
-                when = f"in {every} steps" if every > 0 else "when the next is due"
+                when = f"in {plural(every, 'step')}" if every > 0 else "when the next is due"
                 run.report.say(f"warning: {error} Training goes on; the next save is tried {when}.")
                 return False
             run.report.say(f"warning: {error} Trying again.")
@@ -203,6 +203,8 @@ def write_row(run: Run, row: dict[str, Any]) -> None:
     except Error as error:
         if not waiting:
             run.report.say(f"warning: {error} Training goes on; the log's rows wait in memory.")
+    if run.board is not None:
+        run.board.row(row)
 
 
 def last_good(run: Run) -> checkpoint.Saved:
@@ -218,10 +220,14 @@ def forget_rows(run: Run) -> None:
     run.unwritten = [row for row in run.unwritten if row["step"] <= run.state.step]
     if run.log is not None and (damage := run.log.truncate_after(run.state.step)):
         run.report.say(f"warning: {damage}")
+    if run.board is not None:
+        run.board.back_to(run.state.step)
 
 
 def close(run: Run) -> None:
     """Write what waits, and let go of log and lock; what cannot be written is said."""
+    if run.board is not None:
+        run.board.close()
     try:
         if run.log is not None:
             try:
@@ -230,7 +236,7 @@ def close(run: Run) -> None:
             finally:
                 run.log.close()
     except Error as error:
-        run.report.say(f"warning: {error} The log lacks its last {len(run.unwritten)} rows.")
+        run.report.say(f"warning: {error} The log lacks its last {plural(len(run.unwritten), 'row')}.")
     finally:
         if run.lock is not None:
             run.lock.release()

@@ -39,7 +39,7 @@ from kuosan.train.distributed import World
 from kuosan.train.memory import Sizes
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Autoencoding, Classification, Diffusion, Objective, check_labels
-from kuosan.train.report import SilentTraining
+from kuosan.train.report import SilentTraining, TensorBoard
 from kuosan.train.resume import LOG, RunRequest, RunState, lock, look, stored, write_head
 from kuosan.train.rules import noise_shape
 from kuosan.train.state import Run, State, exact
@@ -74,13 +74,13 @@ def open_run(
 
     Args:
         saves: what was read of saves before, without their tensors, and is not read again.
-        begun: by `budget.clock`, since when a time budget is used; None: since now.
+        begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
 
     Raises:
         Error: another configuration or data set than the run's, a damaged save without a good one before it, a folder
             that cannot be written. On every process.
     """
-    begun = budgets.clock() if begun is None else begun
+    begun = budgets.seconds_now() if begun is None else begun
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
@@ -263,7 +263,7 @@ def _attach(run: Run, autoencoder: Held | None) -> None:
     write_head(run)
     if autoencoder is not None:
         codec_folder.write(run.folder, autoencoder)
-    run.log = Log(run.folder / LOG)
+    run.log = Log(run.folder / LOG, table=True)
     if damage := run.log.truncate_after(run.state.step):
         run.report.say(f"warning: {damage}")
     lacking = run.state.step - len({row["step"] for row in run.log.rows()})
@@ -272,6 +272,8 @@ def _attach(run: Run, autoencoder: Held | None) -> None:
             f"warning: {run.log.path} lacks {lacking} of the {run.state.step} rows up to here; they stay lost."
         )
     batches, train = run.batches, run.config.train
+    if train.log_to == "tensorboard":
+        run.board = TensorBoard(run.folder, run.state.step)
     run.monitor = Monitor(
         run.folder, run.model, batches.images, train, run.objective, batches.texts, batches.noise_shape
     )

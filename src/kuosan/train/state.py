@@ -41,7 +41,7 @@ from kuosan.train.config import Course, RunConfig, TrainConfig
 from kuosan.train.distributed import World
 from kuosan.train.monitor import Monitor
 from kuosan.train.objective import Objective
-from kuosan.train.report import SilentTraining
+from kuosan.train.report import SilentTraining, TensorBoard
 
 
 class FlatParameters:
@@ -386,6 +386,7 @@ class Run:
     world: World
     report: SilentTraining
     extra: dict[str, Any]  # what every checkpoint notes beside the state: fingerprint, versions
+    board: TensorBoard | None = None  # on the first process, where rows go to TensorBoard as well
     lock: Lock | None = None  # held on the first process
     new_data: bool = False  # it goes on with other images than it was trained on before
     closed: bool = False  # it has let go of its files and of the other processes

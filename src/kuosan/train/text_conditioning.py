@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kuosan.config import plain
-from kuosan.errors import Error
+from kuosan.errors import Error, plural
 from kuosan.networks.config import ByteText
 from kuosan.storage.cache import RowCache
 from kuosan.storage.files import size_text
@@ -112,7 +112,8 @@ def captions(images: Images, uncaptioned: str = "refuse") -> list[str]:
     without = [i for i, text in enumerate(found) if not text]
     if without and uncaptioned == "refuse":
         raise Error(
-            f"{len(without):,} of {len(found):,} images in {where} have no caption ({_named(images, without)}): "
+            f"{plural(len(without), 'image', of=len(found))} in {where} {'has' if len(without) == 1 else 'have'} no "
+            f"caption ({_named(images, without)}): "
             f"write them, move those images out of the data, or train them as images of no text with "
             f"--uncaptioned empty."
         )
@@ -253,9 +254,9 @@ def embed_all(
     spent = cache.fill(compute, PART, lambda done, of: progress("captions", done, of) if progress else None)
     if lacking:
         where = f"{size_text(cache.rows * cache.row_bytes)} in {cache.path}"
-        say(f"captions: {lacking:,} different ones encoded in {spent:,.1f} s, kept for the next run ({where}).")
+        say(f"captions: {plural(lacking, 'different one')} encoded in {spent:,.1f} s, kept for the next run ({where}).")
     if saved:
-        say(f"captions: {len(distinct) - lacking:,} encoded ones from the cache, about {saved:,.1f} s saved.")
+        say(f"captions: {plural(len(distinct) - lacking, 'encoded one')} from the cache, about {saved:,.1f} s saved.")
     number = {text: row for row, text in enumerate(distinct)}
     return Embedded(cache.open()["features"], counts, np.array([number[text] for text in captions], np.int64))
 

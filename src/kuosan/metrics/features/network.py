@@ -2,7 +2,8 @@
 
 Images are judged as they would be written, in 8 bits: [-1, 1] images are rounded to the 256 levels first, so an
 image and its PNG have the same features. They are resized in float with antialiasing (Parmar et al. 2022 show what
-other resizing does to such distances) unless the name says otherwise; grey is repeated to three channels.
+other resizing does to such distances) unless the name says otherwise; grey is repeated to three channels. Images with
+alpha are seen twice (`twice`): on white and on black.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class FeatureNetwork:
     hash: str
     network: Callable[[Tensor], Tensor]  # (B, 3, size, size) in [0, 255] -> (B, dim)
     resize: str = "bicubic"  # of RESIZES
+    alpha: bool = False  # of images (B, 4, H, W): their rows on white and their rows on black side by side
 
     @classmethod
     def of(
@@ -82,16 +84,32 @@ class FeatureNetwork:
             raise Error(f"features {self.name!r} are a function, not a module: make them on {device} yourself.")
         return replace(self, network=self.network.to(device))
 
+    def twice(self) -> FeatureNetwork:
+        """The same features of images with alpha, (B, 4, H, W): (B, 2 dim), on white and on black.
+
+        What is white on white shows on black, so that no shape goes unseen.
+        """
+        assert not self.alpha
+        hash = hashlib.sha256(f"{self.hash} {ON_BOTH}".encode()).hexdigest() if self.hash else ""
+        return replace(self, name=f"{self.name} {ON_BOTH}", dim=2 * self.dim, hash=hash, alpha=True)
+
     @torch.no_grad()
     def __call__(self, images: Tensor, *, batch: int = 64) -> Tensor:
-        """Features of uint8 or [-1, 1] images (B, C, H, W), C 1 or 3, taken `batch` at a time: (B, dim)."""
-        checked(images, self.name)
+        """Features of uint8 or [-1, 1] images (B, C, H, W), C 1 or 3, taken `batch` at a time: (B, dim).
+
+        With `alpha` C is 4; bytes have straight colour, those in [-1, 1] colour times alpha.
+        """
+        checked(images, self.name, 4 if self.alpha else 3)
         rows = [self.rows(part) for part in torch.split(images, batch)]
         return torch.cat(rows) if rows else torch.empty(0, self.dim)
 
     def rows(self, images: Tensor) -> Tensor:
         """One batch's rows (B, dim) in float32."""
-        rows = self.network(prepare(images, self.size, self.resize))
+        if self.alpha:
+            sides = [self.network(prepare(on_grey(images, level), self.size, self.resize)) for level in BACKGROUNDS]
+            rows = torch.cat(sides, 1)
+        else:
+            rows = self.network(prepare(images, self.size, self.resize))
         if rows.shape != (len(images), self.dim):
             raise Error(
                 f"features {self.name!r} gave {tuple(rows.shape)} for {len(images)} images, not "
@@ -100,15 +118,32 @@ class FeatureNetwork:
         return rows.float()
 
 
-def checked(images: Tensor, name: str) -> None:
-    """Refuse what is no batch of images."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+def checked(images: Tensor, name: str, channels: int = 3) -> None:
+    """Refuse what is no batch of images; of `channels` 3, or of 4, with alpha."""
+    if channels == 4 and (images.ndim != 4 or images.shape[1] != 4):
+        raise Error(
+            f"features {name!r} read images with alpha, (B, 4, H, W), got shape {tuple(images.shape)}: for images "
+            "without, take the features before twice()."
+        )
+    if channels == 3 and (images.ndim != 4 or images.shape[1] not in (1, 3)):
         raise Error(
             f"features {name!r} read images (B, C, H, W) with C 1 or 3, got shape {tuple(images.shape)}: "
-            "composite alpha on white and give grey or RGB images."
+            "composite alpha on white and give grey or RGB images, or take features(...).twice() for RGBA."
         )
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise Error(f"features {name!r} read uint8 or [-1, 1] float images, got {images.dtype}.")
+
+
+BACKGROUNDS = (255, 0)  # what images with alpha are laid on
+ON_BOTH = "on white and on black"
+
+
+def on_grey(images: Tensor, level: int) -> Tensor:
+    """Images with alpha (B, 4, H, W) on a grey of 0 to 255: (B, 3, H, W), uint8 or in [-1, 1] as they came."""
+    if images.dtype != torch.uint8:
+        return images[:, :3] + (1 - images[:, 3:]) * (level / 255)  # colour is multiplied by alpha already
+    share = images[:, 3:].double() / 255
+    return (share * images[:, :3] + (1 - share) * level).round().to(torch.uint8)
 
 
 def prepare(images: Tensor, size: int, resize: str = "bicubic") -> Tensor:
