@@ -97,6 +97,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no-attention": unet(attention=[False, False, False], middle_attention=False),
     "deep": unet(blocks=2),
     "dit": {"model": {"network": {"kind": "dit"}}},
+    # second wave: what won, together
+    "x0-simple-batch-16": both("x0", "simple", batch=16),
+    "flow-x0-batch-16": both("x0", "flow", {"kind": "flow", "density": "logit_normal"}, batch=16),
+    "flow-x0-simple": both("x0", "simple", {"kind": "flow", "density": "logit_normal"}),
+    "flow-x0-simple-batch-16": both("x0", "simple", {"kind": "flow", "density": "logit_normal"}, batch=16),
+    "batch-8": train(batch=8),
 }
 
 

@@ -15,7 +15,7 @@ CALLS = {
     "image": ("kuosan.data.decoding", "decode", lambda *args, **_: hash(bytes(args[0]))),
     "choose": ("kuosan.sample.plan", "choose", lambda *args, **_: repr(args[1])),
     "guides": ("kuosan.sample.plan", "check_guides", lambda *args, **_: ""),
-    "size": ("kuosan.sample.sizes", "of", lambda *args, **_: ""),
+    "size": ("kuosan.sample.plan", "of", lambda *args, **_: ""),
 }
 
 

@@ -294,3 +294,16 @@ def test_the_glossary_has_one_row_for_each_name_and_meaning() -> None:
 @pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/architecture.md", "docs/mathematics.md"])
 def test_the_glossary_is_linked(page: str) -> None:
     assert "glossary.md)" in text_of(ROOT / page)
+
+
+def test_the_files_that_the_source_names_exist() -> None:
+    source = ROOT / "src" / "kuosan"
+    wrong = [
+        f"{path.relative_to(source)}: {name}"
+        for path in sorted(source.rglob("*.py"))
+        for name in re.findall(
+            r"(?<![\w./{}-])((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|md))\b", path.read_text(encoding="utf-8")
+        )
+        if not any((root / name).exists() for root in (source, ROOT, ROOT / "docs"))
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -40,6 +40,7 @@ _PARTS = "It is how many images are computed at once; the rest of --batch is acc
 _NAMES = {
     "lr": "learning_rate base_lr",
     "max_steps steps": "num_steps train_steps max_train_steps num_train_steps train_num_steps iterations max_iter",
+    "minutes": "time_limit time_budget max_time max_minutes",
     "max_steps": "steps total_steps", "size": "image_size img_size resolution",
     "out": "output output_dir outdir save_dir logdir results_folder",
     "batch": "batch_size train_batch_size per_device_train_batch_size",

@@ -15,8 +15,8 @@ import kuosan as package
 from kuosan import seeds
 from kuosan.data.pixels import from_uint8, to_uint8
 from kuosan.device import ComputeConfig, choose
-from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.run import measure
+from kuosan.evaluate.sampling import open_judge
 from kuosan.metrics.features.network import FeatureNetwork
 from kuosan.sample.generate import snap_alpha
 from shell import QUICK, kuosan, refused

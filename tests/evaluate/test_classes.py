@@ -15,12 +15,12 @@ from measured import CLASSES, kept_images, network, train
 from kuosan.data.pixels import to_uint8
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
-from kuosan.evaluate.class_accuracy import open_judge
 from kuosan.evaluate.config import configured
 from kuosan.evaluate.job import EvaluateJob
 from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.result import Result
 from kuosan.evaluate.run import measure, nested
+from kuosan.evaluate.sampling import open_judge
 from kuosan.sample import pipeline
 from kuosan.sample.generate import sample
 from kuosan.sample.request import Request

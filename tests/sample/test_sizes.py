@@ -16,7 +16,7 @@ from kuosan.data.config import shapes
 from kuosan.errors import Error
 from kuosan.models.model import Model, ModelConfig, OwnNetwork
 from kuosan.networks.config import DiTConfig, default_unet
-from kuosan.sample import sizes
+from kuosan.sample import plan
 from kuosan.sample.generate import sample
 from kuosan.sample.plan import check_guides, choose
 from kuosan.sample.request import Request, Restoration
@@ -37,9 +37,9 @@ def several(dit: bool = False) -> Model:
 
 
 def test_without_a_size_a_model_makes_its_own() -> None:
-    assert sizes.of(ONE, Request()) == sizes.of(SEVERAL, Request()) == (64, 64)
-    assert sizes.of(ONE, Request(size=(64, 64))) == (64, 64), "and says no less where it is said"
-    assert sizes.of(ONE, Request(aspect="1:1")) == (64, 64)
+    assert plan.of(ONE, Request()) == plan.of(SEVERAL, Request()) == (64, 64)
+    assert plan.of(ONE, Request(size=(64, 64))) == (64, 64), "and says no less where it is said"
+    assert plan.of(ONE, Request(aspect="1:1")) == (64, 64)
 
 
 @pytest.mark.parametrize("asked", [Request(size=(96, 64)), Request(size=(64, 56)), Request(aspect="3:2")])
@@ -50,7 +50,7 @@ def test_a_model_of_one_shape_refuses_another_with_the_reason(asked: Request) ->
 
 @pytest.mark.parametrize("size", [(88, 48), (48, 88), (64, 64), (72, 64), (80, 56), (64, 72), (72, 48)])
 def test_a_model_of_buckets_makes_any_size_between_them(size: tuple[int, int]) -> None:
-    assert sizes.of(SEVERAL, Request(size=size)) == size
+    assert plan.of(SEVERAL, Request(size=size)) == size
     chosen = choose(SEVERAL, Request(size=size))
     assert chosen.size == size and replace(chosen, size=None) == replace(choose(SEVERAL, Request()), size=None)
 
@@ -71,12 +71,12 @@ def test_what_lies_beyond_is_refused_with_the_nearest_size_that_would_do(size: t
 
 
 def test_an_aspect_is_the_nearest_allowed_ratio_at_about_as_many_pixels() -> None:
-    assert sizes.of(SEVERAL, Request(aspect="3:2")) == (72, 48)
-    assert sizes.of(SEVERAL, Request(aspect="2:3")) == (48, 72)
-    assert sizes.of(SEVERAL, Request(aspect="1:1")) == (64, 64)
-    assert sizes.of(SEVERAL, Request(aspect="1.8333:1")) == (88, 48)
+    assert plan.of(SEVERAL, Request(aspect="3:2")) == (72, 48)
+    assert plan.of(SEVERAL, Request(aspect="2:3")) == (48, 72)
+    assert plan.of(SEVERAL, Request(aspect="1:1")) == (64, 64)
+    assert plan.of(SEVERAL, Request(aspect="1.8333:1")) == (88, 48)
     with pytest.raises(Error, match="aspect 3:1: this model was trained on images from 48x88 to 88x48"):
-        sizes.of(SEVERAL, Request(aspect="3:1"))
+        plan.of(SEVERAL, Request(aspect="3:1"))
 
 
 @given(wide=st.integers(1, 200), high=st.integers(1, 200))
@@ -84,19 +84,19 @@ def test_every_aspect_between_the_extremes_gives_an_allowed_size(wide: int, high
     request = Request(aspect=f"{wide}:{high}")
     if not 48 / 88 <= wide / high <= 88 / 48:
         with pytest.raises(Error, match="lies beyond"):
-            sizes.of(SEVERAL, request)
+            plan.of(SEVERAL, request)
         return
-    found = sizes.of(SEVERAL, request)
-    assert sizes.allowed(SEVERAL, found) and choose(SEVERAL, Request(size=found))
+    found = plan.of(SEVERAL, request)
+    assert plan.allowed(SEVERAL, found) and choose(SEVERAL, Request(size=found))
     off = abs(math.log(found[0] / found[1] * high / wide))
     assert off < 0.08 and all(off <= abs(math.log(w / h * high / wide)) + 1e-9 for h, w in SEVERAL.shapes)
 
 
 def test_a_network_of_ones_own_takes_what_all_of_its_training_had_in_common() -> None:
     own = ModelConfig((3, 16, 16), OwnNetwork(), shapes=((24, 12), (20, 12), (16, 16), (12, 20), (12, 24)))
-    assert sizes.factor(own) == 4 and sizes.factor(ONE) == 8
+    assert plan.factor(own) == 4 and plan.factor(ONE) == 8
     with pytest.raises(Error, match="multiples of 4"):
-        sizes.of(own, Request(size=(18, 14)))
+        plan.of(own, Request(size=(18, 14)))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_guides_must_know_the_size_too() -> None:
 
 def test_the_model_that_takes_an_image_whole() -> None:
     model = several()
-    assert sizes.taking(model, (24, 12)).shape == (3, 12, 24) and sizes.taking(model, (48, 48)) is model
-    assert sizes.nearest_trained(model.config, (300, 200)) == (20, 12)
-    assert sizes.nearest_trained(ONE, (300, 200)) == (64, 64)
+    assert plan.taking(model, (24, 12)).shape == (3, 12, 24) and plan.taking(model, (48, 48)) is model
+    assert plan.nearest_trained(model.config, (300, 200)) == (20, 12)
+    assert plan.nearest_trained(ONE, (300, 200)) == (64, 64)
 
 
 def test_a_configuration_remembers_its_shapes() -> None:

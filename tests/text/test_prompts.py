@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kuosan.errors import Error
-from kuosan.text.prompts import MORE, escaped, parse
+from kuosan.text.tokens import MORE, escaped, parse
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.storage.log import Log
 from kuosan.train import api
 from kuosan.train.batches import Drawn
-from kuosan.train.config import AutoencoderSettings, TrainConfig
-from kuosan.train.job import recipe
+from kuosan.train.config import AutoencoderSettings, TrainConfig, recipe
 from kuosan.train.objective import Autoencoding, windows
 from kuosan.train.resolve import check_tree, resolve
 from shell import kuosan

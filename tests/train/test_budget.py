@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,6 +47,7 @@ class Watch:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
     monkeypatch.setattr(budget, "seconds_now", made)
+    monkeypatch.setattr(budget, "computed", made)
     return made
 
 
@@ -272,10 +274,19 @@ def test_a_return_to_an_earlier_save_plans_from_there(data: Path, tmp_path: Path
 
     with patch.object(api, "draw"), paced(watch, lambda step: 1.0), patch.object(loop, "backward", backward):
         api.train(timed_run(tmp_path / "run", data, watch, minutes=2))
-    after = outcome(tmp_path / "run")
-    returned = [plan for plan in after["state"]["budget"]["plans"] if plan["reason"] == "return"]
+    first = outcome(tmp_path / "run")
+    returned = [plan for plan in first["state"]["budget"]["plans"] if plan["reason"] == "return"]
     assert [(plan["step"], plan["retry"]) for plan in returned] == [(60, 1)], "to the look of a minute"
-    assert after["step"] < 110 and after["state"]["budget"]["seconds"] == pytest.approx(120, rel=0.1)
+    assert first["step"] < 110 and first["state"]["budget"]["seconds"] == pytest.approx(120, rel=0.1)
+    spoilt["left"] = 10
+    with patch.object(api, "draw"), patch.object(loop, "backward", backward):
+        with paced(watch, lambda step: 1.0, until=70), pytest.raises(Killed):
+            api.train(timed_run(tmp_path / "again", data, watch, minutes=2))
+        shutil.copy(tmp_path / "run" / "budget.json", tmp_path / "again")  # killed after the return, say
+        with paced(watch, lambda step: 1.0):
+            api.train(timed_run(tmp_path / "again", data, watch, minutes=2))
+    again = outcome(tmp_path / "again")
+    assert again["step"] == first["step"] and [row["lr"] for row in again["rows"]] == [r["lr"] for r in first["rows"]]
 
 
 def test_more_minutes_make_a_finished_run_longer_and_say_the_rates_course(

@@ -27,7 +27,7 @@ from kuosan.sample.request import Request
 from kuosan.storage import checkpoint
 from kuosan.storage.log import Log
 from kuosan.tasks.task import Generation
-from kuosan.train.job import recipe
+from kuosan.train.config import recipe
 from kuosan.train.objective import Classification
 from kuosan.train.report import draw
 from kuosan.train.resolve import resolve

@@ -18,8 +18,7 @@ from kuosan.errors import Error
 from kuosan.options import Tree
 from kuosan.storage import checkpoint
 from kuosan.train import config
-from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig
-from kuosan.train.job import recipe
+from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig, recipe
 from kuosan.train.resolve import check_tree, resolve
 from train.made_runs import begin, differences, go, images, outcome
 from train.old_runs import CASES, SETTINGS, Affine

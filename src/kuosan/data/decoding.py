@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from kuosan.data import bmp, strips, tiff
+from kuosan.data import bmp, tiff
 from kuosan.data.colour import of_profile
 from kuosan.data.config import MOST_PIXELS
 from kuosan.data.footprint import (
@@ -107,7 +107,7 @@ def read_header(
             width, height = sheet.width, sheet.height
             if 5 <= sheet.one(ORIENTATION, 1) <= 8:
                 width, height = height, width
-            return Header(width, height, strips.sheet_mode(sheet), "TIFF")
+            return Header(width, height, tiff.sheet_mode(sheet), "TIFF")
         with _opened(content, max_pixels) as image:
             check_needed(beside.held + needed(image, content, sheet), max_bytes)
             width, height = image.size
@@ -233,7 +233,7 @@ def _layers(
                 return use(bmp.layers_of(bitmap))
         if sheet is not None and not sheet.trusted:
             with DECODERS.hold(needed_here(sheet) + 3 * sheet.width * sheet.height, max_bytes):
-                return use(strips.layers_of(sheet, scale))
+                return use(tiff.layers_of(sheet, scale))
         with _opened(content, max_pixels) as image:
             held = beside.held + needed(image, content, sheet)
             check_needed(held, max_bytes)
@@ -267,7 +267,7 @@ def _of_file(
         profile = image.info.get("icc_profile")
         space = of_profile(profile) if profile else None
         if space is not None and not space.is_srgb and sheet.compression in tiff.READ_HERE:
-            return strips.layers_of(sheet, scale, profile)
+            return tiff.layers_of(sheet, scale, profile)
         if space is not None and space.is_steep:
             raise Refused("TIFF of 16 bits of linear light, compressed: save it without compression, or as PNG")
     turn = sheet.one(ORIENTATION, 1) if sheet is not None else 1

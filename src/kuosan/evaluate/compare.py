@@ -43,7 +43,7 @@ from kuosan.sample.request import Request
 from kuosan.sample.write import GAP, cell
 from kuosan.storage import manifest, outputs
 from kuosan.storage.checkpoint import Saved
-from kuosan.text.prompts import escaped
+from kuosan.text.tokens import escaped
 
 if TYPE_CHECKING:
     from kuosan.evaluate.job import CompareJob, ForeseenMethod

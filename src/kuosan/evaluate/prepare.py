@@ -28,17 +28,17 @@ from kuosan.device import choose as choose_compute
 from kuosan.errors import Error, plural
 from kuosan.evaluate import config as sweep
 from kuosan.evaluate import eval_images, likelihood, remarks, result, sampling
-from kuosan.evaluate.class_accuracy import Judge, open_judge
 from kuosan.evaluate.config import HELD_OUT, TRAIN, EvaluateConfig
 from kuosan.evaluate.eval_images import MemorisationCost, Side, memorisation_sides
 from kuosan.evaluate.images import ImageFiles, open_images
-from kuosan.evaluate.sampling import PointPlan, about, image_cache, images_of, key, lacking
+from kuosan.evaluate.sampling import Judge, PointPlan, about, image_cache, images_of, key, lacking, open_judge
 from kuosan.events import Event, Progress
 from kuosan.metrics.features import features
 from kuosan.metrics.memorisation import LEAST, NEIGHBOURS
 from kuosan.models.model import require_opaque, require_pixels, require_whole, require_wordless
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.sample import pipeline, sizes
+from kuosan.sample import pipeline
+from kuosan.sample import plan as sizes
 from kuosan.sample.plan import check_guides, with_levels
 from kuosan.storage import checkpoint
 from kuosan.storage.cache import Older, RowCache

@@ -22,7 +22,6 @@ from kuosan.data.pixels import enlarge, save_png
 from kuosan.errors import Error
 from kuosan.evaluate import likelihood, plot, remarks
 from kuosan.evaluate import result as measures
-from kuosan.evaluate.class_accuracy import share
 from kuosan.evaluate.config import EvaluateConfig, configured
 from kuosan.evaluate.eval_images import memorisation_sides
 from kuosan.evaluate.job import EvaluateJob, EvaluationReport, SilentEvaluation, finish, follow
@@ -30,7 +29,7 @@ from kuosan.evaluate.plan import plan_evaluate
 from kuosan.evaluate.plot import memorisation_sheet
 from kuosan.evaluate.prepare import EvaluatePlan, point_rows, side_rows
 from kuosan.evaluate.result import Result, SettingResult
-from kuosan.evaluate.sampling import images_of, make, seconds_an_image
+from kuosan.evaluate.sampling import images_of, make, seconds_an_image, share
 from kuosan.events import Event, Finished, Wrote
 from kuosan.metrics import memorisation
 from kuosan.metrics.kid import kid_difference

@@ -1,8 +1,4 @@
-"""What is made in an evaluation that does not say: images of which classes, of which captions.
-
-Images of a model for an evaluation: made batch by batch, kept as they are made (`storage.cache`), so that a killed
-evaluation goes on and a larger one only adds to them.
-"""
+"""The images of an evaluation, made for its seeds and conditions and kept; and what classes a classifier sees there."""
 
 from __future__ import annotations
 
@@ -17,23 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import kuosan
 from kuosan import config as trees
+from kuosan.data.pixels import from_uint8
 from kuosan.errors import Error
 from kuosan.evaluate.config import USELESS
 from kuosan.evaluate.eval_images import as_bytes
 from kuosan.evaluate.job import SAMPLING
 from kuosan.events import Event, Fact, Progress, Warned
+from kuosan.metrics.estimate import Agreement, Estimate, agreement
+from kuosan.networks.classifier_config import ClassifierConfig
+from kuosan.sample import pipeline
 from kuosan.sample.generate import Sampling, frames_of
 from kuosan.sample.pipeline import guides_of
 from kuosan.sample.plan import check_request
 from kuosan.storage.cache import Older, RowCache
 from kuosan.tasks.task import NULL
-from kuosan.text.prompts import escaped
+from kuosan.text.tokens import escaped
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kuosan.data.dataset import Images
+    from kuosan.device import Compute
     from kuosan.evaluate.config import EvaluateConfig, Point
     from kuosan.evaluate.eval_images import Side
     from kuosan.evaluate.images import ImageFiles
@@ -245,3 +250,68 @@ def _batch(
         if frame.done:
             found.append(as_bytes(frame.x.cpu().numpy()))
     return np.concatenate(found)
+
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Reads images as `rows.Reader` does: a row of logits an image."""
+
+    run: Pipeline
+
+    @property
+    def name(self) -> str:
+        """For the folder its logits are kept in."""
+        return "judge"
+
+    @property
+    def hash(self) -> str:
+        """Of its weights."""
+        return self.run.weights
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes it knows."""
+        return self.run.model.config.task.class_names
+
+    @property
+    def dim(self) -> int:
+        """How many classes."""
+        return len(self.classes)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Logits of uint8 images (B, C, H, W): (B, classes) float32."""
+        found = []
+        for part in torch.split(images, BATCH):
+            x = torch.from_numpy(from_uint8(part.movedim(1, -1).numpy())).to(self.run.compute.device)
+            found.append(self.run.model.network(x).float().cpu())
+        return torch.cat(found)
+
+
+def open_judge(run: str, shape: tuple[int, int, int], classes: Sequence[str], compute: Compute) -> Judge:
+    """The classifier of a run, for images of `shape` (C, H, W) and `classes`.
+
+    Raises:
+        Error: it is no judge of clean images, or of other images or classes.
+    """
+    opened = pipeline.load(run, compute=compute)
+    network = opened.model.config.network
+    if not isinstance(network, ClassifierConfig):
+        raise Error(f"judge {run!r} is no classifier: train one with --objective classifier --no-noisy.")
+    if network.noisy:
+        raise Error(f"judge {run!r} was trained on noisy images to guide; judge with one of clean ones (--no-noisy).")
+    judge = Judge(opened)
+    if opened.model.shape != shape:
+        raise Error(f"judge {run!r} reads images of {opened.model.shape}, these are {shape}.")
+    if judge.classes != tuple(classes):
+        raise Error(f"judge {run!r} knows the classes {', '.join(judge.classes)}; these are {', '.join(classes)}.")
+    return judge
+
+
+def share(logits: np.ndarray, wanted: np.ndarray, classes: tuple[str, ...]) -> tuple[Estimate, Agreement]:
+    """The share of images that the judge finds to be of the wanted class, with its standard error."""
+    found = agreement(logits, wanted, classes)
+    return Estimate(found.accuracy.value, (found.accuracy.high - found.accuracy.low) / (2 * 1.96)), found

@@ -22,7 +22,7 @@ A perceptual distance that gradients flow through: what an autoencoder is traine
 
     d(x, y) = mean over layers of mean over positions of |f(x) / |f(x)| - f(y) / |f(y)||^2
 
-As `features.perceptual`, but at the images' own size and without rounding to 8 bits, and a mean over layers, so that
+As the distance above, but at the images' own size and without rounding to 8 bits, and a mean over layers, so that
 its size depends little on the network: 0 for equal images, at most 4.
 
 Whether an image made of tiles shows where they meet: gradient energy across the tiles' edges over that elsewhere.

@@ -8,7 +8,7 @@ An autoencoder for images of any size: encoded and decoded in tiles that overlap
 
     z = sum_i w_i encode(tile_i of x) / sum_i w_i        x = sum_i w_i decode(tile_i of z) / sum_i w_i
 
-The windows w are those of `networks/tiled.py`. A convolution sees zeros beyond a tile where the image goes on, and a
+The windows w are those of `Tiled`. A convolution sees zeros beyond a tile where the image goes on, and a
 norm the tile's own mean and spread; blending hides both, and what is left of them docs/reconstruct.md measures.
 """
 

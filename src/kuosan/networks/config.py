@@ -42,8 +42,8 @@ def check_counts(config: object, fields: Iterable[str]) -> None:
 
 def check_conditioning(config: UNetConfig | DiTConfig) -> None:
     """Refuse impossible conditioning inputs: label, context, concat. Raises: Error."""
-    for name in ("classes", "concat_channels", "grid"):
-        if not is_whole(getattr(config, name, 0), 0):
+    for name in ("classes", "concat_channels"):
+        if not is_whole(getattr(config, name), 0):
             raise refused(config, name, "whole numbers from 0", f"Set {name} to 0 for a network without that input.")
     if config.concat_skip and config.concat_channels < config.out_channels:
         raise refused(config, "concat_skip", "false with fewer joined channels than are put out", "Leave it out.")
@@ -185,8 +185,8 @@ def _check_numbers(config: UNetConfig) -> None:
     if config.context_attention not in get_args(ContextAttention):
         raise unknown("context_attention", config.context_attention, get_args(ContextAttention))
     if config.context_attention == "cross" and (config.transformer_depth, config.transformer_mlp) != (1, 4):
-        cure = "Leave those out: cross has no transformer."
-        raise refused(config, "context_attention", "transformer with transformer_depth and transformer_mlp", cure)
+        cure = "Leave transformer_depth and transformer_mlp out: cross has no transformer."
+        raise refused(config, "context_attention", "transformer with these", cure)
     if config.context_width is not None and not (
         config.context_vector or config.middle_attention or any(config.attention)
     ):
@@ -249,7 +249,7 @@ def default_unet(
     Args:
         step: what all sides are multiples of, in images of several shapes of about this size (in cells of latents); 0:
             of this shape alone.
-        version: of the defaults (train/defaults.py); 1 is what runs had that were begun before patches.
+        version: of the defaults (train/config.py); 1 is what runs had that were begun before patches.
 
     Raises: `Error` for an unknown size, or a side that cannot be halved to 16 cells or fewer.
     """
@@ -414,9 +414,10 @@ class DiTConfig:
         limits.check(self)
         check_counts(self, ("in_channels", "out_channels", "patch", "width", "depth", "heads", "mlp"))
         check_conditioning(self)
+        if not is_whole(self.grid, 0):
+            raise refused(self, "grid", "whole numbers from 0", "0 counts every token.")
         if self.width % 4:
-            cure = "Use a multiple of 32."
-            raise refused(self, "width", "multiples of 4 (sines and cosines of the row and of the column)", cure)
+            raise refused(self, "width", "multiples of 4 (sines, cosines of row, column)", "Use a multiple of 32.")
         if self.width % self.heads:
             raise refused(self, "heads", f"divisors of width {self.width}", "Heads of 32 to 72 channels are common.")
 

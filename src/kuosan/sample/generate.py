@@ -20,7 +20,8 @@ from kuosan.diffusion.grids import repaint_times
 from kuosan.diffusion.samplers import SAMPLERS
 from kuosan.errors import Error, plural
 from kuosan.models.codec import PIXELS, Codec
-from kuosan.sample import constraint, sizes
+from kuosan.sample import constraint
+from kuosan.sample import plan as sizes
 from kuosan.sample.guidance_models import Guides, check, guided
 from kuosan.sample.plan import SamplePlan, plan
 from kuosan.sample.request import Request

@@ -29,7 +29,7 @@ from kuosan.diffusion.operators import (
 from kuosan.errors import Error
 from kuosan.models.model import Model
 from kuosan.models.tiling import Tiled
-from kuosan.sample import sizes
+from kuosan.sample import plan
 from kuosan.sample.constraint import conditioning_of
 from kuosan.sample.request import BOX, Restoration, method
 
@@ -116,7 +116,7 @@ def prepare(
     if hole is not None:
         image = image * (1 - hole)
     scale = asked.upscale or 1
-    model = sizes.taking(model, (scale * image.shape[2], scale * image.shape[1]))
+    model = plan.taking(model, (scale * image.shape[2], scale * image.shape[1]))
     part, part_hole, place = _around(model, asked, image, hole)
     size = (scale * part.shape[1], scale * part.shape[2])
     extended, unknown, cut = _extended(model, part, part_hole, scale, notes)
@@ -183,7 +183,7 @@ def tensors(
         hole = hole.expand(len(images), -1, -1, -1)
         images = images * (1 - hole)
     scale = asked.upscale or 1
-    model = sizes.taking(model, (scale * images.shape[3], scale * images.shape[2]))
+    model = plan.taking(model, (scale * images.shape[3], scale * images.shape[2]))
     whole, count = tiled(model, (scale * images.shape[2], scale * images.shape[3]), asked.overlap, batch)
     if count == 1 and asked.overlap is not None:
         raise Error(f"overlap = {asked.overlap} has no effect: the images are of the model's size; leave it out.")
@@ -253,7 +253,7 @@ def _shrunk(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The image, and its mask, in the model's size (for upscale, in what becomes that), as training images were."""
     own = (pixels.shape[1], pixels.shape[0])
-    width, height = (side // (asked.upscale or 1) for side in sizes.nearest_trained(model.config, own))
+    width, height = (side // (asked.upscale or 1) for side in plan.nearest_trained(model.config, own))
     shown = reading.fitted(pixels, (height, width))
     notes += shown.notes
     if mask is not None:

@@ -119,8 +119,9 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
         request = embedded.usual(request)
     early = early_choice(Path(run), request)
     from kuosan.device import choose as choose_compute
-    from kuosan.sample import guidance_models, sizes
+    from kuosan.sample import guidance_models
     from kuosan.sample import pipeline as opening
+    from kuosan.sample import plan as sizes
     from kuosan.sample.generate import resolve_request
 
     pipeline = opening.load(run, compute=choose_compute(job.compute))

@@ -26,13 +26,15 @@ from kuosan.models.latents import Coder, LatentCodec, prepare
 from kuosan.models.model import Model, ModelConfig, build, require_fit
 from kuosan.models.tiling import Tiled, TiledAutoencoder
 from kuosan.networks.autoencoder import Autoencoder
-from kuosan.sample import embedded, sizes
+from kuosan.sample import embedded
+from kuosan.sample import plan as sizes
 from kuosan.sample.generate import sample
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.plan import SamplePlan, plan, refuse_to_itself
 from kuosan.sample.recipe import Recipe, fingerprint, require_start
-from kuosan.sample.request import Request, class_words
+from kuosan.sample.request import Request
 from kuosan.storage import checkpoint, manifest, tensors
+from kuosan.tasks.task import class_words
 from kuosan.text.tokens import TextEncoderConfig
 
 if TYPE_CHECKING:

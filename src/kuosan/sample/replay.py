@@ -24,8 +24,9 @@ from kuosan.device import choose
 from kuosan.errors import Error, shown
 from kuosan.events import Event, Finished, Progress, Wrote
 from kuosan.regular import Places, exists
-from kuosan.sample import embedded, sizes
+from kuosan.sample import embedded
 from kuosan.sample import pipeline as opening
+from kuosan.sample import plan as sizes
 from kuosan.sample import recipe as recipes
 from kuosan.sample.generate import Sampling, frames_of, resolve_request
 from kuosan.sample.job import SampleJob

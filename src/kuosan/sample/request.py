@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal
 
 from kuosan import options
 from kuosan.data.config import RGBA
 from kuosan.diffusion import registry
-from kuosan.errors import Error, shown
+from kuosan.errors import Error
 from kuosan.options import SET, one_of, only
 from kuosan.tasks import Inpainting, SuperResolution
+from kuosan.tasks.task import class_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -290,23 +289,6 @@ FINITE = {  # what its numbers may be
 
 _GUIDED = only(guidance=SET)
 _FREE = only(restoration=None, otherwise="on a restoration: the image has its size; leave it out")
-
-
-def class_words(classes: object) -> tuple[str, ...]:
-    """Classes as a request has them: of one or several, by name or by number; numbers may be numpy's or a tensor's.
-
-    Raises:
-        Error: neither.
-    """
-    if classes is None or isinstance(classes, str):
-        return () if classes is None else (classes,)
-    listed = classes.tolist() if hasattr(classes, "tolist") else classes
-    found: list[str] = []
-    for each in listed if isinstance(listed, Iterable) else [listed]:
-        if isinstance(each, bool) or not isinstance(each, str | SupportsIndex):
-            raise Error(f"classes = {shown(classes)} is not allowed: names or numbers of classes, one or several.")
-        found.append(each if isinstance(each, str) else str(index(each)))
-    return tuple(found)
 
 
 @dataclass(frozen=True)

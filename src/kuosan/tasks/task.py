@@ -19,15 +19,19 @@ Inpainting: the missing part of an image from the rest (Saharia et al. 2022, Pal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi, sin
-from typing import Literal
+from operator import index
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 import numpy as np
 
 from kuosan import limits, options
-from kuosan.errors import Error, unknown
+from kuosan.errors import Error, shown, unknown
+
+if TYPE_CHECKING:
+    pass
 
 DROP = 0.1  # the default share without their class (Ho & Salimans 2022 found 0.1 and 0.2 alike)
 NULL = "none"  # what a person writes for "no class"
@@ -276,3 +280,20 @@ class Inpainting(Labelled):
     def concat_channels(self, channels: int) -> int:
         """How many channels are joined to an image of so many: the one filled smoothly, and the mask."""
         return channels + 1
+
+
+def class_words(classes: object) -> tuple[str, ...]:
+    """Classes as a request has them: of one or several, by name or by number; numbers may be numpy's or a tensor's.
+
+    Raises:
+        Error: neither.
+    """
+    if classes is None or isinstance(classes, str):
+        return () if classes is None else (classes,)
+    listed = classes.tolist() if hasattr(classes, "tolist") else classes
+    found: list[str] = []
+    for each in listed if isinstance(listed, Iterable) else [listed]:
+        if isinstance(each, bool) or not isinstance(each, str | SupportsIndex):
+            raise Error(f"classes = {shown(classes)} is not allowed: names or numbers of classes, one or several.")
+        found.append(each if isinstance(each, str) else str(index(each)))
+    return tuple(found)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from kuosan.errors import Error
-from kuosan.text import prompts, tokens
+from kuosan.text import tokens
+from kuosan.text import tokens as prompts
 from kuosan.text.loading import load, locate
-from kuosan.text.prompts import parse
-from kuosan.text.tokens import Chunk, TextEncoderConfig, Tokens, Weighted
+from kuosan.text.tokens import Chunk, TextEncoderConfig, Tokens, Weighted, parse
 
 if TYPE_CHECKING:
     from kuosan.networks.text import TextTransformer

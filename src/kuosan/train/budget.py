@@ -5,13 +5,12 @@ A step's rate follows from the share of the run that is done, which grows evenly
     share(step) = begun + (1 - begun) · (step - first) / (last - first)
 
 Where the machine becomes slower or faster, the rest is planned again: another `last`, the share going on where it is.
-The time decides on a plan once. From then on it is step numbers, in the run's folder (`budget.json`) before its first
-step is taken and in every later save: whoever goes on from an earlier save takes the same steps at the same rates,
-whatever the time says then.
+Time decides on a plan once. From then on it is step numbers, in the run's folder (`budget.json`) before its first step
+is taken and in every later save: whoever goes on from an earlier save takes the same steps at the same rates, whatever
+the time they take then.
 
-What counts is time that no setting of the date changes: all of the process from its start (images, measuring, saves,
-looks), and of processes before it what the save knows. Steps that a kill lost do not count, nor does sleep of the
-machine.
+What counts is wall time by a counter that nobody sets: all of the process from its start (images, measuring, saves,
+looks), and of processes before it what the save knows. Steps that a kill lost do not count, nor does a machine's sleep.
 
 Torch-free.
 """
@@ -47,7 +46,8 @@ LATEST = 0.9  # of the budget; a look after that would be one just before the en
 CLOSING = 0.3  # the largest share that the look at the end may take; a longer one is left out
 LOOKING = 0.2  # the largest share of the budget that looks may take, but for the one at the end
 OLD = 30.0  # seconds in which Python starts, however busy the machine is
-ENDING = 2.5  # seconds of drawing the curve and of the process's end, after the last step
+ENDING = 2.5  # seconds of a core's time for the curve and the process's end, after the last step
+BUSIEST = 6.0  # times as long as a core alone would take, at most
 LATELY = 0.05  # of the budget: after which time a step counts 1/e in the machine's speed,
 SLOWEST = 0.75  # but after a single one not less than this
 FEWEST = 3  # steps before the speed of real ones counts
@@ -58,14 +58,14 @@ OVER = 0.1  # of the budget, by which a look at the end may be too late
 FALLING = 0.04  # of the budget, which may be used beyond it so that the rate falls
 
 
-def _since_boot() -> float:
-    """Seconds since the machine started, its sleep among them."""
-    return float(Path("/proc/uptime").read_text("ascii").split()[0])
-
-
 def seconds_now() -> float:
-    """Seconds since some moment in the past, which no setting of the date changes."""
+    """Seconds, by a counter that nobody sets."""
     return time.monotonic()
+
+
+def computed() -> float:
+    """Seconds of cores' time that this process has used."""
+    return time.process_time()
 
 
 def process_began() -> float:
@@ -76,7 +76,7 @@ def process_began() -> float:
     age = time.process_time()
     with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = max(age, _since_boot() - ticks / os.sysconf("SC_CLK_TCK"))
+        age = max(age, float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK"))
     return seconds_now() - (age if age < OLD else 0.0)
 
 
@@ -120,6 +120,7 @@ class Budget:
     step_seconds: float = 0.0  # measured before the training; 0: not measured
     look_steps: float | None = None  # what the last look took, in steps of then; None: none was taken
     retry: int = 0  # as the state has it
+    opened: tuple[float, float] = field(default_factory=lambda: (seconds_now(), computed()))
     ticked: float = 0.0  # when the last step ended
     looked: int = 0  # looks taken
     taken: int = 0  # steps whose time is known
@@ -135,6 +136,12 @@ class Budget:
     def used(self) -> float:
         """Seconds used of it."""
         return self.before + seconds_now() - self.begun
+
+    @property
+    def ending(self) -> float:
+        """Seconds that the end takes after the last step: longer where other work shares the cores."""
+        seconds, own = seconds_now() - self.opened[0], computed() - self.opened[1]
+        return ENDING * (min(BUSIEST, max(1.0, seconds / own)) if own > 0 else 1.0)
 
     @property
     def pace(self) -> float:
@@ -161,6 +168,10 @@ class Budget:
     def forget_later(self, step: int) -> None:
         """Give up the plans that would come into force from a step on."""
         self.plans = [each for each in self.plans if (each.retry, each.step) < (self.retry, step)] or self.plans[-1:]
+
+    def returned(self, step: int) -> bool:
+        """Whether this return to an earlier save was planned before, by a process that was killed since."""
+        return any((each.retry, each.step) == (self.retry, step) for each in self.plans)
 
     @property
     def changed(self) -> bool:
@@ -227,8 +238,8 @@ def aim(budget: Budget, train: TrainConfig, step: int) -> Aim:
     plan = budget.plan(step) if budget.plans else None
     due = _due(budget, plan, step)
     every = due[: max(0, int(LOOKING * budget.seconds / look) - budget.looked)] if look > 0 else due
-    closing = look <= CLOSING * budget.seconds and look + ENDING <= max(left - pace, OVER * budget.seconds)
-    steps = round((left - closing * look - ENDING - len(every) * look) / pace)
+    closing = look <= CLOSING * budget.seconds and look + budget.ending <= max(left - pace, OVER * budget.seconds)
+    steps = round((left - closing * look - budget.ending - len(every) * look) / pace)
     if plan is not None and plan.share_at(step) < LATEST:
         steps = max(steps, int(FALLING * budget.seconds / pace))
     steps = max(1, steps)
@@ -238,7 +249,7 @@ def aim(budget: Budget, train: TrainConfig, step: int) -> Aim:
     off = 0.0
     if plan is not None:
         ahead = sum(each > step for each in plan.looks)
-        off = used + (plan.last - step) * pace + (ahead + plan.closing) * look + ENDING - budget.seconds
+        off = used + (plan.last - step) * pace + (ahead + plan.closing) * look + budget.ending - budget.seconds
     numbers, kept = tuple(number for number, _ in looks), tuple(begins[begin] for _, begin in looks)
     return Aim(steps, numbers, kept, tuple(number for number, _ in saves), closing, off)
 
@@ -267,7 +278,7 @@ def _numbers(times: list[float], step: int, used: float, pace: float, last: int)
 
 def is_off(budget: Budget, train: TrainConfig, step: int) -> bool:
     """Whether the plan in force would miss the budget's end, and another would not; never where one follows already."""
-    latest = budget.plans[-1]
+    latest = next(each for each in reversed(budget.plans) if each.retry <= budget.retry)
     if (latest.retry, latest.step) >= (budget.retry, step):
         return False
     left = max(0.0, budget.seconds - budget.used)
@@ -279,7 +290,7 @@ def is_off(budget: Budget, train: TrainConfig, step: int) -> bool:
 
 
 def next_plan(budget: Budget, train: TrainConfig, step: int, reason: str) -> Planned:
-    """The rest of the run from a step on, by the time left and by what steps took."""
+    """The rest of the run from a step on, by the time that is left and by what steps took."""
     found, used = aim(budget, train, step), budget.used
     share = reached = 0.0
     if budget.plans:

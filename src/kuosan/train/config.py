@@ -12,16 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kuosan.config import build, merge
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
 from kuosan.diffusion.registry import Weight
-from kuosan.errors import Error
+from kuosan.errors import Error, unknown
 from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
 from kuosan.options import ANY, Tree, check, one_of, only
+
+if TYPE_CHECKING:
+    pass
 
 # Short names for what people look for first, where the last part of a key would be ambiguous or is no key.
 SHORT = {
@@ -69,7 +73,7 @@ _DENOISED = only(objective="diffusion")  # metadata of what only a denoiser's tr
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained; new runs have other defaults than these, which are those of keys that a stored
-    configuration leaves out: train/defaults.py."""
+    configuration leaves out: `GIVEN`, below."""
 
     objective: Literal["diffusion", "classifier", "autoencoder"] = "diffusion"  # train a denoiser, or one of these
     minutes: float = 0.0  # a time budget in place of max_steps: minutes from start to end; may be raised on resume
@@ -421,3 +425,18 @@ def planned_steps(max_steps: Any, before: Mapping[str, Any] | None, number: int)
     if before is not None and "train" in before:
         return before["train"].get("planned_steps", 0)
     return 0 if number == 1 else max_steps
+
+
+def recipe(name: str) -> Path:
+    """A YAML file by its path, or one of kuosan's own recipes by its name.
+
+    Raises:
+        Error: neither.
+    """
+    own = Path(__file__).parent.parent / "recipes"
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        return Path(name)
+    names = sorted(path.stem for path in own.glob("*.yaml"))
+    if name not in names:
+        raise unknown("recipe", name, names)
+    return own / f"{name}.yaml"

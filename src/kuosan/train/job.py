@@ -28,8 +28,8 @@ from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train import rules
 from kuosan.train.budget import aim, marks, seconds_now
-from kuosan.train.config import SHORT, RunConfig
-from kuosan.train.resolve import check_tree, encoder_named
+from kuosan.train.config import SHORT, RunConfig, recipe
+from kuosan.train.resolve import check_tree, encoder_named, take_along
 
 if TYPE_CHECKING:
     from torch import nn
@@ -222,19 +222,20 @@ def settle(job: TrainJob) -> SettledJob:
         before, saves = begun(out)
     origin = None
     if job.init is not None:
-        from kuosan.train.resume import take_along_from
-
-        own, sized = job.module is not None, job.network is not None
-        tree, origin = take_along_from(job.init, out, before, tree, own=own, sized=sized)
+        tree, origin = _begun_from(job, out, before, tree)
         saves = (*saves, *((origin,) if origin is not None else ()))
         _refuse_own(tree, job)
         checked = check_tree(tree)
-    if before is not None:
-        from kuosan.train.resume import untrained
-
-        if not untrained(out):  # a run of no step may begin again with something else
-            rules.check_length_kept(out, before, tree, job.settings)
+    if before is not None and not _untouched(out):
+        rules.check_length_kept(out, before, tree, job.settings)
     return SettledJob(out, dict(tree), before, checked, typed, saves, None if origin is None else origin.config)
+
+
+def _untouched(out: Path) -> bool:
+    """Whether a run has no step yet, so that it may begin again with something else."""
+    from kuosan.train.resume import untrained
+
+    return untrained(out)
 
 
 def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
@@ -243,6 +244,19 @@ def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
             "model.network.kind = own: a network of your own is given from Python: "
             "kuosan.fit(MyNetwork(...), data, out=RUN); docs/python.md shows how."
         )
+
+
+def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Saved | None]:
+    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
+    more."""
+    from kuosan.storage import checkpoint
+
+    assert job.init is not None
+    how = {"own": job.module is not None, "sized": job.network is not None}
+    if before is not None and not (_untouched(out) and is_there(job.init)):
+        return take_along(tree, before, str(job.init), begun=True, **how), None
+    origin = checkpoint.load(job.init, parts=())
+    return take_along(tree, origin.config, str(job.init), **how), origin
 
 
 def is_there(path: Path) -> bool:
@@ -255,21 +269,6 @@ def _groups(tree: Tree) -> Tree:
     """A configuration file's tree, once each of its top keys is a known group of settings."""
     trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
     return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
-
-
-def recipe(name: str) -> Path:
-    """A YAML file by its path, or one of kuosan's own recipes by its name.
-
-    Raises:
-        Error: neither.
-    """
-    own = Path(__file__).parent.parent / "recipes"
-    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
-        return Path(name)
-    names = sorted(path.stem for path in own.glob("*.yaml"))
-    if name not in names:
-        raise unknown("recipe", name, names)
-    return own / f"{name}.yaml"
 
 
 def _required(out: Path | None) -> Path:

@@ -301,7 +301,7 @@ def roll_back(run: Run) -> None:
     state.restore(run.world.on_first(lambda: saving.last_good(run)))
     state.retry, state.returns, state.skipped, state.bad = retry, returns, skipped, 0
     back_at(run)
-    if run.budget is not None:
+    if run.budget is not None and not run.budget.returned(state.step):
         _plan(run, "return")
     run.report.fact("rolled_back", step=at, back=state.step, returns=returns, most=MOST_RETURNS)
 

@@ -21,7 +21,7 @@ from kuosan.sample.write import check_sheet
 from kuosan.storage.files import explained
 from kuosan.tasks.condition import degrade
 from kuosan.tasks.task import NULL
-from kuosan.text.prompts import escaped
+from kuosan.text.tokens import escaped
 from kuosan.train.resolve import preview_request
 
 if TYPE_CHECKING:

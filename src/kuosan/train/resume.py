@@ -35,7 +35,6 @@ from kuosan.train import budget, memory
 from kuosan.train.budget import Planned
 from kuosan.train.config import CHANGEABLE, Course, RunConfig, TrainConfig, read_course
 from kuosan.train.memory import Halving
-from kuosan.train.resolve import take_along
 
 if TYPE_CHECKING:
     from kuosan.train.state import Run
@@ -279,17 +278,6 @@ def _newest(folder: Path, opened: Sequence[checkpoint.Saved]) -> checkpoint.Save
             )
         return None
     return checkpoint.load(folder, fits=require_fit, opened=opened)
-
-
-def take_along_from(
-    init: Path, out: Path, before: Tree | None, tree: Mapping[str, Any], **how: bool
-) -> tuple[Tree, checkpoint.Saved | None]:
-    """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
-    more. Raises: Error: there is no such save, or it is trained for something else."""
-    if before is not None and not (untrained(out) and init.exists()):
-        return take_along(tree, before, str(init), begun=True, **how), None
-    origin = checkpoint.load(init, parts=())
-    return take_along(tree, origin.config, str(init), **how), origin
 
 
 def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) -> list[str]:

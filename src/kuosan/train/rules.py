@@ -18,7 +18,7 @@ from kuosan.metrics.features.names import perceptual_features
 from kuosan.networks.autoencoder_config import most_layers
 from kuosan.networks.config import network_line
 from kuosan.options import Tree
-from kuosan.sample.sizes import factor
+from kuosan.sample.plan import factor
 from kuosan.tasks import SuperResolution
 from kuosan.text.tokens import width
 from kuosan.train.config import AutoencoderSettings, RunConfig
