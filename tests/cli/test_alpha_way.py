@@ -153,7 +153,7 @@ def test_an_evaluation_measures_both_and_says_so(run: Path, tmp_path: Path) -> N
     measure(run, network=corners(), against="train", n=6, steps=2, metrics=("kid",), out=str(tmp_path / "found"))
     text = (tmp_path / "found" / "result.json").read_text()
     stored = json.loads(text)
-    assert "transparency of" in text and "laid on" not in text
+    assert "had transparency, kept" in text and "laid on" not in text
     assert stored["features"]["name"] == "corners on white and on black" and stored["features"]["dim"] == 24
     with Image.open(tmp_path / "found" / "sheet.png") as sheet:
         assert sheet.mode == "RGB"

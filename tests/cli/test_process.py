@@ -48,7 +48,7 @@ def test_ctrl_c_while_sampling_ends_cleanly(trained_run: Path, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == "kuosan: stopped.\n"
-    finished = int(out.split("stopped: ")[1].split(" of 100000")[0])
+    finished = int(out.split("stopped: ")[1].split(" of 100,000")[0])
     assert finished <= len(list(tmp_path.glob("out/seed-*.png"))) <= finished + 1
 
 

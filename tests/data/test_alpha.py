@@ -224,9 +224,9 @@ def test_doctor_says_that_alpha_is_kept(tmp_path: Path) -> None:
     report = examine(config)
     assert report.summary()["channels"] == "rgba"
     said = " ".join(report.lines())
-    assert "colour and alpha" in said and "laid on" not in said and "1 transparency kept" in said
+    assert "colour and alpha" in said and "laid on" not in said and "1 image had transparency, kept" in said
     laid = examine(DataConfig(path=str(tmp_path))).lines()
-    assert "1 transparency laid on the background. Set channels to rgba to keep it." in laid
+    assert "1 image had transparency, laid on white. Set channels to rgba to keep it." in laid
     wide = DataConfig(path=str(tmp_path), channels="rgba", resize="pad", size=16)
     assert "rest filled with transparency" in " ".join(examine(wide).lines())
 
