@@ -16,8 +16,9 @@ them) and skin tones other than the plain yellow.
 OUT/train64.zip and OUT/test64.zip hold lossless WebP, RGB on white, and a metadata.jsonl: file_name, text (the
 caption), style, concept (its code points), root, name, group, split. all64.zip has both parts. The parts are split by
 root: a concept without its gender and direction, so "man cook" is never in one part and "woman cook" in the other, and
-in all styles at once, since those of Microsoft share drawings. CREDITS.md names authors and licences, emoji.json the
-counts and the SHA-256 of the pixels of every image. The same packages give the same images.
+in all styles at once, since those of Microsoft share drawings. CREDITS.md names authors and licences, words.json counts
+the captions of the training part by word, emoji.json holds the counts and the SHA-256 of the pixels of every image. The
+same packages give the same images.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from PIL import Image
 from kuosan.errors import Error
 from kuosan.seeds import rng
 from kuosan.storage.files import staged, verify
+from kuosan.text.tokens import word_counts
 
 SIZES = (16, 128)  # pixels a side
 FINER = 4  # vector drawings are drawn so many times as large, each pixel then the mean of 16
@@ -443,6 +445,13 @@ def counted(rows: list[dict[str, str]], left_out: dict[str, list[str]]) -> dict[
     }
 
 
+def words_seen(rows: list[Mapping[str, Any]]) -> str:
+    """words.json: in how many captions of the training part each word is, as the model inside the package has it."""
+    captions = [row["text"] for row in rows if row["split"] == "train"]
+    counts = {"captions": len(captions), "words": word_counts(captions)}
+    return json.dumps(counts, ensure_ascii=False, indent=0) + "\n"
+
+
 def build(out: Path, work: Path, size: int) -> dict[str, Any]:
     """Make everything and return the counts."""
     if not SIZES[0] <= size <= SIZES[1]:
@@ -462,6 +471,7 @@ def build(out: Path, work: Path, size: int) -> dict[str, Any]:
         for part in ("train", "test", "all"):
             write_zip(folder / f"{part}{size}.zip", files, [row for row in rows if part in ("all", row["split"])])
         (folder / "CREDITS.md").write_text(credits_page(rows), "utf-8")
+        (folder / "words.json").write_text(words_seen(rows), "utf-8")
         # of the pixels, row by row, so that another WebP writer changes nothing
         hashes = {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in sorted(images.items())}
         digest = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()

@@ -46,7 +46,7 @@ VERB = Verb(
     SampleJob,
     "[RUN] [PROMPT]",
     "Make N images with the model in RUN, of what PROMPT says if it understands words, and a sheet of them. RUN is a "
-    "run's folder or one of its checkpoints; PROMPT stands in quotes. Without a run, as in kuosan sample \"a fox, "
+    "run's folder or one of its checkpoints; PROMPT stands in quotes. Without a run, as in kuosan sample \"a heart, "
     'fluent style", the small text-to-image model inside the package is used.',
     sample,
 )

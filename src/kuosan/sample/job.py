@@ -79,7 +79,8 @@ class SampleJobPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before it starts."""
-        return self.pipeline.warnings
+        words = embedded.warnings(self.recipe.request) if embedded.is_meant(self.job.run) else ()
+        return (*self.pipeline.warnings, *words)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     run, request = job.run, job.request
     if not run:
         raise Error(
-            'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a fox, fluent '
+            'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a heart, fluent '
             'style" for an image by the model inside the package.'
         )
     registry.sampler(request.sampler)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -149,6 +150,33 @@ def tokenize(text: str) -> list[bytes]:
             part += more
         found.append(part)
     return found
+
+
+FEW = 3  # images; a word of fewer captions is hardly known
+_SMALL_WORDS = frozenset(
+    ["a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "into", "is", "it", "its", "no", "not"]
+    + ["of", "on", "or", "that", "the", "this", "to", "with"]
+)
+
+
+def word_counts(captions: Iterable[str]) -> dict[str, int]:
+    """In how many captions each word is, small words and marks left out: what a model can have learned to read."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(_words(caption).keys())
+    return dict(sorted(counts.items()))
+
+
+def unfamiliar(prompt: str, counts: Mapping[str, int]) -> dict[str, int]:
+    """The words of a prompt that hardly any caption has (fewer than `FEW`), in their order, and how many have each."""
+    text = "".join(part for part, _ in parse(prompt))
+    return {word: counts.get(word, 0) for word in _words(text) if counts.get(word, 0) < FEW}
+
+
+def _words(text: str) -> dict[str, None]:
+    """Its words, each once, in their order."""
+    found = (token.decode("utf-8", "replace") for token in tokenize(text))
+    return {word: None for word in found if any(c.isalpha() for c in word) and word not in _SMALL_WORDS}
 
 
 def length(text: str) -> int:
