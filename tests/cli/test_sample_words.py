@@ -35,7 +35,7 @@ def test_without_a_run_and_words_the_cure_is_said() -> None:
     said = kuosan("sample", "-n", "2")
     assert said.code == 2
     assert "no model given" in said.err
-    assert "a fox" in said.err
+    assert "a heart" in said.err
 
 
 def test_the_usual_request_of_the_embedded_model_is_guided_unless_said_otherwise() -> None:

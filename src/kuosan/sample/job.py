@@ -111,8 +111,8 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     run, request = job.run, job.request
     if not run:
         raise Error(
-            'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a heart, fluent '
-            'style" for an image by the model inside the package.'
+            'no model given: kuosan sample RUN (the folder that `kuosan train` made), or kuosan sample "a heart, '
+            'fluent style" for an image by the model inside the package.'
         )
     registry.sampler(request.sampler)
     if embedded.is_meant(run):
