@@ -374,6 +374,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "both lengths": (["DATA", "--minutes", "10", "--max-steps", "100"], ["10", "100", "--max-steps"]),
     "both in a file": (["DATA", "--config", "BOTH"], ["10", "500", "both.yaml"]),
     "below nothing": (["DATA", "--minutes", "-3"], ["train.minutes", "-3"]),
+    "for ever": (["DATA", "--minutes", "1e9"], ["train.minutes", "1000000000.0", "100,000"]),
     "no number": (["DATA", "--minutes", "ten"], ["ten"]),
     "looks without a budget": (["DATA", "--max-steps", "9", "--save-every", "-1"], ["save_every", "-1", "1 or more"]),
     "steps for a run of minutes": (["--out", "TIMED", "--max-steps", "9"], ["minutes = 0.05", "9", "--minutes 0.05"]),

@@ -37,6 +37,7 @@ SHORT = {
     "text": "model.text.kind",
 }
 
+MOST_MINUTES = 100_000
 TSampling = Literal["uniform", "continuous", "importance", "logit_normal"]
 LR_SHAPES = ("constant", "cosine", "inverse_sqrt")
 
@@ -145,8 +146,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_steps("train.warmup", self.warmup)
-        if not 0 <= self.minutes < math.inf:
-            raise Error(f"train.minutes = {self.minutes} is not allowed: above 0, or 0 for no time budget.")
+        if not 0 <= self.minutes <= MOST_MINUTES:
+            raise Error(
+                f"train.minutes = {self.minutes} is not allowed: above 0, at most {MOST_MINUTES:,} (69 days), or 0 for "
+                f"no time budget; train.max_steps sets a longer run's end."
+            )
         for name, low in _WHOLE.items():
             if getattr(self, name) < (_BUDGETED.get(name, low) if self.minutes else low):
                 raise Error(f"train.{name} = {getattr(self, name)} is not allowed: {low} or more.")
