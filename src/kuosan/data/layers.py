@@ -104,27 +104,25 @@ class Layers:
 
     def laid_on(self, background: tuple[int, int, int]) -> np.ndarray:
         """The finished image on a background: (H, W, 1 or 3) uint8, upright."""
-        out: np.ndarray | None = None
-        for top, left, colour, alpha in self.parts():
-            pixels = colour if alpha is None else laid_on(colour, alpha, background)
-            if out is None:
-                out = self.room(pixels.shape[2])
-            view = VIEWS[self.turn](out) if self.turn in VIEWS else out
-            view[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-        assert out is not None
-        return out
+        return self._joined(lambda colour, alpha: laid_on(colour, alpha, background))
 
     def straight(self) -> np.ndarray:
         """The finished image with its alpha: (H, W, 4) uint8, upright; (H, W, 1 or 3) where it says nothing of it.
 
         Colour is as it was before alpha; where alpha is 0 nobody sees it, and it is 0.
         """
+
+        def kept(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+            seen = np.where(alpha > 0, colour, np.uint8(0))
+            return np.concatenate([np.broadcast_to(seen, (*alpha.shape[:2], 3)), alpha], 2)
+
+        return self._joined(kept)
+
+    def _joined(self, see: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """All parts in one image, upright; those that have an alpha as `see(colour, alpha)` makes them."""
         out: np.ndarray | None = None
         for top, left, colour, alpha in self.parts():
-            pixels = colour
-            if alpha is not None:
-                hidden = np.where(alpha > 0, colour, np.uint8(0))
-                pixels = np.concatenate([np.broadcast_to(hidden, (*alpha.shape[:2], 3)), alpha], 2)
+            pixels = colour if alpha is None else see(colour, alpha)
             if out is None:
                 out = self.room(pixels.shape[2])
             view = VIEWS[self.turn](out) if self.turn in VIEWS else out
