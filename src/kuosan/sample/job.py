@@ -19,7 +19,7 @@ from kuosan import config as trees
 from kuosan import options
 from kuosan.device import ComputeConfig
 from kuosan.diffusion import registry
-from kuosan.errors import Error
+from kuosan.errors import Error, shown
 from kuosan.events import Event, Finished, Progress, Wrote
 from kuosan.sample import embedded
 from kuosan.sample.plan import Choice, check_guides, choose, refuse_to_itself, with_levels
@@ -118,6 +118,7 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     if embedded.is_meant(run):
         embedded.folder()
         request = embedded.usual(request)
+    _require_enough(request)
     early = early_choice(Path(run), request)
     from kuosan.device import choose as choose_compute
     from kuosan.sample import guidance_models
@@ -143,6 +144,16 @@ def plan_sample(job: SampleJob) -> SampleJobPlan:
     sampling = resolve_request(pipeline.model, request, start=start, guides=guides, resolved=trajectory)
     recipe = pipeline.recipe(request, start, helpers, size=size, resolved=trajectory)
     return SampleJobPlan(job, pipeline, sampling, recipe, tuple(notes))
+
+
+def _require_enough(request: Request) -> None:
+    """Refuse fewer images than there are classes or prompts, which are taken in turn. Raises: Error."""
+    for name, asked in (("classes", request.classes), ("prompts", request.prompts)):
+        if len(asked) > request.n:
+            raise Error(
+                f"-n {request.n} with {len(asked)} {name} would leave out {shown(asked[request.n])} and those after "
+                f"it: ask for -n {len(asked)} or more, or for fewer {name}."
+            )
 
 
 def run_sample(plan: SampleJobPlan) -> Iterator[Event]:

@@ -55,6 +55,8 @@ def train(run: Run, stop: Stop) -> Generator[None, None, int]:
     plan_first(run)
     yield
     while state.step < run.last:
+        if not run.times:  # so that the first step has a speed too
+            run.times.append((time.perf_counter(), state.step))
         state.parameters.grads.zero_()
         end = run.last if run.budget is None else ENDLESS
         for drawn in saving.save_before_error(run, run.batches.ahead(state.step, end)):
