@@ -63,6 +63,13 @@ def both(prediction: str, weight: str, schedule: Mapping[str, Any] | None = None
     return {"model": model, "train": {"weight": weight, **more}}
 
 
+def based(change: dict[str, Any]) -> dict[str, Any]:
+    """A change to the setting that won the first three waves: x0, cosine betas, weight simple, t logit-normal."""
+    from kuosan.config import merge
+
+    return merge(both("x0", "simple", batch=16, t_sampling="logit_normal"), change)
+
+
 COSINE, LINEAR = {"kind": "discrete", "betas": "cosine"}, {"kind": "discrete", "betas": "linear"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -103,6 +110,45 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flow-x0-simple": both("x0", "simple", {"kind": "flow", "density": "logit_normal"}),
     "flow-x0-simple-batch-16": both("x0", "simple", {"kind": "flow", "density": "logit_normal"}, batch=16),
     "batch-8": train(batch=8),
+    # third wave: other networks on flow-x0-simple-batch-16, and how near cosine betas come with its density of t
+    "flow-x0-simple-batch-16-narrow": {
+        "model": {
+            "prediction": "x0",
+            "schedule": {"kind": "flow", "density": "logit_normal"},
+            "network": {**UNET, "channels": 32},
+        },
+        "train": {"weight": "simple", "batch": 16},
+    },
+    "flow-x0-simple-batch-16-no-attention": {
+        "model": {
+            "prediction": "x0",
+            "schedule": {"kind": "flow", "density": "logit_normal"},
+            "network": {**UNET, "attention": [False, False, False], "middle_attention": False},
+        },
+        "train": {"weight": "simple", "batch": 16},
+    },
+    "x0-simple-logit_normal-batch-16": based({}),
+    # fourth wave: one change to that
+    "base-v": based({"train": {"weight": "v"}}),
+    "base-min_snr": based({"train": {"weight": "min_snr"}}),
+    "base-batch-8": based(train(batch=8)),
+    "base-lr-5e-4": based(train(lr=5e-4)),
+    "base-lr-2e-3": based(train(lr=2e-3)),
+    "base-constant": based(train(lr_shape="constant")),
+    "base-ema-0.05": based(train(ema=0.05)),
+    "base-ema-0.2": based(train(ema=0.2)),
+    "base-earlier": based(train(t_mean=-0.5)),
+    "base-later": based(train(t_mean=0.5)),
+    "base-tiny": based(unet(channels=32, attention=[False, True, False])),
+    "base-narrow": based(unet(channels=32)),
+    "base-wide": based(unet(channels=96)),
+    "base-two-levels": based(unet(multipliers=[1, 2], attention=[True, True])),
+    "base-patch-1": based(unet(patch=1, channels=32, multipliers=[1, 2, 4], attention=[False, False, True])),
+    "base-patch-4": based(unet(patch=4, channels=128, multipliers=[1, 2], attention=[True, True])),
+    "base-no-attention": based(unet(attention=[False, False, False], middle_attention=False)),
+    "base-attention-8": based(unet(attention=[False, True, False])),
+    "base-deep": based(unet(blocks=2)),
+    "base-dit": based({"model": {"network": {"kind": "dit"}}}),
 }
 
 

@@ -34,6 +34,10 @@ class ComputeConfig:
             raise Error(f"threads = {self.threads} is not allowed: 0 (torch chooses) to 1024.")
 
 
+ACCELERATED = 30.0  # cores that a GPU is worth, by the least of docs/gpu.md
+MOST_CORES = 4
+
+
 @dataclass(frozen=True)
 class Compute:
     """The decision: where the network runs and in which numbers."""
@@ -42,6 +46,11 @@ class Compute:
     dtype: torch.dtype
     threads: int
     name: str
+
+    @property
+    def cores(self) -> float:
+        """How many processor cores it is worth to a small network, roughly: what more threads gain soon ends."""
+        return ACCELERATED if self.device.type != "cpu" else float(min(self.threads, MOST_CORES))
 
     def __str__(self) -> str:
         numbers = {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.dtype)]

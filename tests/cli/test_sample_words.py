@@ -64,7 +64,9 @@ def test_prompts_of_a_run_take_turns_and_are_written_into_each_image(tmp_path: P
     assert (tmp_path / "again.png").read_bytes() == (out / "seed-00000001.png").read_bytes()
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert all(row["images_per_s"] > 0 for row in rows), "the first step's speed is known too"
-    fewer = kuosan("sample", run, "--prompt", "a", "--prompt", "b", "--prompt", "c", "-n", "2", "--out", tmp_path / "no")
+    fewer = kuosan(
+        "sample", run, "--prompt", "a", "--prompt", "b", "--prompt", "c", "-n", "2", "--out", tmp_path / "no"
+    )
     assert fewer.code == 2
     assert "-n 2 with 3 prompts would leave out 'c' and those after it: ask for -n 3 or more" in fewer.err
     assert not (tmp_path / "no").exists()

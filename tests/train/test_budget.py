@@ -348,8 +348,9 @@ def test_a_clock_decides_nothing_where_a_plan_follows_already(watch: Watch) -> N
 def test_the_recipe_of_a_budget_is_a_row_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in config.BUDGET_ROWS:  # which fit together, each size from no time on
         assert config.budget_row(row.pixels, 0).pixels == row.pixels
-    wide = config.BUDGET_ROWS[0]._replace(minutes=20, network="medium", batch=64, lr=5e-4, ema=0.05)
-    monkeypatch.setattr(config, "BUDGET_ROWS", (config.BUDGET_ROWS[0], wide, *config.BUDGET_ROWS[1:]))
+    rows = config.BUDGET_ROWS
+    wide = rows[0]._replace(minutes=20, network="medium", batch=64, lr=5e-4, ema=0.05)
+    monkeypatch.setattr(config, "BUDGET_ROWS", (*rows[:2], wide, *rows[2:]))
 
     def made(minutes: float, **more: Any) -> tuple[int, float, float, int]:
         train = {"minutes": minutes, **more.pop("train", {})}
@@ -358,10 +359,12 @@ def test_the_recipe_of_a_budget_is_a_row_of_a_table(monkeypatch: pytest.MonkeyPa
         return found.train.batch, found.train.lr, found.train.ema, found.model.network.channels  # type: ignore[union-attr]
 
     quick, long = made(10), made(20)
-    assert quick[:3] == (32, 1e-3, 0.1) and long[:3] == (64, 5e-4, 0.05) and long[3] > quick[3]
+    assert quick[:3] == (16, 1e-3, 0.1) and long[:3] == (64, 5e-4, 0.05) and long[3] > quick[3]
     assert made(20, train={"batch": 8}, size="small") == (8, 5e-4, 0.05, quick[3]), "what is said wins"
-    begun = {"train": {"planned_minutes": 10}, "defaults": 2}
+    begun = {"train": {"planned_minutes": 10}, "defaults": 3}
     assert made(20, before=begun) == quick, "a run keeps to what it began with"
+    assert made(20, before={**begun, "defaults": 2}) == (32, *quick[1:]), "and to the table of its time"
+    assert made(2)[3] < quick[3] == made(2, cores=4.0)[3], "a faster machine gets the larger network sooner"
 
 
 def without_steps() -> list[str]:

@@ -19,6 +19,7 @@ from kuosan.options import Tree
 from kuosan.storage import checkpoint
 from kuosan.train import config
 from kuosan.train.config import AutoencoderSettings, RunConfig, TrainConfig, recipe
+from kuosan.train.job import TrainJob, settle
 from kuosan.train.resolve import check_tree, resolve
 from train.made_runs import begin, differences, go, images, outcome
 from train.old_runs import CASES, SETTINGS, Affine
@@ -39,62 +40,101 @@ def altered(old: Any, new: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def chosen(tree: Tree) -> tuple[Any, ...]:
-    """What the defaults decide of a discrete model: prediction, betas, weight, rate, its shape, batch."""
+    """What the defaults decide of a discrete model: prediction, betas, weight, rate, its shape, batch, draws of t."""
     model, train = tree["model"], tree["train"]
-    names = ("weight", "lr", "lr_shape", "batch")
+    names = ("weight", "lr", "lr_shape", "batch", "t_sampling")
     return (model["prediction"], model["schedule"].get("betas"), *(train[name] for name in names))
 
 
-NEW = ("x0", "cosine", "min_snr", 1e-3, "cosine", 32)
+SECOND = ("x0", "cosine", "min_snr", 1e-3, "cosine", 32, "uniform")
+NEW = ("x0", "cosine", "simple", 1e-3, "cosine", 16, "logit_normal")
 
 
-def test_with_nothing_said_a_run_is_the_recipe_portraits() -> None:
+def test_with_nothing_said_a_run_has_the_network_and_rate_of_recipe_portraits() -> None:
     of_recipe = plain(trees.load(recipe("portraits")))
-    changed = trees.differences(of_recipe, plain({"data": {"path": "portraits"}}))
     lengths = {"max_steps", "warmup", "planned_steps", "save_every", "evaluate_every", "preview_every"}
-    assert set(changed) == {f"train.{name}" for name in lengths}
+    second = trees.differences(of_recipe, plain({"data": {"path": "portraits"}, "defaults": 2}))
+    assert set(second) == {"defaults"} | {f"train.{name}" for name in lengths}
+    now = trees.differences(of_recipe, plain({"data": {"path": "portraits"}}))
+    assert set(now) == {f"train.{name}" for name in lengths | {"batch", "weight", "t_sampling"}}
 
 
 LINEAR = {"schedule": {"beta_end": 0.01}}
-DISCRETE: list[tuple[Tree, tuple[int, int, int], tuple[Any, ...]]] = [
-    ({}, (3, 32, 32), NEW),
-    ({"model": {"network": {"kind": "dit"}}}, (3, 32, 32), NEW),
-    ({"model": {"task": {"kind": "inpainting"}}}, (3, 32, 32), NEW),
-    ({"model": {"task": {"kind": "super_resolution", "scale": 2}}}, (3, 32, 32), NEW),
-    ({"model": {"text": {"kind": "bytes"}}}, (3, 32, 32), NEW),
-    ({"model": {"schedule": {"T": 100}}}, (3, 32, 32), NEW),
-    ({"model": {"schedule": {"kind": "discrete"}}}, (3, 32, 32), NEW),
-    ({"model": LINEAR}, (3, 32, 32), ("x0", "linear", *NEW[2:])),
-    ({"model": {"prediction": "v"}}, (3, 32, 32), ("v", *NEW[1:])),
-    ({"model": {"prediction": "eps"}}, (3, 32, 32), ("eps", *NEW[1:])),
-    ({"model": {"schedule": {"zero_terminal_snr": True}}}, (3, 32, 32), ("x0", "cosine", "simple", *NEW[3:])),
-    ({"train": {"loss": "vlb"}}, (3, 32, 32), ("x0", "cosine", "simple", *NEW[3:])),
-    ({"train": {"loss": "hybrid"}, "model": {"learned_variance": True}}, (3, 32, 32), NEW),
-    ({"train": {"min_snr_gamma": 3.0}}, (3, 32, 32), NEW),
-    ({"train": {"t_sampling": "importance"}}, (3, 32, 32), NEW),
-    ({"train": {"t_sampling": "logit_normal"}}, (3, 32, 32), NEW),
-    ({"train": {"t_sampling": "continuous"}}, (3, 32, 32), NEW),
-    ({"train": {"lr": 3e-4, "batch": 7, "weight": "v"}}, (3, 32, 32), ("x0", "cosine", "v", 3e-4, "cosine", 7)),
-    # its own weight is part of what these predict
-    ({"model": {"schedule": {"kind": "karras"}}}, (3, 32, 32), ("edm", None, "simple", *NEW[3:])),
-    ({"model": {"schedule": {"kind": "flow"}}}, (3, 32, 32), ("flow", None, "simple", *NEW[3:])),
+RGB = (3, 32, 32)
+AS_SECOND = ("min_snr", 1e-3, "cosine", 16, "uniform")  # where what was measured has no meaning, or is not asked for
+MADE: list[tuple[Tree, tuple[int, int, int], tuple[Any, ...], tuple[Any, ...]]] = [  # ..., now, and by version 2
+    ({}, RGB, NEW, SECOND),
+    ({"model": {"network": {"kind": "dit"}}}, RGB, NEW, SECOND),
+    ({"model": {"task": {"kind": "inpainting"}}}, RGB, NEW, SECOND),
+    ({"model": {"task": {"kind": "super_resolution", "scale": 2}}}, RGB, NEW, SECOND),
+    ({"model": {"text": {"kind": "bytes"}}}, RGB, NEW, SECOND),
+    ({"model": {"schedule": {"T": 100}}}, RGB, NEW, SECOND),
+    ({"model": {"schedule": {"kind": "discrete"}}}, RGB, NEW, SECOND),
+    ({"model": LINEAR}, RGB, ("x0", "linear", *NEW[2:]), ("x0", "linear", *SECOND[2:])),
+    ({"model": {"prediction": "x0"}}, RGB, NEW, SECOND),
+    ({"model": {"prediction": "v"}}, RGB, ("v", "cosine", *AS_SECOND), ("v", *SECOND[1:])),
+    ({"model": {"prediction": "eps"}}, RGB, ("eps", "cosine", *AS_SECOND), ("eps", *SECOND[1:])),
+    ({"model": {"schedule": {"zero_terminal_snr": True}}}, RGB, NEW, ("x0", "cosine", "simple", *SECOND[3:])),
+    (
+        {"model": {"schedule": {"zero_terminal_snr": True}, "prediction": "v"}},
+        RGB,
+        ("v", "cosine", "simple", *AS_SECOND[1:]),
+        ("v", "cosine", "simple", *SECOND[3:]),
+    ),
+    (
+        {"train": {"loss": "vlb"}},
+        RGB,
+        ("x0", "cosine", "simple", *AS_SECOND[1:]),
+        ("x0", "cosine", "simple", *SECOND[3:]),
+    ),
+    ({"train": {"loss": "hybrid"}, "model": {"learned_variance": True}}, RGB, ("x0", "cosine", *AS_SECOND), SECOND),
+    ({"train": {"min_snr_gamma": 3.0}}, RGB, ("x0", "cosine", *AS_SECOND), SECOND),
+    ({"train": {"weight": "min_snr"}}, RGB, ("x0", "cosine", *AS_SECOND), SECOND),
+    ({"train": {"t_sampling": "importance"}}, RGB, (*NEW[:6], "importance"), (*SECOND[:6], "importance")),
+    ({"train": {"t_sampling": "logit_normal"}}, RGB, NEW, (*SECOND[:6], "logit_normal")),
+    ({"train": {"t_sampling": "continuous"}}, RGB, (*NEW[:6], "continuous"), (*SECOND[:6], "continuous")),
+    ({"train": {"t_mean": 0.5}}, RGB, NEW, ()),  # which version 2 refuses: its t is drawn otherwise
+    (
+        {"train": {"lr": 3e-4, "batch": 7, "weight": "v"}},
+        RGB,
+        ("x0", "cosine", "v", 3e-4, "cosine", 7, "uniform"),
+        ("x0", "cosine", "v", 3e-4, "cosine", 7, "uniform"),
+    ),
+    # its own weight and its own way of drawing levels are part of what these predict
+    (
+        {"model": {"schedule": {"kind": "karras"}}},
+        RGB,
+        ("edm", None, "simple", *AS_SECOND[1:]),
+        ("edm", None, "simple", *SECOND[3:]),
+    ),
+    (
+        {"model": {"schedule": {"kind": "flow"}}},
+        RGB,
+        ("flow", None, "simple", *AS_SECOND[1:]),
+        ("flow", None, "simple", *SECOND[3:]),
+    ),
     # a classifier has the generators' noise and nothing of their loss
-    ({"train": {"objective": "classifier"}}, (3, 32, 32), ("v", "cosine", "simple", *NEW[3:])),
+    ({"train": {"objective": "classifier"}}, RGB, *2 * (("v", "cosine", "simple", *SECOND[3:]),)),
     (
         {"train": {"objective": "classifier"}, "model": {"network": {"kind": "classifier", "noisy": False}}},
-        (3, 32, 32),
-        ("v", "linear", "simple", *NEW[3:]),
+        RGB,
+        *2 * (("v", "linear", "simple", *SECOND[3:]),),
     ),
-    ({"train": {"objective": "autoencoder"}}, (3, 32, 32), ("v", "linear", "simple", *NEW[3:])),
+    ({"train": {"objective": "autoencoder"}}, RGB, *2 * (("v", "linear", "simple", *SECOND[3:]),)),
 ]
 
 
-@pytest.mark.parametrize(("said", "shape", "expected"), DISCRETE)
+@pytest.mark.parametrize(("said", "shape", "expected", "by_second"), MADE)
 def test_each_kind_of_run_gets_the_defaults_that_it_has_a_use_for(
-    said: Tree, shape: tuple[int, int, int], expected: tuple[Any, ...]
+    said: Tree, shape: tuple[int, int, int], expected: tuple[Any, ...], by_second: tuple[Any, ...]
 ) -> None:
     check_tree(said)
     assert chosen(plain(said, shape, NAMES)) == expected
+    if by_second:
+        assert chosen(plain({**said, "defaults": 2}, shape, NAMES)) == by_second
+    else:
+        with pytest.raises(Error):
+            plain({**said, "defaults": 2}, shape, NAMES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -116,7 +156,10 @@ def test_a_run_of_the_first_defaults_is_resolved_as_it_was_then(name: str) -> No
         assert altered(then, json.loads(json.dumps(trees.plain(now)))) == {}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in recipe("portraits").parent.glob("*.yaml")))
+PRESETS = {"quick", "quality"}  # which are laid over the defaults of the day, and name no images
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in recipe("portraits").parent.glob("*.yaml")} - PRESETS))
 @pytest.mark.parametrize("side", [32, 128])
 def test_a_recipe_says_everything_in_which_the_defaults_differ(name: str, side: int) -> None:
     tree = trees.load(recipe(name))
@@ -126,6 +169,30 @@ def test_a_recipe_says_everything_in_which_the_defaults_differ(name: str, side: 
         tree = trees.merge(tree, {"model": CASES["latents"][0]["model"]})
     first, now = (plain({**tree, "defaults": number}, (3, side, side), NAMES) for number in (1, config.VERSION))
     assert set(trees.differences(first, now)) <= {"defaults", "train.planned_steps"}
+
+
+def test_presets_choose_the_network_by_its_size_and_what_is_said_wins(tmp_path: Path) -> None:
+    def settled(preset: str, **more: Any) -> tuple[Any, Any]:
+        job = TrainJob(
+            tmp_path / "run", preset, settings={"data": {"path": "portraits"}, **more.pop("said", {})}, **more
+        )
+        found = settle(job)
+        return found.network, resolve(found.tree, (3, 32, 32), found.network or "small").train
+
+    quick, quality = settled("quick"), settled("quality")
+    assert (quick[0], quality[0]) == ("tiny", "medium")
+    assert quick[1].max_steps < quality[1].max_steps and quick[1].batch < quality[1].batch
+    assert quick[1].t_sampling == quality[1].t_sampling == "logit_normal", "the rest is as the defaults have it"
+    network, train = settled("quick", network="large", said={"train": {"max_steps": 7}})
+    assert (network, train.max_steps) == ("large", 7)
+    assert settled("portraits")[0] is None
+
+
+@pytest.mark.parametrize(("text", "words"), [("network: huge", "unknown --network 'huge'"), ("network: 3", "network")])
+def test_a_file_that_names_no_size_of_a_network_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(Error, match=words):
+        settle(TrainJob(tmp_path / "run", str(tmp_path / "own.yaml"), settings={"data": {"path": "portraits"}}))
 
 
 def test_the_defaults_that_are_listed_are_those_of_a_new_run() -> None:

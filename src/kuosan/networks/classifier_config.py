@@ -68,7 +68,7 @@ def default_classifier(
     noisy: bool = True,
     latent: bool = False,
     step: int = 0,
-    version: int = 2,
+    version: int = 3,
 ) -> ClassifierConfig:
     """A classifier for images of `shape` (C, H, W): the first half of `default_unet` of that size.
 

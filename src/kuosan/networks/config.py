@@ -69,11 +69,12 @@ class _UNetShape:
 
 
 _UNET_SIZES = {
-    "tiny": _UNetShape(32, 2, 1, 8, 8),
+    "tiny": _UNetShape(32, 2, 1, 16, 8),
     "small": _UNetShape(64, 2, 1, 16, 8),
     "medium": _UNetShape(128, 2, 2, 16, 16),
     "large": _UNetShape(256, 2, 2, 16, 32),
 }
+_UNET_SIZES_2 = {**_UNET_SIZES, "tiny": _UNetShape(32, 2, 1, 8, 8)}  # of version 2
 _UNET_SIZES_1 = {  # of version 1, which entered in patches over 64 pixels only, with twice the channels
     "tiny": _UNetShape(32, 2, 1, 8, 8),
     "small": _UNetShape(32, 4, 1, 8, 8),
@@ -238,13 +239,12 @@ def default_unet(
     context_width: int | None = None,
     latent: bool = False,
     step: int = 0,
-    version: int = 2,
+    version: int = 3,
 ) -> UNetConfig:
     """A U-Net for images of `shape` (C, H, W), or for latents of it: few and wide cells, attention where they are few.
 
     Images from 16 pixels a side enter in patches of 2 x 2, over 128 in larger ones, so that the finest level has at
-    most 64 x 64 cells; latents are patches already. The coarsest level has 4 x 4 to 8 x 8. "small" is 4.5 M parameters
-    at 32 x 32.
+    most 64 x 64 cells; latents are patches already. The coarsest level has 4 x 4 to 8 x 8. "small" has 4.5 M weights.
 
     Args:
         step: what all sides are multiples of, in images of several shapes of about this size (in cells of latents); 0:
@@ -262,7 +262,7 @@ def default_unet(
         patch, levels = _cells_1(height, width)
         channels, fewest = plan.channels * (1 if patch == 1 else 2), 0
     else:
-        plan, fewest = _UNET_SIZES[size], _LEAST
+        plan, fewest = (_UNET_SIZES if version > 2 else _UNET_SIZES_2)[size], _LEAST
         patch, levels = _cells(height, width, latent, step)
         channels = plan.channels
     return UNetConfig(

@@ -105,6 +105,7 @@ def prepare(
         )
         own = type(network).__name__ if network is not None else None
         encoder, text = _text(tree, images, typed)
+        compute = choose(checked.compute)
         begun_from = None if origin is None else trees.build(ModelConfig, origin.get("model", {}))
         config = resolve(
             tree,
@@ -117,8 +118,8 @@ def prepare(
             before={"defaults": before.get("defaults", 1)} if before is not None and untrained(out) else before,
             checked=checked,
             origin=begun_from,
+            cores=compute.cores,
         )
-        compute = choose(config.compute)
         join(world, compute.device)
     except BaseException as error:
         leave(world, error)

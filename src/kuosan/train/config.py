@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from kuosan.config import build, merge
 from kuosan.data.config import DataConfig
 from kuosan.device import ComputeConfig
-from kuosan.diffusion.registry import Weight
+from kuosan.diffusion.registry import PREDICTION_ALIASES, Weight
 from kuosan.errors import Error, unknown
 from kuosan.models.model import ModelConfig
 from kuosan.networks.config import Size
@@ -139,7 +139,7 @@ class TrainConfig:
     bad_steps: int = 10  # steps in a row without a finite loss and gradient before going back to the last save
     planned_minutes: float = field(
         default=0.0, metadata={"option": False}
-    )  # minutes when the run began, by which its network and batch were chosen
+    )  # the budget when the run began, in minutes of one core, by which its network and batch were chosen
     planned_steps: int = field(
         default=0, metadata={"option": False}
     )  # max_steps when the run began, of which warmup and critic_start may be shares; 0: of max_steps
@@ -301,11 +301,11 @@ def check_alone(train: TrainConfig) -> None:
         )
 
 
-VERSION = 2
+VERSION = 3
 
-# What version 2 gives where the classes' own defaults (version 1) are others: recipe portraits' settings.
-# Not all of it everywhere; `laid_under` says where.
-GIVEN: Mapping[str, Any] = {
+# What a version gives where the classes' own defaults (version 1) are others: 2 recipe portraits' settings, 3 what
+# docs/recipes.md found. Not all of it everywhere; `laid_under_defaults` says where.
+_GIVEN_2: Mapping[str, Any] = {
     "model.prediction": "x0",
     "model.schedule.betas": "cosine",
     "train.batch": 32,
@@ -315,13 +315,19 @@ GIVEN: Mapping[str, Any] = {
     "train.weight": "min_snr",
     "train.autoencoder.critic_start": 0.5,
 }
+GIVEN: Mapping[str, Any] = {
+    **_GIVEN_2,
+    "train.batch": 16,
+    "train.weight": "simple",
+    "train.t_sampling": "logit_normal",
+}
 
 
 class BudgetRow(NamedTuple):
     """What a diffusion model gets under a time budget where nothing is said, by the size of what is denoised."""
 
     pixels: int  # the longer side, up to which the row holds
-    minutes: float  # the budget from which it holds; of the rows that fit, the last one counts
+    minutes: float  # of one core, the budget from which it holds; of the rows that fit, the last one counts
     network: Size
     batch: int
     lr: float
@@ -330,19 +336,30 @@ class BudgetRow(NamedTuple):
     ema: float
 
 
-# One row a size: the defaults of version 2, until measured ones come. A row that changes raises VERSION.
-BUDGET_ROWS = (
+_ROWS_2 = (  # one row a size: the defaults of version 2
     BudgetRow(32, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
     BudgetRow(64, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
     BudgetRow(128, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
     BudgetRow(1 << 20, 0, "small", 32, 1e-3, 0.1, "cosine", 0.1),
 )
+# What docs/recipes.md found at 32 pixels. Larger images cost so many times as much, and their rows are by analogy. A
+# row that changes raises VERSION.
+_NETWORKS: tuple[tuple[int, float, Size], ...] = (
+    *((32, 0, "tiny"), (32, 4, "small")),
+    *((64, 0, "tiny"), (64, 16, "small")),
+    *((128, 0, "tiny"), (128, 64, "small")),
+    *((1 << 20, 0, "tiny"), (1 << 20, 64, "small")),
+)
+BUDGET_ROWS = tuple(
+    BudgetRow(pixels, minutes, network, 16, 1e-3, 0.1, "cosine", 0.1) for pixels, minutes, network in _NETWORKS
+)
 
 
-def budget_row(pixels: int, minutes: float) -> BudgetRow:
-    """The row of a side in pixels (of latents: in cells) and a budget in minutes."""
-    side = next(each.pixels for each in BUDGET_ROWS if pixels <= each.pixels)
-    return [each for each in BUDGET_ROWS if each.pixels == side and each.minutes <= minutes][-1]
+def budget_row(pixels: int, minutes: float, version: int = VERSION) -> BudgetRow:
+    """The row of a side in pixels (of latents: in cells) and a budget in minutes of one core."""
+    rows = BUDGET_ROWS if version >= 3 else _ROWS_2
+    side = next(each.pixels for each in rows if pixels <= each.pixels)
+    return [each for each in rows if each.pixels == side and each.minutes <= minutes][-1]
 
 
 def under_budget(tree: Mapping[str, Any]) -> Tree:
@@ -379,7 +396,8 @@ def laid_under_defaults(tree: Mapping[str, Any], number: int, objective: str) ->
     if number == 1:
         return dict(tree)
     train, model = _group(tree, "train"), _group(tree, "model")
-    given: Tree = {name: GIVEN[f"train.{name}"] for name in ("batch", "lr", "warmup", "lr_shape")}
+    values = GIVEN if number >= 3 and objective == "diffusion" else _GIVEN_2
+    given: Tree = {name: values[f"train.{name}"] for name in ("batch", "lr", "warmup", "lr_shape")}
     under: Tree = {"train": given, "model": {}}
     schedule = _group(model, "schedule")
     discrete = "schedule" not in model or (bool(schedule) and schedule.get("kind", "discrete") == "discrete")
@@ -388,12 +406,26 @@ def laid_under_defaults(tree: Mapping[str, Any], number: int, objective: str) ->
         under["model"]["schedule"] = {"kind": "discrete", "betas": GIVEN["model.schedule.betas"]}
     if objective == "diffusion" and discrete:
         under["model"]["prediction"] = GIVEN["model.prediction"]
-        # the bound has its own weight; and at alpha = 0, where the SNR is 0, min_snr would leave a level untrained
-        if train.get("loss", "simple") != "vlb" and not schedule.get("zero_terminal_snr", False):
-            given["weight"] = GIVEN["train.weight"]
+        given |= _loss(train, model, values)
     if objective == "autoencoder" and not _is_zero(_group(train, "autoencoder").get("critic")):
         given["autoencoder"] = {"critic_start": GIVEN["train.autoencoder.critic_start"]}
     return merge(under, tree)
+
+
+def _loss(train: Mapping[str, Any], model: Mapping[str, Any], values: Mapping[str, Any]) -> Tree:
+    """The weight and how t is drawn, of a discrete schedule, where they have a meaning."""
+    if train.get("loss", "simple") == "vlb":  # the bound has its own weight
+        return {}
+    if _group(model, "schedule").get("zero_terminal_snr", False) and values is _GIVEN_2:
+        return {}  # where the SNR is 0, min_snr would leave a level untrained
+    if values is _GIVEN_2:
+        return {"weight": values["train.weight"]}
+    # measured were images that are predicted, by the error alone, with these two together
+    said = str(model.get("prediction", "x0"))
+    measured = PREDICTION_ALIASES.get(said, said) == "x0" and train.get("loss", "simple") == "simple"
+    if not measured or any(name in train for name in ("weight", "min_snr_gamma")):
+        return _loss(train, model, _GIVEN_2)
+    return {"weight": values["train.weight"], "t_sampling": values["train.t_sampling"]}
 
 
 def _group(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

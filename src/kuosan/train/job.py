@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from kuosan import config as trees
 from kuosan import options
@@ -45,11 +45,11 @@ CONFIG = "config.yaml"
 OPTION = {"option": False}
 
 
-def size_typed(text: str) -> str:
+def size_typed(text: str) -> Size:
     """A network's size as it is typed. Raises: Error: there is none of that name."""
     if text not in get_args(Size):
         raise unknown("--network", text, get_args(Size))
-    return text
+    return cast(Size, text)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class SettledJob:
     checked: RunConfig
     typed: str  # the text encoder that a person named, which alone may be fetched
     saves: tuple[Saved, ...]  # what was read of saves: of the one to go on from, all but its tensors
+    network: Size | None = None  # the network's size, as it was said
     origin: Tree | None = None  # the configuration of the run whose weights a new one begins with
 
 
@@ -195,11 +196,11 @@ def settle(job: TrainJob) -> SettledJob:
     Raises:
         Error: impossible settings, no images, a folder of something else.
     """
-    typed = encoder_named(job.settings)
-    tree: Mapping[str, Any] = job.settings
+    typed, asked, tree = encoder_named(job.settings), job.network, job.settings
     rules.check_length(tree, "")
     if job.config is not None:
-        of_file = _groups(trees.load(recipe(job.config)))
+        of_file, named = _groups(trees.load(recipe(job.config)))
+        job = dataclasses.replace(job, network=asked or named)
         rules.check_length(of_file, f" in {job.config}")
         tree = trees.merge(rules.without_length(of_file, tree), tree)
     goes_on = "path" not in tree.get("data", {}) and job.dataset is None
@@ -208,8 +209,8 @@ def settle(job: TrainJob) -> SettledJob:
     if goes_on:
         out = _required(out)
         before, tree, saves = _of_run(out, tree)
-        if job.network is not None:
-            raise Error(f"--network {job.network} has no effect on {out}, which has its network already; leave it out.")
+        if asked is not None:
+            raise Error(f"--network {asked} has no effect on {out}, which has its network already; leave it out.")
     _refuse_own(tree, job)
     if job.init is None:
         checked = check_tree(tree)  # refused before any file is opened
@@ -228,7 +229,8 @@ def settle(job: TrainJob) -> SettledJob:
         checked = check_tree(tree)
     if before is not None and not _untouched(out):
         rules.check_length_kept(out, before, tree, job.settings)
-    return SettledJob(out, dict(tree), before, checked, typed, saves, None if origin is None else origin.config)
+    model = None if origin is None else origin.config
+    return SettledJob(out, dict(tree), before, checked, typed, saves, job.network, model)
 
 
 def _untouched(out: Path) -> bool:
@@ -265,10 +267,11 @@ def is_there(path: Path) -> bool:
         return path.exists()
 
 
-def _groups(tree: Tree) -> Tree:
-    """A configuration file's tree, once each of its top keys is a known group of settings."""
+def _groups(tree: Tree) -> tuple[Tree, Size | None]:
+    """A configuration file's tree, once each of its top keys is a known group of settings; and its network's size."""
+    size = size_typed(tree.pop("network")) if isinstance(tree.get("network"), str) else None
     trees.build(RunConfig, {key: value for key, value in tree.items() if not isinstance(value, dict)})
-    return trees.as_stored(RunConfig, tree)  # options lie over it by their keys
+    return trees.as_stored(RunConfig, tree), size  # options lie over it by their keys
 
 
 def _required(out: Path | None) -> Path:
@@ -333,7 +336,7 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
     setup = api.prepare(
         settled.out,
         settled.tree,
-        size=job.network,
+        size=settled.network,
         network=job.module,
         dataset=job.dataset,
         progress=lambda what, done, of: on_event(Progress(what, done, of)),

@@ -253,6 +253,7 @@ def resolve(
     before: Mapping[str, Any] | None = None,
     checked: RunConfig | None = None,
     origin: ModelConfig | None = None,
+    cores: float = 1.0,
 ) -> RunConfig:
     """The whole configuration of a run from what its user said and the images' shape.
 
@@ -267,6 +268,7 @@ def resolve(
         before: the stored configuration of the run that goes on; of one without a step its `defaults` alone.
         checked: what `check_tree` made of the same tree; what it refused is not looked for again.
         origin: the model whose weights a new run begins with.
+        cores: how many processor cores the machine is worth, by which a time budget chooses the network.
 
     Raises:
         Error: whatever the configuration classes refuse, or a network that does not fit the images.
@@ -275,7 +277,7 @@ def resolve(
     codec = trees.build(ModelConfig, {"codec": rules.codec_tree(rules.fill_codec(tree))}).codec
     cells, step = codec.sample_shape(square(shape, shapes)), common_step(shapes) // codec.factor
     if minutes := _minutes(tree):
-        tree, chosen = _under_row(tree, max(cells[1:]), minutes, before)
+        tree, chosen = _under_row(tree, max(cells[1:]), minutes * cores, before, version)
         size = size or chosen
     size = size or "small"
     tree = _filled(tree if text is None else trees.merge(tree, {"model": {"text": text}}), version)
@@ -300,12 +302,12 @@ def _minutes(tree: Mapping[str, Any]) -> float:
 
 
 def _under_row(
-    tree: Mapping[str, Any], side: int, minutes: float, before: Mapping[str, Any] | None
+    tree: Mapping[str, Any], side: int, minutes: float, before: Mapping[str, Any] | None, version: int
 ) -> tuple[Mapping[str, Any], Size]:
     """The tree over what a time budget gets where nothing is said, and the network's size; of a run, as it began."""
     begun = float((before or {}).get("train", {}).get("planned_minutes", 0.0)) or minutes
     under: dict[str, Any] = {"planned_minutes": begun}
-    row = defaults.budget_row(side, begun)
+    row = defaults.budget_row(side, begun, version)
     if dict(tree.get("train", {})).get("objective", "diffusion") == "diffusion":
         under |= {name: getattr(row, name) for name in ("batch", "lr", "warmup", "lr_shape", "ema")}
     return trees.merge({"train": under}, tree), row.network
