@@ -272,10 +272,6 @@ def run_trial(work: Path, trial: Trial) -> dict[str, Any]:
     """Train, sample, compare; the folder of the training is taken away afterwards, a sheet stays."""
     import torch
 
-    import kuosan
-    from kuosan.data.pixels import enlarge, grid, save_png, to_uint8
-    from kuosan.metrics.features import features
-    from kuosan.metrics.kid import kid
     from kuosan.options import Tree
     from kuosan.train.job import TrainJob, plan_train, run_train
 
@@ -292,22 +288,34 @@ def run_trial(work: Path, trial: Trial) -> dict[str, Any]:
         if plan.run.state.step < steps:
             sys.exit(f"{trial.name}: stopped at step {plan.run.state.step:,} of {steps:,}; the same command goes on")
     trained = time.process_time() - begin
-    made = to_uint8(kuosan.load(out).sample(MADE, seed=0, steps=STEPS).numpy())
-    real = np.load(path)["images"]
-    real = real[np.linspace(0, len(real) - 1, min(REFERENCE, len(real))).round().astype(int)]
     cache = work / "data" / f"{trial.kind}{size}-features.npy"
-    network = features("lite0")
-    if not cache.exists():
-        np.save(cache, network(torch.from_numpy(real).movedim(-1, 1).contiguous()).numpy())
-    estimate = kid(network(torch.from_numpy(made).movedim(-1, 1).contiguous()).numpy(), np.load(cache))
-    sheets = work / "sheets"
-    sheets.mkdir(exist_ok=True)
-    save_png(sheets / f"{trial.name}.png", enlarge(grid(made[:40], 10)[None], 2)[0])
+    (work / "sheets").mkdir(exist_ok=True)
+    estimate = measured(out, path, cache, work / "sheets" / f"{trial.name}.png")
     shutil.rmtree(out)
     return {
         "round": trial.round, "setting": trial.setting, "kind": trial.kind, "steps": steps, "batch": batch,
         "parameters": parameters, "core_seconds": round(trained, 1), "kid": estimate.value, "error": estimate.error,
     }  # fmt: skip
+
+
+def measured(run: Path, path: Path, cache: Path, sheet: Path) -> Any:
+    """KID of a run's images against those of an array, whose features are kept in a file; a sheet is written."""
+    import torch
+
+    import kuosan
+    from kuosan.data.pixels import enlarge, grid, save_png, to_uint8
+    from kuosan.metrics.features import features
+    from kuosan.metrics.kid import kid
+
+    made = to_uint8(kuosan.load(run).sample(MADE, seed=0, steps=STEPS).numpy())
+    real = np.load(path)["images"]
+    real = real[np.linspace(0, len(real) - 1, min(REFERENCE, len(real))).round().astype(int)]
+    network = features("lite0")
+    if not cache.exists():
+        np.save(cache, network(torch.from_numpy(real).movedim(-1, 1).contiguous()).numpy())
+    estimate = kid(network(torch.from_numpy(made).movedim(-1, 1).contiguous()).numpy(), np.load(cache))
+    save_png(sheet, enlarge(grid(made[:40], 10)[None], 2)[0])
+    return estimate
 
 
 def results(work: Path) -> list[dict[str, Any]]:

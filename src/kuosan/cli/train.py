@@ -15,6 +15,7 @@ from kuosan.cli.console import TrainingBars, console, counting, duration, say
 from kuosan.cli.flags import Verb
 from kuosan.errors import Error, plural
 from kuosan.events import Event, Finished, Progress
+from kuosan.models.starter import NOTHING
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
 from kuosan.options import Tree
@@ -38,7 +39,9 @@ def train(tree: Tree, words: list[str]) -> int:
         raise Error(f"the images are given twice: {words[0]!r} and --data.path {settings['data']['path']!r}.")
     if words:
         settings.setdefault("data", {})["path"] = words[0]
-    return train_job(trees.build(TrainJob, {**tree, "settings": settings, "begun": process_began()}))
+    if tree.get("init") == NOTHING:  # a word, which else is read as nothing said
+        tree["init"] = Path(NOTHING)
+    return train_job(trees.build(TrainJob, {**tree, "settings": settings, "begun": process_began(), "starter": True}))
 
 
 def train_job(job: TrainJob) -> int:

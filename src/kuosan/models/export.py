@@ -1,6 +1,6 @@
 """A trained model as one folder to hand on: what sampling needs, in the layout of a checkpoint, and a card.
 
-    OUT/config.yaml  ema.safetensors  state.json  README.md  manifest.json  [codec/]
+    OUT/config.yaml  ema.safetensors  state.json  README.md  manifest.json  [codec/  CREDITS.md]
 
 Where the run's files lie is nobody else's business, so of their places the last names alone are kept. A text encoder
 with weights of its own does not go with it: its folder of that name belongs where the model is used.
@@ -109,6 +109,7 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
     """
     from kuosan.data.reading import FACT as READING
     from kuosan.models import latents as codecs
+    from kuosan.models import starter
     from kuosan.models.codec import Latents
     from kuosan.models.model import ModelConfig
     from kuosan.storage import checkpoint, files
@@ -122,7 +123,7 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
         held = codecs.of_run(model.codec, saved.path)
         held = codecs.held(held.network, _stored(held.tensors, bf16))
         tree = trees.merge(tree, {"model": {"codec": {"weights": held.sha256}}})
-    state = {name: saved.state[name] for name in ("data", "kuosan", READING) if name in saved.state}
+    state = {name: saved.state[name] for name in ("data", "kuosan", READING, starter.FACT) if name in saved.state}
     tensors = _stored(saved.ema, bf16)
     with files.staged(out, weights.nbytes(tensors), new=True) as staging:
         (staging / checkpoint.CONFIG).write_text(trees.dump(tree), encoding="utf-8")
@@ -130,6 +131,8 @@ def export(saved: Saved, out: Path, *, bf16: bool = True, card: str | None = Non
         (staging / checkpoint.STATE).write_text(counted + "\n", encoding="utf-8")
         weights.write(staging / "ema.safetensors", tensors)
         (staging / checkpoint.EXPORTED).write_text(card or _card(tree, saved), encoding="utf-8")
+        if named := starter.credits_of(saved.state):
+            (staging / starter.CREDITS).write_text(starter.credits_page(named), encoding="utf-8")
         if held is not None:
             codecs.write(staging, held)
     return out
@@ -198,6 +201,8 @@ def _unquoted(folder: str) -> str:
 
 def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     """The least that can be said of a model."""
+    from kuosan.models import starter
+
     model, train = tree["model"], tree.get("train", {})
     shape = "x".join(str(side) for side in model.get("shape") or ())
     purpose, arguments = use(model, "THIS_FOLDER")
@@ -216,4 +221,6 @@ def _card(tree: Mapping[str, Any], saved: Saved) -> str:
     if model.get("text", {}).get("kind") == "encoder":
         lines += ["", "Its text encoder (model.text in config.yaml) is not in it: a folder of that name is looked for"]
         lines += ["where kuosan is called, and must be the same by its hash."]
+    if starter.credits_of(saved.state):
+        lines += ["", f"Whom it must name, wherever it goes: {starter.CREDITS}."]
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from kuosan import moved
 from kuosan.data.dataset import Images, open_images
 from kuosan.device import Compute, choose
 from kuosan.errors import Error
+from kuosan.models.grow import require_growth
 from kuosan.models.model import ModelConfig
+from kuosan.models.starter import NAME, suits
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage.cache import NEAR, Results
@@ -27,7 +30,7 @@ from kuosan.train import latents, loop, resume, saving, text_conditioning
 from kuosan.train.config import CHANGEABLE, RunConfig
 from kuosan.train.distributed import World, join, leave, meet
 from kuosan.train.report import SilentTraining, draw
-from kuosan.train.resolve import check_tree, lengthened, resolve
+from kuosan.train.resolve import check_tree, lengthened, resolve, take_along
 from kuosan.train.resume import untrained
 from kuosan.train.saving import Stop
 from kuosan.train.setup import attach, open_run
@@ -58,6 +61,7 @@ class TrainingSetup:
     note: str | None = None  # what is to be said once the run starts
     saves: Sequence[Saved] = ()  # read before, without their tensors: the one to go on from, the one of --init
     begun: float = field(default_factory=lambda: budgets.seconds_now())  # since when a time budget is used
+    init: Path | None = None  # what a new run begins with unasked
 
 
 def prepare(
@@ -74,6 +78,7 @@ def prepare(
     origin: Mapping[str, Any] | None = None,
     saves: Sequence[Saved] = (),
     begun: float | None = None,
+    starter: Saved | None = None,
 ) -> TrainingSetup:
     """Open the images and resolve the configuration against them.
 
@@ -84,6 +89,7 @@ def prepare(
         origin: the configuration of the run whose weights a new one begins with.
         saves: those that were read already, without their tensors.
         begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
+        starter: the starter weights without their tensors, which the run begins with where they suit its model.
 
     Raises:
         Error: no usable images, or a configuration that cannot be trained.
@@ -107,10 +113,10 @@ def prepare(
         encoder, text = _text(tree, images, typed)
         compute = choose(checked.compute)
         begun_from = None if origin is None else trees.build(ModelConfig, origin.get("model", {}))
-        config = resolve(
-            tree,
-            images.shape,
-            size,
+        resolved = partial(
+            resolve,
+            shape=images.shape,
+            size=size,
             own=own,
             classes=tuple(images.classes),
             text=lengthened(text, tree, begun_from),
@@ -120,11 +126,29 @@ def prepare(
             origin=begun_from,
             cores=compute.cores,
         )
+        config, init = resolved(tree), None
+        if starter is not None and (other := _with_starter(config, tree, starter, resolved)):
+            config, init, saves = other, Path(NAME), (*saves, starter)
         join(world, compute.device)
     except BaseException as error:
         leave(world, error)
         raise
-    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note, saves, begun)
+    return TrainingSetup(out, config, images, compute, world, network, encoder, autoencoder, note, saves, begun, init)
+
+
+def _with_starter(
+    config: RunConfig, tree: Mapping[str, Any], starter: Saved, resolved: Callable[..., RunConfig]
+) -> RunConfig | None:
+    """The configuration of a run that begins with the starter weights; None where they do not suit what was asked."""
+    weights = trees.build(ModelConfig, starter.config.get("model", {}))
+    if config.train.objective != "diffusion" or not suits(config.model, weights):
+        return None
+    try:
+        other = resolved(take_along(tree, starter.config, NAME), origin=weights)
+        require_growth(weights, other.model, NAME)
+    except Error:  # what was said of captions or task goes with no weights of a model without
+        return None
+    return other
 
 
 def _as_begun(before: Mapping[str, Any] | None, tree: Mapping[str, Any], *, begun: bool) -> Mapping[str, Any]:
@@ -168,6 +192,7 @@ def opened(
     report: SilentTraining,
     *,
     init: Path | None = None,
+    nothing: bool = False,
     accept_new_data: bool = False,
     dry: bool = False,
 ) -> Run:
@@ -189,7 +214,8 @@ def opened(
             network=asked.network,
             encoder=asked.encoder,
             autoencoder=asked.autoencoder,
-            init=init,
+            init=init or asked.init,
+            nothing=nothing,
             accept_new_data=accept_new_data,
             saves=asked.saves,
             begun=asked.begun,

@@ -12,9 +12,8 @@ import dataclasses
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -23,6 +22,7 @@ from kuosan import options
 from kuosan.data.config import PORTRAITS
 from kuosan.errors import Error, shown, unknown
 from kuosan.events import Event, Fact, Finished, Progress
+from kuosan.models import starter
 from kuosan.networks.config import Size
 from kuosan.options import Tree
 from kuosan.storage import files
@@ -62,6 +62,7 @@ class TrainJob:
         dataset: a torch Dataset in place of a path.
         begun: since when a time budget is used, by `budget.seconds_now`; None: since the job is planned.
         measure: time a step before the training begins, so that the plan knows what it will cost.
+        starter: begin with the starter weights where nothing is said of `init` and they suit the model asked for.
     """
 
     out: Path | None = None  # the run's folder; runs/NAME OF THE DATA if not given
@@ -69,7 +70,7 @@ class TrainJob:
     network: Size | None = field(
         default=None, metadata={"read": size_typed}
     )  # the network's size where its fields are not given; small if not said
-    init: Path | None = None  # begin with this run's (checkpoint's, export's) averaged weights, network and schedule
+    init: Path | None = None  # begin with the averaged weights, network and schedule of this run, or starter; or none
     accept_new_data: bool = False  # go on although the images are not the ones the run was trained on
     dry_run: bool = False  # say what would be done, and do nothing
     settings: Tree = field(default_factory=dict, metadata=OPTION)
@@ -77,6 +78,7 @@ class TrainJob:
     dataset: Any = field(default=None, metadata=OPTION)
     begun: float | None = field(default=None, metadata=OPTION)
     measure: bool = field(default=True, metadata=OPTION)
+    starter: bool = field(default=False, metadata=OPTION)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class SettledJob:
     saves: tuple[Saved, ...]  # what was read of saves: of the one to go on from, all but its tensors
     network: Size | None = None  # the network's size, as it was said
     origin: Tree | None = None  # the configuration of the run whose weights a new one begins with
+    init: Path | None = None  # what it begins with, or began with
+    nothing: bool = False  # it was said to start from nothing
+    starter: bool = False  # it begins with the starter weights where they suit
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ def settle(job: TrainJob) -> SettledJob:
     rules.check_length(tree, "")
     if job.config is not None:
         of_file, named = _groups(trees.load(recipe(job.config)))
-        job = dataclasses.replace(job, network=asked or named)
+        job = replace(job, network=asked or named)
         rules.check_length(of_file, f" in {job.config}")
         tree = trees.merge(rules.without_length(of_file, tree), tree)
     goes_on = "path" not in tree.get("data", {}) and job.dataset is None
@@ -208,11 +213,14 @@ def settle(job: TrainJob) -> SettledJob:
     saves: tuple[Saved, ...] = ()
     if goes_on:
         out = _required(out)
-        before, tree, saves = _of_run(out, tree)
+        from kuosan.train.resume import of_run
+
+        before, tree, saves = of_run(out, tree)
         if asked is not None:
             raise Error(f"--network {asked} has no effect on {out}, which has its network already; leave it out.")
     _refuse_own(tree, job)
-    if job.init is None:
+    nothing = starter.is_nothing(job.init)
+    if job.init is None or nothing:
         checked = check_tree(tree)  # refused before any file is opened
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
@@ -221,16 +229,28 @@ def settle(job: TrainJob) -> SettledJob:
         from kuosan.train.resume import begun
 
         before, saves = begun(out)
-    origin = None
-    if job.init is not None:
-        tree, origin = _begun_from(job, out, before, tree)
+    origin, unasked = None, False
+    init = None if nothing else job.init
+    if job.init is None:
+        # of a recipe of kuosan's the figures are of runs from nothing; of the portraits none would be held out
+        of_recipe = job.config is not None and recipe(job.config).parent == recipe(PORTRAITS).parent
+        may = job.starter and not of_recipe and tree.get("data", {}).get("path", PORTRAITS) != PORTRAITS
+        init, unasked = (None, may) if before is None else _as_it_began(out, saves, goes_on, may)
+    if init is not None:
+        tree, origin = _begun_from(replace(job, init=init), out, before, tree)
         saves = (*saves, *((origin,) if origin is not None else ()))
         _refuse_own(tree, job)
         checked = check_tree(tree)
     if before is not None and not _untouched(out):
         rules.check_length_kept(out, before, tree, job.settings)
-    model = None if origin is None else origin.config
-    return SettledJob(out, dict(tree), before, checked, typed, saves, job.network, model)
+    of = None if origin is None else origin.config
+    return SettledJob(out, dict(tree), before, checked, typed, saves, job.network, of, init, nothing, unasked)
+
+
+def _as_it_began(out: Path, saves: tuple[Saved, ...], goes_on: bool, may: bool) -> tuple[Path | None, bool]:
+    from kuosan.train.resume import beginning
+
+    return beginning(out, saves, goes_on, may)
 
 
 def _untouched(out: Path) -> bool:
@@ -251,13 +271,11 @@ def _refuse_own(tree: Mapping[str, Any], job: TrainJob) -> None:
 def _begun_from(job: TrainJob, out: Path, before: Tree | None, tree: Mapping[str, Any]) -> tuple[Tree, Saved | None]:
     """What was said over the model of `--init`, and that save without its tensors; a run that has begun needs it no
     more."""
-    from kuosan.storage import checkpoint
-
     assert job.init is not None
     how = {"own": job.module is not None, "sized": job.network is not None}
-    if before is not None and not (_untouched(out) and is_there(job.init)):
+    if before is not None and not (_untouched(out) and is_there(starter.opened(job.init))):
         return take_along(tree, before, str(job.init), begun=True, **how), None
-    origin = checkpoint.load(job.init, parts=())
+    origin = starter.load(job.init)
     return take_along(tree, origin.config, str(job.init), **how), origin
 
 
@@ -280,38 +298,6 @@ def _required(out: Path | None) -> Path:
             "no images given: kuosan train FOLDER (or a zip, tar, IDX, npz or npy file; `portraits` are built in)."
         )
     return out
-
-
-def _of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree, tuple[Saved, ...]]:
-    """The configuration of the run in a folder, what was said laid over it, and the save that was read.
-
-    Raises:
-        Error: there is no run, or its images are no longer where they were.
-    """
-    from kuosan.storage import checkpoint  # a save's own configuration: the run's copy may be lost, damaged or edited
-
-    if not checkpoint.checkpoints(out) and not (out / CONFIG).is_file():
-        raise Error(
-            f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
-        )
-    from kuosan.train.resume import begun
-
-    before, saves = begun(out)
-    tree = trees.merge(trees.load(out / CONFIG) if before is None else before, tree)  # None: written by hand
-    _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
-    return before, tree, saves
-
-
-def _check_there(path: str, out: Path) -> None:
-    """Refuse to go on where a run's images are no longer where they were."""
-    if path == PORTRAITS or Path(path).expanduser().exists():
-        return
-    place = "" if Path(path).expanduser().is_absolute() else f" (seen from {Path.cwd()})"
-    raise Error(
-        f"{out} was trained on {path}, which is not here{place}: name where the images are now: "
-        f"kuosan train IMAGES --out {quote(str(out))}. A data set of your own from Python goes on there: "
-        f"kuosan.fit(DATASET, out={str(out)!r})."
-    )
 
 
 def plan_train(job: TrainJob, on_event: Callable[[Event], None] | None = None) -> TrainPlan:
@@ -346,10 +332,12 @@ def _opened(job: TrainJob, settled: SettledJob, on_event: Callable[[Event], None
         origin=settled.origin,
         saves=settled.saves,
         begun=begun,
+        starter=starter.described() if settled.starter else None,
     )
     report = EventReport(on_event)
     first = setup.world.first
-    more: dict[str, Any] = {"init": job.init, "accept_new_data": job.accept_new_data, "dry": job.dry_run}
+    more: dict[str, Any] = {"init": settled.init, "nothing": settled.nothing}
+    more |= {"accept_new_data": job.accept_new_data, "dry": job.dry_run}
     run = api.opened(setup, report if first else SilentTraining(), **more)
     try:
         budget = run.budget
@@ -421,6 +409,7 @@ def fit(
             or a path as the shell takes it.
         out: the run's folder; "run" if not given, runs/NAME where a path of images is all that stands first.
         settings: `schedule` may be a `Discrete`, `Karras` or `Flow` besides a word.
+        init: a run, checkpoint or export to begin with; "starter" for kuosan's own weights, as the shell does unasked.
         size: of kuosan's network, tiny to large; small if none. The images' is `**{"data.size": 64}`.
 
     Raises:

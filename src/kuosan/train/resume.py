@@ -16,14 +16,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from kuosan import config as trees
 from kuosan.config import as_begun
+from kuosan.data.config import PORTRAITS
 from kuosan.errors import Error, setting
 from kuosan.models import latents as codec_folder
+from kuosan.models import starter
 from kuosan.models.codec import apart
 from kuosan.models.grow import require_growth
 from kuosan.models.model import ModelConfig, require_fit
@@ -56,6 +59,7 @@ class RunRequest:
     fingerprint: str  # of the images
     init: Path | None
     accept_new_data: bool
+    nothing: bool = False  # it was said to start from nothing
     opened: Sequence[checkpoint.Saved] = ()  # what was read of saves already, without their tensors
 
 
@@ -80,6 +84,7 @@ class RunState:
     plans: list[Planned] = field(default_factory=list)  # of a time budget
     spent: dict[str, Any] = field(default_factory=dict)  # of it, and how quick the machine was
     notes: list[str] = field(default_factory=list)
+    credits: list[str] = field(default_factory=list)  # whom its weights must name
 
 
 def stored(folder: Path) -> Tree | None:
@@ -112,6 +117,34 @@ def begun(folder: Path) -> tuple[Tree | None, tuple[checkpoint.Saved, ...]]:
             f"choose a new folder with --out, or empty this one yourself."
         )
     return None, ()
+
+
+def of_run(out: Path, tree: Mapping[str, Any]) -> tuple[Tree | None, Tree, tuple[checkpoint.Saved, ...]]:
+    """The configuration of the run in a folder, what was said laid over it, and the save that was read.
+
+    Raises:
+        Error: there is no run, or its images are no longer where they were.
+    """
+    if not checkpoint.checkpoints(out) and not (out / CONFIG).is_file():
+        raise Error(
+            f"no images given, and {out} holds no run to go on with: kuosan train FOLDER --out {quote(str(out))}."
+        )
+    before, saves = begun(out)  # a save's own configuration: the run's copy may be lost, damaged or edited
+    tree = trees.merge(trees.load(out / CONFIG) if before is None else before, tree)  # None: written by hand
+    _check_there(str(tree.get("data", {}).get("path", PORTRAITS)), out)
+    return before, tree, saves
+
+
+def _check_there(path: str, out: Path) -> None:
+    """Refuse to go on where a run's images are no longer where they were."""
+    if path == PORTRAITS or Path(path).expanduser().exists():
+        return
+    place = "" if Path(path).expanduser().is_absolute() else f" (seen from {Path.cwd()})"
+    raise Error(
+        f"{out} was trained on {path}, which is not here{place}: name where the images are now: "
+        f"kuosan train IMAGES --out {quote(str(out))}. A data set of your own from Python goes on there: "
+        f"kuosan.fit(DATASET, out={str(out)!r})."
+    )
 
 
 def is_whole(tree: Mapping[str, Any]) -> bool:
@@ -165,10 +198,11 @@ def look(asked: RunRequest, held: list[Lock] | None) -> RunState:
         found.halvings = memory.known(folder, saved, found.notes)
         found.plans, found.spent = budget.known(folder, saved, found.notes)
     elif asked.init is not None:
-        saved = checkpoint.load(asked.init, parts=("ema",), fits=require_fit, opened=asked.opened)
+        saved = starter.load(asked.init, parts=("ema",), fits=require_fit, opened=asked.opened)
         found.weights, found.origin = saved.ema, trees.build(ModelConfig, saved.config.get("model", {}))
         require_growth(found.origin, asked.config.model, str(asked.init))
         found.notes += _init_notes(asked, saved, found.origin)
+    found.credits = starter.credits_of(saved.state) if saved is not None else []
     return found
 
 
@@ -241,6 +275,11 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin, alo
         raise Error(
             f"{folder} already holds a run, so --init {asked.init} would be ignored; leave it out, or --out ANOTHER."
         )
+    if asked.nothing and known.init:
+        raise Error(
+            f"{folder} began with {known.init}, so --init {starter.NOTHING} would be ignored; leave it out, or --out "
+            f"ANOTHER."
+        )
     with contextlib.suppress(Error):
         if trees.differences(before, as_begun(trees.load(folder / CONFIG))):
             notes.append(f"warning: {folder / CONFIG} is not what the run was saved with; it is written again.")
@@ -255,6 +294,19 @@ def _compare(asked: RunRequest, before: Mapping[str, Any], known: RunOrigin, alo
             )
         notes.append("going on with other images, as --accept-new-data says; no longer bit for bit the same run.")
     return notes
+
+
+def beginning(folder: Path, saves: Sequence[checkpoint.Saved], goes_on: bool, may: bool) -> tuple[Path | None, bool]:
+    """What the run in a folder began with, where nothing is said of it, and whether the starter weights may suit it.
+
+    One that has no step yet, and is named by its images again, begins as a new one; by its folder alone it `goes_on`.
+    """
+    known = _known(folder, saves[0] if saves else None)
+    if untrained(folder) and known.init in (None, starter.NAME) and not (goes_on and known.prints):
+        return None, may
+    if known.init is not None and (known.init == starter.NAME or (goes_on and untrained(folder))):
+        return Path(known.init), False
+    return None, False
 
 
 def _known(folder: Path, saved: checkpoint.Saved | None) -> RunOrigin:
@@ -287,6 +339,11 @@ def _init_notes(asked: RunRequest, saved: checkpoint.Saved, old: ModelConfig) ->
     own = [name for name in ("schedule", "prediction", "sigma_data") if name not in along]
     along = ["network", *along, *(("text",) if new.text == old.text and new.task.text else ())]
     start = f"starting from the averaged weights of {asked.init}, step {saved.step}, with its {', '.join(along)}."
+    if asked.init is not None and starter.is_meant(asked.init):
+        start = (
+            f"starting from kuosan's starter weights, with their {', '.join(along)}: --init {starter.NOTHING} starts "
+            f"from nothing. {starter.CREDITS} in the run's folder names whose images they learned from."
+        )
     notes = [f"warning: a newer save is damaged and passed over: {text}" for text in saved.damaged] + [start]
     why = apart(new.codec, old.codec)
     notes += [f"note: {asked.init} {why}."] if why and new.codec.kind != "pixels" and new.codec.scale else []
@@ -320,6 +377,7 @@ def write_head(run: Run) -> None:
         for name in (memory.FILE, budget.FILE):
             with files.explained(folder / name):
                 (folder / name).unlink(missing_ok=True)
+    _write_credits(folder / starter.CREDITS, run.extra.get(starter.FACT, []))
     if run.course.changes:  # before the configuration, which they have changed
         files.write_atomic(folder / CHANGES, json.dumps(run.course.plain(), indent=1) + "\n")
     else:
@@ -327,6 +385,16 @@ def write_head(run: Run) -> None:
             (folder / CHANGES).unlink(missing_ok=True)
     files.write_atomic(folder / CONFIG, trees.dump(trees.plain(run.config)))
     files.write_atomic(folder / DATA, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write_credits(path: Path, lines: list[str]) -> None:
+    """Whom a run's weights must name; of one that names nobody, the page of a start before it goes."""
+    if lines:
+        files.write_atomic(path, starter.credits_page(lines))
+        return
+    with files.explained(path):
+        if path.is_file() and path.read_text(encoding="utf-8", errors="replace").startswith(starter.HEADING):
+            path.unlink()
 
 
 def _by_hand(path: Path) -> str | None:

@@ -24,6 +24,7 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.metrics.image_quality import perceptual_loss
 from kuosan.models import latents as codec_folder
+from kuosan.models import starter
 from kuosan.models.grow import begun_from
 from kuosan.models.model import ModelConfig, build
 from kuosan.storage import checkpoint
@@ -63,6 +64,7 @@ def open_run(
     encoder: TextEncoder | None = None,
     autoencoder: Held | None = None,
     init: Path | None = None,
+    nothing: bool = False,
     accept_new_data: bool = False,
     saves: Sequence[checkpoint.Saved] = (),
     begun: float | None = None,
@@ -73,6 +75,7 @@ def open_run(
     Nothing is written into its folder; one that is there is locked, but with `dry`.
 
     Args:
+        nothing: it was said to start from nothing.
         saves: what was read of saves before, without their tensors, and is not read again.
         begun: by `budget.seconds_now`, since when a time budget is used; None: since now.
 
@@ -84,7 +87,7 @@ def open_run(
     _check_processes(world, config, images)
     if network is not None and config.model.task.kind != "generation":
         _check_conditioning(network)
-    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data, saves)
+    asked = RunRequest(folder, config, _fingerprint(config, images), init, accept_new_data, nothing, saves)
     held: list[Lock] = []
     try:
         found = world.on_first(lambda: look(asked, held if not dry and _may_be_there(folder) else None))
@@ -213,6 +216,7 @@ def _ready(
             **facts,
             **({"halvings": sizes.plain()} if sizes.halvings else {}),
             **({"changes": found.course.plain()} if found.course.changes else {}),
+            **({starter.FACT: found.credits} if found.credits else {}),
         },
         saved_at=found.saved.step if found.saved is not None else -1,
         sizes=sizes,
