@@ -21,7 +21,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,14 @@ class TensorPlace(NamedTuple):
 Header = Mapping[str, TensorPlace]
 
 
+class FileHead(NamedTuple):
+    """A file's header: its tensors in the order that it lists them, what else it says, and its own bytes."""
+
+    places: dict[str, TensorPlace]
+    metadata: dict[str, str]
+    text: bytes
+
+
 def kind(path: str | os.PathLike[str]) -> str:
     """What a file is by its first bytes: 'safetensors', 'unknown', or a phrase for one that holds pickle."""
     with explained(Path(path), doing="read"), open_regular(path) as stream:
@@ -117,6 +125,38 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
             if not (math.isfinite(low) and math.isfinite(high)):
                 return name
     return None
+
+
+def write_parts(
+    path: str | os.PathLike[str],
+    places: Iterable[TensorPlace],
+    tensor_of: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    text: bytes = b"",
+) -> Iterator[int]:
+    """Write a file tensor by tensor, each asked for when its turn comes; yields the bytes of each as it is written.
+
+    Args:
+        places: name, dtype and shape of each, in the order in which they are written.
+        text: the header's own bytes, of a file that is written again as it was.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end, order = 0, list(places)
+    for place in order:
+        start, end = end, end + math.prod(place.shape) * place.dtype.itemsize
+        header[place.name] = {"dtype": _NAMES[place.dtype], "shape": list(place.shape), "data_offsets": [start, end]}
+    if not text:
+        text = json.dumps(header, ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=1 << 20) as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for place in order:
+            tensor = tensor_of(place.name).detach()
+            assert (tensor.dtype, tuple(tensor.shape)) == (place.dtype, place.shape), (place, tensor.shape)
+            flat = tensor.cpu().contiguous().reshape(-1)
+            if flat.numel():
+                stream.write(flat.view(torch.uint8).numpy().data)
+            yield flat.numel() * flat.element_size()
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
@@ -169,11 +209,16 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, TensorPlace]:
 
     Raises: Error that names the file, the tensor and what is wrong.
     """
+    return read_head(path).places
+
+
+def read_head(path: str | os.PathLike[str]) -> FileHead:
+    """The whole header of a safetensors file, checked as `read_header` checks it. Raises: Error, as it."""
     path = Path(path)
     if (found := kind(path)) != "safetensors":
         raise Error(not_weights(path, found))
     with explained(path, doing="read"), open_regular(path) as stream:
-        return _places(path, stream, hashlib.sha256())
+        return _head(path, stream, hashlib.sha256())
 
 
 def read_hashed(
@@ -195,7 +240,7 @@ def read_hashed(
         raise Error(not_weights(path, found))
     sha256 = hashlib.sha256()
     with explained(path, doing="read"), open_regular(path) as stream:
-        places = _places(path, stream, sha256)
+        places = _head(path, stream, sha256).places
         check(places)
         before = os.fstat(stream.fileno())
         buffer = memoryview(bytearray(min(_AT_ONCE, max((place.end for place in places.values()), default=0))))
@@ -276,7 +321,7 @@ def _fill(stream: Any, view: memoryview, path: Path) -> None:
         done += count
 
 
-def _places(path: Path, stream: Any, sha256: Any) -> dict[str, TensorPlace]:
+def _head(path: Path, stream: Any, sha256: Any) -> FileHead:
     """The header, checked so that its tensors cover every byte after it exactly once."""
     size = os.fstat(stream.fileno()).st_size
     start = stream.read(8)
@@ -301,7 +346,9 @@ def _places(path: Path, stream: Any, sha256: Any) -> dict[str, TensorPlace]:
         )
     try:
         header = json.loads(text.decode(), object_pairs_hook=_no_twice)
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
+        if not all(type(value) is str for value in metadata.values()):
+            raise ValueError("its __metadata__ holds something else than texts by name")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Error(
             f"{path}: its header is not the JSON of safetensors ({shown(str(error))}); it is damaged."
@@ -320,7 +367,7 @@ def _places(path: Path, stream: Any, sha256: Any) -> dict[str, TensorPlace]:
     if 8 + length + end != size:
         state = "is cut short" if 8 + length + end > size else "has bytes that belong to no tensor"
         raise Error(f"{path} {state}: {size} bytes instead of {8 + length + end}; copy it again.")
-    return places
+    return FileHead(places, metadata, bytes(text))
 
 
 def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
