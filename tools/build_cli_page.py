@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kuosan.cli import compare, demo, doctor, evaluate, export, invert, reconstruct, restore, sample, train
+from kuosan.cli import compare, convert, demo, doctor, evaluate, export, invert, reconstruct, restore, sample, train
 from kuosan.cli import verbs as settings
 from kuosan.cli.flags import Verb
 from kuosan.options import Option
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
-VERBS = (train, sample, evaluate, restore, invert, compare, reconstruct, export, doctor, demo)
+VERBS = (train, sample, evaluate, restore, invert, compare, reconstruct, export, convert, doctor, demo)
 
 HEAD = """\
 # The shell

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kuosan.evaluate.job import CompareJob, EvaluateJob, ReconstructJob
     from kuosan.evaluate.run import measure
     from kuosan.jobs import plan, run
+    from kuosan.models.convert import ConvertJob
     from kuosan.models.export import ExportJob
     from kuosan.models.model import Model, ModelConfig, build
     from kuosan.networks.config import DiTConfig, UNetConfig, default_dit, default_unet
@@ -46,6 +47,7 @@ moved.install()
 _HOMES = {
     "SAMPLERS": "diffusion.samplers",
     "CompareJob": "evaluate.job",
+    "ConvertJob": "models.convert",
     "DataConfig": "data.config",
     "DiT": "networks.dit",
     "DiTConfig": "networks.config",
@@ -97,6 +99,7 @@ _HOMES = {
 __all__ = [
     "SAMPLERS",
     "CompareJob",
+    "ConvertJob",
     "DataConfig",
     "DiT",
     "DiTConfig",

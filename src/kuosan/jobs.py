@@ -18,6 +18,7 @@ from kuosan.errors import Error
 from kuosan.evaluate.job import CompareJob, EvaluateJob, ReconstructJob
 from kuosan.evaluate.plan import plan_compare, plan_evaluate, plan_reconstruct
 from kuosan.events import Event, OnEvent
+from kuosan.models.convert import ConvertJob, plan_convert, run_convert
 from kuosan.models.export import ExportJob, plan_export, run_export
 from kuosan.sample.invert import InvertJob, plan_invert, run_invert
 from kuosan.sample.job import SampleJob, plan_sample, run_sample
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kuosan.evaluate.compare import ComparePlan
     from kuosan.evaluate.prepare import EvaluatePlan
     from kuosan.evaluate.reconstruct import ReconstructPlan
+    from kuosan.models.convert import ConvertPlan
     from kuosan.models.export import ExportPlan
     from kuosan.sample.invert import InvertPlan
     from kuosan.sample.job import SampleJobPlan
@@ -45,11 +47,12 @@ if TYPE_CHECKING:
         | CompareJob
         | ReconstructJob
         | ExportJob
+        | ConvertJob
         | DoctorJob
     )
     Plan = (
         SampleJobPlan | ReplayPlan | RestorePlan | InvertPlan | TrainPlan | EvaluatePlan | ComparePlan
-        | ReconstructPlan | ExportPlan | DoctorPlan
+        | ReconstructPlan | ExportPlan | ConvertPlan | DoctorPlan
     )  # fmt: skip
 
 J = TypeVar("J")
@@ -71,6 +74,8 @@ def plan(job: CompareJob, on_event: OnEvent | None = None) -> ComparePlan: ...
 def plan(job: ReconstructJob, on_event: OnEvent | None = None) -> ReconstructPlan: ...
 @overload
 def plan(job: ExportJob, on_event: OnEvent | None = None) -> ExportPlan: ...
+@overload
+def plan(job: ConvertJob, on_event: OnEvent | None = None) -> ConvertPlan: ...
 @overload
 def plan(job: DoctorJob, on_event: OnEvent | None = None) -> DoctorPlan: ...
 def plan(job: Job, on_event: OnEvent | None = None) -> Plan:
@@ -156,6 +161,7 @@ _JOBS: dict[type, _Way] = {
     CompareJob: _Way(plan_compare, _run_compare),
     ReconstructJob: _Way(plan_reconstruct, _run_reconstruct),
     ExportJob: _Way(lambda job, _: plan_export(job), run_export),
+    ConvertJob: _Way(lambda job, _: plan_convert(job), run_convert),
     DoctorJob: _Way(plan_doctor, run_doctor),
 }
 

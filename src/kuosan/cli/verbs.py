@@ -28,6 +28,7 @@ VERBS = {  # each a module of this room, with its `VERB`
     "compare": "Measure how well models restore damaged images.",
     "reconstruct": "Measure how an autoencoder gives images back.",
     "export": "Write a trained model as one folder to hand on.",
+    "convert": "Write a Stable Diffusion checkpoint in another layout.",
     "doctor": "Say what of a folder would be used, and why not the rest.",
     "demo": "Train on built-in portraits for a few minutes and show everything.",
 }

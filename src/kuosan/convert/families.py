@@ -261,3 +261,22 @@ def check_channels(where: str, channels: int, out: int) -> bool:
         what = _CHANNELS.get(channels, "a model of another task")
         raise foreign(where, what, f"a U-Net that takes {channels} channels")
     return channels == 9
+
+
+_ARCHITECTURES = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
+_CODE = {"sdxl": "https://github.com/Stability-AI/generative-models"}
+
+
+def modelspec(title: str, family: str, inpainting: bool, v: bool, zero_snr: bool) -> dict[str, str]:
+    """A header's fields by modelspec 1.0.1."""
+    large = family == "sd2" and v
+    architecture = "stable-diffusion-v2-768-v" if large else _ARCHITECTURES[family]
+    said = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture + ("-inpainting" if inpainting else ""),
+        "modelspec.implementation": _CODE.get(family, "https://github.com/CompVis/stable-diffusion"),
+        "modelspec.title": title,
+        "modelspec.resolution": "768x768" if large else {"sdxl": "1024x1024"}.get(family, "512x512"),
+        "modelspec.prediction_type": "v" if v else "epsilon",
+    }
+    return said | ({"modelspec.zero_terminal_snr": "true"} if zero_snr else {})

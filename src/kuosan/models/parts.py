@@ -26,6 +26,42 @@ from kuosan.storage.files import explained
 _SAME = ("st_dev", "st_ino", "st_size", "st_mtime_ns")  # of a file, as long as nobody replaces or writes it
 
 
+class TensorReader:
+    """Files mapped as they are asked for, as a context; at its end each must be as it was. Raises: Error: it is not."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._files: dict[Path, Any] = {}
+        self._before: dict[Path, os.stat_result] = {}
+
+    def read(
+        self, stored: StoredTensor, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """One tensor, as `tensors` gives it."""
+        if stored.shape == (0,):
+            return torch.empty(0, dtype=dtype or stored.dtype, device=device)
+        path = stored.path
+        if path not in self._files:
+            with explained(path, doing="read"):
+                self._before[path] = os.stat(path)
+                try:
+                    self._files[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+                except SafetensorError as error:
+                    raise Error(f"{path} cannot be mapped: {shown(str(error), 200)}.") from None
+        return _final(self._files[path], stored, dtype, torch.device(device))
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stack.close()
+        for path, found in self._before.items() if kind is None else ():
+            with explained(path, doing="read"):
+                after = os.stat(path)
+            if any(getattr(found, each) != getattr(after, each) for each in _SAME):
+                raise Error(f"{path} was replaced while it was read; is something else writing it?")
+
+
 def tensors(
     part: Part, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[str, Tensor]]:
@@ -37,23 +73,9 @@ def tensors(
     Raises:
         Error: a file is gone, was replaced meanwhile, or holds a scale that does not fit its weight.
     """
-    with ExitStack() as stack:
-        files: dict[Path, Any] = {}
-        before: dict[Path, os.stat_result] = {}
+    with TensorReader() as reader:
         for name, stored in part.tensors.items():
-            if stored.path not in files:
-                with explained(stored.path, doing="read"):
-                    before[stored.path] = os.stat(stored.path)
-                    try:
-                        files[stored.path] = stack.enter_context(safe_open(stored.path, framework="pt"))
-                    except SafetensorError as error:
-                        raise Error(f"{stored.path} cannot be mapped: {shown(str(error), 200)}.") from None
-            yield name, _final(files[stored.path], stored, dtype, torch.device(device))
-        for path, found in before.items():
-            with explained(path, doing="read"):
-                after = os.stat(path)
-            if any(getattr(found, each) != getattr(after, each) for each in _SAME):
-                raise Error(f"{path} was replaced while it was read; is something else writing it?")
+            yield name, reader.read(stored, dtype, device)
 
 
 def _final(file: Any, stored: StoredTensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:

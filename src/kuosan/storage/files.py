@@ -235,6 +235,31 @@ def staged(final: str | os.PathLike[str], needed: int = 0, new: bool = False) ->
             os.close(handle)
 
 
+@contextlib.contextmanager
+def staged_file(final: str | os.PathLike[str], needed: int = 0) -> Iterator[Path]:
+    """Yield the path of a file to write; leaving the block makes it `final`, complete and fsynced, over nothing.
+
+    Raises: Error where there is no room, no permission, the disk fails, or `final` is there.
+    """
+    final = Path(final)
+    partial = final.with_name(f"{PARTIAL}{final.name}-{os.getpid()}")
+    with explained(final, needed):
+        _make_folder(final.parent)
+        sweep(final.parent)
+        room_for(final, needed)
+        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            flock(handle)
+            yield partial
+            fsync(partial)
+            _put_new(partial, final)
+            fsync(final.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            os.close(handle)
+
+
 def _seal(staging: Path) -> None:
     """fsync every file and folder under `staging`, and write its manifest last."""
     for name in manifest.names(staging):
