@@ -56,6 +56,14 @@ def home(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+def checkpoint_file() -> Path:
+    """A tiny Stable Diffusion in a single file; written once."""
+    stable_diffusion = pytest.importorskip("stable_diffusion", reason="needs diffusers")
+    path = Path("sd.safetensors")
+    written: Path = path if path.exists() else stable_diffusion.write_single(stable_diffusion.tiny("sd1"), path)
+    return written
+
+
 def train_job() -> kuosan.TrainJob:
     """A training of a step on the images; paths are texts, as people write them."""
     words = [word for word in QUICK if not word.startswith("--")]
@@ -92,6 +100,7 @@ JOBS: dict[str, Callable[[], Any]] = {
     ),
     "reconstruct": lambda: kuosan.ReconstructJob(run="ae", n=2, features="none", out="out", compute=CPU),
     "export": lambda: kuosan.ExportJob("run", Path("out")),
+    "convert": lambda: kuosan.ConvertJob(checkpoint_file(), Path("out")),
     "doctor": lambda: kuosan.DoctorJob("out", kuosan.DataConfig("images")),
 }  # fmt: skip
 
@@ -102,7 +111,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 def test_every_job_is_in_the_table_and_public() -> None:
     names = {name for name in kuosan.__all__ if name.endswith("Job")}
-    assert {each.__name__ for each in jobs._JOBS} == names and len(names) == len(JOBS) == 9
+    assert {each.__name__ for each in jobs._JOBS} == names and len(names) == len(JOBS) == 10
 
 
 @pytest.mark.parametrize("verb", JOBS)
@@ -111,7 +120,7 @@ def test_a_job_is_planned_without_writing_and_then_run(verb: str, home: Path) ->
     plan = kuosan.plan(job, meanwhile.append)
     assert files(home) == before
     assert {type(event).__name__ for event in meanwhile} <= {"Progress", "Fact", "Warned"}
-    reads = verb not in ("sample", "export", "evaluate", "reconstruct")
+    reads = verb not in ("sample", "export", "convert", "evaluate", "reconstruct")
     assert not reads or any(isinstance(event, Progress) and event.done == event.of for event in meanwhile)
     *events, last = kuosan.run(plan)
     assert isinstance(last, Finished) and not any(isinstance(event, Finished) for event in events)
@@ -161,6 +170,7 @@ def test_what_is_no_plan_is_refused_with_the_cure(home: Path) -> None:
         "compare": ["others", "--with", "run:ddnm,steps=2", "--upscale", 2, "-n", 2, "--dry-run"],
         "reconstruct": ["ae", "--features", "none", "-n", 2],
         "export": ["run", "out"],
+        "convert": ["sd.safetensors", "out"],
         "doctor": ["images"],
     }.items(),
 )
