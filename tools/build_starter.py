@@ -512,24 +512,33 @@ def _train(images: Path, run: Path, more: list[str]) -> None:
         raise Error(f"the training ended with exit code {done.returncode}: the same command goes on with {run}")
 
 
+def settings_of(words: list[str]) -> tuple[dict[str, Any], Any]:
+    """The options of kuosan train as settings, and the size of the network. Raises: Error: an unknown option."""
+    from kuosan import options
+    from kuosan.train.config import SHORT, RunConfig
+
+    words, size = list(words), None
+    if "--network" in words:
+        i = words.index("--network")
+        size = words[i + 1]
+        del words[i : i + 2]
+    return options.parse(words, RunConfig, SHORT)[0], size
+
+
 def _check_bytes(images: Path, home: Path, more: list[str]) -> None:
     """Refuse a network that is too large before hours are spent on it. Raises: Error."""
     import kuosan
-    from kuosan import options
-    from kuosan.train.config import SHORT, RunConfig
     from kuosan.train.job import TrainJob
 
-    tree, rest = options.parse(["--data.path", str(images), *more], RunConfig, SHORT)
-    if rest:
-        raise Error(f"{rest[0]} is no setting of kuosan train")
-    job = TrainJob(home / "trial", settings=tree, dry_run=True, measure=False)
+    tree, size = settings_of(["--data.path", str(images), *more])
+    job = TrainJob(home / "trial", settings=tree, network=size, dry_run=True, measure=False)
     with kuosan.plan(job) as plan:
         parameters = sum(each.numel() for each in plan.run.state.network.parameters())
         network = plan.run.config.model.network
     if 2 * parameters > MOST_BYTES:
         raise Error(
             f"the network has {parameters:,} parameters, {2 * parameters / 1e6:.1f} MB in bf16, and "
-            f"{MOST_BYTES / 1e6:.0f} MB are allowed: say a narrower one (--model.network.channels 32 --groups 8)."
+            f"{MOST_BYTES / 1e6:.0f} MB are allowed: say a smaller one (--network tiny, --model.network.channels 56)."
         )
     print(f"network: {network.kind}, {parameters:,} parameters, {2 * parameters / 1e6:.1f} MB in bf16", flush=True)
 
@@ -569,14 +578,12 @@ def step_seconds(images: Path, home: Path, more: list[str], turns: int = 9) -> f
         return float(json.loads(file.read_text())["seconds"])
     import torch
 
-    from kuosan import options
     from kuosan.train import api, loop
-    from kuosan.train.config import SHORT, RunConfig
     from kuosan.train.report import SilentTraining
 
     torch.set_num_threads(1)
-    tree, _ = options.parse(["--data.path", str(images), "--threads", "1", *more], RunConfig, SHORT)
-    run = api.opened(api.prepare(home / "trial", tree), SilentTraining(), dry=True)
+    tree, size = settings_of(["--data.path", str(images), "--threads", "1", *more])
+    run = api.opened(api.prepare(home / "trial", tree, size=size), SilentTraining(), dry=True)
     try:
         times = []
         for turn in range(turns):
@@ -623,15 +630,15 @@ def compared(home: Path, images: Path, weights: Path | None, steps: int, more: l
     import recipe_study
     import torch
 
-    from kuosan import options
     from kuosan.config import merge
-    from kuosan.train.config import SHORT, RunConfig
     from kuosan.train.job import TrainJob, plan_train, run_train
 
     torch.set_num_threads(1)
     name = f"{'starter' if weights else 'nothing'}-{steps}"
-    tree = merge(recipe_study.settings("default", images, SIZE, steps), options.parse(more, RunConfig, SHORT)[0])
-    with plan_train(TrainJob(home / name, settings=tree, init=weights, measure=False)) as plan:
+    said, size = settings_of(more)
+    tree = merge(recipe_study.settings("default", images, SIZE, steps), said)
+    job = TrainJob(home / name, settings=tree, network=None if weights else size, init=weights, measure=False)
+    with plan_train(job) as plan:
         batch = plan.run.config.train.batch
         for _ in run_train(plan):
             pass

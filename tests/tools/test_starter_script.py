@@ -148,7 +148,7 @@ def test_weights_are_trained_exported_and_put_into_the_package_with_their_credit
     script.main()  # again: nothing is left to train
     wide = ["--model.network.channels", "96", "--groups", "8"]
     monkeypatch.setattr(sys, "argv", ["build_starter.py", "train", str(out), "--steps", "3", *wide])
-    with pytest.raises(SystemExit, match=r"MB in bf16, and 8 MB are allowed: say a narrower one"):
+    with pytest.raises(SystemExit, match=r"MB in bf16, and 8 MB are allowed: say a smaller one"):
         script.main()
 
 

@@ -157,6 +157,8 @@ def test_the_portraits_and_recipes_begin_from_nothing(made: Path, tmp_path: Path
     assert not is_of_the_starter(begun(portraits)[0], made)
     of_recipe = job(tmp_path / "b", made / "plain.npz", config="portraits")
     assert not is_of_the_starter(begun(of_recipe)[0], made)
+    preset = job(tmp_path / "p", made / "plain.npz", config="quick")  # says how long, not what
+    assert is_of_the_starter(begun(preset)[0], made)
     (tmp_path / "own.yaml").write_text("train: {lr: 0.001}\n")
     own = job(tmp_path / "c", made / "plain.npz", config=str(tmp_path / "own.yaml"))
     assert is_of_the_starter(begun(own)[0], made)

@@ -233,8 +233,12 @@ def settle(job: TrainJob) -> SettledJob:
     init = None if nothing else job.init
     if job.init is None:
         # of a recipe of kuosan's the figures are of runs from nothing; of the portraits none would be held out
-        of_recipe = job.config is not None and recipe(job.config).parent == recipe(PORTRAITS).parent
-        may = job.starter and not of_recipe and tree.get("data", {}).get("path", PORTRAITS) != PORTRAITS
+        is_own = job.config is not None and recipe(job.config).parent == recipe(PORTRAITS).parent
+        may = (
+            job.starter
+            and not (is_own and "model" in of_file)
+            and tree.get("data", {}).get("path", PORTRAITS) != PORTRAITS
+        )
         init, unasked = (None, may) if before is None else _as_it_began(out, saves, goes_on, may)
     if init is not None:
         tree, origin = _begun_from(replace(job, init=init), out, before, tree)
