@@ -289,7 +289,6 @@ def run_trial(work: Path, trial: Trial) -> dict[str, Any]:
             sys.exit(f"{trial.name}: stopped at step {plan.run.state.step:,} of {steps:,}; the same command goes on")
     trained = time.process_time() - begin
     cache = work / "data" / f"{trial.kind}{size}-features.npy"
-    (work / "sheets").mkdir(exist_ok=True)
     estimate = measured(out, path, cache, work / "sheets" / f"{trial.name}.png")
     shutil.rmtree(out)
     return {
@@ -300,22 +299,45 @@ def run_trial(work: Path, trial: Trial) -> dict[str, Any]:
 
 def measured(run: Path, path: Path, cache: Path, sheet: Path) -> Any:
     """KID of a run's images against those of an array, whose features are kept in a file; a sheet is written."""
+    import kuosan
+    from kuosan.data.pixels import to_uint8
+
+    made = to_uint8(kuosan.load(run).sample(MADE, seed=0, steps=STEPS).numpy())
+    write_sheet(sheet, made)
+    return distance(made, path, cache)
+
+
+def distance(made: np.ndarray, path: Path, cache: Path) -> Any:
+    """KID of images (N, H, W, C) uint8 to `REFERENCE` of those of an array, whose features are kept in a file."""
     import torch
 
-    import kuosan
-    from kuosan.data.pixels import enlarge, grid, save_png, to_uint8
     from kuosan.metrics.features import features
     from kuosan.metrics.kid import kid
 
-    made = to_uint8(kuosan.load(run).sample(MADE, seed=0, steps=STEPS).numpy())
     real = np.load(path)["images"]
     real = real[np.linspace(0, len(real) - 1, min(REFERENCE, len(real))).round().astype(int)]
     network = features("lite0")
     if not cache.exists():
         np.save(cache, network(torch.from_numpy(real).movedim(-1, 1).contiguous()).numpy())
-    estimate = kid(network(torch.from_numpy(made).movedim(-1, 1).contiguous()).numpy(), np.load(cache))
-    save_png(sheet, enlarge(grid(made[:40], 10)[None], 2)[0])
-    return estimate
+    return kid(network(torch.from_numpy(made).movedim(-1, 1).contiguous()).numpy(), np.load(cache))
+
+
+def judge(work: Path, kind: str, size: int, made: np.ndarray) -> Any:
+    """KID of images (N, size, size, C) uint8 to the reference of a kind, whose features are kept beside the arrays."""
+    return distance(made, array(work, kind, size), work / "data" / f"{kind}{size}-features.npy")
+
+
+def save_sheet(work: Path, name: str, made: np.ndarray) -> None:
+    """WORK/sheets/NAME.png: the first forty, twice as large."""
+    write_sheet(work / "sheets" / f"{name}.png", made)
+
+
+def write_sheet(path: Path, made: np.ndarray) -> None:
+    """The first forty images, twice as large."""
+    from kuosan.data.pixels import enlarge, grid, save_png
+
+    path.parent.mkdir(exist_ok=True)
+    save_png(path, enlarge(grid(made[:40], 10)[None], 2)[0])
 
 
 def results(work: Path) -> list[dict[str, Any]]:

@@ -32,15 +32,15 @@ PREVIEWS_NEVER = 10**9  # steps between previews: none falls into a measured rou
 class Images(torch.utils.data.Dataset):
     """Flip, [0, 1], normalise to [-1, 1]: the transforms of diffusers' script, on images already decoded."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = torch.from_numpy(images)
+    def __init__(self, images: np.ndarray, flip: bool = True) -> None:
+        self.images, self.flip = torch.from_numpy(images), flip
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         x = self.images[i].float() / 255
-        if torch.rand(1).item() < 0.5:
+        if self.flip and torch.rand(1).item() < 0.5:
             x = x.flip(-1)
         return {"input": (x - 0.5) / 0.5}
 
