@@ -46,7 +46,7 @@ OLD = "kuosan-47b8b58"
 USUAL = PEERS[:2]
 CONTESTANTS = ("kuosan", OLD, *PEERS)
 DDIM = 25  # steps of the peers' sampler
-PROBE = (3, 9)  # steps of the two short runs whose difference says what a step of the old commit costs
+PROBE = (5, 25)  # steps of the two short runs whose difference says what a step of the old commit costs
 YARDSTICK = 20.0  # core-seconds between two measures of the machine's speed
 
 
@@ -114,32 +114,44 @@ def train_peer(work: Path, name: str, kind: str, stops: list[int]) -> None:
              precision=PRECISION, yardstick=yardstick.milliseconds)  # fmt: skip
 
 
-def train_kuosan(work: Path, kind: str, seconds: int) -> None:
-    """What `--minutes` gives, the budget's seconds being those of this process's own processor time."""
+def train(out: Path, tree: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What `kuosan train --minutes` gives, its seconds being those of this process's own processor time.
+
+    Previews and validation are off; the rest that the tree leaves out is the default.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     from kuosan.train import budget
 
     budget.seconds_now = time.process_time  # before the job's module takes it over
+    from kuosan import config
     from kuosan.train.job import TrainJob, plan_train, run_train
 
-    yardstick, out = Yardstick(), work / "runs" / stem("kuosan", kind, seconds)
-    yardstick.measure(0.0)
-    tree = {
-        "data": {"path": str(array(work, kind, SIZE)), "hold_out": 0.0},
+    plain = {
         "train": {"minutes": seconds / 60, "preview_every": 0, "evaluate_every": 0, "seed": 1},
         "compute": {"threads": 1},
     }
+    shutil.rmtree(out, ignore_errors=True)
     begin = time.process_time()
-    with plan_train(TrainJob(out, settings=tree)) as plan:
-        batch, network = plan.run.config.train.batch, plan.run.state.network
-        parameters = sum(each.numel() for each in network.parameters())
+    with plan_train(TrainJob(out, settings=config.merge(plain, tree))) as plan:
+        batch = plan.run.config.train.batch
+        parameters = sum(each.numel() for each in plan.run.state.network.parameters())
         for _ in run_train(plan):
             pass
         steps = plan.run.state.step
-    spent = time.process_time() - begin
+    spent = round(time.process_time() - begin, 1)
+    return {"core_seconds": spent, "steps": steps, "batch": batch, "images": steps * batch, "parameters": parameters}
+
+
+def train_kuosan(work: Path, kind: str, seconds: int) -> None:
+    """The defaults of this tree."""
+    yardstick, out = Yardstick(), work / "runs" / stem("kuosan", kind, seconds)
+    yardstick.measure(0.0)
+    found = train(out, {"data": {"path": str(array(work, kind, SIZE)), "hold_out": 0.0}}, seconds)
     yardstick.due = 0.0
     yardstick.measure(0.0)
-    note(out, core_seconds=spent, steps=steps, batch=batch, parameters=parameters, precision="auto",
-         yardstick=yardstick.milliseconds)  # fmt: skip
+    note(out, **found, precision="auto", yardstick=yardstick.milliseconds)
 
 
 def train_old(work: Path, kind: str, seconds: int) -> None:
