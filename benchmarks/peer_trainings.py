@@ -1,8 +1,8 @@
 """Two peers' trainings from nothing on small images, step by step, for `first_minutes.py`.
 
 Each by its own usual settings, remade from its own parts, and once more (`-ours`) with ours in as far as it offers
-them: a network of our size, the image predicted with the weight simple (of an error of the image: the SNR), our rate
-and its course, our batch, cosine betas. A trainee has:
+them: a network of our size, the image predicted and its squared error alike at every timestep, our rate and its course,
+our batch, cosine betas. A trainee has:
 
     batch, parameters, lr      `lr(share)` sets the rate of the next step where the settings are ours
     advance()                  one optimiser step
@@ -128,7 +128,6 @@ def diffusers(images: np.ndarray, ours: bool) -> Trainee:
         rate = accelerator.prepare(rate)
     model.train()
     batches = forever(loader)
-    snr = noises.alphas_cumprod / (1 - noises.alphas_cumprod)
 
     def advance() -> None:
         clean = next(batches)["input"]
@@ -136,10 +135,7 @@ def diffusers(images: np.ndarray, ours: bool) -> Trainee:
         t = torch.randint(0, 1000, (len(clean),)).long()
         with accelerator.accumulate(model):
             out = model(noises.add_noise(clean, noise, t), t).sample
-            if ours:  # the script's loss of prediction_type sample
-                loss = (snr[t, None, None, None] * F.mse_loss(out.float(), clean, reduction="none")).mean()
-            else:
-                loss = F.mse_loss(out.float(), noise)
+            loss = F.mse_loss(out.float(), clean if ours else noise)  # ours without the script's weight, the SNR
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -200,9 +196,11 @@ def ddp_diffusion(channels: int, size: int, ours: bool, steps: int | None = None
         network = package.Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=channels)
         return package.GaussianDiffusion(network, image_size=size, sampling_timesteps=steps)
     network = package.Unet(dim=32, dim_mults=(1, 2, 4), channels=channels)
-    return package.GaussianDiffusion(
+    diffusion = package.GaussianDiffusion(
         network, image_size=size, sampling_timesteps=steps, objective="pred_x0", beta_schedule="cosine"
     )
+    diffusion.loss_weight.fill_(1.0)  # in place of the SNR
+    return diffusion
 
 
 def ddp(images: np.ndarray, ours: bool) -> Trainee:

@@ -82,7 +82,7 @@ def test_our_rate_rises_for_a_tenth_and_falls_by_a_cosine(minutes: ModuleType) -
     peers = load_script("peer_trainings", "benchmarks")
     network = torch.nn.Linear(2, 2)
     groups: list[dict[str, Any]] = [{}]
-    learner = peers.Trainee(16, network, lambda: None, lambda: {}, groups)
+    learner = peers.Trainee(16, network, lambda: None, dict, groups)
     rates = []
     for share in (0.0, 0.05, 0.1, 0.55, 0.999):
         learner.lr(share)
