@@ -36,6 +36,7 @@ _NETWORK: dict[str, Range] = {
     "multipliers": (0, 1024),
     "blocks": (0, 64),
     "head_channels": WIDTH,
+    "heads": (0, 4096),
     "dropout": (0, 1),
     "groups": WIDTH,
     "norm_eps": (0, 1),
@@ -43,7 +44,10 @@ _NETWORK: dict[str, Range] = {
     "classes": (0, CLASSES),
     "context_width": WIDTH,
     "transformer_depth": (0, 64),
+    "transformer_depths": (0, 64),
     "transformer_mlp": (0, 64),
+    "vector_width": WIDTH,
+    "size_width": WIDTH,
     "concat_channels": CHANNELS,
     "patch": (0, 256),
     "origin": (-(10**9), 10**9),
@@ -112,6 +116,8 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
 }
 ENTRIES: dict[str, int] = {  # of lists, by the field's name
     "multipliers": 16,
+    "heads": 16,
+    "transformer_depths": 16,
     "origin": 16,
     "attention": 16,
     "class_names": CLASSES,

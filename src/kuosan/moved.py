@@ -70,7 +70,6 @@ MODULES = {
     "networks.doors": "networks.layers",
     "networks.initialise": "networks.layers",
     "networks.precision": "models.latents",
-    "networks.text_config": "networks.config",
     "networks.tiled": "models.tiling",
     "networks.tiled_autoencoder": "models.tiling",
     "networks.transformer": "networks.layers",

@@ -73,6 +73,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ddpm_small": SMALL,
     "heads": {**SMALL, "attention_head_dim": 8},
     "scale_shift": {**SMALL, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8},
+    "no_middle_norm": {**SMALL, "resnet_time_scale_shift": "scale_shift", "attention_head_dim": 8},
+    "adm_without_middle_norm": {**SMALL, **ADM, "attn_norm_num_groups": None},
+    "attention_alone": {  # no middle, attention at every level, its own resampling beside convolutions
+        **SMALL,
+        "add_attention": False,
+        "attention_head_dim": 16,
+        "down_block_types": ["AttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "AttnUpBlock2D"],
+    },
     "symmetric_padding": {**SMALL, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0},
     "classes": {**SMALL, "num_class_embeds": 5},
     "no_middle_attention": {**SMALL, "add_attention": False, "attention_head_dim": 8},
@@ -230,9 +239,27 @@ def test_an_option_we_do_not_have_is_refused_by_name(option: str, value: object)
         unet_from_diffusers(config, {})
 
 
-def test_scale_shift_without_a_middle_norm_is_refused() -> None:
-    with pytest.raises(Error, match="attn_norm_num_groups is None"):
-        unet_from_diffusers({**SMALL, "resnet_time_scale_shift": "scale_shift"}, {})
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("down_block_types", name)
+        for name in ("SkipDownBlock2D", "AttnSkipDownBlock2D", "KDownBlock2D", "FIRDownBlock2D")
+    ]
+    + [("up_block_types", name) for name in ("SkipUpBlock2D", "AttnSkipUpBlock2D", "KUpBlock2D", "CrossAttnUpBlock2D")]
+    + [("downsample_type", "fir"), ("upsample_type", "fir")],
+)
+def test_blocks_we_do_not_have_are_refused_by_name(option: str, kind: str) -> None:
+    value = {"down_block_types": [kind, "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", kind]}.get(option, kind)
+    attending = {"down_block_types": ["AttnDownBlock2D"] * 2, "up_block_types": ["AttnUpBlock2D"] * 2}
+    with pytest.raises(Error, match=kind):
+        unet_from_diffusers({**SMALL, **attending, option: value}, {})
+
+
+def test_a_middle_norm_is_of_self_attention_alone() -> None:
+    with pytest.raises(Error, match="middle_norm is False"):
+        UNetConfig(middle_norm=False, context_width=8)
+    with pytest.raises(Error, match="middle_norm is False"):
+        config_to_diffusers(UNetConfig(middle_norm=False))
 
 
 @pytest.mark.parametrize(("field", "value"), [("concat_channels", 3), ("patch", 2)])

@@ -16,7 +16,8 @@ from kuosan.models.grow import begun_from, grown, require_growth
 from kuosan.models.model import ModelConfig, OwnNetwork, build
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.networks.config import ByteText, DiTConfig, UNetConfig
+from kuosan.networks.config import DiTConfig, UNetConfig
+from kuosan.networks.text_config import ByteText
 from kuosan.tasks import Generation, Inpainting, SuperResolution
 from kuosan.text.tokens import NoText, TextEncoderConfig
 from tiny_models import with_weights

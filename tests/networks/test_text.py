@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from kuosan.errors import Error
-from kuosan.networks.config import ByteText, UNetConfig
+from kuosan.networks.config import UNetConfig
 from kuosan.networks.text import Texted, TextTransformer
+from kuosan.networks.text_config import ByteText
 from kuosan.networks.unet import UNet
 from kuosan.text import tokens
 

@@ -12,8 +12,8 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.evaluate.likelihood import likelihood
 from kuosan.models.model import Model, ModelConfig
-from kuosan.networks.config import ByteText
 from kuosan.networks.text import TextTransformer
+from kuosan.networks.text_config import ByteText
 from kuosan.sample.generate import sample
 from kuosan.sample.guidance_models import Guides
 from kuosan.sample.inversion import round_trip

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kuosan.errors import Error
-from kuosan.networks.config import ByteText
+from kuosan.networks.text_config import ByteText
 from kuosan.text import tokens
 
 

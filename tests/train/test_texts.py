@@ -14,7 +14,7 @@ from kuosan import load
 from kuosan.data.config import DataConfig
 from kuosan.data.dataset import open_images
 from kuosan.errors import Error
-from kuosan.networks.config import ByteText
+from kuosan.networks.text_config import ByteText
 from kuosan.storage import checkpoint
 from kuosan.train.text_conditioning import Pieces, captions, settled
 from shell import QUICK, kuosan

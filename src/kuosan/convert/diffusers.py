@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Table = Mapping[str, Mapping[str, int]]
 # as diffusers spelt attention before 0.13, and as published DDPM checkpoints still do
-_OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-_LINEAR = re.compile(r"\.qkv\.|attentions\.\d+\.out\.|middle\.1\.out\.")  # what old files have as 1x1 convolutions
+_OLD_SPELLINGS = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+# what old files have as 1x1 convolutions, and Stable Diffusion 1 does
+_LINEAR = re.compile(r"\.qkv\.|(attentions\.\d+|middle\.1)\.(entrance|out)\.")
 
 
 def check_size(model: str, layers: int, weights: Mapping[str, Tensor]) -> None:
@@ -60,7 +61,7 @@ def modern(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by the names that diffusers has now."""
     found = {}
     for name, weight in weights.items():
-        for old, new in _OLD_NAMES.items():
+        for old, new in _OLD_SPELLINGS.items():
             name = name.replace(old, new)
         found[name] = weight
     return found
@@ -205,6 +206,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
         blocks=c["layers_per_block"],
         attention=attention,
         middle_attention=c["add_attention"],
+        middle_norm=_middle_norm(c),
         head_channels=c["attention_head_dim"] if any(attention) or c["add_attention"] else None,
         time_conditioning="scale_shift" if c["resnet_time_scale_shift"] == "scale_shift" else "add",
         resample=_resample(c),
@@ -256,7 +258,9 @@ def config_to_diffusers(config: UNetConfig, sample_size: int | tuple[int, int] |
 
 
 def _written(config: UNetConfig) -> dict[str, Any]:
-    for field, only in (("concat_channels", 0), ("concat_skip", False), ("patch", 1), ("context_width", None)):
+    if not config.middle_norm and config.time_conditioning == "add":
+        raise Error("UNetConfig.middle_norm is False with time_conditioning add: diffusers' UNet2DModel norms there.")
+    for field, only in _ONLY.items():
         if getattr(config, field) != only:
             raise Error(
                 f"UNetConfig.{field} is {getattr(config, field)!r}: diffusers' UNet2DModel has no such input, it can "
@@ -280,12 +284,23 @@ def _written(config: UNetConfig) -> dict[str, Any]:
         "dropout": config.dropout,
         "attention_head_dim": config.head_channels,
         "norm_num_groups": config.groups,
-        "attn_norm_num_groups": config.groups,
+        "attn_norm_num_groups": config.groups if config.middle_norm else None,
         "norm_eps": config.norm_eps,
         "resnet_time_scale_shift": "scale_shift" if config.time_conditioning == "scale_shift" else "default",
         "add_attention": config.middle_attention,
         "num_class_embeds": config.classes + 1 if config.classes else None,
     }
+
+
+_ONLY: dict[str, Any] = {  # fields of ours that UNet2DModel has in one setting
+    "concat_channels": 0,
+    "concat_skip": False,
+    "patch": 1,
+    "context_width": None,
+    "heads": (),
+    "vector_width": 0,
+    "odd_sides": False,
+}
 
 
 def _kind(kinds: Mapping[str, tuple[bool, str | None]], option: str, name: str) -> tuple[bool, str | None]:
@@ -298,10 +313,13 @@ def _check_norms(c: Mapping[str, Any]) -> None:
     groups, middle = c["norm_num_groups"], c["attn_norm_num_groups"]
     if groups is None:
         raise _refuse("norm_num_groups", None, "a whole number")
-    # without a number, scale_shift networks have no norm before the middle attention
-    allowed = (groups,) if c["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
-    if c["add_attention"] and middle not in allowed:
-        raise _refuse("attn_norm_num_groups", middle, " or ".join(map(repr, allowed)), "Ours norms as elsewhere.")
+    if c["add_attention"] and middle not in (None, groups):
+        raise _refuse("attn_norm_num_groups", middle, f"None or {groups}", "Ours norms as elsewhere.")
+
+
+def _middle_norm(c: Mapping[str, Any]) -> bool:
+    """Whether the middle attention norms what it reads: without a number, scale_shift networks do not."""
+    return bool(not c["add_attention"] or c["attn_norm_num_groups"] or c["resnet_time_scale_shift"] == "default")
 
 
 def _resample(c: Mapping[str, Any]) -> Resample:
@@ -319,7 +337,7 @@ def _resample(c: Mapping[str, Any]) -> Resample:
     return "conv" if c["downsample_padding"] == 1 else "conv_asymmetric"
 
 
-_NAMES = [  # (ours, diffusers'), applied one after another to our names
+NAMES = [  # (ours, diffusers'), applied one after another to our names
     (r"^encoder\.entrance\.", "conv_in."),
     (r"^encoder\.time\.0\.", "time_embedding.linear_1."),
     (r"^encoder\.time\.2\.", "time_embedding.linear_2."),
@@ -341,7 +359,7 @@ _NAMES = [  # (ours, diffusers'), applied one after another to our names
 ]
 
 
-def name_table(config: UNetConfig) -> dict[str, dict[str, int]]:
+def name_table(config: UNetConfig, patterns: Sequence[tuple[str, str]] = NAMES) -> dict[str, dict[str, int]]:
     """{our weight: {diffusers' weight: its rows}}, in the order they are stacked."""
     import torch
 
@@ -355,11 +373,11 @@ def name_table(config: UNetConfig) -> dict[str, dict[str, int]]:
         part = getattr(network, half)
         blocks = [f"{half}.{name}" for name, module in part.named_modules() if isinstance(module, ResidualBlock)]
         for kind in ("weight", "bias"):
-            names = [renamed(f"{block}.time_emb_proj.{kind}", _NAMES) for block in blocks]
+            names = [renamed(f"{block}.time_emb_proj.{kind}", patterns) for block in blocks]
             table[f"{half}.conditioning.{kind}"] = dict(zip(names, part.conditioning.widths, strict=True))
     for name, weight in network.state_dict().items():
         if name not in table:
-            table[name] = parts_of(name, weight.shape[0], _NAMES)
+            table[name] = parts_of(name, weight.shape[0], patterns)
     return table
 
 

@@ -30,7 +30,8 @@ from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.networks.config import ByteText, DiTConfig, UNetConfig
+from kuosan.networks.config import DiTConfig, UNetConfig
+from kuosan.networks.text_config import ByteText
 from kuosan.networks.unet import UNet, residual_blocks
 from kuosan.tasks import Inpainting, SuperResolution
 from kuosan.text.tokens import NoText, Text, TextEncoderConfig

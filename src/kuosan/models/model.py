@@ -17,7 +17,8 @@ from kuosan.errors import Error, shown
 from kuosan.models.codec import PIXELS, Codec, Latents, Pixels
 from kuosan.networks.autoencoder_config import AutoencoderConfig
 from kuosan.networks.classifier_config import ClassifierConfig
-from kuosan.networks.config import ByteText, DiTConfig, UNetConfig
+from kuosan.networks.config import DiTConfig, UNetConfig
+from kuosan.networks.text_config import ByteText
 from kuosan.tasks import Generation, Inpainting, SuperResolution
 from kuosan.text.tokens import NoText, TextEncoderConfig
 

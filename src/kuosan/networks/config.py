@@ -8,8 +8,6 @@ Diffusion; docs/networks.md lists the settings of each.
 What a diffusion transformer is made of: `DiTConfig`, and the shape we give an image size by default. Torch-free.
 
 DiT-S, B, L and XL of Peebles & Xie 2023 (table 1) are rows of docs/networks.md.
-
-A text transformer's shape: `ByteText`, for people who have no text encoder at all. Torch-free.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from kuosan import limits
 from kuosan.errors import Error, plural, shown, unknown
@@ -88,6 +86,7 @@ _LEAST = 4  # and at least
 _DEFAULT_LEVELS = 3
 
 
+_HIDDEN: Any = {"option": False}  # of networks that came from elsewhere
 # options of another tool's configuration that change nothing here, kept so that a model goes back as it came
 Origin = tuple[tuple[str, bool | int | float | tuple[int, ...] | None], ...]
 
@@ -105,6 +104,8 @@ class UNetConfig:
     attention: tuple[bool, ...] = (False, True, False, False)  # self-attention after each block of the level
     middle_attention: bool = True  # self-attention at the coarsest level's middle
     head_channels: int | None = None  # width of one attention head; None = one head
+    heads: tuple[int, ...] = ()  # attention heads at each level, in place of head_channels (SD 1: 8 at every one)
+    middle_norm: bool = field(default=True, metadata=_HIDDEN)  # the middle's self-attention norms what it reads
     time_conditioning: TimeConditioning = "add"  # DDPM adds; ADM scales and shifts after the norm
     resample: Resample = "conv"  # stride-2 and nearest + 3x3 convs; DDPM's bottom-right padding; ADM's residual blocks
     dropout: float = 0.0  # in residual blocks; 0.1 is DDPM's on CIFAR-10
@@ -116,21 +117,23 @@ class UNetConfig:
     context_width: int | None = None  # context input (cross-attention to text): channels of a token's features
     context_vector: bool = False  # the mean of the context is added to the time embedding too
     transformer_depth: int = 1  # with a context: blocks of each attention (self, cross, perceptron); 1 in SD 1 and 2
+    transformer_depths: tuple[int, ...] = ()  # those of each level, in place of transformer_depth (SDXL: 1, 2, 10)
     transformer_mlp: int = 4  # with a context: hidden width of their perceptron, in widths; 0: none
     context_attention: ContextAttention = "transformer"  # with a context: in place of attention, or (cross) behind it
+    vector_width: int = field(default=0, metadata=_HIDDEN)  # vector input (SDXL): a pooled text and sizes; 0: none
+    size_width: int = field(default=256, metadata=_HIDDEN)  # of the vector: sines and cosines of each size
     concat_channels: int = 0  # channels joined to x by the concat input
     concat_skip: bool = False  # the output is what is added to the first joined channels (for prediction x0)
+    odd_sides: bool = field(default=False, metadata=_HIDDEN)  # sides are halved rounding up, and cut on the way back
     patch: int = 1  # pixel-unshuffle at the entrance, pixel-shuffle at the exit
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
-    origin: Origin = field(
-        default=(), compare=False, metadata={"option": False}
-    )  # what diffusers' config said beside (sample_size ...), for the way back; changes nothing here
+    origin: Origin = field(default=(), compare=False, metadata=_HIDDEN)  # what diffusers' config said beside
 
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples
         object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        object.__setattr__(self, "attention", tuple(self.attention))
+        for name in ("multipliers", "attention", "heads", "transformer_depths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         limits.check(self)
         _check_numbers(self)
         _check_levels(self)
@@ -147,9 +150,17 @@ class UNetConfig:
     @property
     def layers(self) -> int:
         """Residual and transformer blocks, at least; each has several weights."""
-        depth = self.transformer_depth if self.context_width is not None else 1
-        levels = sum((2 * self.blocks + 1) * (1 + on * depth) for on in self.attention)
-        return levels + 2 + self.middle_attention * depth
+        depths = [self.depth(level) if self.context_width is not None else 1 for level in range(self.levels)]
+        levels = sum((2 * self.blocks + 1) * (1 + on * depth) for on, depth in zip(self.attention, depths))
+        return levels + 2 + self.middle_attention * depths[-1]
+
+    def depth(self, level: int) -> int:
+        """Transformer blocks of each attention of a level; -1: the coarsest's, and the middle's."""
+        return self.transformer_depths[level] if self.transformer_depths else self.transformer_depth
+
+    def head_width(self, level: int) -> int | None:
+        """Channels of an attention head at a level; -1: the coarsest, and the middle; None: one head."""
+        return self.widths[level] // self.heads[level] if self.heads else self.head_channels
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -164,7 +175,7 @@ class UNetConfig:
     @property
     def factor(self) -> int:
         """Height and width of an image must be multiples of this."""
-        return self.patch << (self.levels - 1)
+        return self.patch if self.odd_sides else self.patch << (self.levels - 1)
 
     @property
     def null_label(self) -> int | None:
@@ -185,17 +196,22 @@ def _check_numbers(config: UNetConfig) -> None:
         raise unknown("resample", config.resample, get_args(Resample))
     if config.context_attention not in get_args(ContextAttention):
         raise unknown("context_attention", config.context_attention, get_args(ContextAttention))
-    if config.context_attention == "cross" and (config.transformer_depth, config.transformer_mlp) != (1, 4):
-        cure = "Leave transformer_depth and transformer_mlp out: cross has no transformer."
+    transformer = (config.transformer_depth, config.transformer_depths, config.transformer_mlp)
+    if config.context_attention == "cross" and transformer != (1, (), 4):
+        cure = "Leave transformer_depth, transformer_depths and transformer_mlp out: cross has no transformer."
         raise refused(config, "context_attention", "transformer with these", cure)
     if config.context_width is not None and not (
         config.context_vector or config.middle_attention or any(config.attention)
     ):
         cure = "Switch attention on somewhere, or context_vector."
         raise refused(config, "context_width", "None where nothing attends", cure)
-    for name, low in (("transformer_depth", 1), ("transformer_mlp", 0)):
+    for name, low in (("transformer_depth", 1), ("transformer_mlp", 0), ("vector_width", 0), ("size_width", 2)):
         if not is_whole(getattr(config, name), low):
-            raise refused(config, name, f"whole numbers from {low}", "SD has 1 and 4.")
+            raise refused(config, name, f"whole numbers from {low}", "SD has 1 and 4, SDXL a vector of 2816 and 256.")
+    if not config.middle_norm and config.context_width is not None:
+        raise refused(config, "middle_norm", "true with context_width", "Leave it out.")
+    if config.odd_sides and config.resample != "conv":
+        raise refused(config, "odd_sides", "false with this resample", "Only resample conv rounds sides up.")
     if config.channels % 2:
         raise refused(config, "channels", "even numbers (half sines, half cosines)", "Use a multiple of 32.")
     if not 0 <= config.freq_shift < config.channels // 2:
@@ -218,6 +234,17 @@ def _check_levels(config: UNetConfig) -> None:
 
 
 def _check_heads(config: UNetConfig) -> None:
+    for name in ("heads", "transformer_depths"):
+        own = getattr(config, name)
+        if own and not (len(own) == config.levels and all(is_whole(each, 1) for each in own)):
+            cure = f"Give one for each of the {config.levels} multipliers {config.multipliers}, or leave it out."
+            raise refused(config, name, "whole numbers from 1, one a level, or none", cure)
+    if config.heads and config.head_channels is not None:
+        raise refused(config, "heads", "() with head_channels", "Give one of the two.")
+    on = (*config.attention[:-1], config.attention[-1] or config.middle_attention)
+    if any(each and width % heads for width, heads, each in zip(config.widths, config.heads, on, strict=False)):
+        cure = "An attending level's heads cannot share its channels: choose divisors."
+        raise refused(config, "heads", f"divisors of the levels' channels {config.widths}", cure)
     head = config.head_channels
     if head is None:
         return
@@ -470,31 +497,3 @@ def default_dit(
         context_width=context_width,
         context_vector=context_width is not None,
     )
-
-
-WORD = 16  # bytes of a token at most; longer words are several
-LONGEST = 512  # tokens
-
-
-@dataclass(frozen=True)
-class ByteText:
-    """A transformer over words, each read byte by byte, trained together with the network that it conditions."""
-
-    kind: Literal["bytes"] = "bytes"
-    length: int = 0  # bytes: tokens of a prompt at most, its beginning and each word or mark; 0: the longest caption's
-    width: int = 192  # bytes: channels of a token's features
-    depth: int = 3  # bytes: transformer blocks
-    heads: int = 6  # bytes: attention heads; must divide width
-
-    def __post_init__(self) -> None:
-        for name, low in (("length", 0), ("width", 8), ("depth", 0), ("heads", 1)):
-            if not is_whole(getattr(self, name), low):
-                raise Error(f"text.{name} = {getattr(self, name)!r} is not allowed: whole numbers from {low}.")
-        if self.length > LONGEST:
-            raise Error(
-                f"text.length = {self.length} is not allowed: at most {LONGEST} tokens of a prompt are read, its "
-                "beginning among them."
-            )
-        limits.check(self)
-        if self.width % self.heads:
-            raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")

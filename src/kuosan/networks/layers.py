@@ -14,7 +14,7 @@ The inputs of a network: what x, t, label, context and concat may be, and the se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -68,9 +68,12 @@ class UpConv(nn.Conv2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] * x.shape[3] < 256:  # below, summing the kernels costs more than it saves
-            return super().forward(upsample(x))
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or of `size`, a row or a column less."""
+        H, W = x.shape[2:]
+        height, width = size or (2 * H, 2 * W)
+        if (height, width) != (2 * H, 2 * W) or H * W < 256:  # below, summing the kernels costs more than it saves
+            return super().forward(upsample(x)[:, :, :height, :width])
         assert self.bias is not None
         kernels = _halves(_halves(self.weight, 2), 4)  # (out, in, 2, 2, 2, 2): row phase, row, column phase, column
         kernels = kernels.permute(2, 4, 0, 1, 3, 5).reshape(4 * self.out_channels, self.in_channels, 2, 2)
@@ -155,10 +158,10 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """x + out(attention(norm(x))) between all pixels (B, C, H, W), in heads of `head_channels`."""
 
-    def __init__(self, channels: int, *, head_channels: int | None, groups: int, eps: float) -> None:
+    def __init__(self, channels: int, *, head_channels: int | None, groups: int | None, eps: float) -> None:
         super().__init__()
         self.heads = channels // (head_channels or channels)
-        self.norm = GroupNorm(groups, channels, eps)
+        self.norm = nn.Identity() if groups is None else GroupNorm(groups, channels, eps)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
@@ -319,6 +322,44 @@ class Pooled(nn.Linear):
             return torch.cat([self(rows[i : i + 1]) for i in range(len(rows))])
 
 
+class VectorEmbedding(nn.Module):
+    """A vector an image, added to the time embedding: (B, W) -> (B, time_width), each row by itself in sampling."""
+
+    def __init__(self, width: int, time_width: int) -> None:
+        super().__init__()
+        self.up, self.out = nn.Linear(width, time_width), nn.Linear(time_width, time_width)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        with torch.autocast(vector.device.type, enabled=False):
+            rows = vector.to(self.up.weight.dtype)
+            alone = not torch.is_grad_enabled() and rows.device.type == "cpu"
+            parts = [rows[i : i + 1] for i in range(len(rows))] if alone else [rows]
+            return torch.cat([self.out(F.silu(self.up(part))) for part in parts])
+
+
+def size_vector(config: UNetConfig, pooled: Tensor, sizes: Tensor) -> Tensor:
+    """The vector input of SDXL (Podell et al. 2023, 2.2): (B, P) and (B, n) -> (B, vector_width) float32.
+
+    Args:
+        pooled: a text as one vector.
+        sizes: in pixels: original height and width, top and left of the crop, target height and width.
+
+    Raises: `Error` for other widths or counts than the network has.
+    """
+    flat = sizes.reshape(-1).float()
+    features = time_features(
+        flat, config.size_width, cos_first=config.cos_first, freq_shift=config.freq_shift, dtype=torch.float32
+    )
+    vector = torch.cat([pooled.float(), features.reshape(len(sizes), -1).to(pooled.device)], dim=1)
+    if vector.shape[1] != config.vector_width:
+        raise Error(
+            f"a pooled text of {pooled.shape[1]} channels with {sizes.shape[1]} sizes of {config.size_width} makes a "
+            f"vector of {vector.shape[1]}; this network takes {config.vector_width}: give it its own text encoder's "
+            f"text and as many sizes as it was trained with (6 in SDXL, 5 in its refiner)."
+        )
+    return vector
+
+
 def normed(norm: nn.LayerNorm, h: Tensor) -> Tensor:
     """A layer norm in the dtype of the tokens, whatever its weights have."""
     return F.layer_norm(h, norm.normalized_shape, norm.weight.to(h.dtype), norm.bias.to(h.dtype), norm.eps)
@@ -383,6 +424,19 @@ def check_context(config: UNetConfig | DiTConfig, x: Tensor, context: Tensor | N
         raise Error(
             f"context_mask is {str(mask.dtype).removeprefix('torch.')} of shape {tuple(mask.shape)}; it must be bool "
             f"of shape {tuple(context.shape[:2])}."
+        )
+
+
+def check_vector(config: UNetConfig, x: Tensor, vector: Tensor | None) -> None:
+    """Refuse a vector that this network cannot take, or has no input for. Raises: Error."""
+    width = config.vector_width
+    if not width and vector is not None:
+        raise Error("this network has no vector input (vector_width is 0): leave vector out.")
+    if width and (vector is None or vector.shape != (len(x), width)):
+        got = "missing" if vector is None else f"of shape {tuple(vector.shape)}"
+        raise Error(
+            f"vector is {got}; this network is conditioned on a pooled text and sizes: pass vector of shape "
+            f"({len(x)}, {width}), as networks.layers.size_vector makes it."
         )
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kuosan.networks.config import WORD, ByteText
 from kuosan.networks.layers import Context, attend, initialise, normed
+from kuosan.networks.text_config import WORD, ByteText
 
 SYMBOLS = 258  # 0 no byte, 1 to 256 a byte, 257 the beginning
 

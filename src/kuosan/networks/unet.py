@@ -31,8 +31,10 @@ from kuosan.networks.layers import (
     ResidualBlock,
     Transformer,
     UpConv,
+    VectorEmbedding,
     check,
     check_context,
+    check_vector,
     initialise,
     time_features,
 )
@@ -60,14 +62,18 @@ def residual_block(config: UNetConfig, channels: int, out: int, resample: str = 
     )
 
 
-def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
-    """Self-attention where `wanted`, with attention to the context where there is one; else the identity."""
-    if not wanted:
+def attention(config: UNetConfig, level: int) -> nn.Module:
+    """A level's attention, self-attention or with attention to the context; the identity where it has none.
+
+    Level -1 is the middle's, with the coarsest level's width, heads and depth.
+    """
+    middle, channels, head_channels = level < 0, config.widths[level], config.head_width(level)
+    if not (config.middle_attention if middle else config.attention[level]):
         return nn.Identity()
     if config.context_width is not None and config.context_attention == "cross":
         return ContextAttention(
             channels,
-            head_channels=config.head_channels,
+            head_channels=head_channels,
             groups=config.groups,
             eps=config.norm_eps,
             context_width=config.context_width,
@@ -75,13 +81,14 @@ def attention(config: UNetConfig, channels: int, wanted: bool) -> nn.Module:
     if config.context_width is not None:
         return Transformer(
             channels,
-            head_channels=config.head_channels,
+            head_channels=head_channels,
             context_width=config.context_width,
-            depth=config.transformer_depth,
+            depth=config.depth(level),
             mlp=config.transformer_mlp,
             groups=config.groups,
         )
-    return Attention(channels, head_channels=config.head_channels, groups=config.groups, eps=config.norm_eps)
+    groups = config.groups if config.middle_norm or not middle else None
+    return Attention(channels, head_channels=head_channels, groups=groups, eps=config.norm_eps)
 
 
 class Conditioning(nn.Linear):
@@ -133,17 +140,18 @@ class UNetEncoder(nn.Module):
         self.label = nn.Embedding(config.classes + 1, config.time_width) if config.classes else None
         pooled = config.context_width if config.context_vector else None
         self.pooled = None if pooled is None else Pooled(pooled, config.time_width)
+        self.vector = VectorEmbedding(config.vector_width, config.time_width) if config.vector_width else None
         levels, channels = [], config.channels
-        for i, (width, wanted) in enumerate(zip(config.widths, config.attention, strict=True)):
+        for i, width in enumerate(config.widths):
             blocks = [residual_block(config, width if j else channels, width) for j in range(config.blocks)]
-            attentions = [attention(config, width, wanted) for _ in blocks]
+            attentions = [attention(config, i) for _ in blocks]
             levels.append(UNetLevel(blocks, attentions, self._down(width, last=i == config.levels - 1)))
             channels = width
         self.levels = nn.ModuleList(levels)
         self.middle = nn.ModuleList(
             [
                 residual_block(config, channels, channels),
-                attention(config, channels, config.middle_attention),
+                attention(config, -1),
                 residual_block(config, channels, channels),
             ]
         )
@@ -156,11 +164,15 @@ class UNetEncoder(nn.Module):
             return residual_block(self.config, width, width, "down")
         return DownConv(width, asymmetric=self.config.resample == "conv_asymmetric")
 
-    def embed(self, t: Tensor, label: Tensor | None, context: Context | None = None) -> Tensor:
-        """The time embedding, with the label's row and the context's vector added: (B or 1, time_width)."""
+    def embed(
+        self, t: Tensor, label: Tensor | None, context: Context | None = None, vector: Tensor | None = None
+    ) -> Tensor:
+        """The time embedding, with the label's row, the context's mean and the vector added: (B or 1, time_width)."""
         cos_first, freq_shift = self.config.cos_first, self.config.freq_shift
         width = self.config.channels
         emb = embed(self.time, self.label, t, label, width=width, cos_first=cos_first, freq_shift=freq_shift)
+        if self.vector is not None and vector is not None:
+            emb = emb + self.vector(vector)
         return emb if self.pooled is None or context is None else emb + self.pooled.embed(context)
 
     def forward(
@@ -171,9 +183,10 @@ class UNetEncoder(nn.Module):
         label: Tensor | None = None,
         concat: Tensor | None = None,
         context: Context | None = None,
+        vector: Tensor | None = None,
     ) -> UNetEncoding:
         check(self.config, x, t, label, concat)
-        emb = self.embed(t, label, context)
+        emb = self.embed(t, label, context, vector)
         shares = self.conditioning.shares(emb, len(x))
         if concat is not None:
             x = torch.cat([x, concat.to(x.dtype)], dim=1)
@@ -210,7 +223,7 @@ class UNetDecoder(nn.Module):
             for _ in range(config.blocks + 1):
                 blocks.append(residual_block(config, channels + skips.pop(), width))
                 channels = width
-            attentions = [attention(config, width, config.attention[i]) for _ in blocks]
+            attentions = [attention(config, i) for _ in blocks]
             levels.append(UNetLevel(blocks, attentions, self._up(width, last=i == 0)))
         self.levels = nn.ModuleList(levels)
         self.conditioning = Conditioning(config.time_width, residual_blocks([self.levels]))
@@ -231,7 +244,10 @@ class UNetDecoder(nn.Module):
                 h = run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute)
                 h = attending(attend, h, context)
             is_block = isinstance(level.exit, ResidualBlock)
-            h = run(level.exit, h, next(shares), recompute=recompute) if is_block else level.exit(h)
+            if isinstance(level.exit, UpConv):
+                h = level.exit(h, skips[-1].shape[2:])
+            elif is_block:
+                h = run(level.exit, h, next(shares), recompute=recompute)
         out = self.exit(self.norm(h, act=True))
         return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else cast(Tensor, out)
 
@@ -258,11 +274,13 @@ class UNet(nn.Module):
         label: Tensor | None = None,  # (B,) int64, `config.null_label` = no class
         context: Tensor | None = None,  # (B, L, context_width): a text's features, token by token
         context_mask: Tensor | None = None,  # (B, L) bool: False where a row's text is shorter
+        vector: Tensor | None = None,  # (B, vector_width): a pooled text and sizes, as `layers.size_vector` makes it
         concat: Tensor | None = None,  # (B, concat_channels, H, W)
     ) -> Tensor:  # (B, out_channels, H, W) in x's dtype
         check_context(self.config, x, context, context_mask)
+        check_vector(self.config, x, vector)
         text = None if context is None else Context(context, context_mask)
-        encoding = self.encoder(x, t, label=label, concat=concat, context=text)
+        encoding = self.encoder(x, t, label=label, concat=concat, context=text, vector=vector)
         out = cast(Tensor, self.decoder(encoding, text)).to(x.dtype)
         return with_skip(self.config, out, concat)
 

@@ -18,7 +18,7 @@ from kuosan.diffusion.schedule import Discrete
 from kuosan.errors import Error
 from kuosan.models.codec import apart
 from kuosan.models.model import OwnNetwork, require_denoiser
-from kuosan.networks.config import ByteText
+from kuosan.networks.text_config import ByteText
 from kuosan.sample import request as restoring
 from kuosan.sample.request import ratio
 from kuosan.tasks.task import NULL

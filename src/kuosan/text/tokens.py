@@ -20,8 +20,8 @@ import numpy as np
 
 from kuosan import limits
 from kuosan.errors import Error, shown
-from kuosan.networks.config import LONGEST, WORD
-from kuosan.networks.config import ByteText as ByteText
+from kuosan.networks.text_config import LONGEST, WORD
+from kuosan.networks.text_config import ByteText as ByteText
 
 Weighted = Sequence[tuple[str, float]]  # texts and their weights, as `prompts.parse` gives them
 ENOUGH = 512  # tokens where an encoder names no limit

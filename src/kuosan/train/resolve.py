@@ -12,7 +12,8 @@ from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, OwnNetwork
 from kuosan.networks.autoencoder_config import AutoencoderConfig, default_autoencoder
 from kuosan.networks.classifier_config import ClassifierConfig, default_classifier
-from kuosan.networks.config import ByteText, DiTConfig, Size, default_dit, default_unet
+from kuosan.networks.config import DiTConfig, Size, default_dit, default_unet
+from kuosan.networks.text_config import ByteText
 from kuosan.options import Tree
 from kuosan.sample.plan import choose
 from kuosan.sample.request import Request, Restoration

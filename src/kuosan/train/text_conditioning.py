@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kuosan.config import plain
 from kuosan.errors import Error, plural
-from kuosan.networks.config import ByteText
+from kuosan.networks.text_config import ByteText
 from kuosan.storage.cache import RowCache
 from kuosan.storage.files import size_text
 from kuosan.text import tokens
