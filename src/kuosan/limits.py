@@ -36,7 +36,7 @@ _NETWORK: dict[str, Range] = {
     "multipliers": (0, 1024),
     "blocks": (0, 64),
     "head_channels": WIDTH,
-    "heads": (0, 4096),
+    "level_heads": (0, 4096),
     "dropout": (0, 1),
     "groups": WIDTH,
     "norm_eps": (0, 1),
@@ -87,6 +87,17 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
     "Generation": _LABELLED,
     "SuperResolution": {**_LABELLED, "scale": (0, 16), "blur": (0, 8), "noise": (0, 100), "jpeg": (0, 95)},
     "Inpainting": {**_LABELLED, "masks": (0, 100)},
+    "CLIPText": {
+        "vocabulary": (0, 1_000_000),
+        "width": WIDTH,
+        "hidden": (0, 262_144),
+        "depth": (0, 256),
+        "heads": (0, 4096),
+        "length": WIDTH,
+        "norm_eps": (0, 1),
+        "projection": WIDTH,
+        "end": (0, 1_000_000),
+    },
     "ByteText": {"length": (0, 512), "width": WIDTH, "depth": (0, 256), "heads": (0, 4096)},
     "TextEncoderConfig": {
         "encoder": NAME,
@@ -116,7 +127,7 @@ VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts:
 }
 ENTRIES: dict[str, int] = {  # of lists, by the field's name
     "multipliers": 16,
-    "heads": 16,
+    "level_heads": 16,
     "transformer_depths": 16,
     "origin": 16,
     "attention": 16,

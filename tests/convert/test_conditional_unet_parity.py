@@ -178,7 +178,7 @@ def test_real_checkpoints_configs_have_the_shapes_that_their_papers_say() -> Non
             "projection_class_embeddings_input_dim": 2816,
         }
     )
-    assert (xl.context_width, xl.vector_width, xl.size_width, xl.heads) == (2048, 2816, 256, (5, 10, 20))
+    assert (xl.context_width, xl.vector_width, xl.size_width, xl.level_heads) == (2048, 2816, 256, (5, 10, 20))
     assert xl.transformer_depths == (1, 2, 10) and xl.attention == (False, True, True)
     with torch.device("meta"):
         assert sum(each.numel() for each in UNet(xl).parameters()) == 2_567_463_684

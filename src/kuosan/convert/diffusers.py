@@ -297,7 +297,7 @@ _ONLY: dict[str, Any] = {  # fields of ours that UNet2DModel has in one setting
     "concat_skip": False,
     "patch": 1,
     "context_width": None,
-    "heads": (),
+    "level_heads": (),
     "vector_width": 0,
     "odd_sides": False,
 }

@@ -140,7 +140,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> UNetConfig:
         multipliers=tuple(width // widths[0] for width in widths),
         blocks=_same(c, "layers_per_block"),
         attention=attention,
-        heads=_a_level(c, "attention_head_dim"),
+        level_heads=_a_level(c, "attention_head_dim"),
         time_conditioning="scale_shift" if c["resnet_time_scale_shift"] == "scale_shift" else "add",
         resample="conv" if c["downsample_padding"] == 1 else "conv_asymmetric",
         groups=c["norm_num_groups"],
@@ -253,7 +253,7 @@ def _written(config: UNetConfig) -> dict[str, Any]:
             f"UNetConfig.resample is 'block'; diffusers' {MODEL} has convolutions. Export one with resample conv."
         )
     width = config.head_channels
-    heads = list(config.heads) or [1 if width is None else each // width for each in config.widths]
+    heads = list(config.level_heads) or [1 if width is None else each // width for each in config.widths]
     depths = [config.depth(level) for level in range(config.levels)]
     return {
         "_class_name": MODEL,

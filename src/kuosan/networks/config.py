@@ -104,7 +104,7 @@ class UNetConfig:
     attention: tuple[bool, ...] = (False, True, False, False)  # self-attention after each block of the level
     middle_attention: bool = True  # self-attention at the coarsest level's middle
     head_channels: int | None = None  # width of one attention head; None = one head
-    heads: tuple[int, ...] = ()  # attention heads at each level, in place of head_channels (SD 1: 8 at every one)
+    level_heads: tuple[int, ...] = ()  # attention heads at each level, in place of head_channels (SD 1: 8 at every one)
     middle_norm: bool = field(default=True, metadata=_HIDDEN)  # the middle's self-attention norms what it reads
     time_conditioning: TimeConditioning = "add"  # DDPM adds; ADM scales and shifts after the norm
     resample: Resample = "conv"  # stride-2 and nearest + 3x3 convs; DDPM's bottom-right padding; ADM's residual blocks
@@ -132,7 +132,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples
         object.__setattr__(self, "origin", tuple((name, value) for name, value in self.origin))
-        for name in ("multipliers", "attention", "heads", "transformer_depths"):
+        for name in ("multipliers", "attention", "level_heads", "transformer_depths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         limits.check(self)
         _check_numbers(self)
@@ -160,7 +160,7 @@ class UNetConfig:
 
     def head_width(self, level: int) -> int | None:
         """Channels of an attention head at a level; -1: the coarsest, and the middle; None: one head."""
-        return self.widths[level] // self.heads[level] if self.heads else self.head_channels
+        return self.widths[level] // self.level_heads[level] if self.level_heads else self.head_channels
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -234,17 +234,17 @@ def _check_levels(config: UNetConfig) -> None:
 
 
 def _check_heads(config: UNetConfig) -> None:
-    for name in ("heads", "transformer_depths"):
+    for name in ("level_heads", "transformer_depths"):
         own = getattr(config, name)
         if own and not (len(own) == config.levels and all(is_whole(each, 1) for each in own)):
             cure = f"Give one for each of the {config.levels} multipliers {config.multipliers}, or leave it out."
             raise refused(config, name, "whole numbers from 1, one a level, or none", cure)
-    if config.heads and config.head_channels is not None:
-        raise refused(config, "heads", "() with head_channels", "Give one of the two.")
+    if config.level_heads and config.head_channels is not None:
+        raise refused(config, "level_heads", "() with head_channels", "Give one of the two.")
     on = (*config.attention[:-1], config.attention[-1] or config.middle_attention)
-    if any(each and width % heads for width, heads, each in zip(config.widths, config.heads, on, strict=False)):
+    if any(each and width % heads for width, heads, each in zip(config.widths, config.level_heads, on, strict=False)):
         cure = "An attending level's heads cannot share its channels: choose divisors."
-        raise refused(config, "heads", f"divisors of the levels' channels {config.widths}", cure)
+        raise refused(config, "level_heads", f"divisors of the levels' channels {config.widths}", cure)
     head = config.head_channels
     if head is None:
         return

@@ -1,4 +1,4 @@
-"""What text networks are made of: `ByteText`, for people who have no text encoder at all. Torch-free."""
+"""What text networks are made of: `ByteText`, for people without a text encoder; `CLIPText`, CLIP's. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from kuosan import limits
 from kuosan.errors import Error
-from kuosan.networks.config import is_whole
+from kuosan.networks.config import check_counts, is_whole, refused
 
 WORD = 16  # bytes of a token at most; longer words are several
 LONGEST = 512  # tokens
@@ -35,3 +35,32 @@ class ByteText:
         limits.check(self)
         if self.width % self.heads:
             raise Error(f"text.heads = {self.heads} does not divide text.width = {self.width}: choose one that does.")
+
+
+@dataclass(frozen=True)
+class CLIPText:
+    """The fields of `networks.clip.CLIPTextNetwork`; the defaults are CLIP-L's, which Stable Diffusion 1 reads with."""
+
+    vocabulary: int = 49408  # tokens that it knows
+    width: int = 768  # channels of a token
+    hidden: int = 3072  # of a layer's perceptron
+    depth: int = 12  # layers
+    heads: int = 12  # attention heads; must divide width
+    length: int = 77  # tokens of a text at most
+    act: Literal["quick_gelu", "gelu"] = "quick_gelu"  # of the perceptrons; gelu in OpenCLIP's
+    norm_eps: float = 1e-5
+    projection: int = 0  # channels of the pooled text; 0: as they are, without a projection
+    end: int = 49407  # the token that ends a text; 2, as in old files: the highest one in it
+
+    def __post_init__(self) -> None:
+        limits.check(self)
+        check_counts(self, ("vocabulary", "width", "hidden", "depth", "heads", "length"))
+        for name in ("projection", "end"):
+            if not is_whole(getattr(self, name), 0):
+                raise refused(self, name, "whole numbers from 0", "CLIP-L has 0 or 768, and 49407.")
+        if self.act not in ("quick_gelu", "gelu"):
+            raise refused(self, "act", "quick_gelu, gelu", "OpenAI's CLIP has quick_gelu, OpenCLIP's gelu.")
+        if not self.norm_eps > 0:
+            raise refused(self, "norm_eps", "small positive numbers", "CLIP has 1e-5.")
+        if self.width % self.heads:
+            raise refused(self, "heads", f"divisors of width {self.width}", "CLIP has heads of 64 channels.")

@@ -50,10 +50,10 @@ class TextEncoder:
     def __init__(self, network: nn.Module, tokenizer: Any, settings: TextEncoderConfig, sha256: str) -> None:
         self.network, self.settings, self.sha256 = network, settings, sha256
         config: Any = network.config
-        longest = getattr(config, "max_position_embeddings", None)
+        longest = getattr(config, "max_position_embeddings", getattr(config, "length", None))
         self.tokens = Tokens(tokenizer, settings.encoder, longest, settings.length)
         self.length = self.tokens.length
-        self._norm = _final_norm(network)
+        self._norm = _final_norm(network) if settings.final_norm else None
         self._causal = type(network).__name__.startswith("CLIPText")  # padding behind a text then changes nothing
         self._empty: dict[int, Tensor] = {}
         try:
@@ -108,6 +108,20 @@ class TextEncoder:
             Error: brackets that do not close, a weight that is none, or a prompt too long where that is refused.
         """
         return self._read(parse(prompt))
+
+    @torch.no_grad()
+    def pooled(self, prompt: str) -> Tensor:
+        """A prompt as one vector (P,) float32, that of its end in the first chunk; weights do not change it.
+
+        Raises:
+            Error: as `read`; or the encoder makes none (only kuosan's own CLIP does).
+        """
+        chunk = self.tokens.chunks(parse(prompt), self.settings.long)[0]
+        made = getattr(self.network(input_ids=torch.tensor([list(chunk.ids)], device=self.device)), "pooled", None)
+        if made is None:
+            raise Error(f"{self.settings.encoder} makes no vector of a text: only CLIP's text network does.")
+        pooled: Tensor = made[0].float()
+        return pooled
 
     def count(self, text: str) -> int:
         """How many rows `row(text)` has, without encoding it; raises as it does."""

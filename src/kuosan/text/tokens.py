@@ -248,6 +248,7 @@ class TextEncoderConfig:
     kind: Literal["encoder"] = "encoder"
     encoder: str = ""  # encoder: a folder in Hugging Face's layout, `hub:NAME`, or minilm
     hidden: int = -1  # encoder: the layer whose output is the context, -1 the last; -2 is SD's clip skip
+    final_norm: bool = True  # encoder: an earlier layer's output goes through the last norm too; not so in SDXL
     long: Long = "refuse"  # encoder: a prompt that is too long: refuse it, cut it, or encode it in chunks
     length: int = 0  # encoder: tokens of a prompt; 0: as many as the encoder takes, 512 at most
     padding: Padding = field(
@@ -262,6 +263,10 @@ class TextEncoderConfig:
             raise Error("text.encoder is not given: name a text encoder's folder (--encoder FOLDER), or minilm.")
         if self.hidden >= 0:
             raise Error(f"text.hidden = {self.hidden} is not allowed: -1 (the last layer), -2, ...")
+        if not self.final_norm and self.hidden == -1:
+            raise Error(
+                "text.final_norm = false counts for an earlier layer: give text.hidden, as -2, or leave it out."
+            )
         limits.check(self)
         if self.length < 0 or self.width < 0:
             raise Error("text.length and text.width are 0 or more; leave them out, the encoder gives them.")
