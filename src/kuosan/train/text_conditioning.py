@@ -287,6 +287,7 @@ def _key(distinct: Sequence[str], encoder: TextEncoder) -> dict[str, object]:
         "long": settings.long,
         "padding": {"attended": "told"}.get(settings.padding, settings.padding),  # as keys have always said it
         "length": encoder.length,
+        **({} if settings.final_norm else {"final_norm": False}),  # keys of before had none
     }
 
 
