@@ -56,7 +56,7 @@ _LABELLED: dict[str, Range] = {"drop": (0, 1), "class_names": (0, 1000)}
 
 VALUES: dict[str, dict[str, Range]] = {  # of numbers: least and most; of texts: characters; of lists: of each entry
     "UNetConfig": _NETWORK,
-    "ClassifierConfig": _NETWORK,
+    "ClassifierConfig": {**_NETWORK, "pool_side": (0, 1024)},
     "DiTConfig": {
         **{name: _NETWORK[name] for name in ("in_channels", "out_channels", "patch", "classes", "context_width")},
         "concat_channels": CHANNELS,

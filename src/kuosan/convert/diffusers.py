@@ -30,7 +30,7 @@ Table = Mapping[str, Mapping[str, int]]
 # as diffusers spelt attention before 0.13, and as published DDPM checkpoints still do
 _OLD_SPELLINGS = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 # what old files have as 1x1 convolutions, and Stable Diffusion 1 does
-_LINEAR = re.compile(r"\.qkv\.|(attentions\.\d+|middle\.1)\.(entrance|out)\.")
+_LINEAR = re.compile(r"\.qkv\.|(attentions\.\d+|middle\.1)\.(entrance|out)\.|^head\.")
 
 
 def check_size(model: str, layers: int, weights: Mapping[str, Tensor]) -> None:
@@ -75,7 +75,7 @@ def stacked(model: str, table: Table, theirs: Mapping[str, Tensor]) -> dict[str,
     state = {}
     for name, parts in table.items():
         whole = torch.cat([theirs[part] for part in parts])
-        state[name] = whole.flatten(1) if _LINEAR.search(name) and whole.ndim == 4 else whole
+        state[name] = whole.flatten(1) if _LINEAR.search(name) and whole.ndim > 2 else whole
     return state
 
 

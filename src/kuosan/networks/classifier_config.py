@@ -29,6 +29,7 @@ class ClassifierConfig:
     dropout: float = 0.0  # in residual blocks
     groups: int = 32  # groups of every GroupNorm
     norm_eps: float = 1e-5  # of every GroupNorm
+    pool_side: int = 0  # classifier: cells a side over which a query attends at the end (ADM's); 0: their mean
     patch: int = 1  # pixel-unshuffle at the entrance
     checkpointing: bool = False  # recompute each residual block in the backward pass: less memory, 1.3x the time
 
@@ -38,12 +39,14 @@ class ClassifierConfig:
         limits.check(self)
         if not is_whole(self.classes, 2):
             raise Error(f"ClassifierConfig.classes is {self.classes!r}; allowed: whole numbers from 2.")
+        if not is_whole(self.pool_side, 0):
+            raise Error(f"ClassifierConfig.pool_side is {self.pool_side!r}; allowed: whole numbers from 0.")
         _ = self.encoder
 
     @property
     def encoder(self) -> UNetConfig:
         """The U-Net whose first half this is. Raises: Error for impossible values, in this class's name."""
-        own = {field.name for field in fields(self)} - {"kind", "noisy", "classes"}
+        own = {field.name for field in fields(self)} - {"kind", "noisy", "classes", "pool_side"}
         try:
             return UNetConfig(out_channels=self.in_channels, **{name: getattr(self, name) for name in own})
         except Error as error:
@@ -75,5 +78,5 @@ def default_classifier(
     Raises: `Error` for an unknown size, a side that cannot be halved often enough, or fewer than two classes.
     """
     whole = default_unet(shape, size, latent=latent, step=step, version=version)
-    same = {field.name for field in fields(ClassifierConfig)} - {"kind", "noisy", "classes"}
+    same = {field.name for field in fields(ClassifierConfig)} - {"kind", "noisy", "classes", "pool_side"}
     return ClassifierConfig(noisy=noisy, classes=classes, **{name: getattr(whole, name) for name in same})

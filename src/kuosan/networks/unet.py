@@ -32,6 +32,7 @@ from kuosan.networks.layers import (
     Transformer,
     UpConv,
     VectorEmbedding,
+    attend,
     check,
     check_context,
     check_vector,
@@ -195,8 +196,8 @@ class UNetEncoder(nn.Module):
         h = self.entrance(x.to(self.entrance.weight.dtype, memory_format=torch.channels_last))
         skips = [h]
         for level in cast(Iterable[UNetLevel], self.levels):
-            for block, attend in zip(level.blocks, level.attentions, strict=True):
-                h = attending(attend, self._run(block, h, next(shares)), context)
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attending(attention, self._run(block, h, next(shares)), context)
                 skips.append(h)
             if not isinstance(level.exit, nn.Identity):
                 is_block = isinstance(level.exit, ResidualBlock)
@@ -240,9 +241,9 @@ class UNetDecoder(nn.Module):
         skips, shares = list(skips), self.conditioning.shares(emb, len(h))
         recompute = self.config.checkpointing
         for level in cast(Iterable[UNetLevel], self.levels):
-            for block, attend in zip(level.blocks, level.attentions, strict=True):
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
                 h = run(block, torch.cat([h, skips.pop()], dim=1), next(shares), recompute=recompute)
-                h = attending(attend, h, context)
+                h = attending(attention, h, context)
             is_block = isinstance(level.exit, ResidualBlock)
             if isinstance(level.exit, UpConv):
                 h = level.exit(h, skips[-1].shape[2:])
@@ -349,6 +350,29 @@ def _skip_widths(config: UNetConfig) -> list[int]:
     return skips
 
 
+class AttentionPool(nn.Module):
+    """The mean over the image, attending to itself and to every cell (Radford et al. 2021): (B, C, S, S) -> (B, C)."""
+
+    def __init__(self, channels: int, side: int, heads: int) -> None:
+        super().__init__()
+        self.side, self.heads = side, heads
+        self.positions = nn.Embedding(side**2 + 1, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Raises: `Error` for another number of cells than it has positions for."""
+        B, C, H, W = h.shape
+        if (self.side, self.side) != (H, W):
+            raise Error(
+                f"this classifier ends in {H}x{W} cells and attends over {self.side}x{self.side} (pool_side): give it "
+                "images of the size it was trained with."
+            )
+        cells = h.flatten(2).transpose(1, 2)
+        cells = torch.cat([cells.mean(1, keepdim=True), cells], 1) + self.positions.weight.to(h.dtype)
+        q, k, v = self.qkv(cells).view(B, -1, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        return attend(q[:, :, :1], k, v).reshape(B, C)
+
+
 class Classifier(nn.Module):
     """`network(x, t)` -> logits (B, classes) float32; a judge of clean images (`noisy=False`) takes no t.
 
@@ -363,6 +387,8 @@ class Classifier(nn.Module):
             self.encoder = UNetEncoder(config.encoder)
             width = config.encoder.widths[-1]
             self.norm = GroupNorm(config.groups, width, config.norm_eps)
+            heads = width // (config.head_channels or width)
+            self.pool = AttentionPool(width, config.pool_side, heads) if config.pool_side else None
             self.head = nn.Linear(width, config.classes)
         if device.type != "meta":
             self.to_empty(device=device)
@@ -383,7 +409,8 @@ class Classifier(nn.Module):
         h = self.norm(h, act=True)
         exact = torch.promote_types(h.dtype, torch.float32)
         with full_precision(h):
-            return F.linear(h.to(exact).mean((2, 3)), self.head.weight.to(exact), self.head.bias.to(exact))
+            pooled = h.to(exact).mean((2, 3)) if self.pool is None else self.pool(h).to(exact)
+            return F.linear(pooled, self.head.weight.to(exact), self.head.bias.to(exact))
 
 
 def classifier_parameter_count(config: ClassifierConfig) -> int:
