@@ -28,7 +28,7 @@ from kuosan.options import Tree
 from kuosan.storage import files
 from kuosan.train import rules
 from kuosan.train.budget import aim, marks, seconds_now
-from kuosan.train.config import SHORT, RunConfig, recipe
+from kuosan.train.config import CHANGEABLE, SHORT, RunConfig, recipe
 from kuosan.train.resolve import check_tree, encoder_named, take_along
 
 if TYPE_CHECKING:
@@ -221,7 +221,14 @@ def settle(job: TrainJob) -> SettledJob:
     _refuse_own(tree, job)
     nothing = starter.is_nothing(job.init)
     if job.init is None or nothing:
-        checked = check_tree(tree)  # refused before any file is opened
+        try:
+            checked = check_tree(tree)  # refused before any file is opened
+        except Error:  # of settings that are impossible with what a run has, the changed ones are named
+            if before is not None:
+                from kuosan.train.resume import refuse_changes
+
+                refuse_changes(before, tree, str(out), tuple(f"train.{name}" for name in CHANGEABLE))
+            raise
     if out is None:
         name = re.sub(r"[^\w.-]+", "-", Path(tree["data"]["path"]).resolve().name).strip("-.") or "images"
         out = Path("runs") / name.removesuffix(".zip")
