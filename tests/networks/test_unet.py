@@ -131,8 +131,18 @@ def test_the_label_input_changes_the_output_and_the_null_label_adds_nothing_at_f
         assert not torch.equal(outs[0][0], other[0])
         assert torch.allclose(outs[0][1], other[1], atol=1e-6)
     assert network.config.null_label == 3
-    assert UNet(replace(SMALL, classes=3)).encoder.label.weight[3].abs().sum() == 0
-    assert UNet(replace(SMALL, classes=3)).encoder.label.weight[:3].std() > 0.01
+    rows = UNet(replace(SMALL, classes=30)).encoder.label.weight
+    assert rows[30].abs().sum() == 0
+    assert rows[:30].std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_a_label_weighs_as_much_as_the_time_from_the_first_step() -> None:
+    encoder = UNet(replace(SMALL, classes=3)).encoder
+    embedded = torch.cat([encoder.embed(torch.tensor([float(t)]), None) for t in range(0, 1000, 50)])
+    by_time = (embedded - embedded.mean(0)).std()
+    labels = encoder.label.weight[:3]
+    by_label = (labels - labels.mean(0)).std()
+    assert by_label / by_time > 0.3, (by_label, by_time)
 
 
 def test_the_concat_input_changes_the_output() -> None:

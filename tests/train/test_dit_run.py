@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from made_runs import SMALL, Stopping, differences, go, images, outcome
 
-import kuosan
 from kuosan import config as trees
 from kuosan.device import ComputeConfig, choose
 from kuosan.errors import Error
 from kuosan.models.model import ModelConfig, build
-from kuosan.networks.config import DiTConfig, Size, default_dit
-from kuosan.networks.dit import DiT, parameter_count
-from kuosan.options import Tree
+from kuosan.networks.config import DiTConfig, default_dit
+from kuosan.networks.dit import DiT
 from kuosan.sample import pipeline
 from kuosan.train.config import RunConfig
 from kuosan.train.resolve import resolve
@@ -37,44 +34,6 @@ def test_one_word_chooses_it_and_the_rest_follows_from_the_images_and_the_size()
     assert isinstance(deeper, DiTConfig) and (deeper.depth, deeper.width) == (3, 384)
     labelled = resolved({"task": {"labels": True}}, classes=("cat", "dog")).model
     assert labelled.network.classes == 2 and labelled.task.class_names == ("cat", "dog")  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("tree", "shape", "kind", "patch"),
-    [
-        ({}, (1, 8, 8), "dit", 8),
-        ({}, (3, 6, 6), "dit", 6),
-        ({"model": {"task": {"kind": "inpainting"}}}, (1, 8, 8), "dit", 8),
-        ({}, (1, 8, 16), "unet", 2),
-        ({}, (1, 16, 16), "unet", 2),
-        ({"defaults": 2}, (1, 8, 8), "unet", 1),
-        ({"model": {"network": {"blocks": 1}}}, (1, 8, 8), "unet", 1),
-        ({"model": {"network": {"kind": "unet"}}}, (1, 8, 8), "unet", 1),
-        ({"model": {"network": {"kind": "dit"}}}, (1, 8, 8), "dit", 1),
-    ],
-)
-def test_an_image_of_few_pixels_is_one_token_where_nothing_is_said_of_the_network(
-    tree: Tree, shape: tuple[int, int, int], kind: str, patch: int
-) -> None:
-    network = resolve(tree, shape).model.network
-    assert (network.kind, network.patch) == (kind, patch)  # type: ignore[union-attr]
-
-
-def test_the_sizes_of_a_network_of_one_token_grow() -> None:
-    counts = [parameter_count(resolve({}, (1, 8, 8), size).model.network) for size in get_args(Size)]  # type: ignore[arg-type]
-    assert [round(count / 1e6, 1) for count in counts] == [2.7, 5.0, 16.6, 57.7]
-
-
-def test_classes_of_tiny_images_are_learnt_within_seconds(tmp_path: Path) -> None:
-    labels = np.arange(400) % 4
-    noise = np.random.default_rng(0).integers(0, 60, (400, 8, 8, 1))
-    noise[np.arange(400), 2 * labels] += 150  # a bar, where the class says
-    np.savez(tmp_path / "bars.npz", images=noise.astype(np.uint8), labels=labels)
-    settings = {"max_steps": 150, "preview_every": 0, "evaluate_every": 0, "labels": True, "threads": 1}
-    run = kuosan.fit(data=tmp_path / "bars.npz", out=tmp_path / "run", size="tiny", **settings)
-    asked = np.arange(32) % 4
-    made = kuosan.load(run).sample(32, classes=asked.tolist(), steps=10)[:, 0].numpy()
-    assert (made.mean(2)[:, ::2].argmax(1) == asked).mean() >= 0.9
 
 
 @pytest.mark.parametrize(

@@ -164,3 +164,15 @@ def test_the_shell_makes_images_of_a_class_and_refuses_an_unknown_one(tmp_path):
     assert again.read_bytes() == again.with_name("seed-00000001-again.png").read_bytes()
     refused("sample", run, "--class", "bird", naming=["'bird'", "cat, dog, none"])
     refused("sample", run, "--negative", "cat", naming=["without guidance"])
+
+
+def test_a_short_training_heeds_the_classes(tmp_path: Path) -> None:
+    labels = np.arange(400) % 4
+    noise = np.random.default_rng(0).integers(0, 60, (400, 8, 8, 1))
+    noise[np.arange(400), 2 * labels] += 150  # a bar, where the class says
+    np.savez(tmp_path / "bars.npz", images=noise.astype(np.uint8), labels=labels)
+    settings = {"max_steps": 150, "preview_every": 0, "evaluate_every": 0, "labels": True, "threads": 1}
+    run = kuosan.fit(data=tmp_path / "bars.npz", out=tmp_path / "run", size="tiny", **settings)
+    asked = np.arange(32) % 4
+    made = kuosan.load(run).sample(32, classes=asked.tolist(), steps=10)[:, 0].numpy()
+    assert (made.mean(2)[:, ::2].argmax(1) == asked).mean() >= 0.9

@@ -89,7 +89,7 @@ class CLIPTextNetwork(nn.Module):
             self.text_projection = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
         if device.type != "meta":
             self.to_empty(device=device)
-            initialise(self, seed)
+            initialise(self, seed, rows_std=0.02)
 
     def forward(self, input_ids: Tensor, **_: Any) -> CLIPOutput:
         """Raises: `Error` for more tokens than it has positions."""

@@ -167,7 +167,7 @@ def positions(rows: int, columns: int, width: int, device: torch.device, dtype: 
 @torch.no_grad()
 def _initialise(network: DiT, seed: int) -> None:
     """The paper's: Xavier's uniform, the time embedding N(0, 0.02²), adaLN and the exit zero; one stream a weight."""
-    initialise(network, seed)
+    initialise(network, seed, rows_std=0.02)
     for i in (0, 2):
         weight = cast(nn.Linear, network.time[i]).weight
         draws = seeds.rng(seed, f"init time.{i}").standard_normal(tuple(weight.shape), dtype="float32")

@@ -366,12 +366,15 @@ def normed(norm: nn.LayerNorm, h: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, seed: int) -> None:
+def initialise(network: nn.Module, seed: int, rows_std: float = 1.0) -> None:
     """Draw every weight of a U-Net: uniform of variance 2 / (fan_in + fan_out), biases zero (Ho et al. 2020).
 
     Zero as well: the last layer of every residual branch and of the network, so that a block begins as its
-    shortcut. Label rows are N(0, 0.02²), the null label's row zero. One stream a weight: adding a layer leaves
-    the draws of the others as they were.
+    shortcut. One stream a weight: adding a layer leaves the draws of the others as they were.
+
+    Args:
+        rows_std: of the rows of tables, whose last (of labels: the null label's) is zero. Of a U-Net's labels 1, as in
+            ADM: beside a time embedding that varies by 0.2, rows of 0.02 change nothing for hundreds of steps.
     """
     for name, module in network.named_modules():
         match module:
@@ -384,7 +387,7 @@ def initialise(network: nn.Module, seed: int) -> None:
                     nn.init.zeros_(module.bias)
             case nn.Embedding():
                 rows = seeds.rng(seed, f"init {name}").standard_normal(tuple(module.weight.shape), dtype="float32")
-                module.weight.copy_(torch.from_numpy(0.02 * rows))
+                module.weight.copy_(torch.from_numpy(rows_std * rows))
                 module.weight[-1].zero_()
     for module in network.modules():
         match module:

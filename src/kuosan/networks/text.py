@@ -53,7 +53,7 @@ class TextTransformer(nn.Module):
             self.exit = nn.LayerNorm(config.width)
         if device.type != "meta":
             self.to_empty(device=device)
-            initialise(self, seed)
+            initialise(self, seed, rows_std=0.02)
 
     def forward(self, tokens: Tensor) -> Context:
         L = tokens.shape[1]

@@ -392,7 +392,7 @@ class Classifier(nn.Module):
             self.head = nn.Linear(width, config.classes)
         if device.type != "meta":
             self.to_empty(device=device)
-            initialise(self, seed)
+            initialise(self, seed, rows_std=0.02)
 
     def forward(
         self,

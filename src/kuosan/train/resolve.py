@@ -28,18 +28,6 @@ from kuosan.train.rules import check_buckets, common_step, square
 USUAL_PREDICTION = {"discrete": "v", "karras": "edm", "flow": "flow"}
 
 
-# Of version 3: an image of a few pixels a side is one token, seen by a perceptron (a transformer in which attention has
-# nothing to do), where nothing is said of the network. Each pixel has its own place and meaning there, and convolutions
-# do not learn in minutes what this does in seconds: docs/recipes.md.
-_ONE_TOKEN = 8  # pixels a side, at most
-_ONE_TOKEN_SHAPES: Mapping[Size, Mapping[str, int]] = {
-    "tiny": {"width": 256, "depth": 2, "heads": 4},
-    "small": {"width": 256, "depth": 4, "heads": 4},
-    "medium": {"width": 384, "depth": 6, "heads": 6},
-    "large": {"width": 512, "depth": 12, "heads": 8},
-}
-
-
 def network_tree(
     tree: Mapping[str, Any],
     shape: tuple[int, int, int],
@@ -64,9 +52,6 @@ def network_tree(
     conditioning: dict[str, Any] = {"classes": classes, "context_width": width(text)}
     if isinstance(asked, Mapping) and asked.get("kind") == "dit":
         network = trees.plain(default_dit(shape, size, **conditioning))
-    elif not asked and version >= 3 and not (cells["latent"] or step) and shape[1] == shape[2] <= _ONE_TOKEN:
-        network = trees.plain(default_dit(shape, size, **conditioning))
-        network |= {"patch": shape[1], **_ONE_TOKEN_SHAPES[size]}
     else:
         network = trees.plain(default_unet(shape, size, **conditioning, **cells))
         network |= _patch(asked, network["patch"], (*shape[1:], step))
