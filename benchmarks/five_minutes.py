@@ -121,11 +121,11 @@ def inpainting(asked: argparse.Namespace, run: Path) -> tuple[dict[str, Any], Fi
 
 def restored(asked: argparse.Namespace, run: Path, rule: str, **damage: Any) -> Figure:
     """The run's perceptual distance to held-out portraits beside a rule's."""
-    import kuosan
+    from kuosan.evaluate.plan import compare
 
     out = run.with_name(run.name + "-compared")
     shutil.rmtree(out, ignore_errors=True)
-    found = kuosan.compare("portraits", [str(run)], n=asked.n, variants=2, out=str(out), **damage)
+    found = compare("portraits", [str(run)], n=asked.n, variants=2, out=str(out), **damage)
     print(*found.about(), sep="\n", file=sys.stderr)
     own = found.contestants[0].figures["perceptual"]
     (asked.work / "sheets").mkdir(exist_ok=True)
@@ -169,7 +169,7 @@ def captions(asked: argparse.Namespace, run: Path) -> tuple[dict[str, Any], Figu
 
 
 def autoencoder(asked: argparse.Namespace, run: Path) -> tuple[dict[str, Any], Figure]:
-    import kuosan
+    from kuosan.evaluate.plan import reconstruct
 
     if asked.photos is None:
         raise SystemExit("autoencoder: say --photos PHOTOS, what tools/build_photographs.py makes")
@@ -177,7 +177,7 @@ def autoencoder(asked: argparse.Namespace, run: Path) -> tuple[dict[str, Any], F
     trained = train(run, tree, asked.seconds)
     out = run.with_name(run.name + "-reconstructed")
     shutil.rmtree(out, ignore_errors=True)
-    found = kuosan.reconstruct(run, str(asked.photos / "test128.zip"), n=asked.n, features="none", out=str(out))
+    found = reconstruct(run, str(asked.photos / "test128.zip"), n=asked.n, features="none", out=str(out))
     (asked.work / "sheets").mkdir(exist_ok=True)
     for sheet in list(out.glob("*.png"))[:1]:
         shutil.copy(sheet, asked.work / "sheets" / f"{run.name}.png")
