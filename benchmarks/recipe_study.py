@@ -211,10 +211,11 @@ def _zipped(path: Path) -> Iterator[Any]:
 
 
 def settings(name: str, path: Path, size: int, steps: int) -> dict[str, Any]:
-    """A trial's whole tree: a setting's, laid over the defaults of new runs."""
+    """A trial's whole tree: a setting's, laid over the defaults of version 2, which the study began with."""
     from kuosan.config import merge
 
     plain: dict[str, Any] = {
+        "defaults": 2,  # of which each setting is a change
         "data": {"path": str(path), "size": size, "hold_out": 0.0},
         "train": {
             "max_steps": steps,

@@ -37,7 +37,8 @@ def test_every_set_is_free_neither_share_alike_nor_gpl_and_has_its_credit(script
     licences = {each.licence for each in (*script.SETS, *script.build_emoji.STYLES)}
     licences |= {licence for names in script.PHOTOGRAPHS.values() for licence in names.values()}
     assert licences <= FREE
-    credits = " ".join((ROOT / "LICENSES-DATA.md").read_text(encoding="utf-8").split("\n## ")[-1].split())
+    pages = (ROOT / "LICENSES-DATA.md").read_text(encoding="utf-8").split("\n## ")
+    credits = " ".join(next(page for page in pages if page.startswith("Images that the starter")).split())
     for each in script.SETS:
         name, _, version = each.package.rpartition("@")
         for words in (each.title, each.author, f"`{name}` {version}"):

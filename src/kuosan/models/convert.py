@@ -394,7 +394,7 @@ def _recorded(found: Checkpoint, pieces: Mapping[tuple[str, str], StoredTensor])
         names = [name for name in places if name.startswith(stem) and name not in extras]
         for name, own in sgm.to_diffusers(found.family, part, [n[len(stem) :] for n in names]).items():
             stored = tuple(pieces[part, p.name] for p in own if (part, p.name) in pieces)
-            stored = tuple(_turned(s) if p.transposed else s for s, p in zip(stored, own))
+            stored = tuple(_turned(each) if piece.transposed else each for each, piece in zip(stored, own))
             entries[stem + name] = _Written(places[stem + name], stored)
     used = [stored.key for entry in entries.values() for stored in entry.pieces]
     same = entries.keys() == places.keys() and len(used) == len(pieces) + len(extras)
