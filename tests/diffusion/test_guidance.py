@@ -253,7 +253,8 @@ def test_the_doubled_batch_is_the_two_calls(prediction: str, dtype: torch.dtype)
             one = doubled(network, prediction, {"label": label}, {"label": null}, **options)
             ours = rescale(classifier_free(*one, 3.0), one[0], 0.7)(x, level)
             assert sizes == [8]
-            one_level = 0.0 if level.t.ndim == 0 else 1e-2  # told one time, bf16 rounds an image alike beside any
+            # at one time, bf16 rounds an image alike beside any; else 2^-8 times guidance 3, about
+            one_level = 0.0 if level.t.ndim == 0 else 2e-2
             rounding = 1e-5 if dtype == torch.float32 else one_level
             scale = float(wanted.x0.abs().max())
             assert float((ours.x0 - wanted.x0).abs().max()) <= rounding * scale
