@@ -2,6 +2,7 @@
 
     python benchmarks/emoji_retrieval.py RUN --emoji EMOJI                    # seen and held-out concepts, two scales
     python benchmarks/emoji_retrieval.py RUN --emoji EMOJI -n 64 --guidance none,2,4 --styles noto,fluent
+    python benchmarks/emoji_retrieval.py RUN --emoji EMOJI --concepts 300     # and by concept, the best and the worst
     python benchmarks/emoji_retrieval.py --emoji EMOJI                        # the yardstick alone: real against real
 
 EMOJI is what tools/build_emoji.py makes. Prompts are captions of one concept a root (docs/data.md: "man cook" and
@@ -49,6 +50,8 @@ from kuosan.seeds import rng
 PARTS = {"train": "seen", "test": "held out"}
 SHARED = ("fluent", "gradient", "3d")  # Microsoft's, of the same drawings
 ROWS = 32  # of a sheet
+EXTREMES = 30  # concepts on the sheets of the best and of the worst
+AT_ONCE = 50  # images sampled together where many concepts are asked for
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,23 @@ def retrieve(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> dict[st
     return {name: Places(np.concatenate(found[name]), among[name]) for name in found}
 
 
+def order_of(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The prompts from best to worst, and each one's place among all roots of its style.
+
+    Of those at one place the better is more alike to its own root, less the most alike other one.
+    """
+    mean = real.features.mean(0)
+    gallery = directions(real.features, mean)
+    at, ahead = np.zeros(len(prompts), int), np.zeros(len(prompts))
+    for i, (prompt, query) in enumerate(zip(prompts, directions(made, mean))):
+        there = real.where(style=prompt.style)
+        alike = gallery[there] @ query
+        own = np.array([real.rows[k]["root"] == prompt.root for k in there])
+        others = {real.rows[k]["root"] for k, nearer in zip(there, alike > alike[own].max()) if nearer}
+        at[i], ahead[i] = 1 + len(others), alike[own].max() - alike[~own].max()
+    return sorted(range(len(prompts)), key=lambda i: (at[i], -ahead[i])), at
+
+
 def right_style(real: Real, prompts: Sequence[Prompt], made: np.ndarray) -> list[float]:
     """How often the most alike real image of all is of the style asked for: [value, error]."""
     mean = real.features.mean(0)
@@ -292,6 +312,8 @@ def examine(asked: argparse.Namespace) -> None:
     for part, word in PARTS.items() if model else ():
         prompts = choose(real, part, styles, min(asked.n or held, held), asked.seed)
         figures |= of_part(asked, model, real, network, part, word, prompts, out)
+    if model and asked.concepts:
+        figures["by concept"] = by_concept(asked, model, real, network, styles, out)
     told = {name: getattr(asked, name) for name in ("run", "sampler", "steps", "seed", "styles", "guidance")}
     out.mkdir(parents=True, exist_ok=True)
     (out / "retrieval.json").write_text(json.dumps({**told, "figures": figures}, indent=1) + "\n", "utf-8")
@@ -339,12 +361,50 @@ def of_part(
     return figures
 
 
+def by_concept(
+    asked: argparse.Namespace, model: object, real: Real, network: FeatureNetwork, styles: Sequence[str], out: Path
+) -> dict[str, object]:
+    """Each seen concept once at the last scale: the groups' shares, the best and the worst shown."""
+    prompts = choose(real, "train", styles, asked.concepts, asked.seed)
+    scale = asked.guidance.split(",")[-1]
+    options = {} if scale == "none" else {"guidance": float(scale)}
+    parts = []
+    for begin in range(0, len(prompts), AT_ONCE):
+        texts = [prompt.text for prompt in prompts[begin : begin + AT_ONCE]]
+        images: Tensor = model.sample(  # type: ignore[attr-defined]
+            len(texts), prompts=texts, seed=asked.seed + begin, sampler=asked.sampler, steps=asked.steps, **options
+        )
+        parts.append(np.asarray(to_uint8(images.float().cpu().numpy())))
+    pixels = np.concatenate(parts)
+    made = of_bytes(network, pixels)
+    order, at = order_of(real, prompts, made)
+    group_of = [real.rows[prompt.image]["group"] for prompt in prompts]
+    print(f"\n| by concept, guidance {scale} | n | all, top 1 | top 5 | top 20 | median place |\n" + "|---" * 6 + "|")
+    groups: dict[str, list[float]] = {}
+    for group in ("every one", *sorted(set(group_of))):
+        mine = at[[group in ("every one", each) for each in group_of]]
+        groups[group] = [len(mine), *(float((mine <= k).mean()) for k in (1, 5, 20)), float(np.median(mine))]
+        cells = " | ".join(f"{100 * share:.0f} %" for share in groups[group][1:4])
+        print(f"| {group} | {len(mine)} | {cells} | {groups[group][4]:g} |", flush=True)
+    names = nearest_names(real, prompts, made)
+    few = min(EXTREMES, len(order) // 2)
+    for word, chosen in (("best", order[:few]), ("worst", order[len(order) - few :][::-1])):
+        rows = [
+            (real.rows[prompts[i].image]["name"], [(real.pixels[prompts[i].image], ""), (pixels[i], names[i])])
+            for i in chosen
+        ]
+        sheet(out / f"{word}.png", ["real", "made"], rows, across=6)
+    places_of = {prompts[i].text: int(at[i]) for i in order}
+    return {"scale": scale, "groups": groups, "places": places_of}
+
+
 def main() -> None:
     """Read the command line, sample, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="a run that is told captions of emoji; none: real images alone")
     parser.add_argument("--emoji", type=Path, required=True, help="the folder that tools/build_emoji.py made")
     parser.add_argument("-n", type=int, help="prompts a part; as many as roots are held out, if none")
+    parser.add_argument("--concepts", type=int, default=0, help="seen concepts shown from best to worst; 0: none")
     parser.add_argument("--styles", default="noto,fluent,gradient,3d")
     parser.add_argument("--guidance", default="none,3", help="scales, none is unguided")
     parser.add_argument("--steps", type=int, default=20)

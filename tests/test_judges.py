@@ -71,6 +71,19 @@ def test_every_prompt_names_its_style_and_no_root_comes_twice(benchmarks: dict[s
     assert module.choose(real, "train", ["noto"], 3, seed=2) != module.choose(real, "train", ["noto"], 3, seed=1)
 
 
+def test_concepts_are_ordered_by_place_then_by_how_far_they_are_ahead(benchmarks: dict[str, ModuleType]) -> None:
+    module = benchmarks["emoji_retrieval"]
+    roots = ["fox", "cat", "owl"]
+    rows = [{"root": root, "style": "noto", "split": "train"} for root in roots]
+    rows += [{"root": "cat", "style": "3d", "split": "train"}]  # of another style: never nearer than the own root
+    real = module.Real(rows, np.zeros((4, 2, 2, 3), np.uint8), np.array([*np.eye(3), np.eye(3)[0]]))
+    prompts = [module.Prompt(root, i, root, "noto") for i, root in enumerate(roots)]
+    made = np.array([[1.0, 0.0, 0.0], [0.0, 0.6, 0.5], [0.9, 0.5, 0.0]])  # a fox, hardly a cat, an owl like a fox
+    order, at = module.order_of(real, prompts, made)
+    assert order == [0, 1, 2]
+    assert at.tolist() == [1, 1, 3]
+
+
 def test_only_what_a_caption_names_is_judged(benchmarks: dict[str, ModuleType]) -> None:
     module = benchmarks["portrait_attributes"]
     _, attributes, _ = load_sheet()

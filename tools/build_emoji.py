@@ -16,9 +16,11 @@ them) and skin tones other than the plain yellow.
 OUT/train64.zip and OUT/test64.zip hold lossless WebP, RGB on white, and a metadata.jsonl: file_name, text (the
 caption), style, concept (its code points), root, name, group, split. all64.zip has both parts. The parts are split by
 root: a concept without its gender and direction, so "man cook" is never in one part and "woman cook" in the other, and
-in all styles at once, since those of Microsoft share drawings. CREDITS.md names authors and licences, words.json counts
-the captions of the training part by word, emoji.json holds the counts and the SHA-256 of the pixels of every image. The
-same packages give the same images.
+in all styles at once, since those of Microsoft share drawings. even64.zip is the training part for a text model: about
+twelve rows a root, whether it has four images or twenty-five, each with a caption of its own (also: `emoji` behind the
+name, a colour read from the pixels before it, a keyword in its place). CREDITS.md names authors and licences,
+words.json counts the images of even64.zip by the words of their captions, emoji.json holds the counts and the SHA-256
+of the pixels of every image. The same packages give the same images.
 """
 
 from __future__ import annotations
@@ -52,6 +54,16 @@ HELD_OUT, SEED = 0.1, 9  # of the roots; of the captions
 LEFT_OUT = ("component", "symbols", "flags")  # groups
 ARTICLE, BARE, NO_STYLE = 0.5, 0.25, 0.1  # how often a caption has "a", no keyword, and (training only) no style
 KEYWORDS = 3  # at most
+EVEN = 12  # rows a root in the even part; the captions of one image differ
+BY_KEYWORD, EMOJI, COLOURED, EVEN_BARE, EVEN_NO_STYLE = (
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.2,
+)  # how often, of captions after the first
+COLOUR = 0.6  # of an image's pixels beside the white that must be of one colour
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey")
 EMPTY = 0.01  # an image of which less is not white shows nothing
 NAMES = "emojibase-data@17.0.0"
 WITHOUT = {"fe0f", "200d", "2640", "2642", "27a1", "1f468", "1f469", "1f9d1"}  # joiners, genders, direction
@@ -224,6 +236,38 @@ def caption(concept: Concept, style: str) -> str:
     return ", ".join([name, *said, *([] if no_style and not concept.held_out else [f"{style} style"])])
 
 
+def other_caption(concept: Concept, style: str, number: int, colour: str) -> str:
+    """A further caption of an image (`number` from 1): a keyword for the name, a colour before it, `emoji` behind."""
+    draw = rng(SEED, f"emoji caption {style} {concept.points}", number)
+    by_keyword, emoji, coloured, article, bare, no_style = draw.random(6) < (
+        BY_KEYWORD, EMOJI, COLOURED, ARTICLE, EVEN_BARE, EVEN_NO_STYLE,
+    )  # fmt: skip
+    words = keywords(concept)
+    count = int(draw.integers(1, KEYWORDS + 1))
+    words = [words[i] for i in draw.permutation(len(words))]
+    name = words.pop() if by_keyword and words else concept.name
+    if coloured and colour and not set(COLOURS) & set(re.findall("[a-z]+", name)):
+        name = f"{colour} {name}"
+    name = f"{name} emoji" if emoji else with_article(name) if article else name
+    return ", ".join([name, *([] if bare else words[:count]), *([] if no_style else [f"{style} style"])])
+
+
+def colour_of(pixels: np.ndarray) -> str:  # (S, S, 3) uint8
+    """The one colour that most of an image has beside the white around it; nothing where there is none."""
+    shown = pixels[(pixels < 250).any(-1)]
+    hsv = np.asarray(Image.fromarray(shown[None]).convert("HSV"))[0].astype(np.float32)
+    hue, saturation, value = hsv[:, 0] * 360 / 256, hsv[:, 1] / 255, hsv[:, 2] / 255
+    ends = np.array([12, 42, 65, 165, 255, 290, 345])  # of red, orange, yellow, green, blue, purple, pink; then red
+    kind = np.searchsorted(ends, hue, "right") % len(ends)
+    kind[(kind <= 1) & (value < 0.65) & (hue > 5) & (hue < 60)] = COLOURS.index("brown")
+    plain = saturation < 0.2
+    kind[plain & (value > 0.85)] = COLOURS.index("white")
+    kind[plain & (value <= 0.85)] = COLOURS.index("grey")
+    kind[value < 0.25] = COLOURS.index("black")
+    counts = np.bincount(kind, minlength=len(COLOURS))
+    return COLOURS[int(counts.argmax())] if counts.max() >= COLOUR * len(shown) else ""
+
+
 # --- drawings ---------------------------------------------------------------------------------------------------------
 
 
@@ -364,7 +408,7 @@ def write_zip(path: Path, files: Mapping[str, bytes], rows: list[dict[str, str]]
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo("metadata.jsonl"), lines)
         for row in rows:
-            archive.writestr(zipfile.ZipInfo(row["file_name"]), files[row["file_name"]])
+            archive.writestr(zipfile.ZipInfo(row["file_name"]), files[row.get("image", row["file_name"])])
 
 
 def row_of(style: Style, concept: Concept) -> dict[str, str]:
@@ -400,6 +444,23 @@ def chosen(
         left_out["same as one held out"].append(row["file_name"])
         del images[row["file_name"]]
     return [row for row in rows if row["file_name"] in images], images, left_out
+
+
+def even(rows: list[dict[str, str]], concepts: list[Concept], images: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
+    """The training rows about `EVEN` times a root: each image once with its own caption, then with further ones."""
+    train = [row for row in rows if row["split"] == "train"]
+    of_root = Counter(row["root"] for row in train)
+    by_points = {concept.points: concept for concept in concepts}
+    evened = []
+    for row in train:
+        evened.append(row)
+        for number in range(1, max(1, round(EVEN / of_root[row["root"]]))):
+            image, dot, ending = row["file_name"].rpartition(".")
+            text = other_caption(by_points[row["concept"]], row["style"], number, colour_of(images[row["file_name"]]))
+            evened.append(
+                {**row, "file_name": f"{image}_{number}{dot}{ending}", "text": text, "image": row["file_name"]}
+            )
+    return evened
 
 
 def credits_page(rows: list[dict[str, str]]) -> str:
@@ -446,9 +507,11 @@ def counted(rows: list[dict[str, str]], left_out: dict[str, list[str]]) -> dict[
 
 
 def words_seen(rows: list[Mapping[str, Any]]) -> str:
-    """words.json: in how many captions of the training part each word is, as the model inside the package has it."""
-    captions = [row["text"] for row in rows if row["split"] == "train"]
-    counts = {"captions": len(captions), "words": word_counts(captions)}
+    """words.json: the captions of how many images have each word, as the model inside the package has it."""
+    of_image: dict[str, list[str]] = {}
+    for row in rows:
+        of_image.setdefault(row.get("image", row["file_name"]), []).append(row["text"])
+    counts = {"captions": len(rows), "words": word_counts(map(" ".join, of_image.values()))}
     return json.dumps(counts, ensure_ascii=False, indent=0) + "\n"
 
 
@@ -470,8 +533,10 @@ def build(out: Path, work: Path, size: int) -> dict[str, Any]:
     with staged(out) as folder:
         for part in ("train", "test", "all"):
             write_zip(folder / f"{part}{size}.zip", files, [row for row in rows if part in ("all", row["split"])])
+        evened = even(rows, concepts, images)
+        write_zip(folder / f"even{size}.zip", files, evened)
         (folder / "CREDITS.md").write_text(credits_page(rows), "utf-8")
-        (folder / "words.json").write_text(words_seen(rows), "utf-8")
+        (folder / "words.json").write_text(words_seen(evened), "utf-8")
         # of the pixels, row by row, so that another WebP writer changes nothing
         hashes = {name: hashlib.sha256(pixels.tobytes()).hexdigest() for name, pixels in sorted(images.items())}
         digest = hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()

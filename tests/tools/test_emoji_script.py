@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -182,6 +184,63 @@ def test_a_written_zip_opens_with_its_captions(script: ModuleType, tmp_path: Pat
     by_caption = {row["text"]: pixels[row["file_name"]] for row in told}
     for text, x0 in zip(batch.caption, batch.x0):
         assert (np.rint((x0.permute(1, 2, 0).numpy() + 1) * 127.5) == by_caption[text]).all()  # lossless
+
+
+def test_every_root_of_the_even_part_counts_alike_and_every_row_has_a_caption_of_its_own(script: ModuleType) -> None:
+    kept = [concept for concept in concepts(script, 400) if not concept.held_out][:3]
+    held = next(concept for concept in concepts(script, 400) if concept.held_out)
+    walkers = [script.Concept(f"1f6b6{tail}", "walker", (), "people-body", "person") for tail in ("", "-200d-2642")]
+    rows = [script.row_of(style, each) for each in [*kept, *walkers, held] for style in script.STYLES]
+    images = {row["file_name"]: np.full((4, 4, 3), 99, np.uint8) for row in rows}
+    even = script.even(rows, [*kept, *walkers, held], images)
+    counts = Counter(row["root"] for row in even)
+    assert counts == {
+        **{concept.points: script.EVEN for concept in kept},
+        walkers[0].points: 16,
+    }  # 8 images, twice each
+    assert {row["split"] for row in even} == {"train"}
+    assert len({row["file_name"] for row in even}) == len(even)
+    assert [row for row in even if "image" not in row] == [row for row in rows if row["split"] == "train"]
+    for row in even:
+        assert row.get("image", row["file_name"]) in images
+        assert not re.search(r"(noto|fluent|gradient|3d) style", row["text"]) or row["text"].endswith(
+            row["style"] + " style"
+        )
+    counted = json.loads(script.words_seen(even))
+    assert counted["words"]["thing"] == 12  # images, however many captions each has
+
+
+def test_further_captions_say_a_keyword_a_colour_or_that_it_is_an_emoji(script: ModuleType) -> None:
+    every = concepts(script, 2000)
+    texts = [script.other_caption(concept, "3d", 1, "blue") for concept in every]
+    assert texts == [script.other_caption(concept, "3d", 1, "blue") for concept in every]
+    assert texts != [script.other_caption(concept, "3d", 2, "blue") for concept in every]
+    assert 0.77 < np.mean([text.endswith(", 3d style") for text in texts]) < 0.83
+    assert 0.27 < np.mean(["blue" in text for text in texts]) < 0.33
+    assert 0.17 < np.mean(["emoji" in text for text in texts]) < 0.23
+    assert 0.12 < np.mean([concept.name not in text for concept, text in zip(every, texts)]) < 0.18
+    assert not any("blue" in script.other_caption(concept, "3d", 1, "") for concept in every[:50])
+    heart = script.Concept("2764", "red heart", (), "smileys-emotion", "heart")
+    hearts = [script.other_caption(heart, "noto", i, "pink") for i in range(1, 60)]
+    assert not any("pink red" in text for text in hearts)  # a name that has a colour keeps it
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [
+        ((230, 30, 30), "red"), ((255, 140, 20), "orange"), ((250, 220, 30), "yellow"), ((40, 170, 60), "green"),
+        ((40, 90, 220), "blue"), ((130, 60, 200), "purple"), ((240, 90, 180), "pink"), ((110, 70, 30), "brown"),
+        ((20, 20, 20), "black"), ((235, 235, 235), "white"), ((130, 130, 130), "grey"),
+    ],
+)  # fmt: skip
+def test_an_image_of_one_colour_has_its_name_and_one_of_two_has_none(
+    script: ModuleType, rgb: tuple[int, int, int], name: str
+) -> None:
+    pixels = np.full((8, 8, 3), 255, np.uint8)
+    pixels[:4] = rgb
+    assert script.colour_of(pixels) == name
+    pixels[:2] = (40, 170, 60) if name != "green" else (40, 90, 220)
+    assert script.colour_of(pixels) == ""
 
 
 def test_a_strangers_folder_a_wrong_size_and_a_damaged_package_are_refused(script: ModuleType, tmp_path: Path) -> None:

@@ -157,6 +157,23 @@ def test_mirror_images_have_latents_of_their_own(run: Path, tmp_path: Path) -> N
     assert torch.allclose(shown.batch([2] * 8, keys).x0, shown.codec.encode(x, noise), atol=2e-2)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_image_that_is_there_with_several_captions_is_encoded_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    with np.load(images(tmp_path / "p.npz", size=16, n=10)) as found:
+        pixels = found["images"]
+    again = np.concatenate([pixels, pixels[::-1], pixels[:3]])
+    np.savez(tmp_path / "again.npz", images=again)
+    once = opened_images(tmp_path, tmp_path / "p.npz", run, flip=flip, hold_out=0.0)
+    counted = Counted(monkeypatch)
+    shown = opened_images(tmp_path, tmp_path / "again.npz", run, flip=flip, hold_out=0.0)
+    assert counted.images == 10 * (1 + flip)
+    keys = [(7, "train/augment", 3, row) for row in range(23)]
+    same = [*range(10), *range(9, -1, -1), 0, 1, 2]
+    assert torch.allclose(shown.batch(range(23), keys).x0, once.batch(same, keys).x0, atol=1e-2)
+
+
 def test_a_task_that_damages_images_gets_pixels_and_the_same_latents_beside_them(run: Path, tmp_path: Path) -> None:
     data = images(tmp_path / "p.npz", size=16)
     keys = [(7, "train/augment", 3, row) for row in range(2)]

@@ -204,11 +204,16 @@ class LatentImages(Images):
         return self.codec.scaled(mean + std * noise)
 
     def _encoded(self, each: CachedLatents, rows: range) -> dict[str, np.ndarray]:
-        """The columns of rows of a cache."""
+        """The columns of rows of a cache; of equal images (one image with several captions) one is encoded."""
         n = len(each.ids)
-        pixels = np.stack([self.pixels(int(each.ids[row % n]))[:, :: -1 if row >= n else 1] for row in rows])
+        shown = [(self.scan.identity(int(each.ids[row % n])), row >= n) for row in rows]
+        first = {image: row for image, row in reversed(list(zip(shown, rows)))}
+        place = {image: i for i, image in enumerate(sorted(first, key=first.__getitem__))}
+        unique = sorted(first.values())
+        pixels = np.stack([self.pixels(int(each.ids[row % n]))[:, :: -1 if row >= n else 1] for row in unique])
         mean, std = self.encoding.moments(torch.from_numpy(from_uint8(pixels)))
-        return {"mean": mean.numpy(), "std": std.numpy()}
+        of_row = [place[image] for image in shown]
+        return {"mean": mean.numpy()[of_row], "std": std.numpy()[of_row]}
 
     def _caches(self, cache: Path) -> list[CachedLatents]:
         """One cache for all images of a shape."""
