@@ -507,11 +507,11 @@ def counted(rows: list[dict[str, str]], left_out: dict[str, list[str]]) -> dict[
 
 
 def words_seen(rows: list[Mapping[str, Any]]) -> str:
-    """words.json: the captions of how many images have each word, as the model inside the package has it."""
+    """words.json: how many images have each word in a caption; those of one image count as one, as one thing seen."""
     of_image: dict[str, list[str]] = {}
     for row in rows:
         of_image.setdefault(row.get("image", row["file_name"]), []).append(row["text"])
-    counts = {"captions": len(rows), "words": word_counts(map(" ".join, of_image.values()))}
+    counts = {"captions": len(of_image), "words": word_counts(map(" ".join, of_image.values()))}
     return json.dumps(counts, ensure_ascii=False, indent=0) + "\n"
 
 

@@ -207,6 +207,7 @@ def test_every_root_of_the_even_part_counts_alike_and_every_row_has_a_caption_of
             row["style"] + " style"
         )
     counted = json.loads(script.words_seen(even))
+    assert counted["captions"] == 20
     assert counted["words"]["thing"] == 12  # images, however many captions each has
 
 
